@@ -1,0 +1,8 @@
+"""`python -m ggufpy`: the same program as the `ggufpy` script."""
+
+from __future__ import annotations
+
+from ggufpy.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

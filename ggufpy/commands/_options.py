@@ -1,0 +1,98 @@
+"""Argument types and groups that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+
+MODEL_HELP = "path of a .gguf file, a known name, or hf:owner/repo[:file-or-quant] (default: smollm2)"
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argument type: a whole number, at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is too small, the least is {least}")
+        return value
+
+    return parse
+
+
+def real(text: str) -> float:
+    """An argument type: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def token_bias(text: str) -> tuple[int, float]:
+    """An argument type: `ID=BIAS`, or llama.cpp's `ID+BIAS` and `ID-BIAS`."""
+    match = re.fullmatch(r"(\d+)(?:=([+-]?(?:inf|[\d.]+))|([+-](?:inf|[\d.]+)))", text)
+    if match is None or (match[2] or match[3]).count(".") > 1 or (match[2] or match[3]).strip("+-") == ".":
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID=BIAS, such as 42=-inf or 42=1.5")
+    return int(match[1]), float(match[2] or match[3])
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Threads, batch and GPU layers, as every command that runs a model takes them."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "-t", "--threads", type=whole(1), metavar="T", help="CPU threads (default: one a core)"
+    )
+    group.add_argument(
+        "-b",
+        "--batch",
+        type=whole(1),
+        default=512,
+        metavar="B",
+        help="prompt tokens at a time (default: 512)",
+    )
+    group.add_argument(
+        "-ngl",
+        "--n-gpu-layers",
+        type=whole(-1),
+        default=0,
+        metavar="N",
+        help="layers on a GPU (0 only, for now)",
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the next token is chosen; names and defaults are llama.cpp's."""
+    group = parser.add_argument_group(
+        "sampling", "how the next token is chosen; --temp 0 takes the likeliest"
+    )
+    group.add_argument(
+        "-s", "--seed", type=int, help="repeat a sampled answer (default: a new one every time)"
+    )
+    for flag, kind, value, text in (
+        ("--temp", real, 0.8, "randomness; 0: none"),
+        ("--top-k", whole(0), 40, "keep the K likeliest; 0: all"),
+        ("--top-p", real, 0.95, "keep the likeliest that make up this share; 1: all"),
+        ("--min-p", real, 0.05, "drop tokens below this share of the likeliest; 0: none"),
+        ("--typical", real, 1.0, "locally typical share; 1: off"),
+        ("--repeat-penalty", real, 1.0, "divide the logits of recent tokens; 1: off"),
+        ("--repeat-last-n", whole(-1), 64, "how many tokens are recent; -1: the whole context"),
+        ("--presence-penalty", real, 0.0, "subtract from tokens that occurred"),
+        ("--frequency-penalty", real, 0.0, "subtract for every time they did"),
+    ):
+        group.add_argument(flag, type=kind, default=value, metavar="X", help=f"{text} (default: {value})")
+    group.add_argument(
+        "--logit-bias",
+        type=token_bias,
+        action="append",
+        default=[],
+        metavar="ID=BIAS",
+        help="add to a token's logit, again for more; -inf never takes it",
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")

@@ -1,0 +1,214 @@
+"""`ggufpy run`: answers a prompt, or continues a text, printing it as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.commands import UsageError
+from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, add_sampling_arguments, whole
+from ggufpy.errors import GGUFError
+from ggufpy.hub import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ggufpy.generation import Generation
+    from ggufpy.llm import Llama
+
+EXIT_INTERRUPTED = 130
+
+HELP = "answer a prompt, or continue a text (--raw)"
+DESCRIPTION = """Answer a prompt, printing the text as it comes.
+
+The prompt goes through the model's chat template when it has one; --raw continues the text as it stands.
+Without -p or -f the prompt is read from stdin. Ctrl-C ends the answer with the text so far (exit status 0;
+130 before there is any). --json prints one object instead of the text: text, tokens, prompt_tokens,
+prompt_per_second, decode_per_second, seconds, finish ("stop", "length" or "interrupt").
+
+examples:
+  ggufpy run -p "Why is the sky blue?"
+  ggufpy run model.gguf -sys "Answer in French." -p "Name three rivers." --temp 0
+  ggufpy run model.gguf --raw -p "Once upon a time" -n 100 -s 7
+  git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - -c 8192"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `--json` prints. Rates are tokens a second, None if not timed; `seconds` includes loading."""
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    prompt_per_second: float | None
+    decode_per_second: float | None
+    seconds: float
+    finish: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `run`."""
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("-p", "--prompt", metavar="TEXT", help="what to answer or continue")
+    source.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file ('-': stdin)")
+    parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions ahead of the prompt")
+    parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it stands")
+    parser.add_argument(
+        "-n",
+        "--predict",
+        type=whole(-1),
+        default=-1,
+        metavar="N",
+        help="tokens to write at most (default: -1, until the text ends or the context is full)",
+    )
+    parser.add_argument(
+        "-c",
+        "--ctx-size",
+        type=whole(0),
+        default=0,
+        metavar="CTX",
+        help="context in tokens (default: 0, the model's)",
+    )
+    for flag, which in (("-ctk", "k"), ("-ctv", "v")):
+        parser.add_argument(
+            flag,
+            f"--cache-type-{which}",
+            default="f16",
+            metavar="TYPE",
+            help=f"type of the {which.upper()} cache (f16 only, for now)",
+        )
+    parser.add_argument("--pre", metavar="NAME", help="read the vocabulary with another pre-tokeniser")
+    add_engine_arguments(parser)
+    add_sampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, generate, print; returns the exit status."""
+    if args.raw and args.system_prompt is not None:
+        raise UsageError(
+            "-sys needs the chat template: leave out --raw, or put the instructions into the prompt"
+        )
+    started = time.perf_counter()
+    prompt = _prompt(args)
+    with _load(args) as llm:
+        tokens = _tokens(llm, args, prompt)
+        generation = llm.generate(tokens, ignore_eos=args.ignore_eos, **_sampling(args))
+        result = _generate(llm, generation, args, len(tokens))
+        result = replace(result, seconds=time.perf_counter() - started)
+    if args.json:
+        print(json.dumps(asdict(result)))
+    elif not result.text.endswith("\n"):
+        print()
+    if args.verbose or sys.stderr.isatty():
+        _report(result)
+    return EXIT_INTERRUPTED if result.finish == "interrupt" and not result.text else 0
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    """The prompt from -p, a file or stdin; the newline that ends a file is no part of it."""
+    if args.prompt is not None:
+        raw, where = os.fsencode(args.prompt), "the prompt"
+    elif args.file is not None and args.file != "-":
+        with open(args.file, "rb") as file:
+            raw, where = file.read(), args.file
+    elif args.file == "-" or not sys.stdin.isatty():
+        raw, where = sys.stdin.buffer.read(), "the prompt on stdin"
+    else:
+        raise UsageError("no prompt: give -p TEXT, -f FILE, or text on stdin")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise GGUFError(f"{where} is not UTF-8 text (byte {error.start}): convert it first") from error
+    return text if args.prompt is not None else text.removesuffix("\n").removesuffix("\r")
+
+
+def _load(args: argparse.Namespace) -> Llama:
+    from ggufpy.llm import Llama, LoadOptions
+    from ggufpy.progress import Progress
+
+    with Progress() as progress:
+        options = LoadOptions(
+            n_ctx=args.ctx_size,
+            n_threads=args.threads,
+            n_batch=args.batch,
+            n_gpu_layers=args.n_gpu_layers,
+            cache_type_k=args.cache_type_k,
+            cache_type_v=args.cache_type_v,
+            pre=args.pre,
+            progress=progress,
+        )
+        return Llama.from_options(args.model, options)
+
+
+def _tokens(llm: Llama, args: argparse.Namespace, prompt: str) -> list[int]:
+    """The prompt's tokens, through the chat template unless --raw or the model has none."""
+    if args.raw or (llm.chat_template is None and args.system_prompt is None):
+        return llm.tokenize(prompt.encode("utf-8"), special=True)
+    messages = [{"role": "user", "content": prompt}]
+    if args.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": args.system_prompt})
+    return llm.chat_tokens(messages)
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    names = ["temp", "top_k", "top_p", "min_p", "typical", "repeat_penalty", "repeat_last_n"]
+    names += ["presence_penalty", "frequency_penalty", "seed"]
+    return {**{name: getattr(args, name) for name in names}, "logit_bias": dict(args.logit_bias)}
+
+
+def _generate(llm: Llama, generation: Generation, args: argparse.Namespace, prompt_tokens: int) -> Result:
+    """Run the generation to its end or to Ctrl-C, printing as it goes unless --json."""
+    decoder = llm.tokenizer.stream()
+    parts: list[str] = []
+
+    def show(text: str) -> None:
+        parts.append(text)
+        if text and not args.json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    count, finish = 0, "length"
+    start = prompt_done = last = time.perf_counter()
+    try:
+        generation.prefill()
+        prompt_done = last = time.perf_counter()
+        while count != args.predict:
+            token = next(generation, None)
+            if token is None:
+                finish = generation.finish or "stop"
+                break
+            count += 1
+            last = time.perf_counter()
+            show(decoder.push(token))
+    except KeyboardInterrupt:
+        finish = "interrupt"
+    show(decoder.flush())
+    prompt_seconds = prompt_done - start
+    return Result(
+        text="".join(parts),
+        tokens=count,
+        prompt_tokens=prompt_tokens,
+        prompt_per_second=prompt_tokens / prompt_seconds if prompt_seconds else None,
+        # the first token comes with the prompt's evaluation: the others are what decoding took
+        decode_per_second=(count - 1) / (last - prompt_done) if count > 1 else None,
+        seconds=last - start,
+        finish=finish,
+    )
+
+
+def _report(result: Result) -> None:
+    """One line of timings on stderr, dim on a terminal."""
+
+    def rate(value: float | None) -> str:
+        return f" ({value:.1f} t/s)" if value else ""
+
+    line = (
+        f"prompt {result.prompt_tokens} tokens{rate(result.prompt_per_second)}, answer {result.tokens} tokens"
+        f"{rate(result.decode_per_second)}, {result.seconds:.2f} s"
+    )
+    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\x1b[2m{line}\x1b[0m" if dim else line, file=sys.stderr)

@@ -1,0 +1,339 @@
+"""Writing GGUF files: whole, or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from struct import pack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.format import blocktypes
+from ggufpy.format.atomic import AtomicFile
+from ggufpy.format.blocktypes import Layout
+from ggufpy.format.encode import encode, infer
+from ggufpy.format.header import DEFAULT_ALIGNMENT, MAGIC, align_up
+from ggufpy.format.metadata import Metadata
+from ggufpy.format.tensor import Tensor
+from ggufpy.format.values import (
+    MAX_DIMS,
+    MAX_KEYS,
+    MAX_TENSORS,
+    ORDERS,
+    Blocks,
+    TensorInfo,
+    Typed,
+    check_name,
+    shown,
+)
+
+_CHUNK = 16 << 20  # bytes of a tensor swapped and written at a time
+_ALIGNMENT = "general.alignment"
+_DIMENSION_MAX = 2**63 - 1
+
+Data = bytes | bytearray | memoryview | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A tensor of the file to be: its bytes, and where they go from the start of the data section."""
+
+    name: str
+    layout: Layout
+    nbytes: int
+    offset: int
+
+
+class Writer:
+    """Writes a file tensor by tensor, for models larger than memory.
+
+    Metadata and tensor infos are given first; then `append` takes each tensor's data, in that order, in as
+    many chunks as suit. The file gets its name on `close` or at the end of a `with` block; after an error
+    nothing is left of it. Raises GGUFError for names, shapes, types, values and sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Any],
+        tensors: Iterable[TensorInfo],
+        *,
+        version: int = 3,
+        byteorder: str = "little",
+        alignment: int | None = None,
+    ) -> None:
+        if version not in (2, 3):
+            raise GGUFError(f"GGUF version {version} cannot be written; 2 and 3 can")
+        if byteorder not in ORDERS:
+            raise GGUFError(f"byteorder is {byteorder!r}; it must be 'little' or 'big'")
+        order = ORDERS[byteorder]
+        values, self.alignment = _with_alignment(_typed(metadata), alignment)
+        _check_split(Path(path), values)
+        self._plan, entries = _lay_out(tensors, self.alignment, order)
+        self._swap = byteorder == "big"
+        self._next = 0  # the tensor that takes the next chunk
+        self._done = 0  # bytes of it so far
+        head = (
+            MAGIC
+            + pack(order + "IQQ", version, len(self._plan), len(values))
+            + _keys(values, order)
+            + entries
+        )
+        self._start = align_up(len(head), self.alignment)
+        self._atomic = AtomicFile(path)
+        self._put(head)
+        self._skip_complete()
+
+    def append(self, name: str, data: Data) -> None:
+        """Append data of tensor `name`, the next: whole blocks in little-endian layout (bytes or uint8), or
+        an array of the tensor's own NumPy dtype. Tensors of no bytes are skipped."""
+        if self._next == len(self._plan):
+            raise GGUFError(f"tensor {shown(name)}: every tensor declared has its data already")
+        tensor = self._plan[self._next]
+        if name != tensor.name:
+            raise GGUFError(f"tensor {shown(name)}: the data of {shown(tensor.name)} come next")
+        chunk = _as_bytes(data, tensor.layout, name)
+        if chunk.size % tensor.layout.nbytes:
+            raise GGUFError(
+                f"tensor {shown(name)}: {chunk.size} bytes are not whole {tensor.layout.name} blocks"
+            )
+        if self._done + chunk.size > tensor.nbytes:
+            raise GGUFError(
+                f"tensor {shown(name)}: {self._done + chunk.size} bytes, but its shape takes {tensor.nbytes}"
+            )
+        if not self._done:
+            self._pad(self._start + tensor.offset)
+        step = _CHUNK // tensor.layout.nbytes * tensor.layout.nbytes
+        for i in range(0, chunk.size, step):
+            part = chunk[i : i + step]
+            self._put((blocktypes.swapped(part, tensor.layout) if self._swap else part).data)
+        self._done += chunk.size
+        self._skip_complete()
+
+    def close(self) -> None:
+        """Finish the file and give it its name; GGUFError, and no file, where data are missing."""
+        if self._next < len(self._plan):
+            tensor = self._plan[self._next]
+            self.abort()
+            raise GGUFError(
+                f"{self._atomic.path} was not written: tensor {shown(tensor.name)} has {self._done} of its "
+                f"{tensor.nbytes} bytes"
+            )
+        if not self._atomic.file.closed:
+            end = max((t.offset + t.nbytes for t in self._plan), default=0)
+            self._pad(self._start + align_up(end, self.alignment))
+            self._atomic.commit()
+
+    def abort(self) -> None:
+        """Give up: nothing of the file is left."""
+        self._atomic.abort()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _skip_complete(self) -> None:
+        while self._next < len(self._plan) and self._done == self._plan[self._next].nbytes:
+            self._next, self._done = self._next + 1, 0
+
+    def _pad(self, to: int) -> None:
+        """Fill with zeros up to byte `to`; long stretches become holes in the file."""
+        try:
+            file = self._atomic.file
+            file.flush()
+            if file.tell() < to:
+                file.truncate(to)
+                file.seek(to)
+        except (OSError, ValueError) as e:
+            raise self._failed(e) from None
+
+    def _put(self, data: bytes | memoryview) -> None:
+        try:
+            self._atomic.file.write(data)
+        except (OSError, ValueError) as e:
+            raise self._failed(e) from None
+
+    def _failed(self, e: OSError | ValueError) -> GGUFError:
+        closed = self._atomic.file.closed
+        self.abort()
+        reason = "the writer is closed" if closed else e
+        return GGUFError(f"cannot write {self._atomic.path}: {reason}")
+
+
+def write(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any] | Blocks | Tensor],
+    *,
+    version: int = 3,
+    byteorder: str = "little",
+    alignment: int | None = None,
+) -> None:
+    """Write a whole GGUF file.
+
+    A metadata value is plain Python or `Typed`; the metadata of an open file keep their exact types. A tensor
+    is a NumPy array (float16/32/64, int8/16/32/64), `Blocks`, or a Tensor of an open file. `alignment`
+    defaults to the metadata's "general.alignment", else 32. Raises GGUFError for whatever cannot be written,
+    leaving no file.
+    """
+    infos = [TensorInfo(name, *_shape_and_type(tensors[name], name)) for name in tensors]
+    with Writer(path, metadata, infos, version=version, byteorder=byteorder, alignment=alignment) as writer:
+        for name in tensors:
+            for chunk in _chunks(tensors[name]):
+                writer.append(name, chunk)
+
+
+def _typed(metadata: Mapping[str, Any]) -> dict[str, Typed]:
+    if isinstance(metadata, Metadata):
+        return metadata.typed_items()
+    return {key: infer(value, f"metadata {shown(str(key))}") for key, value in metadata.items()}
+
+
+def _with_alignment(values: dict[str, Typed], wanted: int | None) -> tuple[dict[str, Typed], int]:
+    """The metadata with the alignment asked for, and that alignment."""
+    if wanted is None:
+        said = values.get(_ALIGNMENT)
+        if said is None:
+            return values, DEFAULT_ALIGNMENT
+        if said.type != "uint32":
+            raise GGUFError(f"metadata {_ALIGNMENT!r} must be a uint32, not {said.type}")
+        wanted = said.value
+    elif wanted != DEFAULT_ALIGNMENT or _ALIGNMENT in values:
+        values = {**values, _ALIGNMENT: Typed("uint32", wanted)}
+    if not isinstance(wanted, int) or not 0 < wanted < 2**32 or wanted & (wanted - 1):
+        raise GGUFError(f"alignment is {wanted}; it must be a power of two below 2^32")
+    return values, wanted
+
+
+def _check_split(path: Path, values: dict[str, Typed]) -> None:
+    count = values.get("split.count")
+    if count is not None and isinstance(count.value, int) and count.value > 1:
+        wanted = f"-of-{count.value:05d}.gguf"
+        if not path.name.endswith(wanted):
+            raise GGUFError(
+                f"{path}: 'split.count' is {count.value}, so the name must end in -00001{wanted} or another "
+                "number; leave the split.* keys out to write a single file"
+            )
+
+
+def _keys(values: dict[str, Typed], order: str) -> bytes:
+    if len(values) > MAX_KEYS:
+        raise GGUFError(f"{len(values)} metadata keys are above the limit of {MAX_KEYS}")
+    parts = []
+    for key, value in values.items():
+        raw = check_name(key, "metadata key")
+        parts += [pack(order + "Q", len(raw)), raw, encode(value, order, f"metadata {shown(key)}")]
+    return b"".join(parts)
+
+
+def _lay_out(tensors: Iterable[TensorInfo], alignment: int, order: str) -> tuple[list[_Planned], bytes]:
+    """Where each tensor goes, and the bytes of all entries."""
+    plan: list[_Planned] = []
+    entries: list[bytes] = []
+    names: set[str] = set()
+    offset = 0
+    for info in tensors:
+        raw = check_name(info.name, "tensor name")
+        if info.name in names:
+            raise GGUFError(f"tensor {shown(info.name)} is declared twice")
+        names.add(info.name)
+        shape, layout, nbytes = _measure(info)
+        dims = tuple(reversed(shape))
+        entries += [
+            pack(order + "Q", len(raw)),
+            raw,
+            pack(f"{order}I{len(dims)}QIQ", len(dims), *dims, layout.id, offset),
+        ]
+        plan.append(_Planned(info.name, layout, nbytes, offset))
+        offset = align_up(offset + nbytes, alignment)
+        if offset > _DIMENSION_MAX:
+            raise GGUFError(f"tensor {shown(info.name)}: the file would pass 2^63 bytes")
+    if len(plan) > MAX_TENSORS:
+        raise GGUFError(f"{len(plan)} tensors are above the limit of {MAX_TENSORS}")
+    return plan, b"".join(entries)
+
+
+def _measure(info: TensorInfo) -> tuple[tuple[int, ...], Layout, int]:
+    """Shape, type and bytes of a declared tensor, checked."""
+    try:
+        layout = blocktypes.by_name(info.type)
+        shape = tuple(info.shape)
+        if len(shape) > MAX_DIMS:
+            raise GGUFError(f"shape {list(shape)} has more than {MAX_DIMS} dimensions")
+        extent = layout.nbytes
+        for n in shape:
+            if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+                raise GGUFError(f"shape {list(shape)} must be of whole numbers from 0")
+            extent *= max(int(n), 1)
+        if extent > _DIMENSION_MAX:
+            raise GGUFError(f"shape {list(shape)} is beyond 64 bits")
+        shape = tuple(int(n) for n in shape)
+        return shape, layout, blocktypes.total_bytes(layout, shape)
+    except GGUFError as e:
+        raise GGUFError(f"tensor {shown(info.name)}: {e}") from None
+
+
+def _shape_and_type(value: NDArray[Any] | Blocks | Tensor, name: str) -> tuple[tuple[int, ...], str]:
+    if isinstance(value, Tensor):
+        return value.shape, value.type
+    if isinstance(value, Blocks):
+        return _blocks_shape(value, name), value.type
+    if not isinstance(value, np.ndarray):
+        raise GGUFError(f"tensor {shown(name)}: a {type(value).__name__} is not an array, Blocks or Tensor")
+    layout = blocktypes.PLAIN_DTYPE.get(value.dtype.newbyteorder("="))
+    if layout is None:
+        known = ", ".join(str(d) for d in blocktypes.PLAIN_DTYPE)
+        raise GGUFError(
+            f"tensor {shown(name)}: GGUF has no type for {value.dtype} ({known}); convert it, or give Blocks"
+        )
+    return value.shape, layout.name
+
+
+def _blocks_shape(value: Blocks, name: str) -> tuple[int, ...]:
+    """The shape of a tensor given as blocks, from its bytes where it is not said."""
+    data = value.data
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
+        raise GGUFError(f"tensor {shown(name)}: Blocks take an array of uint8")
+    if value.shape is not None:
+        return value.shape
+    layout = blocktypes.by_name(value.type)
+    if not data.ndim or data.shape[-1] % layout.nbytes:
+        raise GGUFError(
+            f"tensor {shown(name)}: blocks of shape {data.shape} are not rows of whole {layout.name} blocks "
+            f"of {layout.nbytes} bytes"
+        )
+    return (*data.shape[:-1], data.shape[-1] // layout.nbytes * layout.weights)
+
+
+def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
+    """The data of a tensor in little-endian layout, little at a time where they have to be swapped."""
+    if isinstance(value, Tensor):
+        yield from value.chunks(_CHUNK)
+    else:
+        data = value.data if isinstance(value, Blocks) else value
+        if data.size:
+            yield data
+
+
+def _as_bytes(data: Data, layout: Layout, name: str) -> NDArray[np.uint8]:
+    """Data as flat uint8 in little-endian layout."""
+    if not isinstance(data, np.ndarray):
+        return np.frombuffer(data, np.uint8)
+    if data.dtype == np.uint8:
+        return np.ascontiguousarray(data).reshape(-1)
+    if layout.dtype is None or data.dtype.newbyteorder("=") != np.dtype(layout.dtype):
+        raise GGUFError(f"tensor {shown(name)}: data of {data.dtype} are not {layout.name}")
+    return np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)

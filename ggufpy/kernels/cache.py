@@ -1,0 +1,137 @@
+"""Compiled kernels on disk and in this process: object code is compiled once, then loaded without importing Numba.
+
+A cached object is named by a hash of everything that shapes it: kernel and SIMD sources, versions, level, CPU. It is
+stored with its own digest, so that a damaged file is compiled again rather than run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ggufpy.simd.isa import Level, target
+
+from .spec import Kernel
+
+Progress = Callable[[int, int], None]
+_LOCK = threading.RLock()
+
+
+def folder() -> Path:
+    """Where object code is kept: `kernels` in the cache folder (GGUFPY_CACHE)."""
+    from ggufpy.hub import cache_dir
+
+    return cache_dir() / "kernels"
+
+
+@functools.cache
+def _sources_digest() -> str:
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for source in sorted([*package.glob("*.py"), *(package.parent / "simd").glob("*.py")]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for distribution in ("numba", "llvmlite"):
+        digest.update(metadata.version(distribution).encode() + b"\0")
+    digest.update(f"{sys.platform} {sys.version_info[:2]}".encode())
+    return digest.hexdigest()
+
+
+def cache_path(kernel: Kernel, level: Level) -> Path:
+    key = "\0".join([_sources_digest(), level.name, *target(level), kernel.symbol])
+    return folder() / f"{kernel.symbol}-{level.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.o"
+
+
+def _read(path: Path) -> bytes | None:
+    """The object code in a cache file, or None if it is absent or damaged."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = stored[:32], stored[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path, code: bytes) -> None:
+    """Best effort: a cache that cannot be written costs time at the next start, nothing else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+
+
+class Library:
+    """The kernels of one level, loaded into this process. Addresses stay valid for the life of the process."""
+
+    def __init__(self, level: Level) -> None:
+        import llvmlite.binding as llvm
+
+        self.level = level
+        self._llvm = llvm
+        self._addresses: dict[Kernel, int] = {}
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+    def load(self, kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
+        """Makes kernels callable; those that no cache holds are compiled, `progress(done, total)` counting them."""
+        with _LOCK:
+            wanted = [k for k in dict.fromkeys(kernels) if k not in self._addresses]
+            found = {k: _read(cache_path(k, self.level)) for k in wanted}
+            missing = [k for k in wanted if found[k] is None]
+            for done, kernel in enumerate(missing):
+                if progress is not None:
+                    progress(done, len(missing))
+                from .compile import object_code
+
+                code = object_code(kernel, self.level)
+                _write(cache_path(kernel, self.level), code)
+                found[kernel] = code
+            if progress is not None and missing:
+                progress(len(missing), len(missing))
+            self._link({k: code for k, code in found.items() if code is not None})
+
+    def _link(self, objects: dict[Kernel, bytes]) -> None:
+        for code in objects.values():
+            self._engine.add_object_file(self._llvm.object_file.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        for kernel in objects:
+            self._addresses[kernel] = self._engine.get_function_address(kernel.symbol)
+
+    def address(self, kernel: Kernel) -> int:
+        """The entry point `void (int64 args, int64 ith, int64 nth)` of a kernel, loading it first if need be."""
+        if kernel not in self._addresses:
+            self.load([kernel])
+        return self._addresses[kernel]
+
+    def call(self, kernel: Kernel, args: Any, ith: int = 0, nth: int = 1) -> None:
+        """Calls a kernel on this thread with one structured value; the GIL is released meanwhile."""
+        function(self.address(kernel))(args.ctypes.data, ith, nth)
+
+
+def function(address: int) -> Callable[[int, int, int], None]:
+    """A kernel's entry point as something Python calls."""
+    import ctypes
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(address)
+
+
+@functools.cache
+def library(level: Level) -> Library:
+    """The process's one library of a level."""
+    return Library(level)

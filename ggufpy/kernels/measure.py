@@ -1,0 +1,75 @@
+"""What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds.
+
+Constant: what ("read", "dot4", "fma"). "read": sums `size` bytes at `buffer`, each thread its share, walking four arrays
+at once. "dot4" and "fma": `size` rounds of 16 independent operations on registers. `result` keeps the work alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .spec import struct
+
+ARGS = struct("buffer", "size", "result")
+OPERATIONS = 16
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    return {"read": _read, "dot4": _dot4, "fma": _fma}[p["what"]](v)
+
+
+def _read(v: Any) -> Callable[..., None]:
+    line = v.L * 4
+    lines = 256 // line
+
+    def read(args, ith, nth):  # type: ignore[no-untyped-def]
+        quarter = args.size // nth // 4 // 256 * 256
+        start = args.buffer + ith * (args.size // nth // 64 * 64)
+        total = v.ints(4)
+        for j in range(4):
+            total[j] = v.splat_i(0)
+        for at in range(0, quarter, 256):
+            for j in range(4):
+                here = start + j * quarter + at
+                for i in range(4):
+                    v.prefetch(here + 2048 + 64 * i)
+                for i in range(lines):
+                    total[j] = total[j] + v.load_i(here + i * line)
+        v.store_i32(args.result + 64 * ith, v.sum_i(total[0] + total[1] + total[2] + total[3]))
+
+    return read
+
+
+def _dot4(v: Any) -> Callable[..., None]:
+    def dot4(args, ith, nth):  # type: ignore[no-untyped-def]
+        acc = v.ints(OPERATIONS)
+        x, y = v.load_i(args.buffer), v.load_i(args.buffer + 64)
+        for n in range(OPERATIONS):
+            acc[n] = v.splat_i(n)
+        for _ in range(args.size):
+            for n in range(OPERATIONS):
+                acc[n] = v.dot4(acc[n], x, y)
+        total = acc[0]
+        for n in range(1, OPERATIONS):
+            total = total + acc[n]
+        v.store_i32(args.result + 64 * ith, v.sum_i(total))
+
+    return dot4
+
+
+def _fma(v: Any) -> Callable[..., None]:
+    def fma(args, ith, nth):  # type: ignore[no-untyped-def]
+        acc = v.floats(OPERATIONS)
+        x, y = v.load_f(args.buffer), v.load_f(args.buffer + 64)
+        for n in range(OPERATIONS):
+            acc[n] = v.splat_f(n)
+        for _ in range(args.size):
+            for n in range(OPERATIONS):
+                acc[n] = v.fma(acc[n], x, y)
+        total = acc[0]
+        for n in range(1, OPERATIONS):
+            total = total + acc[n]
+        v.store_f32(args.result + 64 * ith, v.sum(total))
+
+    return fma

@@ -1,0 +1,48 @@
+"""What names a kernel: its source module in this package and the constants it is built for. Needs no Numba."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel source (module name) and its compile-time constants, in a fixed order."""
+
+    source: str
+    constants: tuple[tuple[str, int | str], ...] = ()
+
+    @property
+    def symbol(self) -> str:
+        """A C name that is unique within a level."""
+        return "_".join(["ggufpy", self.source, *(f"{k}{v}" for k, v in self.constants)])
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return dict(self.constants)
+
+
+class Source(Protocol):
+    """A kernel module: ARGS is the structured dtype its first argument points to."""
+
+    ARGS: np.dtype[Any]
+    build: Callable[[Any, Mapping[str, Any]], Callable[..., None]]
+
+
+def kernel(source: str, **constants: int | str) -> Kernel:
+    return Kernel(source, tuple(sorted(constants.items())))
+
+
+def load_source(of: Kernel) -> Source:
+    return cast(Source, importlib.import_module(f"{__package__}.{of.source}"))
+
+
+def struct(*fields: str) -> np.dtype[Any]:
+    """A structured dtype of 8-byte integers; "name:f4" makes a field a float32."""
+    items = [(f.split(":")[0], f.split(":")[1] if ":" in f else "i8") for f in fields]
+    return np.dtype(items, align=True)

@@ -1,0 +1,408 @@
+"""`Llama`: a loaded model as an application holds it, with the names that llama-cpp-python users know.
+
+In: a model's name and options. Out: tokens, logits, text, and OpenAI-shaped completions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ggufpy.errors import GGUFError
+from ggufpy.generation import Context, Generation
+from ggufpy.hub import ProgressCall, resolve
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ggufpy.chat import ChatTemplate
+    from ggufpy.format import GGUFFile
+    from ggufpy.runtime import Session
+    from ggufpy.sampling import Sampling
+    from ggufpy.tokenizers import Tokenizer
+
+T = TypeVar("T")
+
+CACHE_TYPES = ("f16",)  # what the key-value cache can be kept in
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model. `n_ctx` 0 is the model's own; `n_threads` None is one a core.
+
+    `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked for;
+    `progress(stage, done, total)` hears of long work.
+    """
+
+    n_ctx: int = 0
+    n_threads: int | None = None
+    n_batch: int = 512
+    n_gpu_layers: int = 0
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    pre: str | None = None
+    text: bool = True
+    progress: ProgressCall | None = None
+
+    def check(self) -> None:
+        """Raise GGUFError for what no model can do."""
+        if self.n_gpu_layers:
+            raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
+        for kind in (self.cache_type_k, self.cache_type_v):
+            if kind not in CACHE_TYPES:
+                raise GGUFError(f"the key-value cache cannot be {kind} yet; use {', '.join(CACHE_TYPES)}")
+        for name, value, least in (("n_ctx", self.n_ctx, 0), ("n_batch", self.n_batch, 1)):
+            if value < least:
+                raise GGUFError(f"{name} is {value}, and must be at least {least}")
+        if self.n_threads is not None and self.n_threads < 1:
+            raise GGUFError(f"n_threads is {self.n_threads}, and must be at least 1 (None: one a core)")
+
+
+class Later(Generic[T]):
+    """A value that a thread makes in the background, or, not started, the first `get` makes in place."""
+
+    def __init__(self, make: Callable[[], T], start: bool) -> None:
+        self._make = make
+        self._made: list[T] = []
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._run, daemon=True) if start else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._made.append(self._make())
+        except Exception as error:  # kept for whoever asks for the value
+            self._error = error
+
+    def wait(self) -> None:
+        """Return once the thread, if there is one, is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def get(self) -> T:
+        """The value; raises what making it raised."""
+        self.wait()
+        if self._thread is None and not self._made and self._error is None:
+            self._run()
+        if self._error is not None:
+            raise self._error
+        return self._made[0]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a `Llama` is made of."""
+
+    name: str
+    session: Session
+    file: GGUFFile
+    tokenizer: Later[Tokenizer]
+    template: Later[ChatTemplate | None]
+
+
+def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
+    """Find and open `model` and make it ready; the tokeniser is built while the weights are packed."""
+    options.check()
+    path = resolve(model, options.progress)
+    from ggufpy import format as gguf_format
+
+    file = gguf_format.open(path)
+
+    def make_tokenizer() -> Tokenizer:
+        from ggufpy.tokenizers import load_tokenizer
+
+        return load_tokenizer(file, pre=options.pre)
+
+    def make_template() -> ChatTemplate | None:
+        if "tokenizer.chat_template" not in file.metadata:
+            return None
+        from ggufpy.chat import ChatTemplate
+
+        return ChatTemplate.from_metadata(file, tokenizer.get())
+
+    has_text = options.text and "tokenizer.ggml.model" in file.metadata
+    tokenizer = Later(make_tokenizer, start=has_text)
+    template = Later(make_template, start=has_text)
+    try:
+        from ggufpy import runtime
+        from ggufpy.runtime.options import EngineOptions
+
+        engine = EngineOptions(options.n_ctx, options.n_threads, options.n_batch, options.progress)
+        session = runtime.load(file, engine)
+    except BaseException:
+        template.wait()  # it reads the file that is about to be closed
+        tokenizer.wait()
+        file.close()
+        raise
+    return Parts(os.fspath(path), session, file, tokenizer, template)
+
+
+class Llama:
+    """A loaded model. `model` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
+
+    One object is one context: use it from one thread at a time. Raises GGUFError for whatever the model or a
+    call cannot do. `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        n_ctx: int = 0,
+        n_threads: int | None = None,
+        n_batch: int = 512,
+        n_gpu_layers: int = 0,
+        seed: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        from ggufpy.progress import Progress
+
+        options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers)
+        with Progress() as progress:
+            if verbose or sys.stderr.isatty():
+                options = replace(options, progress=progress)
+            self._setup(load_parts(model, options), seed)
+        if verbose:
+            s = self._parts.session
+            how = f"{s.type_name}, {s.n_threads} threads, {s.isa}, context {s.n_ctx}"
+            print(f"ggufpy: {self._parts.name}: {how}", file=sys.stderr)
+
+    @classmethod
+    def from_options(
+        cls, model: str | os.PathLike[str], options: LoadOptions, seed: int | None = None
+    ) -> Llama:
+        """A model with everything that the command line can ask for."""
+        return cls.from_parts(load_parts(model, options), seed)
+
+    @classmethod
+    def from_parts(cls, parts: Parts, seed: int | None = None) -> Llama:
+        """A `Llama` around an engine and tokeniser that exist already."""
+        self = cls.__new__(cls)
+        self._setup(parts, seed)
+        return self
+
+    def _setup(self, parts: Parts, seed: int | None) -> None:
+        self._parts = parts
+        self._context: Context | None = Context(parts.session)
+        self._seeds: Iterator[int] | None = None
+        if seed is not None:
+            from random import Random
+
+            source = Random(seed)
+            self._seeds = iter(lambda: source.getrandbits(32), None)
+
+    # -- the model --
+
+    @property
+    def name(self) -> str:
+        """The path of the model's file."""
+        return self._parts.name
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The file's metadata, plain Python values by key."""
+        return self._parts.file.metadata
+
+    @property
+    def session(self) -> Session:
+        """The engine below, for those who measure it."""
+        return self._live().session
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokeniser; raises GGUFError when the file has none that is known."""
+        return self._parts.tokenizer.get()
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template, None when it has none."""
+        return self._parts.template.get()
+
+    def n_ctx(self) -> int:
+        """How many tokens the context holds."""
+        return self.session.n_ctx
+
+    def n_vocab(self) -> int:
+        """How many tokens the model knows."""
+        return self.session.n_vocab
+
+    def n_embd(self) -> int:
+        """The width of the model."""
+        return self.session.n_embd
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens are evaluated now."""
+        return self.session.n_past
+
+    def token_eos(self) -> int:
+        """The id of the end-of-text token, -1 without one."""
+        return -1 if self.tokenizer.eos is None else self.tokenizer.eos
+
+    def token_bos(self) -> int:
+        """The id of the beginning-of-text token, -1 without one."""
+        return -1 if self.tokenizer.bos is None else self.tokenizer.bos
+
+    # -- text and tokens --
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Token ids of UTF-8 `text`; `add_bos` adds what the model wants around it, `special` reads tags."""
+        return self.tokenizer.encode(text, add_special=add_bos, parse_special=special)
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """The bytes of `tokens`, which need not be whole characters."""
+        return self.tokenizer.decode_bytes(tokens)
+
+    # -- evaluation --
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` after what is evaluated already; raises GGUFError when the context is full."""
+        context = self._live()
+        context.take()
+        context.extend(_ids(tokens))
+
+    def reset(self) -> None:
+        """Forget everything that was evaluated."""
+        context = self._live()
+        context.take()
+        context.reset()
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each of `tokens`, float32 (len(tokens), n_vocab), from a fresh context."""
+        context = self._live()
+        context.take()
+        return context.logits(_ids(tokens))
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        ignore_eos: bool = False,
+        **options: Any,
+    ) -> Generation:
+        """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
+
+        `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
+        unknown one raises TypeError. What the context already holds of `tokens` is not evaluated again.
+        """
+        from ggufpy.sampling import Sampler
+
+        if sampling is None:
+            sampling = self.sampling(**options)
+        elif options:
+            raise TypeError(f"generate() takes sampling or sampling options, not both: {', '.join(options)}")
+        ends = self.end_tokens()
+        if ignore_eos:
+            never = {token: float("-inf") for token in ends}
+            sampling, ends = replace(sampling, logit_bias={**dict(sampling.logit_bias), **never}), frozenset()
+        context = self._live()
+        return Generation(context, _ids(tokens), Sampler(sampling, self.n_vocab()), ends)
+
+    def sampling(self, **options: Any) -> Sampling:
+        """Sampling options in one object, with this model's next seed where none is given."""
+        from ggufpy.sampling import Sampling
+
+        if options.get("seed") is None and self._seeds is not None:
+            options["seed"] = next(self._seeds)
+        return Sampling.from_options(**options)
+
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end a generation; none for a model without a vocabulary."""
+        return self.tokenizer.end_tokens if "tokenizer.ggml.model" in self.metadata else frozenset()
+
+    # -- completions, in OpenAI's shapes --
+
+    def __call__(self, prompt: str, max_tokens: int | None = 16, **options: Any) -> Any:
+        """`create_completion`."""
+        return self.create_completion(prompt, max_tokens, **options)
+
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 16,
+        *,
+        stream: bool = False,
+        **options: Any,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Continue `prompt`: OpenAI's text completion as a dict, with `stream` an iterator of chunks.
+
+        `max_tokens` None or below 1: no limit but the context. Options: `stop` (string or strings), `echo`,
+        `logprobs` (how many), `model`, and for sampling `temperature, top_k, top_p, min_p, typical_p,
+        repeat_penalty, presence_penalty, frequency_penalty, seed, logit_bias`. Others raise TypeError.
+        """
+        from ggufpy import completion
+
+        request = completion.text_request(self, prompt, max_tokens, options)
+        chunks = completion.text_chunks(self, request)
+        return chunks if stream else completion.whole_text(self, request)
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        *,
+        stream: bool = False,
+        **options: Any,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Answer `messages` ({"role", "content"} each) through the model's chat template, as OpenAI does.
+
+        Options as `create_completion`, but `logprobs` is a bool and `top_logprobs` a count. Raises GGUFError
+        for a model without a template.
+        """
+        from ggufpy import completion
+
+        request = completion.chat_request(self, messages, max_tokens, options)
+        chunks = completion.chat_chunks(self, request)
+        return chunks if stream else completion.whole_chat(self, request)
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
+        template = self.chat_template
+        if template is None:
+            raise GGUFError(
+                "the model has no chat template: use create_completion (on the command line: --raw)"
+            )
+        tokenizer = self.tokenizer
+        text = template.render(list(messages), add_generation_prompt=True)
+        tokens = tokenizer.encode(text, add_special=False, parse_special=True)
+        if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
+            tokens = [tokenizer.bos, *tokens]
+        return tokens
+
+    # -- the end --
+
+    def close(self) -> None:
+        """Give back threads, memory and the file; closing twice is fine."""
+        if self._context is None:
+            return
+        self._context = None
+        self._parts.template.wait()
+        self._parts.tokenizer.wait()
+        self._parts.session.close()
+        self._parts.file.close()
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _live(self) -> Context:
+        if self._context is None:
+            raise GGUFError("this model is closed: open it again with Llama(...)")
+        return self._context
+
+
+def _ids(tokens: Sequence[int]) -> list[int]:
+    """Plain ints, from a list or an integer array."""
+    return [int(token) for token in tokens]

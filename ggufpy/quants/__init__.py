@@ -1,0 +1,205 @@
+"""Block types of GGUF tensors: one module each, whose file name is the type's name in lower case.
+
+`dequantize` and `quantize` work on arrays; `get` and `by_id` return the `BlockType` behind them. A module of
+this package that is not in HELPERS is a block type and ends with its instance, `BLOCK`: adding a type is adding
+a file.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.quants.base import (
+    CHUNK,
+    BlockType,
+    Bytes,
+    Field,
+    Fields,
+    FloatPanel,
+    Floats,
+    IntPanel,
+    Panel,
+)
+
+__all__ = [
+    "BlockType",
+    "Field",
+    "Fields",
+    "FloatPanel",
+    "IntPanel",
+    "Panel",
+    "by_id",
+    "dequantize",
+    "get",
+    "names",
+    "quantize",
+]
+
+HELPERS = frozenset({"base", "bits", "grids", "kscales", "search"})
+LARGEST = np.finfo(np.float32).max
+# Numbers that GGUF files no longer use, from ggml.h: what they were.
+REMOVED = {
+    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}  # fmt: skip
+
+
+def get(name: str) -> BlockType:
+    """The type called `name` ("Q4_K", any case). GGUFError, with names that are close, if there is none."""
+    if not isinstance(name, str):
+        raise GGUFError(f"a tensor type is named by a string such as 'Q4_K', got {name!r}")
+    module = name.lower()
+    if module in _modules():
+        return _load(module)
+    import difflib  # only for the message: it costs a millisecond and a half
+
+    close = difflib.get_close_matches(name.upper(), [known.upper() for known in _modules()], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known types: {', '.join(names())}"
+    raise GGUFError(f"unknown tensor type {name[:40]!r}: {hint}")
+
+
+def by_id(number: int) -> BlockType:
+    """The type numbered `number` in a file's tensor table. GGUFError if it was removed or is not known."""
+    block = _by_id().get(number)
+    if block is not None:
+        return block
+    if number in REMOVED:
+        raise GGUFError(
+            f"tensor type {number} ({REMOVED[number]}) was removed from GGUF: convert the model again"
+        )
+    raise GGUFError(
+        f"tensor type {number} is not known (the newest known is {max(_by_id())}): "
+        "the file is damaged or newer than this program"
+    )
+
+
+def names() -> tuple[str, ...]:
+    """The name of every type, in the order of their numbers."""
+    return tuple(block.name for block in _by_id().values())
+
+
+def dequantize(blocks: NDArray[np.uint8], name: str) -> Floats:
+    """uint8 (..., bytes a row) → float32 (..., n). GGUFError if they are not whole blocks of type `name`."""
+    return get(name).decode(np.asarray(blocks))
+
+
+def quantize(x: ArrayLike, name: str, importance: ArrayLike | None = None) -> Bytes:
+    """float32 (..., n) → uint8 (..., bytes a row) of type `name`; other real numbers are converted first.
+
+    `importance`, (n,) or anything that broadcasts to x, says how much an error of each weight matters. GGUFError
+    if n is not a multiple of the block, a value is not finite (float types take any) or does not fit the type,
+    or the type cannot be written yet.
+    """
+    block = get(name)
+    if not block.encodes:
+        able = ", ".join(known.name for known in _by_id().values() if known.encodes)
+        raise GGUFError(f"{block.name} cannot be written yet; types that can: {able}")
+    array = _numbers(x, "x")
+    if array.ndim == 0 or array.shape[-1] % block.weights:
+        raise GGUFError(
+            f"x has shape {array.shape}: rows of {block.name} must be whole blocks of {block.weights} weights"
+        )
+    width = array.shape[-1] // block.weights * block.nbytes
+    out = np.empty((*array.shape[:-1], width), dtype=np.uint8)
+    if out.size:
+        weight = None if importance is None else _importance(importance, array.shape)
+        if isinstance(block.panel, IntPanel):
+            _refuse(array, lambda part: ~(np.abs(part) <= LARGEST), "x", "is not a finite float32")
+        _encode(block, array, weight, out)
+    return out
+
+
+def _encode(block: BlockType, x: NDArray[Any], importance: NDArray[Any] | None, out: Bytes) -> None:
+    """x (..., n), importance (1, n) or of x's shape → out (..., bytes a row), some rows at a time."""
+    if x.ndim > 2 and importance is not None and importance.shape == x.shape:
+        for i in range(x.shape[0]):  # importance may be a broadcast view: flattening it would copy it out
+            _encode(block, x[i], importance[i], out[i])
+        return
+    rows, blocks = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
+    if importance is not None:
+        importance = importance.reshape(-1, x.shape[-1])
+    step = max(1, CHUNK // x.shape[-1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        source = np.ascontiguousarray(rows[part], dtype=block.source)
+        weight = None
+        if importance is not None:
+            weight = np.asarray(importance if len(importance) == 1 else importance[part], dtype=np.float32)
+        blocks[part] = encoded = block.encode(source, weight)
+        _check_scales(block, source, encoded)
+
+
+def _check_scales(block: BlockType, x: NDArray[Any], encoded: Bytes) -> None:
+    """GGUFError if a scale became infinite: decoding would give NaN."""
+    if not isinstance(block.panel, IntPanel):
+        return
+    records = block.records(encoded)
+    for field in block.layout:
+        if field.dtype == "f16" and not np.isfinite(records[field.name]).all():
+            raise GGUFError(
+                f"x reaches {np.abs(x).max():.6g}, too large for the 16-bit {field.note} of {block.name}: "
+                "scale the weights down or use BF16 or F32"
+            )
+
+
+def _importance(importance: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """(1, n), or a view of `shape`."""
+    weight = _numbers(importance, "importance")
+    try:
+        full = np.broadcast_to(weight, shape)
+    except ValueError:
+        raise GGUFError(
+            f"importance of shape {weight.shape} does not fit x of shape {shape}: pass ({shape[-1]},)"
+        ) from None
+    _refuse(
+        np.atleast_1d(weight),
+        lambda part: ~((part >= 0) & (part <= LARGEST)),
+        "importance",
+        "is not a finite number of at least 0",
+    )
+    if math.prod(weight.shape[:-1]) == 1:
+        return np.broadcast_to(weight.reshape(-1), (1, shape[-1]))
+    return full
+
+
+def _numbers(x: ArrayLike, what: str) -> NDArray[Any]:
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise GGUFError(f"{what} must be an array of real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _refuse(x: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]], what: str, why: str) -> None:
+    """GGUFError that names the first element of x for which `wrong` holds."""
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        bad = wrong(flat[start : start + CHUNK])
+        if bad.any():
+            where = np.unravel_index(start + int(bad.argmax()), x.shape)
+            at = ", ".join(str(int(i)) for i in where)
+            raise GGUFError(f"{what}[{at}] is {x[where]}: it {why}")
+
+
+@cache
+def _modules() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__)) - HELPERS
+
+
+@cache
+def _load(module: str) -> BlockType:
+    block: BlockType = import_module(f"{__name__}.{module}").BLOCK
+    return block
+
+
+@cache
+def _by_id() -> dict[int, BlockType]:
+    return {block.id: block for block in sorted(map(_load, _modules()), key=lambda block: block.id)}

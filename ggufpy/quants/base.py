@@ -1,0 +1,214 @@
+"""What a block type is: its layout in a file, how it is decoded and encoded, and the panel it runs as.
+
+A *panel format* is what kernels compute with; many block types share one. An integer panel holds unsigned
+codes with one scale (and optionally one minimum) for each `group` consecutive weights of a row, so that
+
+    weight = scale * (code - offset) + minimum
+
+and a float panel holds the weights themselves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Records = NDArray[np.void]
+
+# Weights handled at a time: temporaries stay in a core's L2 cache, and memory stays bounded.
+CHUNK = 1 << 16
+
+# Element names of a layout, and how NumPy reads them from a little-endian file; bf16 is read as its bits.
+DTYPES: dict[str, str] = {
+    "u8": "u1", "i8": "i1", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "i64": "<i8",
+    "f16": "<f2", "bf16": "<u2", "f32": "<f4", "f64": "<f8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IntPanel:
+    """Codes of `bits` (2, 4, 5, 6 or 8), one f16 scale for each `group` (16 or 32) weights of a row."""
+
+    bits: int
+    group: int
+    offset: int
+    has_min: bool = False
+
+
+@dataclass(frozen=True)
+class FloatPanel:
+    """Weights as they are; dtype is "f16", "bf16" or "f32"."""
+
+    dtype: str
+
+
+Panel = IntPanel | FloatPanel
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What an integer panel is packed from: (rows, k) codes, (rows, k / group) float32 scales and minima."""
+
+    codes: Bytes
+    scale: Floats
+    minimum: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """One member of a block, in file order: `count` elements of `dtype` (a key of DTYPES)."""
+
+    name: str
+    dtype: str
+    count: int
+    note: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; where it has several, a file of the other byte order has them swapped."""
+        return np.dtype(DTYPES[self.dtype]).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole member."""
+        return self.itemsize * self.count
+
+
+class BlockType(ABC):
+    """One GGUF tensor type: `weights` values are stored in `nbytes` bytes, laid out as `layout` says.
+
+    `formula` says in one line what a weight is; `record` is `layout` as a packed little-endian NumPy dtype.
+    """
+
+    name: ClassVar[str]
+    id: ClassVar[int]
+    weights: ClassVar[int]
+    nbytes: ClassVar[int]
+    layout: ClassVar[tuple[Field, ...]]
+    formula: ClassVar[str]
+    panel: ClassVar[Panel]
+    record: ClassVar[np.dtype[np.void]]
+    encodes: ClassVar[bool] = False
+    source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
+
+    def __init_subclass__(cls) -> None:
+        if "layout" in cls.__dict__:
+            cls.record = np.dtype([_member(field) for field in cls.layout])
+
+    def records(self, blocks: Bytes) -> Records:
+        """(rows, bytes a row) C-contiguous uint8 → (rows, blocks a row) records of `layout`, not copied."""
+        return blocks.view(self.record)
+
+    def decode(self, blocks: Bytes) -> Floats:
+        """(..., n / weights * nbytes) uint8 → (..., n) float32. GGUFError if they are not whole blocks."""
+        shape = self._check(blocks)
+        out = np.empty(shape, dtype=np.float32)
+        flat = np.ascontiguousarray(blocks).reshape(out.size // self.weights, self.nbytes)
+        weights = out.reshape(flat.shape[0], self.weights)
+        step = CHUNK // self.weights
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, flat.shape[0], step):
+                self.decode_blocks(flat[start : start + step], weights[start : start + step])
+        return out
+
+    def decode_blocks(self, blocks: Bytes, out: Floats) -> None:
+        """(m, nbytes) contiguous uint8 → written to `out`, (m, weights) float32."""
+        panel = self.panel
+        assert isinstance(panel, IntPanel)  # float types override this
+        fields = self.fields(blocks.reshape(1, -1))
+        grouped = out.reshape(-1, panel.group)
+        codes = fields.codes.reshape(grouped.shape)
+        np.subtract(codes, np.float32(panel.offset), out=grouped, dtype=np.float32)
+        np.multiply(grouped, fields.scale.reshape(-1, 1), out=grouped)
+        if fields.minimum is not None:
+            np.add(grouped, fields.minimum.reshape(-1, 1), out=grouped)
+
+    def encode(self, x: NDArray[Any], importance: Floats | None) -> Bytes:
+        """(rows, n) of `source`, n a multiple of `weights` → (rows, bytes a row) uint8.
+
+        `importance` is (rows, n) or (1, n) float32. Neither is checked: `quantize` is the way in for callers.
+        GGUFError if not `encodes`.
+        """
+        raise GGUFError(f"{self.name} cannot be written yet")
+
+    def fields(self, blocks: Bytes) -> Fields:
+        """(rows, bytes a row) C-contiguous uint8 → what an integer `panel` is packed from, losslessly.
+
+        GGUFError if the type has a float panel.
+        """
+        if not isinstance(self.panel, IntPanel):
+            raise GGUFError(f"{self.name} has no integer panel: its weights are used as they are")
+        rows, k = self._check(blocks)
+        groups = (rows, k // self.panel.group)
+        if k == 0 or rows == 0:
+            none = np.empty(groups, dtype=np.float32)
+            return Fields(np.empty((rows, k), dtype=np.uint8), none, none if self.panel.has_min else None)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a damaged block may hold an infinite or NaN scale
+            parts = self.unpack(self.records(blocks))
+        minimum = None if parts.minimum is None else parts.minimum.reshape(groups)
+        return Fields(parts.codes.reshape(rows, k), parts.scale.reshape(groups), minimum)
+
+    def unpack(self, rec: Records) -> Fields:
+        """(rows, blocks a row) records, not empty → `fields` in any shape. Types with an integer panel define it."""
+        raise NotImplementedError(self.name)
+
+    def byteswap(self, blocks: Bytes) -> Bytes:
+        """(..., bytes a row) uint8 of the other byte order → a copy in this one."""
+        self._check(blocks)
+        out = np.array(blocks, order="C").reshape(-1, self.nbytes) if blocks.size else blocks.copy()
+        start = 0
+        for field in self.layout if blocks.size else ():
+            if field.itemsize > 1:
+                member = out[:, start : start + field.nbytes].reshape(-1, field.count, field.itemsize)
+                out[:, start : start + field.nbytes] = member[..., ::-1].reshape(-1, field.nbytes)
+            start += field.nbytes
+        return out.reshape(blocks.shape)
+
+    def _check(self, blocks: Bytes) -> tuple[int, ...]:
+        """The shape of the weights that `blocks` hold."""
+        if blocks.dtype != np.uint8 or blocks.ndim == 0:
+            raise GGUFError(
+                f"{self.name} blocks must be a uint8 array of (..., bytes a row), "
+                f"got {blocks.dtype} of shape {blocks.shape}"
+            )
+        count, rest = divmod(blocks.shape[-1], self.nbytes)
+        if rest:
+            raise GGUFError(
+                f"{blocks.shape[-1]} bytes a row are not whole {self.name} blocks of {self.nbytes} bytes: "
+                f"pass a multiple of {self.nbytes}"
+            )
+        return (*blocks.shape[:-1], count * self.weights)
+
+
+class PlainType(BlockType):
+    """A type of one number a weight, in one field `w`; it runs as a float panel."""
+
+    weights = 1
+
+    def decode_blocks(self, blocks: Bytes, out: Floats) -> None:
+        """(m, nbytes) contiguous uint8 → the same numbers in float32, rounded to nearest."""
+        out[...] = self.records(blocks)["w"]
+
+    def encode(self, x: NDArray[Any], importance: Floats | None) -> Bytes:
+        """Rounds to nearest, ties to even; what is too large becomes infinite. Importance is not used."""
+        if not self.encodes:
+            return super().encode(x, importance)
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(x, dtype=DTYPES[self.layout[0].dtype])
+        return cast.view(np.uint8)
+
+
+def _member(field: Field) -> tuple[str, str] | tuple[str, str, tuple[int]]:
+    if field.count == 1:
+        return field.name, DTYPES[field.dtype]
+    return field.name, DTYPES[field.dtype], (field.count,)

@@ -1,0 +1,48 @@
+"""TQ1_0: ternary weights, five to a byte, with a scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact
+
+
+class TQ1_0(BlockType):
+    """Ternary weights, five to a byte, with a scale."""
+
+    name = "TQ1_0"
+    id = 34
+    weights = 256
+    nbytes = 54
+    layout = (
+        Field(
+            "qs",
+            "u8",
+            48,
+            "a run of 32 bytes, then of 16; base-3 digits q of weights l, l + w, l + 2w, ... (w the run),"
+            " most significant first, as a fraction of 256",
+        ),
+        Field("qh", "u8", 4, "a run of 4 bytes with four digits each"),
+        Field("d", "f16", 1, "scale"),
+    )
+    formula = "d * (q - 1)"
+    panel = IntPanel(2, 32, 1)
+
+    def unpack(self, rec: Records) -> Fields:
+        """Codes and scales, losslessly."""
+        qs = compact(rec["qs"])
+        runs = ((qs[..., :32], 5), (qs[..., 32:], 5), (compact(rec["qh"]), 4))
+        codes = np.concatenate([_digit(run, i) for run, count in runs for i in range(count)], axis=-1)
+        scale = np.repeat(rec["d"].astype(np.float32), 8, axis=1)
+        return Fields(codes, scale)
+
+
+def _digit(run: Bytes, i: int) -> Bytes:
+    """Base-3 digit i of each byte: times 3 to the i, the digits before it overflow; times 3 / 256 is the digit."""
+    rest = (run * np.uint8(3**i)).astype(np.uint16)
+    digit: Bytes = (rest * np.uint16(3) >> np.uint16(8)).astype(np.uint8)
+    return digit
+
+
+BLOCK = TQ1_0()

@@ -1,0 +1,246 @@
+"""The primitives that kernels call, gathered for one SIMD level in a module object: `v.load_f(address)`, `v.fma(a, b, c)`.
+
+A module, because Numba resolves a module's attributes while it compiles. Addresses are int64; loads and stores need no
+alignment. Every primitive is one or a few instructions; sizes are the level's `lanes` unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from llvmlite import ir
+from numba import njit
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic
+
+from .isa import Level
+from .lowering import I8, I16, I32, LOWERINGS, Lowering, call, fill, vector
+from .vectors import Registers, Struct, Vec, splat
+
+Codegen = Callable[[Any, list[Any]], Any]
+I64 = ir.IntType(64)
+
+
+def _intrinsic(result: Any, arguments: tuple[Any, ...], emit: Codegen) -> Any:
+    """A Numba intrinsic of fixed types whose code is `emit(builder, args)`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = emit(builder, list(args))
+        return context.get_dummy_value() if result == types.void else value
+
+    def typing(typingctx: Any, *given: Any) -> Any:
+        return result(*arguments), codegen
+
+    names = [f"a{i}" for i in range(len(arguments))]
+    scope: dict[str, Any] = {"typing": typing}
+    # Numba reads an intrinsic's arity from its signature.
+    source = f"def primitive(typingctx{''.join(', ' + n for n in names)}):\n    return typing(typingctx)\n"
+    exec(source, scope)
+    return intrinsic(scope["primitive"])
+
+
+def _pointer(b: Any, address: Any, kind: Any) -> Any:
+    return b.inttoptr(address, kind.as_pointer())
+
+
+def _load(b: Any, address: Any, kind: Any, align: int = 1) -> Any:
+    instruction = b.load(_pointer(b, address, kind))
+    instruction.align = align
+    return instruction
+
+
+def _store(b: Any, value: Any, address: Any, align: int = 1) -> None:
+    b.store(value, _pointer(b, address, value.type)).align = align
+
+
+def _tree(b: Any, value: Any, lanes: int, join: Callable[[Any, Any], Any]) -> Any:
+    """Joins lanes pairwise, always in the same order, so that a sum has the same bits every time."""
+    width = lanes
+    while width > 1:
+        width //= 2
+        mask = [i + width if i < width else i for i in range(lanes)]
+        undef = ir.Constant(value.type, ir.Undefined)
+        value = join(value, b.shuffle_vector(value, undef, ir.Constant(vector(I32, lanes), mask)))
+    return b.extract_element(value, ir.Constant(I32, 0))
+
+
+def _scalars(v: dict[str, Any]) -> None:
+    kinds = {"f32": (types.float32, ir.FloatType()), "i32": (types.int32, I32), "i64": (types.int64, I64)}
+    for name, (kind, low) in kinds.items():
+        v[f"load_{name}"] = _intrinsic(kind, (types.int64,), lambda b, a, low=low: _load(b, a[0], low))
+        v[f"store_{name}"] = _intrinsic(types.void, (types.int64, kind), lambda b, a: _store(b, a[1], a[0]))
+    v["load_u8"] = _intrinsic(types.int64, (types.int64,), lambda b, a: b.zext(_load(b, a[0], I8), I64))
+    v["store_u8"] = _intrinsic(types.void, (types.int64, types.int64), lambda b, a: _store(b, b.trunc(a[1], I8), a[0]))
+    v["store_u16"] = _intrinsic(
+        types.void, (types.int64, types.int64), lambda b, a: _store(b, b.trunc(a[1], I16), a[0])
+    )
+    v["swap_i64"] = _intrinsic(types.int64, (types.int64,), lambda b, a: call(b, "llvm.bswap.i64", I64, a))
+    v["load_u16"] = _intrinsic(types.int64, (types.int64,), lambda b, a: b.zext(_load(b, a[0], I16), I64))
+    v["sqrt"] = _intrinsic(
+        types.float32, (types.float32,), lambda b, a: call(b, "llvm.sqrt.f32", ir.FloatType(), a)
+    )
+    v["prefetch"] = _intrinsic(types.void, (types.int64,), _prefetch)
+
+
+def _prefetch(b: Any, args: list[Any]) -> None:
+    pointer = _pointer(b, args[0], I8)
+    flags = [ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)]
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *flags])
+
+
+def _threads(v: dict[str, Any], low: Lowering) -> None:
+    """What threads and the tape need: atomics, a pause, and calls through addresses."""
+
+    def fetch_add(b: Any, a: list[Any]) -> Any:
+        return b.atomic_rmw("add", _pointer(b, a[0], I64), a[1], "acq_rel")
+
+    def load(b: Any, a: list[Any]) -> Any:
+        return b.load_atomic(_pointer(b, a[0], I64), "acquire", 8)
+
+    def store(b: Any, a: list[Any]) -> None:
+        b.store_atomic(a[1], _pointer(b, a[0], I64), "release", 8)
+
+    def invoke(b: Any, a: list[Any]) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
+        b.call(b.inttoptr(a[0], kind.as_pointer()), a[1:])
+
+    def invoke0(b: Any, a: list[Any]) -> None:
+        b.call(b.inttoptr(a[0], ir.FunctionType(I32, []).as_pointer()), [])
+
+    i = types.int64
+    v["atomic_add"] = _intrinsic(i, (i, i), fetch_add)
+    v["atomic_load"] = _intrinsic(i, (i,), load)
+    v["atomic_store"] = _intrinsic(types.void, (i, i), store)
+    v["invoke"] = _intrinsic(types.void, (i, i, i, i), invoke)
+    v["pause"] = _intrinsic(types.void, (), lambda b, a: low.pause(b))
+    v["invoke0"] = _intrinsic(types.void, (i,), invoke0)
+
+
+def _memory(v: dict[str, Any], low: Lowering) -> None:
+    F, I, address = low.F, low.I, types.int64
+    halves = vector(I16, low.lanes)
+    v["load_f"] = _intrinsic(F, (address,), lambda b, a: _load(b, a[0], F.ir))
+    v["load_i"] = _intrinsic(I, (address,), lambda b, a: _load(b, a[0], I.ir))
+    v["store_f"] = _intrinsic(types.void, (address, F), lambda b, a: _store(b, a[1], a[0]))
+    v["store_i"] = _intrinsic(types.void, (address, I), lambda b, a: _store(b, a[1], a[0]))
+    v["load_f16"] = _intrinsic(F, (address,), lambda b, a: low.half_to_float(b, _load(b, a[0], halves)))
+    v["store_f16"] = _intrinsic(
+        types.void, (address, F), lambda b, a: _store(b, low.float_to_half(b, a[1]), a[0])
+    )
+    v["load_bf16"] = _intrinsic(
+        F,
+        (address,),
+        lambda b, a: b.bitcast(b.shl(b.zext(_load(b, a[0], halves), I.ir), fill(I.ir, 16)), F.ir),
+    )
+    v["store_i8"] = _intrinsic(
+        types.void, (address, I), lambda b, a: _store(b, b.trunc(a[1], vector(I8, low.lanes)), a[0])
+    )
+
+
+def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
+    F, I, lanes = low.F, low.I, low.lanes
+
+    def float_op(name: str) -> Callable[..., Any]:
+        return lambda b, x, y: call(b, f"llvm.{name}.v{lanes}f32", F.ir, [x, y])
+
+    def half_bits(b: Any, a: list[Any]) -> Any:
+        return b.zext(b.extract_element(low.float_to_half(b, splat(b, F, a[0])), ir.Constant(I32, 0)), I64)
+
+    v["fma"] = _intrinsic(F, (F, F, F), lambda b, a: low.fma(b, *a))
+    v["dot4"] = _intrinsic(I, (I, I, I), lambda b, a: low.dot4(b, *a))
+    v["dot4_signed"] = _intrinsic(I, (I, I, I), lambda b, a: low.dot4_signed(b, *a))
+    v["to_f"] = _intrinsic(F, (I,), lambda b, a: b.sitofp(a[0], F.ir))
+    v["round_i"] = _intrinsic(I, (F,), lambda b, a: low.round_to_int(b, a[0]))
+    v["as_f"] = _intrinsic(F, (I,), lambda b, a: b.bitcast(a[0], F.ir))
+    v["as_i"] = _intrinsic(I, (F,), lambda b, a: b.bitcast(a[0], I.ir))
+    v["splat_f"] = _intrinsic(F, (types.float32,), lambda b, a: splat(b, F, a[0]))
+    v["splat_i"] = _intrinsic(I, (types.int32,), lambda b, a: splat(b, I, a[0]))
+    v["iota"] = _intrinsic(I, (), lambda b, a: ir.Constant(I.ir, list(range(lanes))))
+    v["max"] = _intrinsic(F, (F, F), lambda b, a: float_op("maxnum")(b, *a))
+    v["min"] = _intrinsic(F, (F, F), lambda b, a: float_op("minnum")(b, *a))
+    v["abs"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.fabs.v{lanes}f32", F.ir, a))
+    v["less"] = _intrinsic(
+        F, (I, I, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3])
+    )
+    v["first"] = _intrinsic(types.float32, (F,), lambda b, a: b.extract_element(a[0], ir.Constant(I32, 0)))
+    v["half_bits"] = _intrinsic(types.int64, (types.float32,), half_bits)
+    v["sum"] = _intrinsic(types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, b.fadd))
+    v["sum_i"] = _intrinsic(types.int32, (I,), lambda b, a: _tree(b, a[0], lanes, b.add))
+    v["largest"] = _intrinsic(
+        types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, lambda x, y: float_op("maxnum")(b, x, y))
+    )
+
+
+def _registers(vec: Vec) -> Any:
+    """`v.floats(n)` / `v.ints(n)`: n vectors, n a constant."""
+
+    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+    def make(typingctx: Any, count: Any) -> Any:
+        n = count.literal_value
+        kind = Registers(vec, n)
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return cgutils.alloca_once(builder, vec.ir, size=n)
+
+        return kind(count), codegen
+
+    return make
+
+
+def _math(v: dict[str, Any]) -> None:
+    """exp of vectors: e^x = 2^n e^r with |r| <= ln 2 / 2, a polynomial of degree 6 (relative error below 3e-7)."""
+    module = _as_module("math", v)
+    log2e, high, low = 1.4426950408889634, 0.693359375, -2.12194440e-4
+    coefficients = (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0)
+    c0, c1, c2, c3, c4, c5 = coefficients
+
+    @njit(error_model="numpy", inline="never")  # type: ignore[untyped-decorator]
+    def exp(x):  # type: ignore[no-untyped-def]
+        m = module
+        x = m.max(m.min(x, m.splat_f(88.0)), m.splat_f(-87.0))
+        n = m.round_i(x * m.splat_f(log2e))
+        nf = m.to_f(n)
+        r = m.fma(nf, m.splat_f(-high), x)
+        r = m.fma(nf, m.splat_f(-low), r)
+        p = m.splat_f(c0)
+        p = m.fma(p, r, m.splat_f(c1))
+        p = m.fma(p, r, m.splat_f(c2))
+        p = m.fma(p, r, m.splat_f(c3))
+        p = m.fma(p, r, m.splat_f(c4))
+        p = m.fma(p, r, m.splat_f(c5))
+        p = m.fma(p, r, m.splat_f(1.0))
+        return p * m.as_f((n + m.splat_i(127)) << 23)
+
+    v["exp"] = exp
+
+
+def _as_module(name: str, members: dict[str, Any]) -> ModuleType:
+    module = ModuleType(f"ggufpy_simd_{name}")
+    module.__dict__.update(members)
+    return module
+
+
+@functools.cache
+def primitives(level: Level) -> ModuleType:
+    """Everything a kernel of this level may call; also `L` (lanes), `REGISTERS`, `S8_BIAS`, `njit` and `struct`."""
+    low = LOWERINGS[level.lowering](level.lanes)
+    v: dict[str, Any] = {
+        "L": level.lanes,
+        "REGISTERS": level.registers,
+        "S8_BIAS": low.signed8_bias,
+        "floats": _registers(low.F),
+        "ints": _registers(low.I),
+        "njit": njit(error_model="numpy", inline="never"),
+    }
+    _scalars(v)
+    _threads(v, low)
+    _memory(v, low)
+    _arithmetic(v, low)
+    _math(v)
+    return _as_module(level.name, v)
+
+
+__all__ = ["Struct", "primitives"]

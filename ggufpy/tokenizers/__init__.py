@@ -1,0 +1,46 @@
+"""Tokenizers from GGUF metadata: `load_tokenizer(file)` gives ids from text and text from ids."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ggufpy.errors import GGUFError
+from ggufpy.tokenizers.base import Tokenizer, TokenStream
+
+if TYPE_CHECKING:
+    from ggufpy.format.reader import GGUFFile
+
+__all__ = ["TokenStream", "Tokenizer", "load_tokenizer"]
+
+_KINDS = {"gpt2": "bpe", "llama": "spm"}  # tokenizer.ggml.model to the module here that has load(file, pre)
+
+
+def load_tokenizer(source: str | os.PathLike[str] | GGUFFile, pre: str | None = None) -> Tokenizer:
+    """The tokenizer of a GGUF file (a path or an open file; a vocabulary without tensors is enough).
+
+    `pre` names the pre-tokenizer of a BPE vocabulary instead of `tokenizer.ggml.pre`. Raises GGUFError for a kind or a
+    pre-tokenizer that is not known, and for a vocabulary that is missing or contradicts itself.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        from ggufpy.format.reader import open as open_file
+
+        with open_file(source) as file:
+            return _load(file, pre)
+    return _load(source, pre)
+
+
+def _load(file: GGUFFile, pre: str | None) -> Tokenizer:
+    kind = file.metadata.get("tokenizer.ggml.model")
+    if kind is None:
+        raise GGUFError(
+            "tokenizer.ggml.model is missing: the file has no tokenizer; take it from the model's own file"
+        )
+    if not isinstance(kind, str) or kind not in _KINDS:
+        known = ", ".join(sorted(_KINDS))
+        raise GGUFError(
+            f"tokenizer.ggml.model: tokenizers of the kind {str(kind)[:40]!r} are not supported; known: {known}"
+        )
+    tokenizer: Tokenizer = import_module(f"ggufpy.tokenizers.{_KINDS[kind]}").load(file, pre)
+    return tokenizer

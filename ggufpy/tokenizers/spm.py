@@ -1,0 +1,176 @@
+"""SentencePiece BPE (`tokenizer.ggml.model` = llama) over the `sentencepiece` library.
+
+In: texts, scores and types of a GGUF file. Out: a Tokenizer. The library reads a ModelProto, which is written here
+field by field (sentencepiece_model.proto): no protobuf package is needed. Space prefix, special tokens and invalid
+bytes are handled before the library sees a text, as in llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from struct import pack
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.errors import GGUFError
+from ggufpy.tokenizers.base import Tokenizer
+from ggufpy.tokenizers.library import import_library
+from ggufpy.tokenizers.vocab import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Rules,
+    Vocab,
+    load_vocab,
+    token_byte,
+)
+
+if TYPE_CHECKING:
+    from ggufpy.format.reader import GGUFFile
+
+_SPACE = "\u2581"  # how a space is written in the vocabulary
+_UNFIT = re.compile("[\0\ud800-\udfff]")  # the library takes no piece with these
+_HIDDEN = "\uffff"
+_INVALID = re.compile("([\ud800-\udfff]+)")
+_WORDS = re.compile(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+")
+_CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")
+_BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
+
+
+class SPMTokenizer(Tokenizer):
+    """Tokenizer of a `llama` vocabulary."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        super().__init__(vocab)
+        self._byte_ids = _byte_ids(vocab)
+        pieces = _pieces(vocab, self._byte_ids)
+        # No token reaches over the beginning of a word: then words are independent of each other.
+        self._by_words = not any(kind == NORMAL and _CROSSING.search(text) for text, kind in pieces)
+        self._backend = _backend(pieces, vocab, len(self._byte_ids) == 256)
+
+    def _encode_text(self, text: str, after_special: bool) -> list[int]:
+        if after_special and self.vocab.add_space_prefix:
+            text = " " + text
+        if text.isascii() or _INVALID.search(text) is None:
+            return self._encode_valid(text)
+        ids: list[int] = []
+        for i, part in enumerate(_INVALID.split(text)):
+            ids += self._encode_valid(part) if i % 2 == 0 else self._encode_invalid(part)
+        return ids
+
+    def _encode_valid(self, text: str) -> list[int]:
+        text = text.replace(" ", _SPACE)
+        if not self._by_words:
+            return list(self._backend.encode(text, out_type=int))
+        words = _WORDS.findall(text)
+        different = list(set(words))
+        ids = dict(zip(different, self._backend.encode(different, out_type=int), strict=True))
+        return list(chain.from_iterable(map(ids.__getitem__, words)))
+
+    def _encode_invalid(self, text: str) -> list[int]:
+        """Ids of bytes that are not UTF-8: byte tokens, or the unknown token."""
+        ids = []
+        for byte in (
+            text.encode("utf-8", "surrogatepass") if _wide(text) else text.encode("utf-8", "surrogateescape")
+        ):
+            token = self._byte_ids.get(byte, self.vocab.unknown)
+            if token is not None:
+                ids.append(token)
+        return ids
+
+    def _text_bytes(self, token: int) -> bytes:
+        kind = self.vocab.types[token]
+        text = self.vocab.texts[token]
+        if kind == NORMAL:
+            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
+        if kind == USER_DEFINED:
+            return text.encode("utf-8", "surrogateescape")
+        return token_byte(text) if kind == BYTE else b""
+
+
+def load(file: GGUFFile, pre: str | None) -> SPMTokenizer:
+    """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises GGUFError."""
+    if pre not in (None, "default"):
+        raise GGUFError(
+            f"--pre {pre}: a tokenizer of the kind 'llama' (SPM) has no pre-tokenizer; leave --pre out"
+        )
+    return SPMTokenizer(load_vocab(file, Rules(bos=1, eos=2, unknown=0, add_bos=True, add_space_prefix=True)))
+
+
+def _wide(text: str) -> bool:
+    """Whether surrogates are there that no byte stands for (they come from a str, not from bytes)."""
+    return any(not 0xDC80 <= ord(character) <= 0xDCFF for character in text)
+
+
+def _byte_ids(vocab: Vocab) -> dict[int, int]:
+    """Byte to the id of its token <0xXX>."""
+    tokens = (vocab.types == BYTE).nonzero()[0].tolist()
+    texts = ((vocab.texts[token], token) for token in reversed(tokens))
+    return {int(text[3:5], 16): token for text, token in texts if _BYTE_TEXT.fullmatch(text)}
+
+
+def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
+    """(text, type) of every token as the library shall see it: NORMAL may be merged to, CONTROL is never found.
+
+    User-defined and unused tokens are merged to like normal ones, as in llama.cpp. Byte tokens are passed as such only
+    if all 256 are there, because the library refuses fewer. Duplicates and texts that are not UTF-8 are never found.
+    """
+    pieces: list[tuple[str, int]] = []
+    byte_fallback = len(byte_ids) == 256
+    types = vocab.stored_types.tolist()
+    for token, (text, kind) in enumerate(zip(vocab.texts, types, strict=True)):
+        if kind == BYTE and byte_fallback and byte_ids.get(_byte_value(text)) == token:
+            pieces.append((text, BYTE))
+        elif kind in (CONTROL, UNKNOWN, BYTE) or vocab.ids[text] != token or _UNFIT.search(text):
+            pieces.append((f"{_HIDDEN}{token}", CONTROL))
+        else:
+            pieces.append((text, NORMAL))
+    unknown = vocab.unknown if vocab.unknown is not None and pieces[vocab.unknown][1] == CONTROL else None
+    pieces.append((_HIDDEN, UNKNOWN)) if unknown is None else pieces.__setitem__(unknown, (_HIDDEN, UNKNOWN))
+    return pieces
+
+
+def _byte_value(text: str) -> int:
+    return int(text[3:5], 16) if _BYTE_TEXT.fullmatch(text) else -1
+
+
+def _backend(pieces: list[tuple[str, int]], vocab: Vocab, byte_fallback: bool) -> Any:
+    scores = [*vocab.scores.tolist(), 0.0]
+    proto = [
+        _field(1, _piece(text, score, kind)) for (text, kind), score in zip(pieces, scores, strict=False)
+    ]
+    proto.append(_field(2, _number(3, 2) + _number(35, byte_fallback)))  # trainer_spec: BPE, byte_fallback
+    # normalizer_spec: add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces all off
+    proto.append(_field(3, _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 0)))
+    processor = import_library("sentencepiece").SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(b"".join(proto))
+    except (RuntimeError, ValueError) as error:
+        raise GGUFError(
+            f"tokenizer.ggml.tokens: sentencepiece cannot hold this vocabulary: {error}"
+        ) from error
+    return processor
+
+
+def _piece(text: str, score: float, kind: int) -> bytes:
+    """SentencePiece message: piece, score, type."""
+    return (
+        _field(1, text.encode()) + b"\x15" + pack("<f", score) + (b"" if kind == NORMAL else _number(3, kind))
+    )
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _field(field: int, data: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(field << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    if value < 128:
+        return bytes((value,))
+    return bytes((value & 127 | 128,)) + _varint(value >> 7)

@@ -1,0 +1,287 @@
+"""The vocabulary of a GGUF file: token texts, types, scores and the special tokens with their rules.
+
+In: the metadata of an open file. Out: one frozen Vocab that every kind of tokenizer builds on. What metadata leaves
+open is decided as in llama.cpp (src/llama-vocab.cpp): defaults by kind, end tokens by text, overridden types.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.tokenizers.strings import decode_strings
+
+if TYPE_CHECKING:
+    from ggufpy.format.metadata import Metadata
+    from ggufpy.format.reader import GGUFFile
+
+NORMAL: Final = 1
+UNKNOWN: Final = 2
+CONTROL: Final = 3
+USER_DEFINED: Final = 4
+UNUSED: Final = 5
+BYTE: Final = 6
+
+MAX_TOKENS: Final = 1 << 24  # far above any model; a bound for hostile files
+
+_KEY = "tokenizer.ggml."
+_BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
+_END_OF_TURN = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<end_of_utterance>",
+)
+_END_OF_GENERATION = (
+    *_END_OF_TURN,
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "</s>",
+    "<|eom_id|>",
+    "[EOS]",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "[e~[",
+)
+# Fill-in-the-middle tokens by key and by text. Padding, repository and file separators also end a generation.
+_FILL = (
+    (("fim_pad_token_id",), ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]")),
+    (("fim_rep_token_id",), ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
+    (("fim_sep_token_id",), ("<|file_sep|>",)),
+)
+_FILL_PARTS = (
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<\uff5cfim\u2581begin\uff5c>",
+    "<PRE>",
+    "\u2581<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<\uff5cfim\u2581hole\uff5c>",
+    "<SUF>",
+    "\u2581<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<\uff5cfim\u2581end\uff5c>",
+    "<MID>",
+    "\u2581<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+)
+_ALWAYS_SHOWN = (
+    "<|channel|>",
+    "<|message|>",
+    "<|start|>",
+    "<|constrain|>",
+)  # gpt-oss writes its answer between them
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for a kind of tokenizer when the file does not say: ids of special tokens, BOS, EOS, space prefix."""
+
+    bos: int | None
+    eos: int | None
+    unknown: int | None
+    add_bos: bool
+    add_space_prefix: bool
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """A vocabulary of n tokens.
+
+    `texts`: n strings as stored (not yet bytes of text). `types`: int32 (n,), as they act; `stored_types`: as the file
+    has them. `scores`: float32 (n,). `ids`: text to its first id. `bos` ... `unknown`: ids or None. `end_tokens`: every
+    id that ends a generation.
+    """
+
+    texts: list[str]
+    types: NDArray[np.int32]
+    stored_types: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    ids: dict[str, int]
+    bos: int | None
+    eos: int | None
+    unknown: int | None
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    end_tokens: frozenset[int]
+    strip_after_special: frozenset[int]
+
+
+def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
+    """Reads and checks the vocabulary of `file`. Raises GGUFError naming the key that is wrong."""
+    metadata: Metadata = file.metadata
+    texts = token_texts(file)
+    n = len(texts)
+    stored = _array(metadata, "token_type", np.int32, n, NORMAL)
+    scores = _array(metadata, "scores", np.float32, n, 0.0)
+    if np.isnan(scores).any():
+        raise GGUFError(f"{_KEY}scores: a score is not a number; write the vocabulary again from its source")
+    ids = dict(zip(texts, range(n), strict=True))
+    if len(ids) != n:  # duplicates: the first one counts
+        ids = dict(zip(reversed(texts), range(n - 1, -1, -1), strict=True))
+    types = stored.copy()
+    bos = _special(metadata, "bos", n, _default(rules.bos, types, n))
+    eos = _special(metadata, "eos", n, _default(rules.eos, types, n))
+    end_tokens = _end_tokens(metadata, ids, types, eos)
+    add_bos = _flag(metadata, "add_bos_token")
+    add_eos = _flag(metadata, "add_eos_token")
+    for flag, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
+        if flag and token is None:
+            raise GGUFError(
+                f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is missing or not in the vocabulary"
+            )
+    prefix = _flag(metadata, "add_space_prefix")
+    return Vocab(
+        texts=texts,
+        types=types,
+        stored_types=stored,
+        scores=scores,
+        ids=ids,
+        bos=bos,
+        eos=eos,
+        unknown=_special(metadata, "unknown", n, _default(rules.unknown, types, n)),
+        add_bos=(rules.add_bos and bos is not None) if add_bos is None else add_bos,
+        add_eos=bool(add_eos),
+        add_space_prefix=rules.add_space_prefix if prefix is None else prefix,
+        end_tokens=end_tokens,
+        strip_after_special=_strip_after(metadata, ids, types),
+    )
+
+
+def token_texts(file: GGUFFile) -> list[str]:
+    """`tokenizer.ggml.tokens`, an empty text replaced by "[EMPTY_id]". Raises GGUFError if it is missing or empty."""
+    key = f"{_KEY}tokens"
+    if key not in file.metadata:
+        raise GGUFError(
+            f"{key} is missing: the file has no vocabulary; use the model's own file, or write it again"
+        )
+    texts = decode_strings(file.metadata.strings(key))
+    if not texts:
+        raise GGUFError(f"{key} is empty: the file has no vocabulary")
+    if len(texts) > MAX_TOKENS:
+        raise GGUFError(f"{key} holds {len(texts):,} tokens; at most {MAX_TOKENS:,} are read")
+    if "" in texts:
+        return [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+    return texts
+
+
+def _array(metadata: Metadata, name: str, dtype: type[np.generic], n: int, missing: float) -> NDArray[Any]:
+    """`tokenizer.ggml.<name>` as (n,) of `dtype`; `missing` n times if it is not there. Longer arrays are cut."""
+    key = _KEY + name
+    if key not in metadata:
+        return np.full(n, missing, dtype)
+    array = metadata.array(key)
+    if len(array) < n:
+        raise GGUFError(
+            f"{key} has {len(array):,} entries for {n:,} tokens; write the vocabulary again from its source"
+        )
+    return array[:n].astype(dtype)
+
+
+def _flag(metadata: Metadata, name: str) -> bool | None:
+    value = metadata.get(_KEY + name)
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise GGUFError(f"{_KEY}{name} must be true or false, not {str(value)[:40]!r}")
+    return None if value is None else bool(value)
+
+
+def _special(metadata: Metadata, name: str, n: int, default: int | None) -> int | None:
+    """The id under `tokenizer.ggml.<name>_token_id`; one outside the vocabulary counts as missing, as in llama.cpp."""
+    key = f"{_KEY}{name}_token_id"
+    value = metadata.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise GGUFError(f"{key} must be a token number, not {str(value)[:40]!r}")
+    return int(value) if 0 <= value < n else default
+
+
+def _default(token: int | None, types: NDArray[np.int32], n: int) -> int | None:
+    """A kind's usual id, if this vocabulary has a special token there."""
+    return token if token is not None and token < n and types[token] in (CONTROL, UNKNOWN) else None
+
+
+def _end_tokens(
+    metadata: Metadata, ids: dict[str, int], types: NDArray[np.int32], eos: int | None
+) -> frozenset[int]:
+    """Every end-of-generation id; sets `types` to CONTROL for tokens that are special by their text."""
+    n = len(types)
+    ends = {token for name in ("eot", "eom") if (token := _special(metadata, name, n, None)) is not None}
+    ends |= {eos} if eos is not None else set()
+    for keys, texts in _FILL:
+        token = _special(metadata, keys[0].removesuffix("_token_id"), n, None)
+        if token is None:
+            token = next((ids[text] for text in texts if text in ids), None)
+            if token is not None:
+                types[token] = CONTROL
+        if token is not None:
+            ends.add(token)
+    for text in _END_OF_GENERATION:
+        if text in ids:
+            types[ids[text]] = CONTROL
+            ends.add(ids[text])
+    for text in _FILL_PARTS:
+        if text in ids:
+            types[ids[text]] = CONTROL
+    for text in _ALWAYS_SHOWN:
+        if text in ids:
+            types[ids[text]] = USER_DEFINED
+    _keep_going(ids, types, ends)
+    return frozenset(ends)
+
+
+def _keep_going(ids: dict[str, int], types: NDArray[np.int32], ends: set[int]) -> None:
+    """Families in which a usual end token only ends a part of the answer (gpt-oss, solar-open, gemma 4)."""
+
+    def have(*texts: str) -> bool:
+        return all(text in ids and ids[text] in ends for text in texts)
+
+    calls = have("<|call|>") or have("<|calls|>")
+    if have("<|end|>") and calls and (have("<|return|>") or have("<|flush|>")):
+        ends.discard(ids["<|end|>"])
+        types[ids["<|end|>"]] = USER_DEFINED
+    if have("<|tool_response>", "</s>"):
+        ends.discard(ids["</s>"])
+        types[ids["</s>"]] = NORMAL
+
+
+def _strip_after(metadata: Metadata, ids: dict[str, int], types: NDArray[np.int32]) -> frozenset[int]:
+    """Special tokens that swallow the white space after them: those of Phi-3, known by `general.name`."""
+    name = str(metadata.get("general.name", "")).lower()
+    if "phi-3" not in name and "phi3" not in name:
+        return frozenset()
+    special = set(np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED, UNKNOWN))).tolist())
+    return frozenset(special - {ids[text] for text in ("<unk>", "<s>", "<|endoftext|>") if text in ids})
+
+
+def token_byte(text: str) -> bytes:
+    """The byte of a byte token: <0x0A> is a line end. A text of another form stands for itself."""
+    if _BYTE_TEXT.fullmatch(text):
+        return bytes((int(text[3:5], 16),))
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,116 @@
+"""A model small enough to follow by hand: token ids are bytes, and after byte b comes b + 1, after "z" the end."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ggufpy.errors import GGUFError
+from ggufpy.llm import Later, Llama, Parts
+
+BOS, EOS, VOCAB = 256, 257, 258
+
+
+class FakeSession:
+    """A session that logs what it evaluates; `succ` gives the likeliest token after the newest one."""
+
+    n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
+    weight_bytes, kv_bytes, flops_per_token, type_name = 1000, 100, 2e6, "F32"
+
+    def __init__(self, n_ctx: int = 64, succ: Callable[[int], int] | None = None) -> None:
+        self.n_ctx = n_ctx
+        self.held: list[int] = []
+        self.log: list[list[int]] = []
+        self.fail_after: int | None = None
+        self.closed = False
+        self.succ = succ or (lambda token: EOS if token == ord("z") else (token + 1) % 256)
+
+    @property
+    def n_past(self) -> int:
+        return len(self.held)
+
+    def eval(self, tokens: list[int]) -> None:
+        self.log.append(list(tokens))
+        for token in tokens:
+            if not 0 <= token < VOCAB:
+                raise GGUFError(f"token {token} is not in the vocabulary")
+            if self.fail_after is not None and len(self.held) >= self.fail_after:
+                raise KeyboardInterrupt
+            self.held.append(token)
+
+    def last_logits(self) -> np.ndarray:
+        return self._row(self.held[-1])
+
+    def eval_logits(self, tokens: list[int]) -> np.ndarray:
+        self.eval(tokens)
+        return np.stack([self._row(t) for t in tokens]) if tokens else np.zeros((0, VOCAB), np.float32)
+
+    def truncate(self, n: int) -> None:
+        assert 0 <= n <= len(self.held)
+        del self.held[n:]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _row(self, token: int) -> np.ndarray:
+        row = np.zeros(VOCAB, np.float32)
+        row[self.succ(token)] = 10.0
+        return row
+
+
+class FakeTokenizer:
+    """Bytes as ids; `<end>` is the end token when special tokens are parsed."""
+
+    n_vocab, bos, eos, add_bos, add_eos = VOCAB, BOS, EOS, True, False
+    end_tokens = frozenset({EOS})
+
+    def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        raw = text.encode() if isinstance(text, str) else text
+        ids: list[int] = [BOS] if add_special else []
+        for i, part in enumerate(raw.split(b"<end>") if parse_special else [raw]):
+            ids += ([EOS] if i else []) + list(part)
+        return ids
+
+    def token_bytes(self, token: int, special: bool = True) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(self.token_bytes(i) for i in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def stream(self) -> Any:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return SimpleNamespace(
+            push=lambda token: decoder.decode(self.token_bytes(token)), flush=lambda: decoder.decode(b"", True)
+        )
+
+
+class FakeTemplate:
+    """Renders `role:content;` for each message."""
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any) -> str:
+        return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt
+
+
+def parts(n_ctx: int = 64, template: bool = True, succ: Callable[[int], int] | None = None) -> Parts:
+    """The parts of a fake model."""
+    file = SimpleNamespace(
+        metadata={"general.architecture": "fake", "tokenizer.ggml.model": "fake"},
+        tensors={"a": SimpleNamespace(nbytes=700), "b": SimpleNamespace(nbytes=300)},
+        close=lambda: None,
+    )
+    session: Any = FakeSession(n_ctx, succ)
+    tokenizer: Any = Later(FakeTokenizer, start=True)
+    made: Any = Later(lambda: FakeTemplate() if template else None, start=False)
+    return Parts("fake.gguf", session, file, tokenizer, made)  # type: ignore[arg-type]
+
+
+def fake_llama(seed: int | None = None, **options: Any) -> Llama:
+    """A `Llama` around the fake model."""
+    return Llama.from_parts(parts(**options), seed)

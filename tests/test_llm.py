@@ -1,0 +1,322 @@
+"""`Llama` around a fake engine: context reuse, stop strings, OpenAI's shapes, errors."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts
+
+import ggufpy
+from ggufpy.generation import StopFilter
+from ggufpy.llm import Later, Llama, LoadOptions
+
+
+def ids(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def take(llm: Llama, text: str, count: int) -> list[int]:
+    return list(itertools.islice(llm.generate(ids(text), temp=0.0), count))
+
+
+def test_generate_goes_on_to_the_end_token() -> None:
+    llm = fake_llama()
+    generation = llm.generate(ids("w"), temp=0.0)
+    assert list(generation) == ids("xyz")
+    assert generation.finish == "stop"
+    assert llm.session.held == ids("wxyz")
+
+
+def test_generate_ends_where_the_context_does() -> None:
+    llm = fake_llama(n_ctx=4)
+    generation = llm.generate(ids("ab"), temp=0.0)
+    # two tokens fill the context, the third was drawn from its last logits
+    assert list(generation) == ids("cde")
+    assert generation.finish == "length"
+    assert list(generation) == []
+
+
+def test_a_token_is_evaluated_only_when_the_next_is_asked_for() -> None:
+    llm = fake_llama()
+    generation = llm.generate(ids("ab"), temp=0.0)
+    assert llm.session.log == []
+    assert next(generation) == ord("c")
+    assert llm.session.log == [ids("ab")]
+    assert next(generation) == ord("d")
+    assert llm.session.log == [ids("ab"), ids("c")]
+
+
+def test_the_common_prefix_is_not_evaluated_again() -> None:
+    llm = fake_llama()
+    assert take(llm, "abc", 2) == ids("de")
+    llm.session.log.clear()
+    assert take(llm, "abcdX", 1) == ids("Y")
+    assert llm.session.log == [ids("X")]
+    llm.session.log.clear()
+    assert take(llm, "abcd", 1) == ids("e")  # all held already: the last one again, for its logits
+    assert llm.session.log == [ids("d")]
+    llm.session.log.clear()
+    assert take(llm, "aX", 1) == ids("Y")
+    assert llm.session.log == [ids("X")]
+    assert llm.session.held == ids("aX")
+
+
+def test_what_an_interrupt_left_half_evaluated_is_used_rightly() -> None:
+    llm = fake_llama()
+    llm.session.fail_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        next(llm.generate(ids("abcdef"), temp=0.0))
+    assert llm.n_tokens == 3
+    llm.session.fail_after = None
+    llm.session.log.clear()
+    assert take(llm, "abcdef", 1) == ids("g")
+    assert llm.session.log == [ids("def")]
+
+
+def test_two_generations_cannot_share_the_context() -> None:
+    llm = fake_llama()
+    first, second = llm.generate(ids("a"), temp=0.0), llm.generate(ids("b"), temp=0.0)
+    next(first)
+    next(second)
+    with pytest.raises(ggufpy.GGUFError, match="another call took over"):
+        next(first)
+    assert next(second) == ord("d")
+    llm.reset()
+    with pytest.raises(ggufpy.GGUFError, match="another call took over"):
+        next(second)
+
+
+def test_ignore_eos_goes_on() -> None:
+    llm = fake_llama(succ=lambda token: EOS)
+    generation = llm.generate(ids("a"), temp=0.0, ignore_eos=True)
+    assert EOS not in set(itertools.islice(generation, 5))
+    assert generation.finish is None
+
+
+def test_logits_are_fresh_and_of_every_token() -> None:
+    llm = fake_llama()
+    llm.eval(ids("xyz"))
+    out = llm.logits(np.array(ids("ab")))
+    assert out.shape == (2, VOCAB)
+    assert out.dtype == np.float32
+    assert out.argmax(-1).tolist() == ids("bc")
+    assert llm.session.held == ids("ab")
+    assert llm.logits([]).shape == (0, VOCAB)
+
+
+def test_eval_appends_and_refuses_what_does_not_fit() -> None:
+    llm = fake_llama(n_ctx=4)
+    llm.eval(ids("ab"))
+    llm.eval(ids("c"))
+    assert llm.n_tokens == 3
+    with pytest.raises(ggufpy.GGUFError, match=r"2 tokens do not fit: 3 of the 4"):
+        llm.eval(ids("de"))
+    with pytest.raises(ggufpy.GGUFError, match="the prompt is 5 tokens and the context holds 4"):
+        llm.generate(ids("abcde"))
+    with pytest.raises(ggufpy.GGUFError, match="5 tokens are more than the context's 4"):
+        llm.logits(ids("abcde"))
+    with pytest.raises(ggufpy.GGUFError, match="nothing to start from"):
+        llm.generate([])
+    with pytest.raises(ggufpy.GGUFError, match="token 999"):
+        llm.logits([999])
+
+
+def test_small_accessors() -> None:
+    with fake_llama() as llm:
+        assert (llm.n_ctx(), llm.n_vocab(), llm.n_embd()) == (64, VOCAB, 8)
+        assert (llm.token_bos(), llm.token_eos()) == (BOS, EOS)
+        assert llm.tokenize(b"ab") == [BOS, *ids("ab")]
+        assert llm.tokenize(b"a<end>", add_bos=False, special=True) == [97, EOS]
+        assert llm.detokenize([BOS, 0xC3]) == b"\xc3"
+        assert llm.metadata["general.architecture"] == "fake"
+        session = llm.session
+    assert session.closed
+    llm.close()
+    with pytest.raises(ggufpy.GGUFError, match="closed"):
+        llm.eval([1])
+
+
+def test_unknown_options_raise() -> None:
+    llm = fake_llama()
+    with pytest.raises(TypeError, match="temprature"):
+        llm.create_completion("a", temprature=1)
+    with pytest.raises(TypeError, match="flavour"):
+        llm.generate(ids("a"), flavour=1)
+    with pytest.raises(TypeError):
+        Llama("x", n_gpu=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (LoadOptions(n_gpu_layers=-1), "GPU"),
+        (LoadOptions(cache_type_k="q8_0"), "q8_0"),
+        (LoadOptions(n_batch=0), "n_batch"),
+        (LoadOptions(n_ctx=-1), "n_ctx"),
+        (LoadOptions(n_threads=0), "n_threads"),
+    ],
+)
+def test_load_options_are_checked(options: LoadOptions, message: str) -> None:
+    with pytest.raises(ggufpy.GGUFError, match=message):
+        Llama.from_options("nope.gguf", options)
+
+
+def test_a_seed_makes_the_sequence_of_calls_repeatable() -> None:
+    def story(seed: int) -> list[str]:
+        llm = fake_llama(seed=seed)
+        return [llm("a", max_tokens=8, temperature=50.0, top_k=0, top_p=1.0, min_p=0.0)["choices"][0]["text"]
+                for _ in range(2)]
+
+    first = story(7)
+    assert first == story(7)
+    assert first[0] != first[1]
+    assert first != story(8)
+
+
+# -- completions --
+
+
+def test_completion_has_openais_shape() -> None:
+    out = fake_llama()("w", max_tokens=16, temperature=0.0)
+    assert out["object"] == "text_completion"
+    assert out["id"].startswith("cmpl-")
+    assert out["model"] == "fake.gguf"
+    assert abs(out["created"] - time.time()) < 60
+    assert out["choices"] == [{"text": "xyz", "index": 0, "logprobs": None, "finish_reason": "stop"}]
+    assert out["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+
+
+def test_max_tokens_and_echo() -> None:
+    llm = fake_llama()
+    out = llm.create_completion("ab", max_tokens=2, temperature=0.0, echo=True, model="mine")
+    assert out["choices"][0]["text"] == "abcd"
+    assert out["choices"][0]["finish_reason"] == "length"
+    assert out["model"] == "mine"
+    assert llm.session.held[-1] == ord("c")  # the last token is not evaluated for nothing
+    for endless in (None, -1, 0):
+        assert llm.create_completion(ids("t"), max_tokens=endless, temperature=0.0)["choices"][0]["text"] == "uvwxyz"
+
+
+def test_streaming_gives_the_same_text_and_one_reason() -> None:
+    chunks = list(fake_llama()("v", max_tokens=9, temperature=0.0, stream=True))
+    assert "".join(c["choices"][0]["text"] for c in chunks) == "wxyz"
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * 4 + ["stop"]
+    assert len({c["id"] for c in chunks}) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [("de", "bc"), (["xx", "d"], "bc"), ("cd", "b"), ("b", ""), (["efg", "fg"], "bcd"), ("zz", "bcdefghij")],
+)
+def test_stop_strings(stop: str | list[str], text: str, stream: bool) -> None:
+    out = fake_llama()("a", max_tokens=9, temperature=0.0, stop=stop, stream=stream)
+    if stream:
+        out = list(out)
+        shown = "".join(c["choices"][0]["text"] for c in out)
+        reason = out[-1]["choices"][0]["finish_reason"]
+    else:
+        shown, reason = out["choices"][0]["text"], out["choices"][0]["finish_reason"]
+    assert shown == text
+    assert reason == ("length" if stop == "zz" else "stop")
+
+
+def test_stop_filter_holds_back_only_a_beginning() -> None:
+    stop = StopFilter(["<|end|>"])
+    assert stop.push("one <") == "one "
+    assert stop.push("b> <|en") == "<b> "
+    assert stop.push("d|> more") == ""
+    assert stop.hit
+    assert stop.push("x") + stop.flush() == ""
+    loose = StopFilter(["aab"])
+    assert loose.push("aaa") == "a"
+    assert loose.flush() == "aa"
+
+
+def test_stop_strings_that_are_none() -> None:
+    for wrong in ("", [""], [3]):
+        if wrong == "":
+            continue  # as llama_cpp has it, an empty string is no stop string
+        with pytest.raises(ggufpy.GGUFError, match="stop"):
+            fake_llama()("a", stop=wrong)
+
+
+def test_characters_are_never_broken() -> None:
+    order = list("é€😀".encode()) + [EOS]
+    follow = dict(zip([ord("a"), *order[:-1]], order, strict=True))
+    # the bytes of the three characters are all different but 0x82/0xac, so that a table of successors is enough
+    llm = fake_llama(succ=lambda token: follow[token])
+    texts = [c["choices"][0]["text"] for c in llm("a", max_tokens=20, temperature=0.0, stream=True)]
+    assert "".join(texts) == "é€😀"
+    assert "\ufffd" not in "".join(texts)
+
+
+def test_logprobs_of_a_completion() -> None:
+    out = fake_llama()("a", max_tokens=3, temperature=0.0, logprobs=2, echo=True)["choices"][0]["logprobs"]
+    expected = 10 - np.log(np.exp(10) + VOCAB - 1)
+    assert out["tokens"] == ["b", "c", "d"]
+    assert out["text_offset"] == [1, 2, 3]
+    assert out["token_logprobs"] == pytest.approx([expected] * 3)
+    assert [len(top) for top in out["top_logprobs"]] == [2, 2, 2]
+    assert out["top_logprobs"][0]["b"] == pytest.approx(expected)
+    with pytest.raises(ggufpy.GGUFError, match="logprobs"):
+        fake_llama()("a", logprobs=-1)
+
+
+def test_chat_completion() -> None:
+    llm = fake_llama()
+    messages = [{"role": "user", "content": "hi"}]
+    assert llm.chat_tokens(messages) == [BOS, *ids("user:hi;a")]
+    out = llm.create_chat_completion(messages, max_tokens=3, temperature=0.0, logprobs=True, top_logprobs=1)
+    assert out["object"] == "chat.completion"
+    choice = out["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "bcd"}
+    assert choice["finish_reason"] == "length"
+    assert [entry["token"] for entry in choice["logprobs"]["content"]] == ["b", "c", "d"]
+    assert choice["logprobs"]["content"][0]["top_logprobs"][0]["bytes"] == [98]
+    assert out["usage"] == {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+
+
+def test_chat_streams_deltas() -> None:
+    chunks = list(
+        fake_llama().create_chat_completion([{"role": "user", "content": "hi"}], 2, temperature=0.0, stream=True)
+    )
+    assert {c["object"] for c in chunks} == {"chat.completion.chunk"}
+    deltas = [c["choices"][0]["delta"] for c in chunks]
+    assert deltas == [{"role": "assistant"}, {"content": "b"}, {"content": "c"}, {}]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_chat_needs_a_template() -> None:
+    with pytest.raises(ggufpy.GGUFError, match="no chat template"):
+        fake_llama(template=False).create_chat_completion([{"role": "user", "content": "hi"}])
+
+
+# -- what loads in the background --
+
+
+def test_later_hands_over_values_and_errors() -> None:
+    assert Later(lambda: 3, start=True).get() == 3
+    calls: list[int] = []
+    lazy = Later(lambda: calls.append(1) or 4, start=False)
+    assert not calls
+    assert (lazy.get(), lazy.get(), calls) == (4, 4, [1])
+
+    def fail() -> int:
+        raise ggufpy.GGUFError("bad vocabulary")
+
+    for start in (True, False):
+        broken = Later(fail, start)
+        for _ in range(2):
+            with pytest.raises(ggufpy.GGUFError, match="bad vocabulary"):
+                broken.get()
+
+
+def test_a_model_without_vocabulary_still_evaluates() -> None:
+    bare = parts()
+    bare.file.metadata.pop("tokenizer.ggml.model")  # type: ignore[attr-defined]
+    llm = Llama.from_parts(bare)
+    assert take(llm, "w", 4) == [*ids("xyz"), EOS]
