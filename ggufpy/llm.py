@@ -301,8 +301,8 @@ class Llama:
             raise TypeError(f"generate() takes sampling or sampling options, not both: {', '.join(options)}")
         ends = self.end_tokens()
         if ignore_eos:
-            never = {token: float("-inf") for token in ends}
-            sampling, ends = replace(sampling, logit_bias={**dict(sampling.logit_bias), **never}), frozenset()
+            never = tuple((token, float("-inf")) for token in ends)
+            sampling, ends = replace(sampling, logit_bias=(*sampling.logit_bias, *never)), frozenset()
         context = self._live()
         return Generation(context, _ids(tokens), Sampler(sampling, self.n_vocab()), ends)
 

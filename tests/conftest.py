@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data (GGUFPY_SHARED, or `shared` beside the repository); skips where there is none."""
+    """The folder of reference data: GGUFPY_SHARED, or `shared` beside the repository. Skips without one."""
     beside = Path(__file__).resolve().parent.parent.parent / "shared"
     folder = Path(os.environ.get("GGUFPY_SHARED", beside))
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A model small enough to follow by hand: token ids are bytes, and after byte b comes b + 1, after "z" the end."""
+"""A model small enough to follow by hand: ids are bytes; after byte b comes b + 1, after "z" the end."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ class FakeTokenizer:
     def stream(self) -> Any:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return SimpleNamespace(
-            push=lambda token: decoder.decode(self.token_bytes(token)), flush=lambda: decoder.decode(b"", True)
+            push=lambda token: decoder.decode(self.token_bytes(token)),
+            flush=lambda: decoder.decode(b"", True),
         )
 
 

@@ -227,9 +227,9 @@ def test_not_gguf(tmp_path: Path, name: str, data: bytes, message: str) -> None:
 def test_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(GGUFError, match="is a directory"):
         open_gguf(tmp_path)
-    with pytest.raises(GGUFError, match="^no such file: .*missing.gguf$"):
+    with pytest.raises(GGUFError, match=r"^no such file: .*missing\.gguf$"):
         open_gguf(tmp_path / "missing.gguf")
-    with pytest.raises(GGUFError, match="cannot open .*null"):
+    with pytest.raises(GGUFError, match=r"cannot open .*null"):
         open_gguf("a\0b")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(GGUFError, match="is not a regular file"):

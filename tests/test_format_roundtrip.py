@@ -68,7 +68,7 @@ def same(a: Any, b: Any) -> bool:
         return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, float):
         return isinstance(b, float) and (
-            a == b and math.copysign(1, a) == math.copysign(1, b) or a != a and b != b
+            (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
         )
     return type(a) is type(b) and bool(a == b)
 
@@ -178,7 +178,7 @@ def test_reads_what_gguf_writes(tmp_path: Path, endian: str) -> None:
     writer.add_float64("f64", 0.1)
     writer.add_bool("yes", True)
     writer.add_string("text", "größer 🦙")
-    writer.add_array("strings", ["a", "", "𝕏"])
+    writer.add_array("strings", ["a", "", "🦙"])
     writer.add_array("floats", [1.5, -2.0])
     rng = np.random.default_rng(1)
     arrays = {
@@ -199,7 +199,7 @@ def test_reads_what_gguf_writes(tmp_path: Path, endian: str) -> None:
         assert found == {
             "general.architecture": "llama", "u8": 200, "i8": -7, "u16": 60000, "i16": -600, "u32": 2**31,
             "i32": -(2**31), "u64": 2**63, "i64": -(2**63), "f64": 0.1, "yes": True, "text": "größer 🦙",
-            "strings": ["a", "", "𝕏"], "floats": [1.5, -2.0],
+            "strings": ["a", "", "🦙"], "floats": [1.5, -2.0],
         }  # fmt: skip
         assert f.metadata.type("u16") == "uint16"
         for name, array in arrays.items():

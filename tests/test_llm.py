@@ -167,8 +167,10 @@ def test_load_options_are_checked(options: LoadOptions, message: str) -> None:
 def test_a_seed_makes_the_sequence_of_calls_repeatable() -> None:
     def story(seed: int) -> list[str]:
         llm = fake_llama(seed=seed)
-        return [llm("a", max_tokens=8, temperature=50.0, top_k=0, top_p=1.0, min_p=0.0)["choices"][0]["text"]
-                for _ in range(2)]
+        return [
+            llm("a", max_tokens=8, temperature=50.0, top_k=0, top_p=1.0, min_p=0.0)["choices"][0]["text"]
+            for _ in range(2)
+        ]
 
     first = story(7)
     assert first == story(7)
@@ -197,7 +199,10 @@ def test_max_tokens_and_echo() -> None:
     assert out["model"] == "mine"
     assert llm.session.held[-1] == ord("c")  # the last token is not evaluated for nothing
     for endless in (None, -1, 0):
-        assert llm.create_completion(ids("t"), max_tokens=endless, temperature=0.0)["choices"][0]["text"] == "uvwxyz"
+        assert (
+            llm.create_completion(ids("t"), max_tokens=endless, temperature=0.0)["choices"][0]["text"]
+            == "uvwxyz"
+        )
 
 
 def test_streaming_gives_the_same_text_and_one_reason() -> None:
@@ -237,17 +242,17 @@ def test_stop_filter_holds_back_only_a_beginning() -> None:
 
 
 def test_stop_strings_that_are_none() -> None:
-    for wrong in ("", [""], [3]):
-        if wrong == "":
-            continue  # as llama_cpp has it, an empty string is no stop string
+    for none in (None, "", []):
+        assert fake_llama()("x", temperature=0.0, stop=none)["choices"][0]["text"] == "yz"
+    for wrong in ([""], [3]):
         with pytest.raises(ggufpy.GGUFError, match="stop"):
             fake_llama()("a", stop=wrong)
 
 
 def test_characters_are_never_broken() -> None:
-    order = list("é€😀".encode()) + [EOS]
+    order = [*"é€😀".encode(), EOS]
     follow = dict(zip([ord("a"), *order[:-1]], order, strict=True))
-    # the bytes of the three characters are all different but 0x82/0xac, so that a table of successors is enough
+    # no byte comes twice in these characters, so that a table of successors is enough
     llm = fake_llama(succ=lambda token: follow[token])
     texts = [c["choices"][0]["text"] for c in llm("a", max_tokens=20, temperature=0.0, stream=True)]
     assert "".join(texts) == "é€😀"
@@ -282,7 +287,9 @@ def test_chat_completion() -> None:
 
 def test_chat_streams_deltas() -> None:
     chunks = list(
-        fake_llama().create_chat_completion([{"role": "user", "content": "hi"}], 2, temperature=0.0, stream=True)
+        fake_llama().create_chat_completion(
+            [{"role": "user", "content": "hi"}], 2, temperature=0.0, stream=True
+        )
     )
     assert {c["object"] for c in chunks} == {"chat.completion.chunk"}
     deltas = [c["choices"][0]["delta"] for c in chunks]

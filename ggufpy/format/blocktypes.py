@@ -68,11 +68,10 @@ def by_id(type_id: int) -> Layout:
     return _layout(quants.by_id(type_id))
 
 
-@cache
 def by_name(name: str) -> Layout:
-    """The tensor type of this name ("F32", "Q4_K"); GGUFError where there is none."""
-    if name in _PLAIN_NAME:
-        return _PLAIN_NAME[name]
+    """The tensor type of this name ("F32", "Q4_K", any case); GGUFError where there is none."""
+    if isinstance(name, str) and name.upper() in _PLAIN_NAME:
+        return _PLAIN_NAME[name.upper()]
     from ggufpy import quants
 
     return _layout(quants.get(name))

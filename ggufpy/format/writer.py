@@ -291,7 +291,7 @@ def _shape_and_type(value: NDArray[Any] | Blocks | Tensor, name: str) -> tuple[t
         return value.shape, value.type
     if isinstance(value, Blocks):
         return _blocks_shape(value, name), value.type
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, (np.ndarray, np.generic)):
         raise GGUFError(f"tensor {shown(name)}: a {type(value).__name__} is not an array, Blocks or Tensor")
     layout = blocktypes.PLAIN_DTYPE.get(value.dtype.newbyteorder("="))
     if layout is None:
@@ -323,7 +323,7 @@ def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
     if isinstance(value, Tensor):
         yield from value.chunks(_CHUNK)
     else:
-        data = value.data if isinstance(value, Blocks) else value
+        data = value.data if isinstance(value, Blocks) else np.asarray(value)
         if data.size:
             yield data
 

@@ -1,8 +1,8 @@
 """Block types of GGUF tensors: one module each, whose file name is the type's name in lower case.
 
 `dequantize` and `quantize` work on arrays; `get` and `by_id` return the `BlockType` behind them. A module of
-this package that is not in HELPERS is a block type and ends with its instance, `BLOCK`: adding a type is adding
-a file.
+this package that is not in HELPERS is a block type and ends with its instance, `BLOCK`: adding a type is
+adding a file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 HELPERS = frozenset({"base", "bits", "grids", "kscales", "search"})
-LARGEST = np.finfo(np.float32).max
 # Numbers that GGUF files no longer use, from ggml.h: what they were.
 REMOVED = {
     4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
@@ -95,9 +94,9 @@ def dequantize(blocks: NDArray[np.uint8], name: str) -> Floats:
 def quantize(x: ArrayLike, name: str, importance: ArrayLike | None = None) -> Bytes:
     """float32 (..., n) → uint8 (..., bytes a row) of type `name`; other real numbers are converted first.
 
-    `importance`, (n,) or anything that broadcasts to x, says how much an error of each weight matters. GGUFError
-    if n is not a multiple of the block, a value is not finite (float types take any) or does not fit the type,
-    or the type cannot be written yet.
+    `importance`, (n,) or anything that broadcasts to x, says how much an error of each weight matters.
+    GGUFError if n is not a multiple of the block, a value is not finite (float types take any) or does not
+    fit the type, or the type cannot be written yet.
     """
     block = get(name)
     if not block.encodes:
@@ -113,7 +112,7 @@ def quantize(x: ArrayLike, name: str, importance: ArrayLike | None = None) -> By
     if out.size:
         weight = None if importance is None else _importance(importance, array.shape)
         if isinstance(block.panel, IntPanel):
-            _refuse(array, lambda part: ~(np.abs(part) <= LARGEST), "x", "is not a finite float32")
+            _refuse(array, lambda part: ~np.isfinite(part), "x", "is not a finite float32")
         _encode(block, array, weight, out)
     return out
 
@@ -162,9 +161,9 @@ def _importance(importance: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
         ) from None
     _refuse(
         np.atleast_1d(weight),
-        lambda part: ~((part >= 0) & (part <= LARGEST)),
+        lambda part: ~((part >= 0) & (part <= 1e20)),  # larger ones could overflow the search
         "importance",
-        "is not a finite number of at least 0",
+        "is not between 0 and 1e20",
     )
     if math.prod(weight.shape[:-1]) == 1:
         return np.broadcast_to(weight.reshape(-1), (1, shape[-1]))
@@ -178,11 +177,12 @@ def _numbers(x: ArrayLike, what: str) -> NDArray[Any]:
     return array
 
 
-def _refuse(x: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]], what: str, why: str) -> None:
-    """GGUFError that names the first element of x for which `wrong` holds."""
+def _refuse(x: NDArray[Any], wrong: Callable[[Floats], NDArray[np.bool_]], what: str, why: str) -> None:
+    """GGUFError that names the first element of x for which, as float32, `wrong` holds."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, CHUNK):
-        bad = wrong(flat[start : start + CHUNK])
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            bad = wrong(flat[start : start + CHUNK].astype(np.float32, copy=False))
         if bad.any():
             where = np.unravel_index(start + int(bad.argmax()), x.shape)
             at = ", ".join(str(int(i)) for i in where)

@@ -159,7 +159,7 @@ class BlockType(ABC):
         return Fields(parts.codes.reshape(rows, k), parts.scale.reshape(groups), minimum)
 
     def unpack(self, rec: Records) -> Fields:
-        """(rows, blocks a row) records, not empty → `fields` in any shape. Types with an integer panel define it."""
+        """(rows, blocks a row) records, not empty → `fields` in any shape. Integer panels need it."""
         raise NotImplementedError(self.name)
 
     def byteswap(self, blocks: Bytes) -> Bytes:

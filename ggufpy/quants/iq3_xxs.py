@@ -36,7 +36,7 @@ class IQ3_XXS(BlockType):
         signs = np.take(even_signs(), shifted(tail, (0, 7, 14, 21), 127))
         points = np.take(iq3_xxs(), compact(rec["qs"])).view(np.uint64)
         codes = signed_codes(points, signs, 32)
-        # The lattice is kept halved to fit six bits, so the scale is doubled; both groups of 16 have the same.
+        # The lattice is kept halved to fit six bits, so the scale is doubled; 32 weights share it.
         step = np.float32(0.5) + (tail >> np.uint32(28)).astype(np.float32)
         scale = np.repeat(rec["d"].astype(np.float32)[..., None] * step, 2, axis=-1)
         return Fields(codes, scale)

@@ -12,7 +12,10 @@ TABLE = code_table(LEVELS, 128)
 
 
 class IQ4_NL(BlockType):
-    """4-bit indices of 16 uneven levels, with a scale."""
+    """4-bit indices of 16 uneven levels, with a scale.
+
+    The levels: -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113.
+    """
 
     name = "IQ4_NL"
     id = 20

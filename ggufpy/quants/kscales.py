@@ -9,7 +9,7 @@ from ggufpy.quants.bits import compact
 
 
 def scales_and_minima(rec: Records) -> tuple[Floats, Floats]:
-    """(rows, blocks) records with d, dmin and 12 bytes `scales` → two (rows, blocks, 8): d * sc and -dmin * mn."""
+    """(rows, blocks) records with d, dmin, scales → d * sc and -dmin * mn, both (rows, blocks, 8)."""
     first, second, last = np.split(compact(rec["scales"]), 3, axis=-1)
     sc = np.concatenate([first & np.uint8(63), _upper(first) | last & np.uint8(15)], axis=-1)
     mn = np.concatenate([second & np.uint8(63), _upper(second) | last >> np.uint8(4)], axis=-1)

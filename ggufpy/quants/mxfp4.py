@@ -15,7 +15,10 @@ TABLE = code_table(LEVELS, 16)
 
 
 class MXFP4(BlockType):
-    """OCP microscaling: 4-bit floats (E2M1) with a power-of-two scale."""
+    """OCP microscaling: 4-bit floats (E2M1) with a power-of-two scale.
+
+    The levels: 0, 1, 2, 3, 4, 6, 8, 12, then the same negative.
+    """
 
     name = "MXFP4"
     id = 39

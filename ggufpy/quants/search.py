@@ -1,7 +1,7 @@
 """Rounding 32 weights to codes with one scale, or a scale and a minimum, as ggml's quantisers do.
 
-Everything here is transposed: x is (32, m), a block a column, so that each step runs over all blocks at once and
-sums add the weights of a block in file order, as ggml's loops do. The procedures are those of ggml-quants.c.
+Everything here is transposed: x is (32, m), a block a column, so that each step runs over all blocks at once
+and sums add the weights of a block in file order, as ggml's loops do. The procedures are ggml-quants.c's.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ def columns(x: Floats) -> Floats:
 
 def emphasis(x: Floats, importance: Floats) -> Floats:
     """(32, m) importance * sqrt(mean square of the row + x²), for x (rows, n), importance (rows or 1, n)."""
-    square = x * x
-    # Added in file order, not pairwise: on ties the last bit decides.
-    mean = np.add.accumulate(square, axis=-1)[:, -1:] / F(x.shape[1])
-    return columns(np.broadcast_to(importance, x.shape) * np.sqrt(mean + square))
+    with np.errstate(over="ignore"):  # of weights whose scale will be refused
+        square = x * x
+        # Added in file order, not pairwise: on ties the last bit decides.
+        mean = np.add.accumulate(square, axis=-1)[:, -1:] / F(x.shape[1])
+        weight = importance * np.sqrt(mean + square)
+    return columns(weight)
 
 
 def total(terms: Floats) -> Floats:
@@ -173,15 +175,15 @@ def _levels(x: Floats, inverse_scale: Floats, minimum: Floats, levels: int) -> F
 def _line(
     x: Floats, weight: Floats, codes: Floats, sum_w: Floats, sum_x: Floats
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """The weighted least-squares line through (code, x): scale, minimum (at most 0), and where there is one."""
+    """Weighted least-squares line through (code, x): scale, minimum (at most 0), where there is one."""
     terms = weight * codes
     sum_l = total(terms)
     sum_ll = total(terms * codes)
     terms *= x
     sum_lx = total(terms)
     determinant = sum_w * sum_ll - sum_l * sum_l
-    scale: Floats = (sum_w * sum_lx - sum_x * sum_l) / determinant
-    minimum: Floats = (sum_ll * sum_x - sum_l * sum_lx) / determinant
+    scale = ((sum_w * sum_lx - sum_x * sum_l) / determinant).astype(F, copy=False)
+    minimum = ((sum_ll * sum_x - sum_l * sum_lx) / determinant).astype(F, copy=False)
     above = minimum > 0
     np.copyto(scale, sum_lx / sum_ll, where=above)
     minimum[above] = 0

@@ -39,7 +39,7 @@ class TQ1_0(BlockType):
 
 
 def _digit(run: Bytes, i: int) -> Bytes:
-    """Base-3 digit i of each byte: times 3 to the i, the digits before it overflow; times 3 / 256 is the digit."""
+    """Base-3 digit i of each byte: times 3^i, the digits before it overflow; times 3 / 256, it is left."""
     rest = (run * np.uint8(3**i)).astype(np.uint16)
     digit: Bytes = (rest * np.uint16(3) >> np.uint16(8)).astype(np.uint8)
     return digit

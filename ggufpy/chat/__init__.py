@@ -1,0 +1,7 @@
+"""Chats: messages to prompts by the template that comes with a model. jinja2 is imported when one is used."""
+
+from __future__ import annotations
+
+from ggufpy.chat.template import ChatTemplate
+
+__all__ = ["ChatTemplate"]

@@ -1,0 +1,33 @@
+"""Architectures. A module here is named as `general.architecture` names it and has `plan(keys, tensors) -> Plan`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Protocol, cast
+
+from ggufpy.errors import GGUFError
+from ggufpy.plan import Plan
+
+from .base import Keys, TensorTable
+
+
+class Architecture(Protocol):
+    """What a module of this package offers."""
+
+    def plan(self, keys: Keys, tensors: TensorTable) -> Plan: ...
+
+
+def names() -> list[str]:
+    """Architectures that run."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def find(architecture: str) -> Architecture:
+    """The module of an architecture. Raises GGUFError for one that does not run yet."""
+    known = names()
+    if architecture not in known:
+        raise GGUFError(
+            f"general.architecture is {architecture!r}, which ggufpy does not run yet; it runs: {', '.join(known)}"
+        )
+    return cast(Architecture, importlib.import_module(f"{__name__}.{architecture}"))

@@ -1,0 +1,104 @@
+"""What architectures read a file through: metadata by short key with checked values, and the table of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.plan import Weight
+
+LARGEST = 1 << 31  # no count of a real model comes near it
+
+
+class TensorLike(Protocol):
+    """The part of a file's tensor that a plan looks at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def to_numpy(self) -> NDArray[Any]: ...
+
+
+TensorTable = Mapping[str, TensorLike]
+
+
+class Keys:
+    """Metadata under an architecture's prefix: `keys.count("attention.head_count")`."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self.architecture = metadata.get("general.architecture")
+
+    def _value(self, key: str, default: Any) -> tuple[str, Any]:
+        name = f"{self.architecture}.{key}"
+        if name in self._metadata:
+            return name, self._metadata[name]
+        if default is None:
+            raise GGUFError(f"the metadata has no {name}, which this architecture needs")
+        return name, default
+
+    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number of at least `least`; a list counts if all its entries (one a layer) agree."""
+        name, value = self._value(key, default)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, list | tuple):
+            if not value or any(v != value[0] for v in value):
+                raise GGUFError(f"{name} differs between layers, which ggufpy does not run yet")
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < LARGEST:
+            raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        return int(value)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number above zero."""
+        name, value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise GGUFError(f"{name} is {value!r}; it must be a finite number above zero")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        name, value = self._value(key, default)
+        if not isinstance(value, str):
+            raise GGUFError(f"{name} is {value!r}; it must be a string")
+        return value
+
+
+class Tensors:
+    """Hands out a file's tensors to a plan and checks their shapes; `finish` refuses what nobody asked for."""
+
+    def __init__(self, table: TensorTable) -> None:
+        self._table = table
+        self._used: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._table
+
+    def weight(self, name: str, *shape: int) -> Weight:
+        """A tensor that must be there. Raises GGUFError if it is missing or has another shape."""
+        if name not in self._table:
+            raise GGUFError(f"tensor {name} is missing (shape {shape} expected)")
+        if tuple(self._table[name].shape) != shape:
+            raise GGUFError(f"tensor {name} has shape {tuple(self._table[name].shape)}; {shape} expected")
+        self._used.add(name)
+        return Weight(name, shape)
+
+    def optional(self, name: str, *shape: int) -> Weight | None:
+        return self.weight(name, *shape) if name in self._table else None
+
+    def values(self, name: str, *shape: int) -> NDArray[Any]:
+        """A small tensor's numbers, wanted while planning."""
+        self.weight(name, *shape)
+        return self._table[name].to_numpy()
+
+    def finish(self) -> None:
+        """Raises GGUFError if the file has tensors that the plan does not use."""
+        left = sorted(set(self._table) - self._used)
+        if left:
+            more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+            raise GGUFError(f"tensors that this architecture does not use: {', '.join(left[:4])}{more}")

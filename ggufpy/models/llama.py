@@ -1,0 +1,131 @@
+"""The llama architecture: Llama 1 to 3, Mistral, SmolLM2, TinyLlama and the many that share their layers.
+
+Names of metadata and tensors: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggufpy.errors import GGUFError
+from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, Rope, SwiGlu
+
+from .base import Keys, Tensors, TensorTable
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the model, from `llama.*` metadata."""
+
+    layers: int
+    context: int
+    width: int
+    hidden: int
+    heads: Heads
+    eps: float
+    window: int
+
+
+def read_config(keys: Keys) -> Config:
+    """Raises GGUFError for a value that is missing, out of range or inconsistent."""
+    width, queries = keys.count("embedding_length"), keys.count("attention.head_count")
+    shared = keys.count("attention.head_count_kv", queries)
+    if queries % shared:
+        raise GGUFError(f"{queries} attention heads cannot share {shared} key/value heads")
+    if keys.count("expert_count", 0, least=0):
+        raise GGUFError("the model is a mixture of experts, which ggufpy does not run yet")
+    key_length = keys.count("attention.key_length", max(width // queries, 1))
+    value_length = keys.count("attention.value_length", key_length)
+    if max(key_length, value_length) > 1024 or queries // shared > 64:
+        raise GGUFError(f"heads of {key_length} and {value_length}, {queries // shared} to one key: larger than ggufpy runs")
+    return Config(
+        layers=keys.count("block_count"),
+        context=keys.count("context_length"),
+        width=width,
+        hidden=keys.count("feed_forward_length"),
+        heads=Heads(queries, shared, key_length, value_length, 1.0 / key_length**0.5),
+        eps=keys.number("attention.layer_norm_rms_epsilon", 1e-5),
+        window=keys.count("attention.sliding_window", 0, least=0),
+    )
+
+
+def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
+    """Rotary positions from metadata and `rope_freqs.weight`."""
+    rotated = keys.count("rope.dimension_count", config.heads.key_length)
+    if rotated % 2 or rotated > config.heads.key_length:
+        raise GGUFError(f"rope.dimension_count is {rotated}; it must be even and at most {config.heads.key_length}")
+    factors: tuple[float, ...] = ()
+    if "rope_freqs.weight" in tensors:
+        values = np.asarray(tensors.values("rope_freqs.weight", rotated // 2), np.float64)
+        if not np.all(np.isfinite(values) & (values > 0)):
+            raise GGUFError("rope_freqs.weight has a factor that is not a finite number above zero")
+        factors = tuple(values.tolist())
+    scaling = keys.text("rope.scaling.type", "none")
+    linear = keys.number("rope.scale_linear", 1.0)
+    if scaling == "none" and linear != 1.0:
+        scaling = "linear"  # how files wrote it before rope.scaling.type
+    if scaling not in ("none", "linear", "yarn", "llama3"):
+        raise GGUFError(f"rope.scaling.type is {scaling!r}; ggufpy knows none, linear, yarn and llama3")
+    return Rope(
+        dimensions=rotated,
+        base=keys.number("rope.freq_base", 10000.0),
+        factors=factors,
+        scaling=scaling,
+        factor=keys.number("rope.scaling.factor", linear),
+        original_context=keys.count("rope.scaling.original_context_length", config.context),
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        low_frequency=keys.number("rope.scaling.low_freq_factor", 1.0),
+        high_frequency=keys.number("rope.scaling.high_freq_factor", 4.0),
+    )
+
+
+def _layer(i: int, c: Config, tensors: Tensors) -> list[Op]:
+    """One block: attention and feed-forward, each added to the residual stream x."""
+    h, at = c.heads, f"blk.{i}."
+    q_rows, k_rows, v_rows = h.queries * h.key_length, h.shared * h.key_length, h.shared * h.value_length
+
+    def project(x: str, name: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
+        weight = tensors.weight(f"{at}{name}.weight", rows, columns)
+        return MatMul(x, weight, y, tensors.optional(f"{at}{name}.bias", rows), add)
+
+    return [
+        Norm("x", tensors.weight(f"{at}attn_norm.weight", c.width), "norm", c.eps),
+        project("norm", "attn_q", "q", q_rows, c.width),
+        project("norm", "attn_k", "k", k_rows, c.width),
+        project("norm", "attn_v", "v", v_rows, c.width),
+        Attend(i, "q", "k", "v", "attn", c.window),
+        project("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True),
+        Norm("x", tensors.weight(f"{at}ffn_norm.weight", c.width), "norm", c.eps),
+        project("norm", "ffn_gate", "gate", c.hidden, c.width),
+        project("norm", "ffn_up", "up", c.hidden, c.width),
+        SwiGlu("gate", "up", "ffn"),
+        project("ffn", "ffn_down", "x", c.width, c.hidden, add=True),
+    ]
+
+
+def plan(keys: Keys, tensors: TensorTable) -> Plan:
+    """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
+    c, table = read_config(keys), Tensors(tensors)
+    if "token_embd.weight" not in tensors or len(tensors["token_embd.weight"].shape) != 2:
+        raise GGUFError("tensor token_embd.weight is missing or not a matrix")
+    vocabulary = int(tensors["token_embd.weight"].shape[0])
+    embedding = table.weight("token_embd.weight", vocabulary, c.width)
+    rope = read_rope(keys, c, table)
+    body = [op for i in range(c.layers) for op in _layer(i, c, table)]
+    output = table.optional("output.weight", vocabulary, c.width) or embedding
+    head = (
+        Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
+        MatMul("norm", output, "logits", table.optional("output.bias", vocabulary)),
+    )
+    table.finish()
+    h = c.heads
+    widths = {
+        "x": c.width, "norm": c.width, "gate": c.hidden, "up": c.hidden, "ffn": c.hidden,
+        "q": h.queries * h.key_length, "k": h.shared * h.key_length, "v": h.shared * h.value_length,
+        "attn": h.queries * h.value_length, "logits": vocabulary,
+    }  # fmt: skip
+    return Plan(c.context, vocabulary, embedding, c.layers, h, rope, widths, tuple(body), head)

@@ -1,0 +1,48 @@
+"""Memory that kernels work on: regions with a known length, and the one place where addresses are given out."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+
+ALIGN = 64
+SLACK = 4096  # readable bytes past the end, for vectors and prefetches that run over
+HUGE = 1 << 21
+
+
+class Region:
+    """Zeroed memory of `nbytes`, aligned to cache lines (large ones to huge pages), freed when the last user is gone."""
+
+    def __init__(self, nbytes: int, what: str) -> None:
+        self.nbytes, self.what = nbytes, what
+        align = HUGE if nbytes >= HUGE else ALIGN
+        try:
+            mapping = mmap.mmap(-1, nbytes + SLACK + align)
+        except (OSError, OverflowError, ValueError) as error:
+            raise GGUFError(f"not enough memory for {what}: {nbytes / 2**20:,.0f} MiB") from error
+        if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass  # a kernel without huge pages serves small ones
+        whole = np.frombuffer(mapping, np.uint8)
+        start = -whole.ctypes.data % align
+        self.bytes: NDArray[np.uint8] = whole[start : start + nbytes]
+
+    def view(self, dtype: Any, *shape: int) -> NDArray[Any]:
+        """The region's beginning as an array. Raises ValueError if it does not fit."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > self.nbytes:
+            raise ValueError(f"{self.what}: {size} bytes wanted of {self.nbytes}")
+        return self.bytes[:size].view(dtype).reshape(shape)
+
+    def at(self, offset: int, nbytes: int) -> int:
+        """The address of `nbytes` bytes from `offset`. Raises ValueError unless all of them lie inside."""
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            raise ValueError(f"{self.what}: bytes {offset} to {offset + nbytes} of {self.nbytes}")
+        return int(self.bytes.ctypes.data) + offset
