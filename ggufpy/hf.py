@@ -107,8 +107,10 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
         raise GGUFError(
             f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
         ) from error
+    utils: Any = import_module("huggingface_hub.utils")
+    utils.logging.set_verbosity_error()  # its warnings of every retry would hide our one line
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         files = choose(huggingface_hub.HfApi().list_repo_files(ref.repo), ref)
         paths = [

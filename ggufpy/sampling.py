@@ -1,8 +1,9 @@
 """From logits to the next token, by one frozen set of options.
 
-In: `Sampling` and float32 logits (n_vocab,). Out: a token id. The steps and their order are those of llama.cpp's
-default chain: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. After top-k only the k
-likeliest are looked at, so that a large vocabulary costs one partition; greedy costs one argmax.
+In: `Sampling` and float32 logits (n_vocab,). Out: a token id. The steps and their order are those of
+llama.cpp's default chain: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. After
+top-k only the k likeliest are looked at, so that a large vocabulary costs one partition; greedy costs one
+argmax.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Ints = NDArray[np.int64]
 _ALIASES = {"temperature": "temp", "typical_p": "typical"}
 _SEED_LIMIT = 1 << 64
 _MOST_RECENT = 1 << 31
+_SLACK = 1e-3  # min-p is decided in float64 afterwards
 _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
 
 
@@ -32,11 +34,12 @@ _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is larg
 class Sampling:
     """How the next token is chosen; the defaults are llama.cpp's. Raises GGUFError for a value out of range.
 
-    `temp` (0 or less: always the likeliest token), `top_k` (0 or less: all), `top_p`, `min_p` and `typical` (shares
-    of probability; 1, 0 and 1 turn them off), `repeat_penalty` (divides positive logits of recent tokens, multiplies
-    negative ones), `repeat_last_n` (how many tokens are recent: 0 none, -1 all), `presence_penalty` and
-    `frequency_penalty` (subtracted once, and per occurrence, from recent tokens), `logit_bias` (pairs or a mapping
-    of token to what is added; -inf forbids it), `seed` (None or -1: another one every time).
+    `temp` (0 or less: always the likeliest token), `top_k` (0 or less: all), `top_p`, `min_p` and `typical`
+    (shares of probability; 1, 0 and 1 turn them off), `repeat_penalty` (divides positive logits of recent
+    tokens, multiplies negative ones), `repeat_last_n` (how many tokens are recent: 0 none, -1 all),
+    `presence_penalty` and `frequency_penalty` (subtracted once, and per occurrence, from recent tokens),
+    `logit_bias` (pairs or a mapping of token to what is added; -inf forbids it), `seed` (None or -1: another
+    one every time).
     """
 
     temp: float = 0.8
@@ -72,7 +75,8 @@ class Sampling:
 
     @classmethod
     def from_options(cls, **options: Any) -> Sampling:
-        """Options by name; `temperature` and `typical_p` are other names of `temp` and `typical`, None is the default.
+        """Options by name; `temperature` and `typical_p` are other names of `temp` and `typical`, None is
+        the default.
 
         Raises TypeError for a name that is not known or given twice, GGUFError for a value.
         """
@@ -119,7 +123,8 @@ class Sampler:
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
 
     def accept(self, token: int) -> None:
-        """Counts a token of the text, from the prompt or drawn, for the penalties. Raises GGUFError for no token."""
+        """Counts a token of the text, from the prompt or drawn, for the penalties. Raises GGUFError for no
+        token."""
         index = operator.index(token)
         if not 0 <= index < self.n_vocab:
             raise GGUFError(f"token {index} is not in the vocabulary of {self.n_vocab:,} tokens")
@@ -168,12 +173,16 @@ class Sampler:
 
     def _draw(self, logits: Floats) -> int:
         s = self.sampling
-        ids = _top_k(logits, s.top_k)
+        rest = 0.0
+        if s.top_k <= 0 and s.typical >= 1 and s.min_p > 0:
+            ids, rest = _above(logits, s.min_p)  # what min-p leaves, without sorting the whole vocabulary
+        else:
+            ids = _top_k(logits, s.top_k)
         left = logits[ids].astype(np.float64)
         if s.typical < 1:
             ids, left = _typical(ids, left, s.typical)
         if s.top_p < 1:
-            kept = _nucleus(_softmax(left), s.top_p)
+            kept = _nucleus(_softmax(left) * (1 - rest), s.top_p)
             ids, left = ids[:kept], left[:kept]
         if s.min_p > 0:
             kept = int(
@@ -197,8 +206,19 @@ def _top_k(logits: Floats, k: int) -> Ints:
     return ids[logits[ids] > -np.inf]
 
 
+def _above(logits: Floats, share: float) -> tuple[Ints, float]:
+    """Ids whose probability is at least `share` of the largest, largest first, and the probability of all
+    others."""
+    best = float(logits.max())
+    ids = np.flatnonzero(logits >= best + math.log(share) - _SLACK)
+    ids = ids[np.argsort(-logits[ids], kind="stable")]
+    weights = np.exp(logits - np.float32(best), dtype=np.float32)
+    return ids, 1 - float(weights[ids].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+
+
 def _below_top(logits: Floats, k: int) -> np.float32:
-    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest logit."""
+    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest
+    logit."""
     stripes = logits[: len(logits) // _STRIPE * _STRIPE].reshape(_STRIPE, -1)
     values = stripes.max(axis=0) if stripes.shape[1] >= 2 * k else logits
     bound: np.float32 = np.partition(values, len(values) - k)[len(values) - k]
@@ -206,8 +226,9 @@ def _below_top(logits: Floats, k: int) -> np.float32:
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    return weights
 
 
 def _nucleus(p: NDArray[np.float64], share: float) -> int:
@@ -216,8 +237,8 @@ def _nucleus(p: NDArray[np.float64], share: float) -> int:
 
 
 def _typical(ids: Ints, logits: NDArray[np.float64], share: float) -> tuple[Ints, NDArray[np.float64]]:
-    """Tokens whose surprise is closest to the entropy, up to `share` of probability (Meister et al. 2022); they stay
-    in the order of their logits."""
+    """Tokens whose surprise is closest to the entropy, up to `share` of probability (Meister et al. 2022);
+    they stay in the order of their logits."""
     p = _softmax(logits)
     surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
     order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
@@ -249,7 +270,8 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
-    """`logit_bias` as pairs of token and bias, each token once; texts of digits count as tokens (JSON has no others)."""
+    """`logit_bias` as pairs of token and bias, each token once; texts of digits count as tokens (JSON has no
+    others)."""
     items: Iterable[Any] = bias.items() if isinstance(bias, Mapping) else bias
     pairs: dict[int, float] = {}
     try:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ggufpy.errors import GGUFError
 from ggufpy.format import from_bytes
@@ -231,13 +235,56 @@ def test_not_a_file(tmp_path: Path) -> None:
         open_gguf(tmp_path / "missing.gguf")
     with pytest.raises(GGUFError, match=r"cannot open .*null"):
         open_gguf("a\0b")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(GGUFError, match="is not a regular file"):
-        open_gguf(tmp_path / "pipe")
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(GGUFError, match="is not a regular file"):
+            open_gguf(tmp_path / "pipe")
     below = tmp_path / "file"
     below.write_bytes(b"x")
     with pytest.raises(GGUFError, match="cannot open"):
         open_gguf(below / "below.gguf")
+
+
+VALID = file(
+    [
+        key("general.alignment", UINT32, struct.pack("<I", 32)),
+        key("s", ARRAY, array(STRING, 2, text("ab") + text(""))),
+        key(
+            "n",
+            ARRAY,
+            array(ARRAY, 2, array(BOOL, 2, b"\0\1") + array(ARRAY, 1, array(STRING, 1, text("c")))),
+        ),
+        key("f", 12, struct.pack("<d", 0.5)),
+    ],
+    [
+        tensor("t", (8,), 0, 0),
+        tensor("u", (2, 2), 1, 32),
+        tensor("q", (32, 2), 8, 64),
+        tensor("e", (0,), 0, 0),
+    ],
+    bytes(140),
+)
+PLACE = st.integers(0, len(VALID) - 1)
+NUMBERS = st.sampled_from([struct.pack(code, n) for code in "IQ" for n in (0, 1, 9, 33, 2**31, 2**32 - 1)])
+
+
+@settings(max_examples=1500, deadline=1000)
+@given(
+    edits=st.lists(st.tuples(PLACE, NUMBERS | st.binary(min_size=1, max_size=9)), max_size=4),
+    keep=st.none() | PLACE,
+)
+def test_mutated_headers(edits: list[tuple[int, bytes]], keep: int | None) -> None:
+    data = bytearray(VALID)
+    for place, new in edits:
+        data[place : place + len(new)] = new
+    try:
+        read = from_bytes(bytes(data[:keep]))
+    except GGUFError as e:
+        assert "\n" not in str(e)  # noqa: PT017
+    else:
+        assert len(dict(read.metadata)) == len(read.metadata)
+        with np.errstate(all="ignore"):
+            assert all(t.to_numpy().shape == t.shape for t in read.tensors.values())
 
 
 def many_tensors(n: int) -> bytes:
@@ -261,6 +308,7 @@ CROWDED = {
     "tensors": lambda: many_tensors(65_536),
     "too many tensors": lambda: many_tensors(65_537),
     "keys": lambda: file([key(f"{i:x}", UINT8, b"\1") for i in range(65_535)] + [b"\xff"]),
+    "too many bools": lambda: file([key("k", ARRAY, array(BOOL, 1 << 25, bytes(1 << 25)))]),
     "bools": lambda: file([key("k", ARRAY, array(BOOL, 8_000_000, bytes(7_999_999) + b"\2"))]),
 }
 

@@ -292,7 +292,6 @@ class FakeHub:
 
     def __init__(self, files: list[str]) -> None:
         self.files, self.calls, self.error = files, [], None
-        self.utils = SimpleNamespace(disable_progress_bars=lambda: None)
 
     def HfApi(self) -> FakeHub:
         return self
@@ -318,6 +317,9 @@ class FakeHub:
 def hugging(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(QUANTS + SHARDS)
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    logs = SimpleNamespace(set_verbosity_error=lambda: None)
+    utils = SimpleNamespace(disable_progress_bars=lambda: None, logging=logs)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
     return fake
 
 

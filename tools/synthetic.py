@@ -105,7 +105,7 @@ def tensor_infos(shape: Shape, type_name: str) -> Iterator[TensorInfo]:
 
 
 def _more_bits(layer: int, n_layer: int) -> bool:
-    """Layers whose attn_v and ffn_down a _M mix gives more bits: both ends and every third (llama-quant.cpp)."""
+    """Layers whose attn_v and ffn_down get more bits in a _M mix: both ends and every third."""
     eighth = n_layer // 8
     return layer < eighth or layer >= 7 * n_layer // 8 or (layer - eighth) % 3 == 2
 
@@ -176,7 +176,7 @@ def make_rows(block: BlockType, width: int, rng: np.random.Generator) -> NDArray
 
 
 def random_blocks(block: BlockType, count: int, spread: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(count, bytes) random blocks that decode to finite weights of about zero mean and deviation `spread`."""
+    """(count, bytes) random blocks that decode to weights of about zero mean and deviation `spread`."""
     if block.name in ("I8", "I16", "I32", "I64"):
         raise GGUFError(f"{block.name} holds whole numbers, not weights; choose another type")
     data = rng.integers(0, 256, (count, block.nbytes), np.uint8)

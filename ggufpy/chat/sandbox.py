@@ -1,8 +1,8 @@
 """A jinja2 environment for templates that come with model files, which anyone may have written.
 
-jinja2's immutable sandbox keeps a template from reaching Python's internals. What it leaves open is how much a
-template may do, so every loop, call, filter, operator and literal here is charged to a Meter: work (characters and
-items made, iterations), the size of one value, and seconds.
+jinja2's immutable sandbox keeps a template from reaching Python's internals. What it leaves open is how much
+a template may do, so every loop, call, filter, operator and literal here is charged to a Meter: work
+(characters and items made, iterations), the size of one value, and seconds.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class _PlainNamespace(Namespace):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, `tojson` without HTML escapes,
-    `raise_exception`, `strftime_now`; every template metered."""
+    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, `tojson` without
+    HTML escapes, `raise_exception`, `strftime_now`; every template metered."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -155,7 +155,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         code = self.compile(_Metering().visit(tree))
         return self.template_class.from_code(self, code, self.make_globals(None))
 
-    def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+    def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call, with its arguments checked where they decide the size of the result."""
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(function, (Macro, BlockReference)):
@@ -164,7 +165,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_arguments(getattr(method, "__name__", ""), (owner, *args), kwargs)
         return _METER.get().made(super().call(context, function, *args, **kwargs))
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: D102
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """An operator, checked before and charged after."""
         if operator == "**" or (operator == "*" and isinstance(left, int) and isinstance(right, int)):
             _check_number(operator, left, right)
         elif operator == "*":
@@ -177,7 +179,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 class _Metering(NodeTransformer):
     """Puts the charging filters around what makes values, and around what loops run over."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.recursive:
             raise TemplateError("recursive loops are not supported")
         text = nodes.Const(sum(_text_in(part) for part in (*node.body, *node.else_)), lineno=node.lineno)
@@ -189,12 +191,12 @@ class _Metering(NodeTransformer):
         self.generic_visit(node)
         return _filtered(node, _CHARGE, [])
 
-    visit_Concat = visit_List = visit_Dict = _charged  # noqa: N815
+    visit_Concat = visit_List = visit_Dict = _charged
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
         return self._charged(node) if node.ctx == "load" else node
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, _CHARGE, []) if isinstance(node.arg, nodes.Slice) else node
 
@@ -221,8 +223,8 @@ def _counted(_: Context, items: Iterable[Any], text: int) -> Iterator[Any]:
 
 
 def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with its arguments checked and its result charged; always called with the context, so that nothing
-    is computed while a template is compiled."""
+    """`function` with its arguments checked and its result charged; always called with the context, so that
+    nothing is computed while a template is compiled."""
     passed = str(getattr(function, "jinja_pass_arg", ""))
 
     @pass_context

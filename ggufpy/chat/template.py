@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ggufpy.format.reader import GGUFFile
     from ggufpy.tokenizers import Tokenizer
 
-MAX_SOURCE = 1 << 18  # characters of a template
+MAX_SOURCE = 1 << 17  # characters of a template
 MAX_OUTPUT = 1 << 26  # characters of a prompt
 _KEY = "tokenizer.chat_template"
 _SPACE = re.compile(r"\s+")
@@ -21,12 +21,14 @@ _SPACE = re.compile(r"\s+")
 class ChatTemplate:
     """A compiled template with the model's BOS and EOS texts. Safe to share between threads.
 
-    Templates run in a sandbox: no access to Python, at most MAX_SOURCE characters of source, MAX_OUTPUT of text, and
-    the work, value size and seconds that `ggufpy.chat.sandbox` allows. jinja2 is imported when one is made.
+    Templates run in a sandbox: no access to Python, at most MAX_SOURCE characters of source, MAX_OUTPUT of
+    text, and the work, value size and seconds that `ggufpy.chat.sandbox` allows. jinja2 is imported when one
+    is made.
     """
 
     def __init__(self, source: str, bos_token: str = "", eos_token: str = "", name: str = _KEY) -> None:
-        """Compiles `source`; `name` is what errors call it. Raises GGUFError if it is too long or no template."""
+        """Compiles `source`; `name` is what errors call it. Raises GGUFError if it is too long or no
+        template."""
         if len(source) > MAX_SOURCE:
             raise GGUFError(
                 f"{name}: {len(source):,} characters are too many for a template; at most {MAX_SOURCE:,}"
@@ -61,10 +63,12 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **extra: Any
     ) -> str:
-        """The prompt for `messages`, each a mapping with a text `role` and `content` (a text, parts, or None).
+        """The prompt for `messages`, each a mapping with a text `role` and `content` (a text, parts, or
+        None).
 
-        `extra` (such as `tools`) are further variables of the template. Raises GGUFError for messages of another
-        form, for what the template refuses (`raise_exception`), and for a template that fails or does too much.
+        `extra` (such as `tools`) are further variables of the template. Raises GGUFError for messages of
+        another form, for what the template refuses (`raise_exception`), and for a template that fails or
+        does too much.
         """
         variables = {"tools": None, "documents": None, **self._tokens, **extra}
         variables["messages"] = _checked(messages)

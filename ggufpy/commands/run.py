@@ -208,7 +208,7 @@ def _report(result: Result) -> None:
 
     line = (
         f"prompt {result.prompt_tokens} tokens{rate(result.prompt_per_second)}, answer {result.tokens} tokens"
-        f"{rate(result.decode_per_second)}, {result.seconds:.2f} s"
+        f"{rate(result.decode_per_second)}, {result.seconds:.2f} s with loading"
     )
     dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\x1b[2m{line}\x1b[0m" if dim else line, file=sys.stderr)

@@ -27,7 +27,7 @@ class AtomicFile:
             self._target = Path(os.path.realpath(path))
             if self._target.is_dir():
                 raise GGUFError(f"cannot write {path}: it is a directory")
-            self._temporary = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(6)}.tmp")
+            self._temporary = self._target.with_name(f".ggufpy-{secrets.token_hex(8)}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             if sys.platform == "win32":
                 flags |= os.O_BINARY

@@ -21,6 +21,7 @@ from ggufpy.format.values import (
     BOOL,
     MAX_DEPTH,
     MAX_DIMS,
+    MAX_ELEMENTS,
     MAX_KEYS,
     MAX_NAME,
     MAX_NESTED,
@@ -127,6 +128,7 @@ class _Parser:
         self.u64 = Struct(order + "Q").unpack_from
         self.strings: dict[int, StringArray] = {}
         self.nested = 0  # arrays within arrays so far
+        self.elements = 0  # strings and bools in arrays so far
         self.walked = 0  # strings walked in Python so far
 
     def parse(self) -> Header:
@@ -213,6 +215,9 @@ class _Parser:
         start = at + 12
         least = size or (8 if type_id == STRING else 12)
         self.bound(count, least, self.size - start, f"length of {field} at byte {at + 4}")
+        if type_id in (STRING, BOOL):
+            self.elements += count
+            self.bound(self.elements, 1, self.size, f"length of {field} at byte {at + 4}", MAX_ELEMENTS)
         if type_id == STRING:
             return self.string_array(start, count, field, keep=depth == 1)
         if type_id == ARRAY:
@@ -226,9 +231,9 @@ class _Parser:
         return start + int(count) * size
 
     def bools(self, start: int, count: int, field: str) -> None:
-        wrong = np.frombuffer(self.buffer, np.uint8, count, start) > 1
-        if wrong.any():
-            i = int(wrong.argmax())
+        values = np.frombuffer(self.buffer, np.uint8, count, start)
+        if values.max() > 1:
+            i = int((values > 1).argmax())
             raise GGUFError(f"{field}[{i}] at byte {start + i}: is not a bool (00 or 01)")
 
     def string_array(self, start: int, count: int, field: str, keep: bool) -> int:

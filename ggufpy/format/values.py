@@ -48,6 +48,7 @@ MAX_DEPTH = 16  # arrays within arrays
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
 MAX_NESTED = 1 << 16  # arrays inside arrays, in one file
+MAX_ELEMENTS = 1 << 24  # strings and bools in arrays, which are looked at one by one, in one file
 MAX_NAME = 65_535  # bytes of a key or of a tensor's name
 MAX_DIMS = 4
 

@@ -33,5 +33,5 @@ def block_bytes(panel: IntPanel, lanes: int) -> int:
 
 
 def quantised_row_bytes(columns: int) -> int:
-    """Bytes of one row of 8-bit activations: codes, then f32 scales by 32, then i32 sums of codes by 16."""
-    return columns + columns // 32 * 4 + columns // 16 * 4
+    """Bytes of one row of 8-bit activations: codes, then f32 scales and i32 sums of codes, both by 16 columns."""
+    return columns + columns // 16 * 8

@@ -2,7 +2,7 @@
 
 Constants: bits, group, offset, has_min (the panel), tokens (activations that share one reading of the weights).
 Weights are read four panels at a time, each from its own quarter of the thread's share, so that memory serves four
-streams. For each 32 columns the products are summed exactly in i32, then scaled into f32: the order over k is the same
+streams. For each 16 columns the products are summed exactly in i32, then scaled into f32: the order over k is the same
 whatever the number of threads or tokens, and so are the bits of y.
 
 Threads share panels out; `rows` is padded to whole panels, and so must y's rows and bias be. `step` points to the number
@@ -56,9 +56,7 @@ def _accumulator(v: Any, p: Mapping[str, Any], streams: int, tokens: int) -> Any
     bits, group, offset, has_min = p["bits"], p["group"], p["offset"], p["has_min"]
     L = v.L
     code = _unpacker(v, bits)
-    halves, span = 32 // group, group // 4
     scales_at = scale_offset(bits, L)
-    minima_at = halves * L * 2  # from the scales
     size = _size(p, L)
     signed8 = bits == 8
     bias_unit = v.S8_BIAS if signed8 else -offset
@@ -67,60 +65,64 @@ def _accumulator(v: Any, p: Mapping[str, Any], streams: int, tokens: int) -> Any
     dot = v.dot4_signed if signed8 else v.dot4
 
     @v.njit  # type: ignore[untyped-decorator]
-    def sum_of(sums, h):  # type: ignore[no-untyped-def]
-        s = v.load_i32(sums + 4 * h)
-        if halves == 1:
-            s = s + v.load_i32(sums + 4)
-        return s
+    def products(first, stride, at, x_stride, sums, h, acc):  # type: ignore[no-untyped-def]
+        # acc[j, t] = Σ code · x over the 16 columns of half h, less the codes' offset.
+        for t in range(tokens):
+            start = v.splat_i(0)
+            if bias_unit != 0:
+                start = v.splat_i(v.load_i32(sums + t * x_stride) * bias_unit)
+            for j in range(streams):
+                acc[j * tokens + t] = start
+        for i in range(4):
+            g = 4 * h + i
+            for j in range(streams):
+                word = code(first + j * stride, g)
+                for t in range(tokens):
+                    n = j * tokens + t
+                    acc[n] = dot(acc[n], word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
 
     @v.njit  # type: ignore[untyped-decorator]
-    def accumulate(weights, stride, blocks, x, x_stride, d_at, s_at, total):  # type: ignore[no-untyped-def]
-        # total: registers with streams × tokens sums, zero at first.
-        acc = v.ints(count)
-        words = v.ints(streams)
+    def accumulate(weights, stride, blocks, x, x_stride, total):  # type: ignore[no-untyped-def]
+        # total[j, t] += Σ weight · x over all columns, block by block.
+        low, high = v.ints(count), v.ints(count)
         for b in range(blocks):
-            at = x + 32 * b
-            scale_x = x + d_at + 4 * b
-            sums_x = x + s_at + 8 * b
             first = weights + b * size
+            at = x + 32 * b
+            d_at = x + 32 * blocks + 8 * b
+            s_at = x + 40 * blocks + 8 * b
             if tokens == 1:
                 for j in range(streams):
                     for line in range(lines):
                         v.prefetch(first + j * stride + PREFETCH + 64 * line)
-            for h in range(halves):
-                for t in range(tokens):
-                    start = v.splat_i(0)
-                    if bias_unit != 0:
-                        start = v.splat_i(sum_of(sums_x + t * x_stride, h) * bias_unit)
-                    for j in range(streams):
-                        acc[j * tokens + t] = start
-                for i in range(span):
-                    g = h * span + i
-                    for j in range(streams):
-                        words[j] = code(first + j * stride, g)
-                    for t in range(tokens):
-                        four = v.splat_i(v.load_i32(at + t * x_stride + 4 * g))
-                        for j in range(streams):
-                            n = j * tokens + t
-                            acc[n] = dot(acc[n], words[j], four)
+            products(first, stride, at, x_stride, s_at, 0, low)
+            products(first, stride, at, x_stride, s_at + 4, 1, high)
+            for t in range(tokens):
+                d0, d1 = v.load_f32(d_at + t * x_stride), v.load_f32(d_at + t * x_stride + 4)
+                s0 = d0 * v.load_i32(s_at + t * x_stride)
+                s1 = d1 * v.load_i32(s_at + t * x_stride + 4)
                 for j in range(streams):
-                    scales = first + j * stride + scales_at + h * L * 2
+                    n = j * tokens + t
+                    scales = first + j * stride + scales_at
                     scale = v.load_f16(scales)
-                    for t in range(tokens):
-                        n = j * tokens + t
-                        d = v.load_f32(scale_x + t * x_stride)
-                        total[n] = v.fma(v.to_f(acc[n]), scale * v.splat_f(d), total[n])
+                    if group == 32:
+                        both = v.fma(v.to_f(high[n]), v.splat_f(d1), v.to_f(low[n]) * v.splat_f(d0))
+                        total[n] = v.fma(both, scale, total[n])
                         if has_min:
-                            s = sum_of(sums_x + t * x_stride, h)
-                            total[n] = v.fma(v.splat_f(d * s), v.load_f16(scales + minima_at), total[n])
+                            total[n] = v.fma(v.splat_f(s0 + s1), v.load_f16(scales + 2 * L), total[n])
+                    else:
+                        total[n] = v.fma(v.to_f(low[n]) * v.splat_f(d0), scale, total[n])
+                        scale = v.load_f16(scales + 2 * L)
+                        total[n] = v.fma(v.to_f(high[n]) * v.splat_f(d1), scale, total[n])
+                        if has_min:
+                            total[n] = v.fma(v.splat_f(s0), v.load_f16(scales + 4 * L), total[n])
+                            total[n] = v.fma(v.splat_f(s1), v.load_f16(scales + 6 * L), total[n])
 
     @v.njit  # type: ignore[untyped-decorator]
     def tile(weights, stride, blocks, x, x_stride, y, y_step, y_stride, bias, multiplier, add):  # type: ignore[no-untyped-def]
         total = v.floats(count)
         for n in range(count):
             total[n] = v.splat_f(0.0)
-        d_at = 32 * blocks
-        accumulate(weights, stride, blocks, x, x_stride, d_at, d_at + 4 * blocks, total)
+        accumulate(weights, stride, blocks, x, x_stride, total)
         for j in range(streams):
             for t in range(tokens):
                 out = y + j * y_step + t * y_stride

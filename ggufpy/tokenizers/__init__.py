@@ -20,8 +20,8 @@ _KINDS = {"gpt2": "bpe", "llama": "spm"}  # tokenizer.ggml.model to the module h
 def load_tokenizer(source: str | os.PathLike[str] | GGUFFile, pre: str | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file (a path or an open file; a vocabulary without tensors is enough).
 
-    `pre` names the pre-tokenizer of a BPE vocabulary instead of `tokenizer.ggml.pre`. Raises GGUFError for a kind or a
-    pre-tokenizer that is not known, and for a vocabulary that is missing or contradicts itself.
+    `pre` names the pre-tokenizer of a BPE vocabulary instead of `tokenizer.ggml.pre`. Raises GGUFError for a
+    kind or a pre-tokenizer that is not known, and for a vocabulary that is missing or contradicts itself.
     """
     if isinstance(source, (str, os.PathLike)):
         from ggufpy.format.reader import open as open_file
@@ -39,8 +39,6 @@ def _load(file: GGUFFile, pre: str | None) -> Tokenizer:
         )
     if not isinstance(kind, str) or kind not in _KINDS:
         known = ", ".join(sorted(_KINDS))
-        raise GGUFError(
-            f"tokenizer.ggml.model: tokenizers of the kind {str(kind)[:40]!r} are not supported; known: {known}"
-        )
+        raise GGUFError(f"tokenizer.ggml.model: the kind {str(kind)[:40]!r} is not supported; known: {known}")
     tokenizer: Tokenizer = import_module(f"ggufpy.tokenizers.{_KINDS[kind]}").load(file, pre)
     return tokenizer

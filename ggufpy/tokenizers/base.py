@@ -1,7 +1,7 @@
 """What every tokenizer has: ids from text, text from ids, special tokens, and text that streams.
 
-In: a checked Vocab. Out: the Tokenizer that applications hold; a kind of tokenizer (bpe.py, spm.py) adds how a piece
-of plain text becomes ids and what bytes a token stands for.
+In: a checked Vocab. Out: the Tokenizer that applications hold; a kind of tokenizer (bpe.py, spm.py) adds how
+a piece of plain text becomes ids and what bytes a token stands for.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Tokenizer(ABC):
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Ids of `text`.
 
-        `add_special`: with BOS and EOS where the model wants them. `parse_special`: texts of control tokens become
-        these tokens; without it they are plain text (user-defined tokens are found in both cases).
+        `add_special`: with BOS and EOS where the model wants them. `parse_special`: texts of control tokens
+        become these tokens; without it they are plain text (user-defined tokens are found in both cases).
         """
         if isinstance(text, (bytes, bytearray, memoryview)):
             text = bytes(text).decode("utf-8", "surrogateescape")
@@ -93,8 +93,8 @@ class Tokenizer(ABC):
     def decode_bytes(self, ids: Iterable[int], special: bool = False) -> bytes:
         """The bytes of a text; control tokens give nothing unless `special`.
 
-        The space that a vocabulary with a space prefix puts first is taken away after BOS only, as llama_cpp's
-        `detokenize` does: ids without BOS may continue a text, and then their space counts.
+        The space that a vocabulary with a space prefix puts first is taken away after BOS only, as
+        llama_cpp's `detokenize` does: ids without BOS may continue a text, and then their space counts.
         """
         ids = list(ids)
         data = b"".join([self.token_bytes(token, special) for token in ids])
@@ -123,8 +123,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
-        """Ids of plain text; bytes that were not UTF-8 are lone surrogates in it. `after_special`: nothing but
-        special tokens stands right before it."""
+        """Ids of plain text; bytes that were not UTF-8 are lone surrogates in it. `after_special`: nothing
+        but special tokens stands right before it."""
 
     @abstractmethod
     def _text_bytes(self, token: int) -> bytes:
@@ -132,7 +132,8 @@ class Tokenizer(ABC):
 
 
 class TokenStream:
-    """Ids in, text out, a character only once all its bytes are there; bytes that are not UTF-8 become U+FFFD.
+    """Ids in, text out, a character only once all its bytes are there; bytes that are not UTF-8 become
+    U+FFFD.
 
     What was pushed and flushed is `decode` of the same ids, except that no space prefix is ever taken away.
     """

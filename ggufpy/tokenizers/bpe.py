@@ -1,7 +1,7 @@
 """Byte-level BPE (`tokenizer.ggml.model` = gpt2) over the `tokenizers` library.
 
-In: texts, types and merges of a GGUF file and the name of its pre-tokenizer. Out: a Tokenizer. The library is fed its
-own JSON form, which it reads faster than lists of Python objects: 280,147 merges in 0.3 s.
+In: texts, types and merges of a GGUF file and the name of its pre-tokenizer. Out: a Tokenizer. The library
+is fed its own JSON form, which it reads faster than lists of Python objects: 280,147 merges in 0.3 s.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _merges_json(merges: list[str]) -> str:
 
 
 def _escaped(joined: str, line_ends: int) -> str | None:
-    """`joined` escaped for JSON but for the line ends between entries; None if some entry needs more than that."""
+    """`joined` escaped for JSON but for the line ends between entries; None if some entry needs more than
+    that."""
     if joined.count("\n") != line_ends or _NOT_JSON.search(joined) is not None:
         return None
     return joined.replace("\\", "\\\\").replace('"', '\\"')
@@ -167,9 +168,11 @@ def _known_pairs(merges: list[str], entries: list[str]) -> Iterator[tuple[str, s
 
 @cache
 def _bytes_of_characters() -> dict[int, int]:
-    """GPT-2's byte alphabet, reversed: printable Latin-1 stands for itself, the other bytes for U+0100 and on.
+    """GPT-2's byte alphabet, reversed: printable Latin-1 stands for itself, the other bytes for U+0100 and
+    on.
 
-    Source: encoder.py of OpenAI's GPT-2. Latin-1 characters outside the alphabet map to one that does not encode.
+    Source: encoder.py of OpenAI's GPT-2. Latin-1 characters outside the alphabet map to one that does not
+    encode.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]

@@ -1,7 +1,7 @@
 """Imports of the two tokenizer libraries, past a file of the same name beside the program that runs.
 
-`python tokenizers.py` puts that program's folder first on the path, where `import tokenizers` would then find and run
-the program again instead of the library.
+`python tokenizers.py` puts that program's folder first on the path, where `import tokenizers` would then
+find and run the program again instead of the library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ggufpy.errors import GGUFError
 
 
 def import_library(name: str) -> Any:
-    """The installed package `name`. Raises GGUFError if it is not installed, or something else has its name."""
+    """The installed package `name`. Raises GGUFError if it is not installed, or something else has its
+    name."""
     loaded = sys.modules.get(name)
     if loaded is not None:
         if getattr(loaded, "__path__", None) is None:

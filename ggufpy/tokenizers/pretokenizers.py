@@ -1,8 +1,9 @@
 """The pre-tokenizers of BPE models as one table: `tokenizer.ggml.pre` in, regular expressions out.
 
-A text is cut by the expressions of an entry one after the other: every match and every gap between matches becomes a
-piece, and BPE never merges across pieces. Names, order and defaults: llama.cpp, src/llama-vocab.cpp; where that file
-approximates the expression in the model's own tokenizer.json for lack of Unicode classes, the model's own is used.
+A text is cut by the expressions of an entry one after the other: every match and every gap between matches
+becomes a piece, and BPE never merges across pieces. Names, order and defaults: llama.cpp,
+src/llama-vocab.cpp; where that file approximates the expression in the model's own tokenizer.json for lack
+of Unicode classes, the model's own is used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _DEEPSEEK3 = (
 )
 _CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _CJK_HANGUL = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
-# Every cased letter up to Unicode 10 (Basic Latin, Latin, Greek, Cyrillic, Armenian, Georgian, Cherokee, Deseret, ...).
+# Every cased letter up to Unicode 10.
 _CASED_LETTERS = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377"
     "\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556"
@@ -68,8 +69,9 @@ _YOUTU_CJK = (
 class PreTokenizer:
     """How texts are cut before BPE, and what the models of that family do by default.
 
-    `ignore_merges`: a whole piece that is in the vocabulary is taken as it is. `add_bos`: what holds when the file has
-    no `tokenizer.ggml.add_bos_token`. `joins_words`: a piece may hold a space between two other characters.
+    `ignore_merges`: a whole piece that is in the vocabulary is taken as it is. `add_bos`: what holds when
+    the file has no `tokenizer.ggml.add_bos_token`. `joins_words`: a piece may hold a space between two other
+    characters.
     """
 
     names: tuple[str, ...]
@@ -226,7 +228,8 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str | None) -> PreTokenizer:
-    """The entry called `name`; a file without `tokenizer.ggml.pre` (None or "") gets "default", as in llama.cpp.
+    """The entry called `name`; a file without `tokenizer.ggml.pre` (None or "") gets "default", as in
+    llama.cpp.
 
     Raises GGUFError for a name that is not in the table.
     """

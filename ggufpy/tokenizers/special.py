@@ -1,4 +1,5 @@
-"""Special tokens cut out of a text before it is tokenized, with the precedence of llama.cpp: longer texts first."""
+"""Special tokens cut out of a text before it is tokenized, with the precedence of llama.cpp: longer texts
+first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """SentencePiece BPE (`tokenizer.ggml.model` = llama) over the `sentencepiece` library.
 
-In: texts, scores and types of a GGUF file. Out: a Tokenizer. The library reads a ModelProto, which is written here
-field by field (sentencepiece_model.proto): no protobuf package is needed. Space prefix, special tokens and invalid
-bytes are handled before the library sees a text, as in llama.cpp.
+In: texts, scores and types of a GGUF file. Out: a Tokenizer. The library reads a ModelProto, which is
+written here field by field (sentencepiece_model.proto): no protobuf package is needed. Space prefix, special
+tokens and invalid bytes are handled before the library sees a text, as in llama.cpp.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
-from ggufpy.tokenizers.base import Tokenizer
+from ggufpy.tokenizers.base import Tokenizer, replace_invalid
 from ggufpy.tokenizers.library import import_library
 from ggufpy.tokenizers.vocab import (
     BYTE,
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _SPACE = "\u2581"  # how a space is written in the vocabulary
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # the library takes no piece with these
 _HIDDEN = "\uffff"
-_INVALID = re.compile("([\ud800-\udfff]+)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_INVALID = re.compile("([\udc80-\udcff]+)")  # bytes that were not UTF-8
 _WORDS = re.compile(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+")
 _CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
@@ -46,39 +47,34 @@ class SPMTokenizer(Tokenizer):
         super().__init__(vocab)
         self._byte_ids = _byte_ids(vocab)
         pieces = _pieces(vocab, self._byte_ids)
-        # No token reaches over the beginning of a word: then words are independent of each other.
         self._by_words = not any(kind == NORMAL and _CROSSING.search(text) for text, kind in pieces)
         self._backend = _backend(pieces, vocab, len(self._byte_ids) == 256)
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         if after_special and self.vocab.add_space_prefix:
             text = " " + text
-        if text.isascii() or _INVALID.search(text) is None:
+        if text.isascii() or _SURROGATE.search(text) is None:
             return self._encode_valid(text)
         ids: list[int] = []
         for i, part in enumerate(_INVALID.split(text)):
-            ids += self._encode_valid(part) if i % 2 == 0 else self._encode_invalid(part)
+            ids += self._encode_invalid(part) if i % 2 else self._encode_valid(replace_invalid(part))
         return ids
 
     def _encode_valid(self, text: str) -> list[int]:
         text = text.replace(" ", _SPACE)
-        if not self._by_words:
-            return list(self._backend.encode(text, out_type=int))
-        words = _WORDS.findall(text)
+        # No token reaches over the beginning of a word: then each different word is looked up once.
+        words = _WORDS.findall(text) if self._by_words else [text]
         different = list(set(words))
         ids = dict(zip(different, self._backend.encode(different, out_type=int), strict=True))
-        return list(chain.from_iterable(map(ids.__getitem__, words)))
+        found = chain.from_iterable(map(ids.__getitem__, words))
+        return list(found) if self.vocab.unknown is not None else [i for i in found if i < self.n_vocab]
 
     def _encode_invalid(self, text: str) -> list[int]:
-        """Ids of bytes that are not UTF-8: byte tokens, or the unknown token."""
-        ids = []
-        for byte in (
-            text.encode("utf-8", "surrogatepass") if _wide(text) else text.encode("utf-8", "surrogateescape")
-        ):
-            token = self._byte_ids.get(byte, self.vocab.unknown)
-            if token is not None:
-                ids.append(token)
-        return ids
+        """Ids of bytes that are not UTF-8: byte tokens, or the unknown token if there is one."""
+        tokens = (
+            self._byte_ids.get(byte, self.vocab.unknown) for byte in text.encode("utf-8", "surrogateescape")
+        )
+        return [token for token in tokens if token is not None]
 
     def _text_bytes(self, token: int) -> bytes:
         kind = self.vocab.types[token]
@@ -91,17 +87,13 @@ class SPMTokenizer(Tokenizer):
 
 
 def load(file: GGUFFile, pre: str | None) -> SPMTokenizer:
-    """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises GGUFError."""
+    """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises
+    GGUFError."""
     if pre not in (None, "default"):
         raise GGUFError(
             f"--pre {pre}: a tokenizer of the kind 'llama' (SPM) has no pre-tokenizer; leave --pre out"
         )
     return SPMTokenizer(load_vocab(file, Rules(bos=1, eos=2, unknown=0, add_bos=True, add_space_prefix=True)))
-
-
-def _wide(text: str) -> bool:
-    """Whether surrogates are there that no byte stands for (they come from a str, not from bytes)."""
-    return any(not 0xDC80 <= ord(character) <= 0xDCFF for character in text)
 
 
 def _byte_ids(vocab: Vocab) -> dict[int, int]:
@@ -112,10 +104,12 @@ def _byte_ids(vocab: Vocab) -> dict[int, int]:
 
 
 def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
-    """(text, type) of every token as the library shall see it: NORMAL may be merged to, CONTROL is never found.
+    """(text, type) of every token as the library shall see it: NORMAL may be merged to, CONTROL is never
+    found.
 
-    User-defined and unused tokens are merged to like normal ones, as in llama.cpp. Byte tokens are passed as such only
-    if all 256 are there, because the library refuses fewer. Duplicates and texts that are not UTF-8 are never found.
+    User-defined and unused tokens are merged to like normal ones, as in llama.cpp. Byte tokens are passed as
+    such only if all 256 are there, because the library refuses fewer. Duplicates and texts that are not
+    UTF-8 are never found.
     """
     pieces: list[tuple[str, int]] = []
     byte_fallback = len(byte_ids) == 256
@@ -127,8 +121,11 @@ def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
             pieces.append((f"{_HIDDEN}{token}", CONTROL))
         else:
             pieces.append((text, NORMAL))
-    unknown = vocab.unknown if vocab.unknown is not None and pieces[vocab.unknown][1] == CONTROL else None
-    pieces.append((_HIDDEN, UNKNOWN)) if unknown is None else pieces.__setitem__(unknown, (_HIDDEN, UNKNOWN))
+    unknown = vocab.unknown
+    if unknown is None:
+        pieces.append((_HIDDEN, UNKNOWN))  # the library wants one; it is left out of what is found
+    else:
+        pieces[unknown] = (_HIDDEN, UNKNOWN)
     return pieces
 
 

@@ -1,7 +1,7 @@
 """String arrays of GGUF metadata to Python strings, many at once.
 
-In: `metadata.strings(key)`, byte strings that lie in one buffer. Out: lists of str. Bytes that are not UTF-8 become
-lone surrogates, so that nothing is lost: `text.encode("utf-8", "surrogateescape")` gives them back.
+In: `metadata.strings(key)`, byte strings that lie in one buffer. Out: lists of str. Bytes that are not UTF-8
+become lone surrogates, so that nothing is lost: `text.encode("utf-8", "surrogateescape")` gives them back.
 """
 
 from __future__ import annotations

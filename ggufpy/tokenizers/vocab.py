@@ -1,7 +1,8 @@
 """The vocabulary of a GGUF file: token texts, types, scores and the special tokens with their rules.
 
-In: the metadata of an open file. Out: one frozen Vocab that every kind of tokenizer builds on. What metadata leaves
-open is decided as in llama.cpp (src/llama-vocab.cpp): defaults by kind, end tokens by text, overridden types.
+In: the metadata of an open file. Out: one frozen Vocab that every kind of tokenizer builds on. What metadata
+leaves open is decided as in llama.cpp (src/llama-vocab.cpp): defaults by kind, end tokens by text,
+overridden types.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ _ALWAYS_SHOWN = (
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for a kind of tokenizer when the file does not say: ids of special tokens, BOS, EOS, space prefix."""
+    """What holds for a kind of tokenizer when the file does not say: ids of special tokens, BOS, EOS, space
+    prefix."""
 
     bos: int | None
     eos: int | None
@@ -113,9 +115,9 @@ class Rules:
 class Vocab:
     """A vocabulary of n tokens.
 
-    `texts`: n strings as stored (not yet bytes of text). `types`: int32 (n,), as they act; `stored_types`: as the file
-    has them. `scores`: float32 (n,). `ids`: text to its first id. `bos` ... `unknown`: ids or None. `end_tokens`: every
-    id that ends a generation.
+    `texts`: n strings as stored (not yet bytes of text). `types`: int32 (n,), as they act; `stored_types`:
+    as the file has them. `scores`: float32 (n,). `ids`: text to its first id. `bos` ... `unknown`: ids or
+    None. `end_tokens`: every id that ends a generation.
     """
 
     texts: list[str]
@@ -154,7 +156,7 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
     for flag, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
         if flag and token is None:
             raise GGUFError(
-                f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is missing or not in the vocabulary"
+                f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is not a token of the file"
             )
     prefix = _flag(metadata, "add_space_prefix")
     return Vocab(
@@ -175,7 +177,8 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
 
 
 def token_texts(file: GGUFFile) -> list[str]:
-    """`tokenizer.ggml.tokens`, an empty text replaced by "[EMPTY_id]". Raises GGUFError if it is missing or empty."""
+    """`tokenizer.ggml.tokens`, an empty text replaced by "[EMPTY_id]". Raises GGUFError if it is missing or
+    empty."""
     key = f"{_KEY}tokens"
     if key not in file.metadata:
         raise GGUFError(
@@ -192,7 +195,8 @@ def token_texts(file: GGUFFile) -> list[str]:
 
 
 def _array(metadata: Metadata, name: str, dtype: type[np.generic], n: int, missing: float) -> NDArray[Any]:
-    """`tokenizer.ggml.<name>` as (n,) of `dtype`; `missing` n times if it is not there. Longer arrays are cut."""
+    """`tokenizer.ggml.<name>` as (n,) of `dtype`; `missing` n times if it is not there. Longer arrays are
+    cut."""
     key = _KEY + name
     if key not in metadata:
         return np.full(n, missing, dtype)
@@ -212,7 +216,8 @@ def _flag(metadata: Metadata, name: str) -> bool | None:
 
 
 def _special(metadata: Metadata, name: str, n: int, default: int | None) -> int | None:
-    """The id under `tokenizer.ggml.<name>_token_id`; one outside the vocabulary counts as missing, as in llama.cpp."""
+    """The id under `tokenizer.ggml.<name>_token_id`; one outside the vocabulary counts as missing, as in
+    llama.cpp."""
     key = f"{_KEY}{name}_token_id"
     value = metadata.get(key)
     if value is None:
