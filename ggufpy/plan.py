@@ -65,6 +65,13 @@ class SwiGlu:
 Op = Norm | MatMul | Attend | SwiGlu
 
 
+def buffers(op: Op) -> tuple[str, ...]:
+    """Names of the buffers that an op reads and writes."""
+    if isinstance(op, Attend):
+        return op.q, op.k, op.v, op.y
+    return (op.gate, op.up, op.y) if isinstance(op, SwiGlu) else (op.x, op.y)
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ggufpy.tokenizers import Tokenizer
 
 HELP = "show the tokens of a text"
-DESCRIPTION = """Show the tokens of a text: a line `id -> 'piece'` each, or the ids alone. The model's beginning and
-end tokens are added where it wants them, and texts of special tokens are found, as in llama-tokenize.
+DESCRIPTION = """Show the tokens of a text: a line `id -> 'piece'` each, or the ids alone.
+The model's beginning and end tokens are added where it wants them, and texts of special tokens are found, as in
+llama-tokenize.
 
 examples:
   ggufpy tokenize model.gguf -p "Hello world"

@@ -14,7 +14,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import Library, library
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
-from ggufpy.plan import MatMul, Plan
+from ggufpy.plan import MatMul, Plan, buffers
 from ggufpy.simd import isa
 
 from .cache import KvCache
@@ -114,10 +114,10 @@ class Session:
         self._table = Region(self._rows * max(plan.rope.dimensions, 1) * 4, "rotary angles")
         parts = Parts(plan, self._matrices, self._vectors, self._cache, self._table, self.n_threads)
         body_widths = {n: w for n, w in plan.widths.items() if n != "logits"}
-        head_names = {n for op in plan.head for n in (op.x, op.y)} if plan.head else set()
+        head_names = {n for op in plan.head for n in buffers(op)}
         head_widths = {n: plan.widths[n] for n in head_names}
-        self._work = Workspace(body_widths, self._rows, self._quantised(plan.body))
-        self._head = Workspace(head_widths, min(HEAD_ROWS, max(self._rows, 1)), self._quantised(plan.head))
+        self._work = Workspace("body", body_widths, self._rows, self._quantised(plan.body))
+        self._head = Workspace("head", head_widths, min(HEAD_ROWS, self._rows), self._quantised(plan.head))
         tapes = {}
         for single in (True, False):
             body = list(Lowering(parts, self._work, single).calls(plan.body))

@@ -6,7 +6,7 @@ All addresses that kernels see are taken here, from regions of checked size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,8 @@ class Call:
 class Workspace:
     """Buffers for steps of at most `rows` tokens: float rows, 8-bit rows where a matrix wants them, the step itself."""
 
-    def __init__(self, widths: Mapping[str, int], rows: int, quantised: frozenset[str]) -> None:
-        self.rows = rows
+    def __init__(self, name: str, widths: Mapping[str, int], rows: int, quantised: frozenset[str]) -> None:
+        self.name, self.rows = name, rows
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
         self.floats = {n: Region(rows * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
         self.codes = {n: Region(rows * quantised_row_bytes(self.columns[n]), f"buffer {n}") for n in quantised}
@@ -102,8 +102,9 @@ class Lowering:
     def _call(
         self, code: Kernel, arguments: Mapping[str, int | float], reads: Sequence[str], writes: Sequence[str]
     ) -> Call:
-        step = self._work.step.at(0, 16)
-        return Call(code, {"step": step, **arguments}, frozenset(reads), frozenset(writes))
+        step, name = self._work.step.at(0, 16), self._work.name
+        touched = [frozenset(f"{name}:{buffer}" for buffer in names) for names in (reads, writes)]
+        return Call(code, {"step": step, **arguments}, *touched)
 
     def _norm(self, op: Norm) -> Call:
         w = self._work
@@ -192,7 +193,8 @@ class Lowering:
         if source.columns[name] != self._work.columns[name]:
             raise ValueError(f"buffer {name} has {source.columns[name]} columns, {self._work.columns[name]} wanted")
         values = {"x": source.address(name), "y": self._work.address(name), "stride": self._work.stride(name)}
-        return self._call(kernel("select_rows"), values, [name], ["head"])
+        call = self._call(kernel("select_rows"), values, [], [name])
+        return replace(call, reads=frozenset({f"{source.name}:{name}"}))
 
 
 def barriers(calls: Sequence[Call]) -> list[bool]:

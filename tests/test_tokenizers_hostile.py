@@ -1,0 +1,158 @@
+"""Vocabularies that contradict themselves: one clear line, or what llama.cpp makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tokenizers import CONTROL, bpe_metadata, load, spm_metadata
+
+from ggufpy.errors import GGUFError
+from ggufpy.format import write
+from ggufpy.tokenizers import load_tokenizer
+
+PIECES = (("\u2581", -5.0), ("a", -6.0), ("\u2581a", -1.0))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "rwkv", "plamo2", "none", "no_vocab", "gemma4", ""])
+def test_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(GGUFError, match=f"tokenizer.ggml.model.*'{kind}'.*gpt2, llama"):
+        load(tmp_path, bpe_metadata(model=kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "tokenizer.ggml.model is missing"),
+        ({"tokens": None}, "tokenizer.ggml.tokens is missing"),
+        ({"tokens": [1, 2]}, "tokenizer.ggml.tokens"),
+        ({"merges": None}, "tokenizer.ggml.merges is missing"),
+        ({"merges": [1.5]}, "tokenizer.ggml.merges"),
+        ({"token_type": np.ones(3, np.int32)}, "token_type has 3 entries"),
+        ({"token_type": ["a"]}, "tokenizer.ggml.token_type"),
+        ({"scores": np.ones(3, np.float32)}, "scores has 3 entries"),
+        ({"scores": np.full(300, np.nan, np.float32)}, "scores"),
+        ({"pre": 5}, "tokenizer.ggml.pre must be a text"),
+        ({"bos_token_id": "x"}, "bos_token_id must be a token number"),
+        ({"add_bos_token": "x"}, "add_bos_token must be true or false"),
+        ({"add_bos_token": True, "bos_token_id": None}, "add_bos_token is true"),
+        ({"add_eos_token": True, "eos_token_id": np.uint32(99_999)}, "add_eos_token is true"),
+    ],
+)
+def test_wrong_keys_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGUFError, match=message) as caught:
+        load(tmp_path, bpe_metadata(**change))
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_outside_the_vocabulary_count_as_missing(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, bpe_metadata(bos_token_id=np.uint32(1 << 31), eos_token_id=np.int32(-7)))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) == (None, None, False)
+    assert tokenizer.end_tokens == {257}  # </s> by its text
+
+
+def test_merges_of_absent_tokens_are_left_out(tmp_path: Path) -> None:
+    merges = ["a b", "ab c", "nowhere x", "x", "", " ", "b nothing"]
+    metadata = bpe_metadata(("ab",))
+    metadata["tokenizer.ggml.merges"] = merges
+    tokenizer = load(tmp_path, metadata)
+    assert tokenizer.decode(tokenizer.encode("abc nowhere")) == "abc nowhere"
+    assert tokenizer.encode("ab") == [259]
+
+
+def test_duplicates_and_odd_texts_of_bpe(tmp_path: Path) -> None:
+    odd = ["a", "", "%d%s", 'qu"ote\\', "line\nend", "\x01", "\uffff", "\0", "日本"]
+    metadata = bpe_metadata()
+    metadata["tokenizer.ggml.tokens"] += odd
+    metadata["tokenizer.ggml.token_type"] = np.ones(259 + len(odd), np.int32)
+    for merges in (["a b"], ["% d"], ['" q', "\\ a"]):
+        metadata["tokenizer.ggml.merges"] = merges
+        tokenizer = load(tmp_path, metadata)
+        assert tokenizer.encode("a") == [ord("a")]
+        assert tokenizer.encode('%d"\\ 日') == [*'%d"\\ 日'.encode()]
+        assert tokenizer.token_bytes(260) == b"[EMPTY_260]"
+        assert tokenizer.decode([259, 261, 262, 263, 267]) == 'a%d%squ"ote\\line\nend日本'
+
+
+def test_texts_that_are_not_utf8(tmp_path: Path) -> None:
+    metadata = bpe_metadata()
+    metadata["tokenizer.ggml.tokens"].append("\udcff\udcfe")
+    metadata["tokenizer.ggml.token_type"] = np.ones(260, np.int32)
+    tokenizer = load(tmp_path, metadata)
+    assert tokenizer.token_bytes(259) == b"\xff\xfe"
+    assert tokenizer.encode(b"a\xffb") == [*"a\ufffdb".encode()]
+    assert tokenizer.encode("a\ud800b") == [*"a\ufffdb".encode()]
+
+
+def test_duplicates_and_odd_texts_of_spm(tmp_path: Path) -> None:
+    odd = (
+        ("a", 5.0),
+        ("", 1.0),
+        ("\0", 1.0),
+        ("x\0y", 1.0),
+        ("<0x41>", 1.0),
+        ("\udcff", 1.0),
+        ("\uffff5", 9.0),
+    )
+    tokenizer = load(tmp_path, spm_metadata(PIECES + odd))
+    assert tokenizer.encode("a") == [262]
+    assert tokenizer.encode("A\0") == [260, 3 + 0x41, 3]
+    assert tokenizer.token_bytes(263) == b"a"
+
+
+def test_spm_without_all_byte_tokens(tmp_path: Path) -> None:
+    metadata = spm_metadata(PIECES)
+    metadata["tokenizer.ggml.tokens"][3 + 0x42] = "<0xZZ>"
+    tokenizer = load(tmp_path, metadata)
+    assert tokenizer.encode("aB") == [262, 0]
+    assert tokenizer.token_bytes(3 + 0x42) == b"<0xZZ>"
+    metadata["tokenizer.ggml.token_type"] = np.full(263, 1, np.int32)
+    nothing = load(tmp_path, metadata | {"tokenizer.ggml.add_bos_token": False})
+    assert nothing.vocab.unknown is None
+    assert nothing.encode("aB") == [262]
+
+
+def test_spm_refuses_control_texts_in_plain_text(tmp_path: Path) -> None:
+    tokenizer = load(
+        tmp_path, spm_metadata((("<", -1.0), ("s", -1.0), (">", -1.0), ("<s", -1.0), ("\u2581", -1.0)))
+    )
+    ids = tokenizer.encode("<s>")
+    assert 1 not in ids
+    assert tokenizer.decode(ids) == " <s>"
+
+
+@pytest.mark.parametrize("token", [-1, 259, 1 << 40])
+def test_decoding_ids_outside_the_vocabulary(tmp_path: Path, token: int) -> None:
+    tokenizer = load(tmp_path, bpe_metadata())
+    for decode in (tokenizer.token_bytes, tokenizer.stream().push, lambda i: tokenizer.decode([1, i])):
+        with pytest.raises(GGUFError, match=f"token {token} is not in the vocabulary of 259"):
+            decode(token)
+
+
+def test_things_that_are_no_text_and_no_id(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, bpe_metadata())
+    with pytest.raises(GGUFError, match="must be str or bytes, not int"):
+        tokenizer.encode(5)  # type: ignore[arg-type]
+    with pytest.raises(GGUFError, match="must be a whole number, not float"):
+        tokenizer.decode([1.5])  # type: ignore[list-item]
+    assert tokenizer.decode(np.array([97, 98])) == "ab"
+
+
+def test_a_file_without_a_vocabulary(tmp_path: Path) -> None:
+    write(tmp_path / "x.gguf", {"general.architecture": "llama"}, {})
+    with pytest.raises(GGUFError, match=r"tokenizer\.ggml\.model is missing"):
+        load_tokenizer(tmp_path / "x.gguf")
+
+
+def test_thousands_of_special_tokens(tmp_path: Path) -> None:
+    metadata = bpe_metadata()
+    many = [f"<|reserved_{i}|>" for i in range(5000)]
+    metadata["tokenizer.ggml.tokens"] += many
+    metadata["tokenizer.ggml.token_type"] = np.append(
+        metadata["tokenizer.ggml.token_type"], [CONTROL] * len(many)
+    ).astype(np.int32)
+    tokenizer = load(tmp_path, metadata)
+    text = "word " * 1000 + many[4321]
+    assert tokenizer.encode(text, parse_special=True)[-1] == 259 + 4321
