@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 PATIENCE = 0.5  # seconds of silence before anything is shown
 NEARLY_DONE = 0.3  # seconds of remaining work not worth a bar
 
-LABELS = {"compile": "compiling kernels, once for this machine", "load": "loading the model"}
+LABELS = {
+    "compile": "compiling kernels, once for this machine",
+    "load": "loading the model",
+    "unpack": "unpacking",
+}
 BYTE_STAGES = ("load", "download", "unpack", "write", "hash")
 
 

@@ -25,7 +25,7 @@ def drawn(sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 40
 
 
 def shares(
-    sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 20_000
+    sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 12_000
 ) -> np.ndarray[Any, Any]:
     return np.bincount(drawn(sampling, logits, n), minlength=len(logits)) / n
 
@@ -59,10 +59,10 @@ def test_top_k_1_is_greedy(values: list[int], seed: int) -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    assert np.abs(shares(PLAIN) - P).max() < 0.01
+    assert np.abs(shares(PLAIN) - P).max() < 0.02
     squared = P**2 / (P**2).sum()
-    assert np.abs(shares(replace(PLAIN, temp=0.5)) - squared).max() < 0.01
-    assert np.abs(shares(replace(PLAIN, top_k=2))[:2] - P[:2] / 0.75).max() < 0.01
+    assert np.abs(shares(replace(PLAIN, temp=0.5)) - squared).max() < 0.02
+    assert np.abs(shares(replace(PLAIN, top_k=2))[:2] - P[:2] / 0.75).max() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_logits_that_cannot_be() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=200),
-    st.floats(0.01, 5), st.integers(0, 50), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(0, 99),
+    st.floats(0.01, 5), st.integers(0, 50), *[st.floats(0, 1)] * 3, st.integers(0, 99),
 )  # fmt: skip
 def test_any_options_draw_a_token(
     values: list[float], temp: float, k: int, p: float, m: float, t: float, seed: int
