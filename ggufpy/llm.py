@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
 CACHE_TYPES = ("f16",)  # what the key-value cache can be kept in
 
 
@@ -146,7 +147,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
 
 class Llama:
-    """A loaded model. `model` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
+    """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
     One object is one context: use it from one thread at a time. Raises GGUFError for whatever the model or a
     call cannot do. `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
@@ -154,7 +155,7 @@ class Llama:
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model_path: str | os.PathLike[str],
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_batch: int = 512,
@@ -168,7 +169,7 @@ class Llama:
         with Progress() as progress:
             if verbose or sys.stderr.isatty():
                 options = replace(options, progress=progress)
-            self._setup(load_parts(model, options), seed)
+            self._setup(load_parts(model_path, options), seed)
         if verbose:
             s = self._parts.session
             how = f"{s.type_name}, {s.n_threads} threads, {s.isa}, context {s.n_ctx}"
@@ -192,7 +193,7 @@ class Llama:
         self._parts = parts
         self._context: Context | None = Context(parts.session)
         self._seeds: Iterator[int] | None = None
-        if seed is not None:
+        if seed not in NEW_SEED:
             from random import Random
 
             source = Random(seed)
@@ -310,8 +311,8 @@ class Llama:
         """Sampling options in one object, with this model's next seed where none is given."""
         from ggufpy.sampling import Sampling
 
-        if options.get("seed") is None and self._seeds is not None:
-            options["seed"] = next(self._seeds)
+        if options.get("seed") in NEW_SEED:
+            options["seed"] = None if self._seeds is None else next(self._seeds)
         return Sampling.from_options(**options)
 
     def end_tokens(self) -> frozenset[int]:

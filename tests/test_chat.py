@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -228,4 +229,5 @@ def test_namespaces_are_not_written_out() -> None:
 
 def test_jinja2_is_imported_only_for_a_template() -> None:
     code = "import sys, ggufpy.chat, ggufpy.sampling; sys.exit('jinja2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=env).returncode == 0

@@ -236,6 +236,8 @@ def test_prompts_from_files_and_stdin(
     status, _, err = run(capsys, "run", "-f", str(file))
     assert status == 1
     assert "is not UTF-8 text (byte 2)" in err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert run(capsys, "run")[0] == 2
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     status, _, err = run(capsys, "run")
     assert (status, err.count("\n")) == (2, 1)

@@ -176,6 +176,7 @@ def test_a_seed_makes_the_sequence_of_calls_repeatable() -> None:
     assert first == story(7)
     assert first[0] != first[1]
     assert first != story(8)
+    assert story(-1) != story(-1)  # as in llama.cpp: no seed
 
 
 # -- completions --

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -384,5 +385,8 @@ def test_a_program_called_like_the_library_does_not_hide_it(shared: Path, tmp_pa
     vocab = shared / "vocab" / "ggml-vocab-gpt-2.gguf"
     program = tmp_path / "tokenizers.py"
     program.write_text(f"import ggufpy\nprint(ggufpy.load_tokenizer({str(vocab)!r}).encode('Hello'))\n")
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, check=False, env=env
+    )
     assert (done.stdout.strip(), done.stderr) == ("[15496]", "")

@@ -73,7 +73,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "sampling", "how the next token is chosen; --temp 0 takes the likeliest"
     )
     group.add_argument(
-        "-s", "--seed", type=int, help="repeat a sampled answer (default: a new one every time)"
+        "-s",
+        "--seed",
+        type=int,
+        default=-1,
+        help="repeat a sampled answer (default: -1, a new one every time)",
     )
     for flag, kind, value, text in (
         ("--temp", real, 0.8, "randomness; 0: none"),

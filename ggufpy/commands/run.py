@@ -123,7 +123,11 @@ def _prompt(args: argparse.Namespace) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise GGUFError(f"{where} is not UTF-8 text (byte {error.start}): convert it first") from error
-    return text if args.prompt is not None else text.removesuffix("\n").removesuffix("\r")
+    if args.prompt is not None:
+        return text
+    if not text.strip():
+        raise UsageError(f"no prompt: {where} is empty; give -p TEXT or -f FILE")
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _load(args: argparse.Namespace) -> Llama:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HELP = "show the tokens of a text"
 DESCRIPTION = """Show the tokens of a text: a line `id -> 'piece'` each, or the ids alone.
-The model's beginning and end tokens are added where it wants them, and texts of special tokens are found, as in
-llama-tokenize.
+The model's beginning and end tokens are added where it wants them, and texts of special tokens are found,
+as in llama-tokenize.
 
 examples:
   ggufpy tokenize model.gguf -p "Hello world"
