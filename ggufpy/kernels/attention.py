@@ -43,8 +43,8 @@ def joiner(v: Any, value_length: int, group: int) -> tuple[Any, Any]:
     vectors = padded // v.L
     stats = 4 * group * padded
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def join(into, part, g):  # type: ignore[no-untyped-def]
+    @v.njit
+    def join(into, part, g):
         a, b = into + stats + 8 * g, part + stats + 8 * g
         m_a, m_b = v.splat_f(v.load_f32(a)), v.splat_f(v.load_f32(b))
         m = v.max(m_a, m_b)
@@ -56,8 +56,8 @@ def joiner(v: Any, value_length: int, group: int) -> tuple[Any, Any]:
         v.store_f32(a, v.first(m))
         v.store_f32(a + 4, total)
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def finish(part, y, g):  # type: ignore[no-untyped-def]
+    @v.njit
+    def finish(part, y, g):
         scale = 1.0 / v.load_f32(part + stats + 8 * g + 4)
         for i in range(value_length):
             v.store_f32(y + 4 * i, v.load_f32(part + 4 * (g * padded + i)) * scale)
@@ -71,8 +71,8 @@ def _scores(v: Any, key_length: int, group: int) -> Any:
     tile_bytes = key_length * v.L * 2
     count = group * tiles
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def scores(q, keys, base, low, high, out, stats):  # type: ignore[no-untyped-def]
+    @v.njit
+    def scores(q, keys, base, low, high, out, stats):
         best = v.floats(group)
         for g in range(group):
             best[g] = v.splat_f(-1e30)
@@ -111,8 +111,8 @@ def _weighted(v: Any, value_length: int, group: int) -> Any:
         wide -= 1
     count = group * wide
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def weighted(weights, values, first, last, out):  # type: ignore[no-untyped-def]
+    @v.njit
+    def weighted(weights, values, first, last, out):
         for d0 in range(0, vectors, wide):
             acc = v.floats(count)
             for n in range(count):
@@ -139,8 +139,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     join, finish = joiner(v, value_length, group)
     scores, weighted = _scores(v, key_length, group), _weighted(v, value_length, group)
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def part(q, keys, values, chunk, low, high, out, room):  # type: ignore[no-untyped-def]
+    @v.njit
+    def part(q, keys, values, chunk, low, high, out, room):
         base = chunk * CHUNK
         stats = out + stats_at
         start = scores(q, keys, base, low, high, room, stats)
@@ -156,7 +156,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             v.store_f32(stats + 8 * g + 4, v.sum(total))
         weighted(room, values + base * padded * 2, max(low - base, 0), last, out)
 
-    def attention(args, ith, nth):  # type: ignore[no-untyped-def]
+    def attention(args, ith, nth):
         n_tokens, position0 = v.load_i64(args.step), v.load_i64(args.step + 8)
         n_kv, window, max_chunks = args.n_kv, args.window, args.max_chunks
         q0, y0, keys0, values0, parts = args.q, args.y, args.keys, args.values, args.parts

@@ -19,7 +19,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     size = part_bytes(value_length, group, v.L)
     join, finish = joiner(v, value_length, group)
 
-    def attention_join(args, ith, nth):  # type: ignore[no-untyped-def]
+    def attention_join(args, ith, nth):
         if v.load_i64(args.step) != 1:
             return
         high = v.load_i64(args.step + 8) + 1

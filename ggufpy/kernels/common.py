@@ -13,8 +13,8 @@ def quantiser(v: Any) -> Any:
     """
     vectors = 16 // v.L
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def quantise(source, q, b, blocks):  # type: ignore[no-untyped-def]
+    @v.njit
+    def quantise(source, q, b, blocks):
         for half in range(2):
             start = source + 64 * half
             largest = v.abs(v.load_f(start))

@@ -78,7 +78,7 @@ def _optimise(module: Any, machine: Any) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
-@global_compiler_lock  # type: ignore[untyped-decorator]
+@global_compiler_lock
 def lower(kernel: Kernel, level: Level) -> tuple[Any, Any]:
     """(optimised LLVM module with one public function, its target machine)."""
     text, inner = _numba_ir(kernel, level)

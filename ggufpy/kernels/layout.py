@@ -2,8 +2,8 @@
 
 A panel is `lanes` consecutive rows. It is cut along k into blocks of 32 columns; column groups of 4 make one i32 lane.
 A block is a sequence of *planes*, then `lanes` f16 scales for each group of weights, then as many f16 minima if any.
-A plane of `width` bits has `width` vectors; vector i holds in bits [width·f, width·(f+1)) of each byte the plane's bits of
-column group g = i + width·f. Codes wider than a byte's 4 bits are a 4-bit plane plus one with the bits above.
+A plane of `width` bits has `width` vectors; vector i holds in bits [width·f, width·(f+1)) of each byte the plane's bits
+of column group g = i + width·f. Codes of 5 and 6 bits are a 4-bit plane and one with the bits above.
 """
 
 from __future__ import annotations

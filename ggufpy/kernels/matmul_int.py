@@ -1,12 +1,7 @@
 """y[t, r] (+)= Σ_k weight[r, k] · x[t, k] + bias[r] for weights in an integer panel and 8-bit activations.
 
 Constants: bits, group, offset, has_min (the panel), tokens (activations that share one reading of the weights).
-Weights are read four panels at a time, each from its own quarter of the thread's share, so that memory serves four
-streams. For each 16 columns the products are summed exactly in i32, then scaled into f32: the order over k is the same
-whatever the number of threads or tokens, and so are the bits of y.
-
-Threads share panels out; `rows` is padded to whole panels, and so must y's rows and bias be. `step` points to the number
-of tokens.
+For each 16 columns the products are summed exactly in i32, then scaled into f32.
 """
 
 from __future__ import annotations
@@ -17,14 +12,10 @@ from typing import Any
 from ggufpy.quants.base import IntPanel
 
 from .layout import block_bytes, planes, scale_offset
-from .spec import struct
+from .matrix import ARGS, matmul
 
-ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
+__all__ = ["ARGS", "build"]
 PREFETCH = 1536  # bytes ahead in each stream; see spec/notes.md
-
-
-def _size(p: Mapping[str, Any], lanes: int) -> int:
-    return block_bytes(IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"])), lanes)
 
 
 def _unpacker(v: Any, bits: int) -> Any:
@@ -36,8 +27,8 @@ def _unpacker(v: Any, bits: int) -> Any:
     high_mask = 0x01010101 * (((1 << high) - 1) << low) if high else 0
     vector = v.L * 4
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def code(block, g):  # type: ignore[no-untyped-def]
+    @v.njit
+    def code(block, g):
         word = v.load_i(block + (g % low) * vector)
         if low < 8:
             word = (word >> (low * (g // low))) & v.splat_i(low_mask)
@@ -51,21 +42,21 @@ def _unpacker(v: Any, bits: int) -> Any:
     return code
 
 
-def _accumulator(v: Any, p: Mapping[str, Any], streams: int, tokens: int) -> Any:
-    """accumulate(...): `streams` panels × `tokens` activations over the whole of k, then stored."""
-    bits, group, offset, has_min = p["bits"], p["group"], p["offset"], p["has_min"]
+def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
+    """accumulate(weights, stride, blocks, x, x_stride, total), see matrix.py."""
+    bits, group, has_min = panel.bits, panel.group, panel.has_min
     L = v.L
     code = _unpacker(v, bits)
     scales_at = scale_offset(bits, L)
-    size = _size(p, L)
+    size = block_bytes(panel, L)
     signed8 = bits == 8
-    bias_unit = v.S8_BIAS if signed8 else -offset
+    bias_unit = v.S8_BIAS if signed8 else -panel.offset
     count = streams * tokens
     lines = (size + 63) // 64
     dot = v.dot4_signed if signed8 else v.dot4
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def products(first, stride, at, x_stride, sums, h, acc):  # type: ignore[no-untyped-def]
+    @v.njit
+    def products(first, stride, at, x_stride, sums, h, acc):
         # acc[j, t] = Σ code · x over the 16 columns of half h, less the codes' offset.
         for t in range(tokens):
             start = v.splat_i(0)
@@ -81,8 +72,8 @@ def _accumulator(v: Any, p: Mapping[str, Any], streams: int, tokens: int) -> Any
                     n = j * tokens + t
                     acc[n] = dot(acc[n], word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def accumulate(weights, stride, blocks, x, x_stride, total):  # type: ignore[no-untyped-def]
+    @v.njit
+    def accumulate(weights, stride, blocks, x, x_stride, total):
         # total[j, t] += Σ weight · x over all columns, block by block.
         low, high = v.ints(count), v.ints(count)
         for b in range(blocks):
@@ -117,64 +108,12 @@ def _accumulator(v: Any, p: Mapping[str, Any], streams: int, tokens: int) -> Any
                             total[n] = v.fma(v.splat_f(s0), v.load_f16(scales + 4 * L), total[n])
                             total[n] = v.fma(v.splat_f(s1), v.load_f16(scales + 6 * L), total[n])
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def tile(weights, stride, blocks, x, x_stride, y, y_step, y_stride, bias, multiplier, add):  # type: ignore[no-untyped-def]
-        total = v.floats(count)
-        for n in range(count):
-            total[n] = v.splat_f(0.0)
-        accumulate(weights, stride, blocks, x, x_stride, total)
-        for j in range(streams):
-            for t in range(tokens):
-                out = y + j * y_step + t * y_stride
-                value = total[j * tokens + t] * v.splat_f(multiplier)
-                if bias != 0:
-                    value = value + v.load_f(bias + j * y_step)
-                if add != 0:
-                    value = value + v.load_f(out)
-                v.store_f(out, value)
-
-    return tile
+    return accumulate
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    panel = IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"]))
     tokens = p["tokens"]
-    many = 4 if tokens == 1 else 2 if v.REGISTERS >= 32 else 1
-    wide = _accumulator(v, p, many, tokens)
-    narrow = _accumulator(v, p, 1, tokens)
-    single = _accumulator(v, p, 1, 1)
-    row_bytes = v.L * 4
-    size = _size(p, v.L)
-
-    def matmul(args, ith, nth):  # type: ignore[no-untyped-def]
-        n_tokens = v.load_i64(args.step)
-        weights, x, y, bias = args.weights, args.x, args.y, args.bias
-        blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
-        multiplier, add = args.multiplier, args.add
-        stride = blocks * size
-        first = args.panels * ith // nth
-        last = args.panels * (ith + 1) // nth
-        quarter = (last - first) // many
-        whole = n_tokens - n_tokens % tokens
-        for i in range(quarter):
-            panel = first + i
-            w = weights + panel * stride
-            out = y + panel * row_bytes
-            b = bias + panel * row_bytes if bias != 0 else 0
-            apart = quarter * row_bytes
-            for t in range(0, whole, tokens):
-                wide(w, quarter * stride, blocks, x + t * x_stride, x_stride, out + t * y_stride, apart, y_stride, b, multiplier, add)
-        for panel in range(first + quarter * many, last):
-            w = weights + panel * stride
-            out = y + panel * row_bytes
-            b = bias + panel * row_bytes if bias != 0 else 0
-            for t in range(0, whole, tokens):
-                narrow(w, 0, blocks, x + t * x_stride, x_stride, out + t * y_stride, 0, y_stride, b, multiplier, add)
-        if tokens > 1:
-            for panel in range(first, last):
-                w = weights + panel * stride
-                out = y + panel * row_bytes
-                b = bias + panel * row_bytes if bias != 0 else 0
-                for t in range(whole, n_tokens):
-                    single(w, 0, blocks, x + t * x_stride, x_stride, out + t * y_stride, 0, y_stride, b, multiplier, add)
-
-    return matmul
+    streams = 4 if tokens == 1 else 2 if v.REGISTERS >= 32 else 1
+    size = block_bytes(panel, v.L)
+    return matmul(v, lambda s, t: _accumulator(v, panel, s, t), streams, tokens, size)

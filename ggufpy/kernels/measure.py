@@ -1,7 +1,7 @@
 """What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds.
 
-Constant: what ("read", "dot4", "fma"). "read": sums `size` bytes at `buffer`, each thread its share, walking four arrays
-at once. "dot4" and "fma": `size` rounds of 16 independent operations on registers. `result` keeps the work alive.
+Constant: what ("read", "dot4", "fma"). "read": sums `size` bytes at `buffer`, each thread its share, walking four
+arrays at once. "dot4" and "fma": `size` rounds of 16 independent operations on registers. `result` keeps it alive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _read(v: Any) -> Callable[..., None]:
     line = v.L * 4
     lines = 256 // line
 
-    def read(args, ith, nth):  # type: ignore[no-untyped-def]
+    def read(args, ith, nth):
         quarter = args.size // nth // 4 // 256 * 256
         start = args.buffer + ith * (args.size // nth // 64 * 64)
         total = v.ints(4)
@@ -42,7 +42,7 @@ def _read(v: Any) -> Callable[..., None]:
 
 
 def _dot4(v: Any) -> Callable[..., None]:
-    def dot4(args, ith, nth):  # type: ignore[no-untyped-def]
+    def dot4(args, ith, nth):
         acc = v.ints(OPERATIONS)
         x, y = v.load_i(args.buffer), v.load_i(args.buffer + 64)
         for n in range(OPERATIONS):
@@ -59,7 +59,7 @@ def _dot4(v: Any) -> Callable[..., None]:
 
 
 def _fma(v: Any) -> Callable[..., None]:
-    def fma(args, ith, nth):  # type: ignore[no-untyped-def]
+    def fma(args, ith, nth):
         acc = v.floats(OPERATIONS)
         x, y = v.load_f(args.buffer), v.load_f(args.buffer + 64)
         for n in range(OPERATIONS):

@@ -18,15 +18,15 @@ ARGS = struct("step", "x", "weight", "y", "q", "blocks", "columns", "x_stride", 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     quantise = quantiser(v)
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def scale_of(x, vectors, columns, eps):  # type: ignore[no-untyped-def]
+    @v.njit
+    def scale_of(x, vectors, columns, eps):
         total = v.splat_f(0.0)
         for i in range(vectors):
             value = v.load_f(x + 4 * v.L * i)
             total = v.fma(value, value, total)
         return 1.0 / v.sqrt(v.sum(total) / columns + eps)
 
-    def norm(args, ith, nth):  # type: ignore[no-untyped-def]
+    def norm(args, ith, nth):
         blocks, columns, eps = args.blocks, args.columns, args.eps
         x0, y0, q0, weight = args.x, args.y, args.q, args.weight
         x_stride, y_stride, q_stride = args.x_stride, args.y_stride, args.q_stride

@@ -17,7 +17,7 @@ ARGS = struct("source", "rows", "columns", "blocks", "out")
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     size, L = p["size"], v.L
 
-    def pack(args, ith, nth):  # type: ignore[no-untyped-def]
+    def pack(args, ith, nth):
         source, rows, columns, out = args.source, args.rows, args.columns, args.out
         stride = args.blocks * 32 * L * size
         panels = (rows + L - 1) // L

@@ -22,8 +22,8 @@ def _plane(v: Any, width: int, shift: int) -> Any:
     L, fields = v.L, 8 // width
     mask = 0x01010101 * ((1 << width) - 1)
 
-    @v.njit  # type: ignore[untyped-decorator]
-    def plane(codes, out):  # type: ignore[no-untyped-def]
+    @v.njit
+    def plane(codes, out):
         for i in range(width):
             word = 0
             for f in range(fields):
@@ -46,7 +46,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     halves = 32 // group
     size = block_bytes(IntPanel(bits, group, 0, bool(has_min)), L)
 
-    def pack(args, ith, nth):  # type: ignore[no-untyped-def]
+    def pack(args, ith, nth):
         rows, blocks, factor = args.rows, args.blocks, args.factor
         codes, scale, minimum, out = args.codes, args.scale, args.minimum, args.out
         panels = (rows + L - 1) // L

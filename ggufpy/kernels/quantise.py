@@ -14,7 +14,7 @@ ARGS = struct("step", "x", "q", "blocks", "x_stride", "q_stride")
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     quantise = quantiser(v)
 
-    def rows(args, ith, nth):  # type: ignore[no-untyped-def]
+    def rows(args, ith, nth):
         x, q, blocks, x_stride, q_stride = args.x, args.q, args.blocks, args.x_stride, args.q_stride
         units = v.load_i64(args.step) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):

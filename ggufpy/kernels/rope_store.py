@@ -22,8 +22,8 @@ ARGS = struct(
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    @v.njit  # type: ignore[untyped-decorator]
-    def rotate(row, table, rotated, neox):  # type: ignore[no-untyped-def]
+    @v.njit
+    def rotate(row, table, rotated, neox):
         half = rotated // 2
         for i in range(half):
             c, s = v.load_f32(table + 8 * i), v.load_f32(table + 8 * i + 4)
@@ -33,7 +33,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             v.store_f32(first, a * c - b * s)
             v.store_f32(second, a * s + b * c)
 
-    def rope_store(args, ith, nth):  # type: ignore[no-untyped-def]
+    def rope_store(args, ith, nth):
         n_head, n_kv = args.n_head, args.n_kv
         key_length, value_length = args.key_length, args.value_length
         table0, rotated, neox, scale = args.table, args.rotated, args.neox, args.scale

@@ -11,7 +11,7 @@ ARGS = struct("step", "x", "y", "stride")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    def select(args, ith, nth):  # type: ignore[no-untyped-def]
+    def select(args, ith, nth):
         x, y, stride = args.x, args.y, args.stride
         rows, first = v.load_i64(args.step), v.load_i64(args.step + 8)
         for i in range(rows * ith // nth, rows * (ith + 1) // nth):

@@ -14,7 +14,7 @@ ARGS = struct("step", "gate", "up", "y", "q", "blocks", "stride", "q_stride")
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     quantise = quantiser(v)
 
-    def swiglu(args, ith, nth):  # type: ignore[no-untyped-def]
+    def swiglu(args, ith, nth):
         blocks, stride, q_stride = args.blocks, args.stride, args.q_stride
         gate0, up0, y0, q0 = args.gate, args.up, args.y, args.q
         units = v.load_i64(args.step) * blocks

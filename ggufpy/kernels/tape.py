@@ -17,7 +17,7 @@ SPINS = 4096
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    def tape(args, ith, nth):  # type: ignore[no-untyped-def]
+    def tape(args, ith, nth):
         entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
         for i in range(count):
             entry = entries + 24 * i

@@ -14,7 +14,7 @@ ARGS = struct("buffer", "start", "end", "count", "swap", "starts", "lengths", "r
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    def walk(args, ith, nth):  # type: ignore[no-untyped-def]
+    def walk(args, ith, nth):
         buffer, end, count, swap = args.buffer, args.end, args.count, args.swap
         starts, lengths = args.starts, args.lengths
         position = args.start

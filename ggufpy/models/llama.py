@@ -39,7 +39,8 @@ def read_config(keys: Keys) -> Config:
     key_length = keys.count("attention.key_length", max(width // queries, 1))
     value_length = keys.count("attention.value_length", key_length)
     if max(key_length, value_length) > 1024 or queries // shared > 64:
-        raise GGUFError(f"heads of {key_length} and {value_length}, {queries // shared} to one key: larger than ggufpy runs")
+        sizes = f"{key_length} and {value_length}, {queries // shared} to one key"
+        raise GGUFError(f"attention heads of {sizes}: larger than ggufpy runs")
     return Config(
         layers=keys.count("block_count"),
         context=keys.count("context_length"),

@@ -38,10 +38,7 @@ class Q4_1(BlockType):
     def encode(self, x: Floats, importance: Floats | None) -> Bytes:
         """ggml's rounding, or its weighted search where there is an importance."""
         block = columns(x)
-        if importance is None:
-            rounded = affine(block, 15)
-        else:
-            rounded = affine_search(block, emphasis(x, importance), 15)
+        rounded = affine(block, 15) if importance is None else affine_search(block, emphasis(x, importance), 15)
         rec = np.empty(block.shape[1], dtype=self.record)
         with np.errstate(over="ignore"):
             rec["d"] = rounded.scale

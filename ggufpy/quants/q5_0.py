@@ -34,10 +34,7 @@ class Q5_0(BlockType):
     def encode(self, x: Floats, importance: Floats | None) -> Bytes:
         """ggml's rounding, or its weighted search where there is an importance."""
         block = columns(x)
-        if importance is None:
-            rounded = symmetric(block, 16)
-        else:
-            rounded = symmetric_search(block, emphasis(x, importance), 16)
+        rounded = symmetric(block, 16) if importance is None else symmetric_search(block, emphasis(x, importance), 16)
         rec = np.empty(block.shape[1], dtype=self.record)
         with np.errstate(over="ignore"):
             rec["d"] = rounded.scale

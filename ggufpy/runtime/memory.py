@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import Any
 
@@ -16,7 +17,7 @@ HUGE = 1 << 21
 
 
 class Region:
-    """Zeroed memory of `nbytes`, aligned to cache lines (large ones to huge pages), freed when the last user is gone."""
+    """Zeroed memory of `nbytes`, aligned to cache lines (or huge pages), freed when the last user is gone."""
 
     def __init__(self, nbytes: int, what: str) -> None:
         self.nbytes, self.what = nbytes, what
@@ -26,10 +27,8 @@ class Region:
         except (OSError, OverflowError, ValueError) as error:
             raise GGUFError(f"not enough memory for {what}: {nbytes / 2**20:,.0f} MiB") from error
         if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a system without huge pages serves small ones
                 mapping.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:
-                pass  # a kernel without huge pages serves small ones
         whole = np.frombuffer(mapping, np.uint8)
         start = -whole.ctypes.data % align
         self.bytes: NDArray[np.uint8] = whole[start : start + nbytes]
@@ -39,7 +38,8 @@ class Region:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > self.nbytes:
             raise ValueError(f"{self.what}: {size} bytes wanted of {self.nbytes}")
-        return self.bytes[:size].view(dtype).reshape(shape)
+        view: NDArray[Any] = self.bytes[:size].view(dtype)
+        return view.reshape(shape)
 
     def at(self, offset: int, nbytes: int) -> int:
         """The address of `nbytes` bytes from `offset`. Raises ValueError unless all of them lie inside."""

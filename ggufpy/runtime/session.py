@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ggufpy import models, quants
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import Library, library
+from ggufpy.kernels.cache import library
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.plan import MatMul, Plan, buffers
+from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
 from .cache import KvCache
@@ -134,9 +135,9 @@ class Session:
         self._built: dict[str, Tape] = {}
 
     def _quantised(self, ops: Sequence[Any]) -> frozenset[str]:
-        return frozenset(
-            op.x for op in ops if isinstance(op, MatMul) and self._matrices[op.weight.name].kernel(1).source == "matmul_int"
-        )
+        """Buffers that a matrix reads as 8-bit rows."""
+        products = [op for op in ops if isinstance(op, MatMul)]
+        return frozenset(op.x for op in products if isinstance(self._matrices[op.weight.name].panel, IntPanel))
 
     def _run(self, name: str) -> None:
         if name not in self._built:
@@ -208,7 +209,8 @@ class Session:
         """Logits (n_vocab,) of the newest token. Raises GGUFError if nothing has been evaluated since the last cut."""
         if not self._fresh:
             raise GGUFError("there are no logits: evaluate at least one token first")
-        return self._head.rows_of("logits")[0, : self.n_vocab].copy()
+        logits: NDArray[np.float32] = self._head.rows_of("logits")[0, : self.n_vocab].copy()
+        return logits
 
     def eval_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Appends tokens and returns the logits of each, (len(tokens), n_vocab)."""

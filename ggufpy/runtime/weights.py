@@ -173,8 +173,8 @@ class Packer:
 
         def work(start: int, stop: int) -> float:
             part = np.ascontiguousarray(data[start:stop])
-            values = kind.decode(part) if panel.dtype == "f32" else part.view(np.uint16)
-            values = np.ascontiguousarray(values).reshape(stop - start, columns)
+            plain: NDArray[Any] = kind.decode(part) if panel.dtype == "f32" else part.view(np.uint16)
+            values = np.ascontiguousarray(plain).reshape(stop - start, columns)
             args = np.zeros((), dtype)
             args["source"], args["rows"], args["columns"] = values.ctypes.data, stop - start, columns
             args["blocks"] = blocks

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .vectors import Vec, splat
+from .vectors import Vec
 
 I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 

@@ -1,4 +1,4 @@
-"""The primitives that kernels call, gathered for one SIMD level in a module object: `v.load_f(address)`, `v.fma(a, b, c)`.
+"""The primitives that kernels call, gathered for one SIMD level in a module object: `v.load_f(at)`, `v.fma(a, b, c)`.
 
 A module, because Numba resolves a module's attributes while it compiles. Addresses are int64; loads and stores need no
 alignment. Every primitive is one or a few instructions; sizes are the level's `lanes` unless the name says otherwise.
@@ -67,10 +67,14 @@ def _tree(b: Any, value: Any, lanes: int, join: Callable[[Any, Any], Any]) -> An
     return b.extract_element(value, ir.Constant(I32, 0))
 
 
+def _loader(kind: Any) -> Codegen:
+    return lambda b, a: _load(b, a[0], kind)
+
+
 def _scalars(v: dict[str, Any]) -> None:
     kinds = {"f32": (types.float32, ir.FloatType()), "i32": (types.int32, I32), "i64": (types.int64, I64)}
     for name, (kind, low) in kinds.items():
-        v[f"load_{name}"] = _intrinsic(kind, (types.int64,), lambda b, a, low=low: _load(b, a[0], low))
+        v[f"load_{name}"] = _intrinsic(kind, (types.int64,), _loader(low))
         v[f"store_{name}"] = _intrinsic(types.void, (types.int64, kind), lambda b, a: _store(b, a[1], a[0]))
     v["load_u8"] = _intrinsic(types.int64, (types.int64,), lambda b, a: b.zext(_load(b, a[0], I8), I64))
     v["store_u8"] = _intrinsic(types.void, (types.int64, types.int64), lambda b, a: _store(b, b.trunc(a[1], I8), a[0]))
@@ -120,12 +124,12 @@ def _threads(v: dict[str, Any], low: Lowering) -> None:
 
 
 def _memory(v: dict[str, Any], low: Lowering) -> None:
-    F, I, address = low.F, low.I, types.int64
+    F, N, address = low.F, low.I, types.int64
     halves = vector(I16, low.lanes)
     v["load_f"] = _intrinsic(F, (address,), lambda b, a: _load(b, a[0], F.ir))
-    v["load_i"] = _intrinsic(I, (address,), lambda b, a: _load(b, a[0], I.ir))
+    v["load_i"] = _intrinsic(N, (address,), lambda b, a: _load(b, a[0], N.ir))
     v["store_f"] = _intrinsic(types.void, (address, F), lambda b, a: _store(b, a[1], a[0]))
-    v["store_i"] = _intrinsic(types.void, (address, I), lambda b, a: _store(b, a[1], a[0]))
+    v["store_i"] = _intrinsic(types.void, (address, N), lambda b, a: _store(b, a[1], a[0]))
     v["load_f16"] = _intrinsic(F, (address,), lambda b, a: low.half_to_float(b, _load(b, a[0], halves)))
     v["store_f16"] = _intrinsic(
         types.void, (address, F), lambda b, a: _store(b, low.float_to_half(b, a[1]), a[0])
@@ -133,15 +137,15 @@ def _memory(v: dict[str, Any], low: Lowering) -> None:
     v["load_bf16"] = _intrinsic(
         F,
         (address,),
-        lambda b, a: b.bitcast(b.shl(b.zext(_load(b, a[0], halves), I.ir), fill(I.ir, 16)), F.ir),
+        lambda b, a: b.bitcast(b.shl(b.zext(_load(b, a[0], halves), N.ir), fill(N.ir, 16)), F.ir),
     )
     v["store_i8"] = _intrinsic(
-        types.void, (address, I), lambda b, a: _store(b, b.trunc(a[1], vector(I8, low.lanes)), a[0])
+        types.void, (address, N), lambda b, a: _store(b, b.trunc(a[1], vector(I8, low.lanes)), a[0])
     )
 
 
 def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
-    F, I, lanes = low.F, low.I, low.lanes
+    F, N, lanes = low.F, low.I, low.lanes
 
     def float_op(name: str) -> Callable[..., Any]:
         return lambda b, x, y: call(b, f"llvm.{name}.v{lanes}f32", F.ir, [x, y])
@@ -150,25 +154,25 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
         return b.zext(b.extract_element(low.float_to_half(b, splat(b, F, a[0])), ir.Constant(I32, 0)), I64)
 
     v["fma"] = _intrinsic(F, (F, F, F), lambda b, a: low.fma(b, *a))
-    v["dot4"] = _intrinsic(I, (I, I, I), lambda b, a: low.dot4(b, *a))
-    v["dot4_signed"] = _intrinsic(I, (I, I, I), lambda b, a: low.dot4_signed(b, *a))
-    v["to_f"] = _intrinsic(F, (I,), lambda b, a: b.sitofp(a[0], F.ir))
-    v["round_i"] = _intrinsic(I, (F,), lambda b, a: low.round_to_int(b, a[0]))
-    v["as_f"] = _intrinsic(F, (I,), lambda b, a: b.bitcast(a[0], F.ir))
-    v["as_i"] = _intrinsic(I, (F,), lambda b, a: b.bitcast(a[0], I.ir))
+    v["dot4"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4(b, *a))
+    v["dot4_signed"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4_signed(b, *a))
+    v["to_f"] = _intrinsic(F, (N,), lambda b, a: b.sitofp(a[0], F.ir))
+    v["round_i"] = _intrinsic(N, (F,), lambda b, a: low.round_to_int(b, a[0]))
+    v["as_f"] = _intrinsic(F, (N,), lambda b, a: b.bitcast(a[0], F.ir))
+    v["as_i"] = _intrinsic(N, (F,), lambda b, a: b.bitcast(a[0], N.ir))
     v["splat_f"] = _intrinsic(F, (types.float32,), lambda b, a: splat(b, F, a[0]))
-    v["splat_i"] = _intrinsic(I, (types.int32,), lambda b, a: splat(b, I, a[0]))
-    v["iota"] = _intrinsic(I, (), lambda b, a: ir.Constant(I.ir, list(range(lanes))))
+    v["splat_i"] = _intrinsic(N, (types.int32,), lambda b, a: splat(b, N, a[0]))
+    v["iota"] = _intrinsic(N, (), lambda b, a: ir.Constant(N.ir, list(range(lanes))))
     v["max"] = _intrinsic(F, (F, F), lambda b, a: float_op("maxnum")(b, *a))
     v["min"] = _intrinsic(F, (F, F), lambda b, a: float_op("minnum")(b, *a))
     v["abs"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.fabs.v{lanes}f32", F.ir, a))
     v["less"] = _intrinsic(
-        F, (I, I, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3])
+        F, (N, N, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3])
     )
     v["first"] = _intrinsic(types.float32, (F,), lambda b, a: b.extract_element(a[0], ir.Constant(I32, 0)))
     v["half_bits"] = _intrinsic(types.int64, (types.float32,), half_bits)
     v["sum"] = _intrinsic(types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, b.fadd))
-    v["sum_i"] = _intrinsic(types.int32, (I,), lambda b, a: _tree(b, a[0], lanes, b.add))
+    v["sum_i"] = _intrinsic(types.int32, (N,), lambda b, a: _tree(b, a[0], lanes, b.add))
     v["largest"] = _intrinsic(
         types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, lambda x, y: float_op("maxnum")(b, x, y))
     )
@@ -177,7 +181,7 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
 def _registers(vec: Vec) -> Any:
     """`v.floats(n)` / `v.ints(n)`: n vectors, n a constant."""
 
-    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+    @intrinsic(prefer_literal=True)
     def make(typingctx: Any, count: Any) -> Any:
         n = count.literal_value
         kind = Registers(vec, n)
@@ -197,8 +201,8 @@ def _math(v: dict[str, Any]) -> None:
     coefficients = (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0)
     c0, c1, c2, c3, c4, c5 = coefficients
 
-    @njit(error_model="numpy", inline="never")  # type: ignore[untyped-decorator]
-    def exp(x):  # type: ignore[no-untyped-def]
+    @njit(error_model="numpy", inline="never")
+    def exp(x):
         m = module
         x = m.max(m.min(x, m.splat_f(88.0)), m.splat_f(-87.0))
         n = m.round_i(x * m.splat_f(log2e))

@@ -7,7 +7,7 @@ value; its fields are read as attributes.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -19,7 +19,7 @@ from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, inf
 ELEMENTS = {"f32": ir.FloatType(), "i32": ir.IntType(32)}
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """A vector of `lanes` elements: "f32" or "i32" (which also carries four bytes a lane)."""
 
     def __init__(self, element: str, lanes: int) -> None:
@@ -32,7 +32,7 @@ class Vec(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vec)
-class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
         super().__init__(dmm, fe_type, fe_type.ir)
 
@@ -48,7 +48,7 @@ _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "truediv": "fdiv"}
 
 def _binary(python_op: Any, name: str) -> None:
     @infer_global(python_op)
-    class _Typing(AbstractTemplate):  # type: ignore[misc]
+    class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Vec) and args[0] == args[1]:
                 table = _FLOAT_OPS if args[0].element == "f32" else _INT_OPS
@@ -56,7 +56,7 @@ def _binary(python_op: Any, name: str) -> None:
                     return signature(args[0], *args)
             return None
 
-    @lower_builtin(python_op, Vec, Vec)  # type: ignore[untyped-decorator]
+    @lower_builtin(python_op, Vec, Vec)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         table = _FLOAT_OPS if sig.return_type.element == "f32" else _INT_OPS
         return getattr(builder, table[name])(*args)
@@ -70,13 +70,13 @@ def _shift(python_op: Any, method: str) -> None:
     """Shifts of 32-bit lanes by the same integer amount; right shifts fill with zeros."""
 
     @infer_global(python_op)
-    class _Typing(AbstractTemplate):  # type: ignore[misc]
+    class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Vec) and isinstance(args[1], types.Integer):
                 return signature(args[0], args[0], types.int64)
             return None
 
-    @lower_builtin(python_op, Vec, types.Integer)  # type: ignore[untyped-decorator]
+    @lower_builtin(python_op, Vec, types.Integer)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vec = sig.args[0]
         amount = splat(builder, vec, builder.trunc(args[1], ir.IntType(32)))
@@ -95,7 +95,7 @@ _shift(operator.lshift, "shl")
 _shift(operator.rshift, "lshr")
 
 
-class Registers(types.Type):  # type: ignore[misc]
+class Registers(types.Type):
     """`count` vectors indexed by constants once loops are unrolled, so that LLVM keeps them in registers."""
 
     def __init__(self, vec: Vec, count: int) -> None:
@@ -104,7 +104,7 @@ class Registers(types.Type):  # type: ignore[misc]
 
 
 @register_model(Registers)
-class _RegistersModel(models.PrimitiveModel):  # type: ignore[misc]
+class _RegistersModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Registers) -> None:
         super().__init__(dmm, fe_type, fe_type.vec.ir.as_pointer())
 
@@ -112,61 +112,66 @@ class _RegistersModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 @infer_global(operator.getitem)
-class _RegistersGet(AbstractTemplate):  # type: ignore[misc]
+class _RegistersGet(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
         if isinstance(args[0], Registers):
             return signature(args[0].vec, args[0], types.int64)
         return None
 
 
-@lower_builtin(operator.getitem, Registers, types.Integer)  # type: ignore[untyped-decorator]
+@lower_builtin(operator.getitem, Registers, types.Integer)
 def _lower_get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.load(builder.gep(args[0], [args[1]]))
 
 
 @infer_global(operator.setitem)
-class _RegistersSet(AbstractTemplate):  # type: ignore[misc]
+class _RegistersSet(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
         if isinstance(args[0], Registers):
             return signature(types.void, args[0], types.int64, args[0].vec)
         return None
 
 
-@lower_builtin(operator.setitem, Registers, types.Integer, Vec)  # type: ignore[untyped-decorator]
+@lower_builtin(operator.setitem, Registers, types.Integer, Vec)
 def _lower_set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     builder.store(args[2], builder.gep(args[0], [args[1]]))
     return context.get_dummy_value()
 
 
-class Struct(types.Type):  # type: ignore[misc]
+class Struct(types.Type):
     """The address of one value of a NumPy structured dtype with i8, i4 and f4 fields."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
+        self.names = dtype.names or ()
         super().__init__(name="struct_" + "_".join(dtype.names or ()))
+
+    def field(self, name: str) -> tuple[np.dtype[Any], int]:
+        """A field's dtype and its offset in bytes."""
+        fields = cast("dict[str, tuple[np.dtype[Any], int]]", self.dtype.fields)
+        return fields[name][0], fields[name][1]
 
 
 _FIELD_TYPES = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
 
 
 @register_model(Struct)
-class _StructModel(models.PrimitiveModel):  # type: ignore[misc]
+class _StructModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Struct) -> None:
         super().__init__(dmm, fe_type, ir.IntType(64))
 
 
 @infer_getattr
-class _StructAttribute(AttributeTemplate):  # type: ignore[misc]
+class _StructAttribute(AttributeTemplate):
     key = Struct
 
     def generic_resolve(self, typ: Struct, attr: str) -> Any:
-        fields = typ.dtype.fields or {}
-        return _FIELD_TYPES[fields[attr][0].str[1:]] if attr in fields else None
+        return _FIELD_TYPES[typ.field(attr)[0].str[1:]] if attr in typ.names else None
 
 
-@lower_getattr_generic(Struct)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(Struct)
 def _lower_field(context: Any, builder: Any, typ: Struct, value: Any, attr: str) -> Any:
-    field, offset = (typ.dtype.fields or {})[attr][:2]
+    field, offset = typ.field(attr)
     kind = context.get_value_type(_FIELD_TYPES[field.str[1:]])
     address = builder.add(value, ir.Constant(ir.IntType(64), offset))
     return builder.load(builder.inttoptr(address, kind.as_pointer()))

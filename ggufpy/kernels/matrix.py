@@ -1,0 +1,82 @@
+"""What the matrix kernels share: arguments, sharing panels out to threads, and storing finished sums.
+
+Threads share panels out. Weights are read several panels at a time, each stream from its own part of the thread's
+share, so that memory serves several streams at once. `rows` is padded to whole panels, and so must y's rows and the bias be.
+`step` points to the number of tokens. The order over k is the same whatever the number of threads, streams or tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .spec import struct
+
+ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
+
+# make(streams, tokens) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t] to
+# total[j, t] for panels `stride` bytes apart.
+MakeAccumulate = Callable[[int, int], Any]
+
+
+def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
+    """tile(...): `streams` panels × `tokens` activations over the whole of k, stored to y."""
+    count = streams * tokens
+
+    @v.njit
+    def tile(weights, stride, blocks, x, x_stride, y, y_step, y_stride, bias, multiplier, add):
+        total = v.floats(count)
+        for n in range(count):
+            total[n] = v.splat_f(0.0)
+        accumulate(weights, stride, blocks, x, x_stride, total)
+        for j in range(streams):
+            for t in range(tokens):
+                out = y + j * y_step + t * y_stride
+                value = total[j * tokens + t] * v.splat_f(multiplier)
+                if bias != 0:
+                    value = value + v.load_f(bias + j * y_step)
+                if add != 0:
+                    value = value + v.load_f(out)
+                v.store_f(out, value)
+
+    return tile
+
+
+def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int) -> Any:
+    """panels(args, first, count, start, stop): `count` rounds of `streams` panels, for tokens start..stop."""
+    tile = _tile(v, accumulate, streams, tokens)
+    row_bytes = v.L * 4
+
+    @v.njit
+    def panels(args, first, count, start, stop):
+        weights, x, y, bias = args.weights, args.x, args.y, args.bias
+        blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
+        multiplier, add = args.multiplier, args.add
+        stride = blocks * block_bytes
+        for panel in range(first, first + count):
+            w, out = weights + panel * stride, y + panel * row_bytes
+            b = bias + panel * row_bytes if bias != 0 else 0
+            for t in range(start, stop, tokens):
+                at, to = x + t * x_stride, out + t * y_stride
+                tile(w, count * stride, blocks, at, x_stride, to, count * row_bytes, y_stride, b, multiplier, add)
+
+    return panels
+
+
+def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Callable[..., None]:
+    """The kernel: `streams` panels at a time, those left over one at a time, and left-over tokens one at a time."""
+    wide = _panels(v, make(streams, tokens), streams, tokens, block_bytes)
+    narrow = _panels(v, make(1, tokens), 1, tokens, block_bytes)
+    single = _panels(v, make(1, 1), 1, 1, block_bytes)
+
+    def kernel(args, ith, nth):
+        n_tokens = v.load_i64(args.step)
+        first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
+        rounds = (last - first) // streams
+        whole = n_tokens - n_tokens % tokens
+        wide(args, first, rounds, 0, whole)
+        narrow(args, first + rounds * streams, last - first - rounds * streams, 0, whole)
+        if tokens > 1:
+            single(args, first, last - first, whole, n_tokens)
+
+    return kernel
