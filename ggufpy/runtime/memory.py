@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from typing import Any
 
@@ -35,7 +36,7 @@ class Region:
 
     def view(self, dtype: Any, *shape: int) -> NDArray[Any]:
         """The region's beginning as an array. Raises ValueError if it does not fit."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > self.nbytes:
             raise ValueError(f"{self.what}: {size} bytes wanted of {self.nbytes}")
         view: NDArray[Any] = self.bytes[:size].view(dtype)

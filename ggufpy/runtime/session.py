@@ -80,6 +80,7 @@ class Session:
         self._cache = KvCache(plan.heads, plan.layers, n_ctx, level.lanes, self.n_threads)
         self._rope = RopeTable(plan.rope)
         self._embedding = quants.get(file.tensors[plan.embedding.name].type)
+        self._embedding_rows = file.tensors[plan.embedding.name].little()
         self._rows = min(options.n_batch, n_ctx)
         self._build()
         self._team = Team(self.n_threads)
@@ -119,6 +120,8 @@ class Session:
         head_widths = {n: plan.widths[n] for n in head_names}
         self._work = Workspace("body", body_widths, self._rows, self._quantised(plan.body))
         self._head = Workspace("head", head_widths, min(HEAD_ROWS, self._rows), self._quantised(plan.head))
+        self._x = self._work.rows_of("x")
+        self._angles = self._table.view(np.float32, self._rows, plan.rope.dimensions // 2, 2)
         tapes = {}
         for single in (True, False):
             body = list(Lowering(parts, self._work, single).calls(plan.body))
@@ -184,12 +187,8 @@ class Session:
 
     def _prepare(self, ids: NDArray[np.int64]) -> None:
         """Embeddings, angles and the step's numbers for the next tokens."""
-        tensor = self._file.tensors[self._plan.embedding.name]
-        rows = tensor.data if tensor.byteorder == "little" else tensor.little()
-        x = self._work.rows_of("x")
-        x[: ids.size, : self.n_embd] = self._embedding.decode(np.ascontiguousarray(rows[ids]))
-        pairs = self._plan.rope.dimensions // 2
-        self._rope.fill(self.n_past, self._table.view(np.float32, ids.size, pairs, 2))
+        self._x[: ids.size, : self.n_embd] = self._embedding.decode(self._embedding_rows[ids])
+        self._rope.fill(self.n_past, self._angles[: ids.size])
         self._work.set_step(ids.size, self.n_past)
 
     def eval(self, tokens: Sequence[int]) -> None:

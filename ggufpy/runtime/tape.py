@@ -44,12 +44,13 @@ class Workspace:
         self.floats = {n: Region(rows * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
         self.codes = {n: Region(rows * quantised_row_bytes(self.columns[n]), f"buffer {n}") for n in quantised}
         self.step = Region(64, "step")
+        self._numbers = self.step.view(np.int64, 2)
 
     def set_step(self, count: int, position: int) -> None:
         """Tokens of the next step, and the position of the first. Raises ValueError for more than there is room for."""
         if not 0 < count <= self.rows or position < 0:
             raise ValueError(f"a step of {count} tokens at {position} in a workspace of {self.rows}")
-        self.step.view(np.int64, 2)[:] = (count, position)
+        self._numbers[:] = (count, position)
 
     def address(self, name: str) -> int:
         region = self.floats[name]
