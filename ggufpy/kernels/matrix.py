@@ -1,8 +1,9 @@
 """What the matrix kernels share: arguments, sharing panels out to threads, and storing finished sums.
 
 Threads share panels out. Weights are read several panels at a time, each stream from its own part of the thread's
-share, so that memory serves several streams at once. `rows` is padded to whole panels, and so must y's rows and the bias be.
-`step` points to the number of tokens. The order over k is the same whatever the number of threads, streams or tokens.
+share, so that memory serves several streams at once. `rows` is padded to whole panels, and so must y's rows and the
+bias be. `step` points to the number of tokens. The order over k is the same whatever the number of threads, streams or
+tokens.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from .spec import struct
 
 ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
 
-# make(streams, tokens) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t] to
-# total[j, t] for panels `stride` bytes apart.
+# make(streams, tokens) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
+# to total[j, t] for panels `stride` bytes apart.
 MakeAccumulate = Callable[[int, int], Any]
 
 

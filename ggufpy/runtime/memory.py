@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from ggufpy.errors import GGUFError
 ALIGN = 64
 SLACK = 4096  # readable bytes past the end, for vectors and prefetches that run over
 HUGE = 1 << 21
+
+
+def aligned(nbytes: int) -> int:
+    """`nbytes` rounded up to whole cache lines."""
+    return -(-nbytes // ALIGN) * ALIGN
 
 
 class Region:
@@ -33,6 +39,17 @@ class Region:
         whole = np.frombuffer(mapping, np.uint8)
         start = -whole.ctypes.data % align
         self.bytes: NDArray[np.uint8] = whole[start : start + nbytes]
+
+    def parts(self, sizes: Mapping[str, int]) -> dict[str, Region]:
+        """Consecutive pieces of this memory by name, each aligned to cache lines. ValueError if they do not fit."""
+        pieces, start = {}, 0
+        for name, nbytes in sizes.items():
+            self.at(start, nbytes)
+            piece = object.__new__(Region)
+            piece.nbytes, piece.what, piece.bytes = nbytes, name, self.bytes[start : start + nbytes]
+            pieces[name] = piece
+            start += aligned(nbytes)
+        return pieces
 
     def view(self, dtype: Any, *shape: int) -> NDArray[Any]:
         """The region's beginning as an array. Raises ValueError if it does not fit."""

@@ -19,12 +19,12 @@ from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
 from .cache import KvCache
-from .memory import Region
+from .memory import Region, aligned
 from .options import EngineOptions
 from .rope import RopeTable
 from .tape import PROMPT_TOKENS, Lowering, Parts, Tape, Workspace
 from .threads import Team
-from .weights import Matrix, Packer, matmul_kernel, pack_kernel, vector
+from .weights import Matrix, Packer, matmul_kernel, pack_kernel, packed_bytes, vector
 
 HEAD_ROWS = 32  # rows of logits computed at a time
 
@@ -102,8 +102,11 @@ class Session:
             if options.progress is not None:
                 options.progress("load", done, total)
 
+        sizes = {n: packed_bytes(tensors[n], self._library.level.lanes) for n in names}
+        # One region, so that huge pages serve small matrices too.
+        room = Region(sum(aligned(size) for size in sizes.values()), "the weights").parts(sizes)
         with Packer(self._library, self.n_threads, advance) as packer:
-            self._matrices: dict[str, Matrix] = {n: packer.pack(tensors[n]) for n in names}
+            self._matrices: dict[str, Matrix] = {n: packer.pack(tensors[n], room[n]) for n in names}
         self._vectors = {
             w.name: _padded(vector(tensors[w.name], w.name), w.name)
             for w in self._plan.weights().values()

@@ -79,8 +79,9 @@ def _element(panel: FloatPanel) -> int:
     return 4 if panel.dtype == "f32" else 2
 
 
-def packed_bytes(panel: IntPanel | FloatPanel, rows: int, columns: int, lanes: int) -> int:
-    """Bytes of a matrix in memory."""
+def packed_bytes(source: Source, lanes: int) -> int:
+    """Bytes of a (rows, columns) tensor in memory."""
+    panel, (rows, columns) = quants.get(source.type).panel, source.shape
     panels, blocks = -(-rows // lanes), -(-columns // BLOCK)
     if isinstance(panel, FloatPanel):
         return panels * blocks * BLOCK * lanes * _element(panel)
@@ -101,13 +102,18 @@ class Packer:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def pack(self, source: Source) -> Matrix:
-        """Packs a (rows, columns) tensor. Raises GGUFError if its scales are not finite."""
+    def pack(self, source: Source, memory: Region | None = None) -> Matrix:
+        """Packs a (rows, columns) tensor into zeroed `memory` of its packed size, or memory of its own.
+
+        Raises GGUFError if its scales are not finite.
+        """
         rows, columns = source.shape
         kind = quants.get(source.type)
         panel = kind.panel
         lanes = self._lanes
-        memory = Region(packed_bytes(panel, rows, columns, lanes), source.name)
+        nbytes = packed_bytes(source, lanes)
+        memory = memory or Region(nbytes, source.name)
+        memory.at(0, nbytes)
         panels, blocks = -(-rows // lanes), -(-columns // BLOCK)
         data = source.little()
         multiplier = 1.0
