@@ -15,6 +15,7 @@ from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from ggufpy.simd.frontend import Frontend
 from ggufpy.simd.isa import Level, target
 from ggufpy.simd.primitives import primitives
 from ggufpy.simd.vectors import Struct
@@ -50,7 +51,14 @@ def _numba_ir(kernel: Kernel, level: Level) -> tuple[str, str]:
     function = source.build(primitives(level), kernel.parameters)
     signature = (Struct(source.ARGS), types.int64, types.int64)
     compiled = compile_extra(
-        cpu_target.typing_context, cpu_target.target_context, function, signature, types.void, _flags(), {}
+        cpu_target.typing_context,
+        cpu_target.target_context,
+        function,
+        signature,
+        types.void,
+        _flags(),
+        {},
+        pipeline_class=Frontend,
     )
     compiled.library.finalize()
     return compiled.library.get_llvm_str(), compiled.fndesc.llvm_func_name

@@ -44,12 +44,12 @@ def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
 
 
 def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int) -> Any:
-    """panels(args, first, count, start, stop): `count` rounds of `streams` panels, for tokens start..stop."""
+    """panels(args, first, count, n_tokens): `count` rounds of `streams` panels from `first`."""
     tile = _tile(v, accumulate, streams, tokens)
     row_bytes = v.L * 4
 
     @v.njit
-    def panels(args, first, count, start, stop):
+    def panels(args, first, count, n_tokens):
         weights, x, y, bias = args.weights, args.x, args.y, args.bias
         blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
         multiplier, add = args.multiplier, args.add
@@ -57,7 +57,7 @@ def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int
         for panel in range(first, first + count):
             w, out = weights + panel * stride, y + panel * row_bytes
             b = bias + panel * row_bytes if bias != 0 else 0
-            for t in range(start, stop, tokens):
+            for t in range(0, n_tokens, tokens):
                 at, to = x + t * x_stride, out + t * y_stride
                 tile(w, count * stride, blocks, at, x_stride, to, count * row_bytes, y_stride, b, multiplier, add)
 
@@ -65,19 +65,18 @@ def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int
 
 
 def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Callable[..., None]:
-    """The kernel: `streams` panels at a time, those left over one at a time, and left-over tokens one at a time."""
+    """The kernel: `streams` panels at a time, those left over one at a time.
+
+    Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads.
+    """
     wide = _panels(v, make(streams, tokens), streams, tokens, block_bytes)
     narrow = _panels(v, make(1, tokens), 1, tokens, block_bytes)
-    single = _panels(v, make(1, 1), 1, 1, block_bytes)
 
     def kernel(args, ith, nth):
         n_tokens = v.load_i64(args.step)
         first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
         rounds = (last - first) // streams
-        whole = n_tokens - n_tokens % tokens
-        wide(args, first, rounds, 0, whole)
-        narrow(args, first + rounds * streams, last - first - rounds * streams, 0, whole)
-        if tokens > 1:
-            single(args, first, last - first, whole, n_tokens)
+        wide(args, first, rounds, n_tokens)
+        narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)
 
     return kernel

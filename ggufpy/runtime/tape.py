@@ -40,6 +40,7 @@ class Workspace:
 
     def __init__(self, name: str, widths: Mapping[str, int], rows: int, quantised: frozenset[str]) -> None:
         self.name, self.rows = name, rows
+        rows = -(-rows // PROMPT_TOKENS) * PROMPT_TOKENS  # matrix kernels compute whole groups
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
         self.floats = {n: Region(rows * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
         self.codes = {n: Region(rows * quantised_row_bytes(self.columns[n]), f"buffer {n}") for n in quantised}

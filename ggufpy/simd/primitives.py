@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
+from .frontend import helper
 from .isa import Level
 from .lowering import I8, I16, I32, LOWERINGS, Lowering, call, fill, vector
 from .vectors import Registers, Struct, Vec, splat
@@ -201,7 +201,7 @@ def _math(v: dict[str, Any]) -> None:
     coefficients = (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0)
     c0, c1, c2, c3, c4, c5 = coefficients
 
-    @njit(error_model="numpy", inline="never")
+    @helper
     def exp(x):
         m = module
         x = m.max(m.min(x, m.splat_f(88.0)), m.splat_f(-87.0))
@@ -237,7 +237,7 @@ def primitives(level: Level) -> ModuleType:
         "S8_BIAS": low.signed8_bias,
         "floats": _registers(low.F),
         "ints": _registers(low.I),
-        "njit": njit(error_model="numpy", inline="never"),
+        "njit": helper,
     }
     _scalars(v)
     _threads(v, low)

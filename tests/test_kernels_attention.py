@@ -1,0 +1,262 @@
+"""Attention over the cache against a softmax in float64, and the tape that runs kernels in order."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import BEST, LEVELS, Room, attend, run, step, up
+
+from ggufpy.errors import GGUFError
+from ggufpy.kernels.attention import CHUNK, part_bytes, scratch_bytes
+from ggufpy.kernels.cache import library
+from ggufpy.kernels.host import walk_strings
+from ggufpy.kernels.spec import kernel
+from ggufpy.runtime.tape import Call, Tape, barriers
+from ggufpy.runtime.threads import Team
+from ggufpy.simd.isa import Level
+
+CONTEXT = 3 * CHUNK  # room for this many positions
+
+
+@dataclass(frozen=True)
+class Shape:
+    key: int
+    value: int
+    group: int
+    shared: int = 2
+
+    def __str__(self) -> str:
+        return f"{self.key}-{self.value}-{self.group}"
+
+
+class Cache:
+    """Random keys and values laid out as kernels/rope_store.py says; what no token may see is not a number."""
+
+    def __init__(self, shape: Shape, level: Level, positions: int) -> None:
+        rng = np.random.default_rng(positions)
+        self.k = rng.standard_normal((positions, shape.shared, shape.key)).astype(np.float16)
+        self.v = rng.standard_normal((positions, shape.shared, shape.value)).astype(np.float16)
+        lanes, wide = level.lanes, up(shape.value, level.lanes)
+        keys = np.full((shape.shared, CONTEXT, shape.key), np.nan, np.float16)
+        keys[:, :positions] = self.k.swapaxes(0, 1)
+        tiled = keys.reshape(shape.shared, -1, lanes, shape.key).swapaxes(2, 3)
+        self.keys = Room(tiled.reshape(shape.shared, -1))
+        values = np.full((shape.shared, CONTEXT, wide), np.nan, np.float16)
+        values[:, :positions, : shape.value] = self.v.swapaxes(0, 1)
+        self.values = Room(values.reshape(shape.shared, -1))
+
+
+def attention(shape: Shape, level: Level, cache: Cache, q: Any, window: int = 0, nth: int = 1) -> Any:
+    """Rows of output (tokens, heads, value) for the last positions of the cache."""
+    n, heads = len(q), shape.shared * shape.group
+    size = part_bytes(shape.value, shape.group, level.lanes)
+    scratch = scratch_bytes(shape.value, shape.group, level.lanes)
+    q_stride, y_stride = 4 * up(heads * shape.key, 32), 4 * up(heads * shape.value, 32)
+    queries = np.full((n, q_stride // 4), np.nan, np.float32)
+    queries[:, : heads * shape.key] = q.reshape(n, -1)
+    y = Room(np.full((n, y_stride // 4), np.nan, np.float32))
+    parts = Room(np.full(shape.shared * (CONTEXT // CHUNK) * size, 0xFF, np.uint8))
+    now = step(n, len(cache.k) - n)
+    run(
+        kernel("attention", key_length=shape.key, value_length=shape.value, group=shape.group), level, nth, step=now,
+        q=Room(queries), keys=cache.keys, values=cache.values, parts=parts,
+        scratch=Room(np.full(nth * scratch, 0xFF, np.uint8)), y=y, q_stride=q_stride, y_stride=y_stride,
+        n_kv=shape.shared, key_head_bytes=cache.keys.array.strides[0],
+        value_head_bytes=cache.values.array.strides[0], window=window, max_chunks=CONTEXT // CHUNK,
+        scratch_bytes=scratch,
+    )  # fmt: skip
+    if n == 1:
+        run(
+            kernel("attention_join", value_length=shape.value, group=shape.group), level, nth, step=now, parts=parts,
+            y=y, n_kv=shape.shared, window=window, max_chunks=CONTEXT // CHUNK,
+        )  # fmt: skip
+    assert np.isnan(y.array[:, heads * shape.value :]).all(), "written past the heads"
+    return y.array[:, : heads * shape.value].reshape(n, heads, shape.value)
+
+
+def queries(n: int, shape: Shape) -> Any:
+    x = np.random.default_rng(n).standard_normal((n, shape.shared * shape.group, shape.key)) * 2 / shape.key**0.5
+    return x.astype(np.float32)
+
+
+SHAPES = [
+    *((BEST, shape) for shape in (Shape(64, 64, 2), Shape(20, 20, 2, 1), Shape(80, 48, 1), Shape(128, 128, 8, 1))),
+    (BEST, Shape(64, 64, 3)),
+    *((level, Shape(80, 20, 3)) for level in LEVELS[1:]),
+]
+of_every_shape = pytest.mark.parametrize(("level", "shape"), SHAPES, ids=lambda x: getattr(x, "name", None) or str(x))
+
+
+@of_every_shape
+def test_one_token(level: Level, shape: Shape) -> None:
+    for positions in (1, 2, 15, 16, 17, 127, 128, 129, 200, 255, 256, 257, CONTEXT):
+        cache, q = Cache(shape, level, positions), queries(1, shape)
+        found = attention(shape, level, cache, q)
+        np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
+        for nth in (2, 3, 5):
+            np.testing.assert_array_equal(attention(shape, level, cache, q, nth=nth), found)
+
+
+@of_every_shape
+def test_several_tokens_are_each_as_if_alone(level: Level, shape: Shape) -> None:
+    for positions, n in [(2, 2), (5, 5), (130, 5), (258, 3), (131, 131)]:
+        cache, q = Cache(shape, level, positions), queries(n, shape)
+        found = attention(shape, level, cache, q)
+        np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(attention(shape, level, cache, q, nth=3), found)
+        for i in (0, n // 2, n - 1):
+            alone = Cache(shape, level, positions)
+            alone.k, alone.v = alone.k[: positions - n + i + 1], alone.v[: positions - n + i + 1]
+            np.testing.assert_array_equal(attention(shape, level, alone, q[i : i + 1])[0], found[i])
+
+
+@of_every_shape
+def test_windows(level: Level, shape: Shape) -> None:
+    for window in (1, 5, 16, 100, 127, 128, 129, 300, 2**31 - 1):
+        for positions, n in [(1, 1), (129, 1), (300, 1), (130, 4), (300, 4)]:
+            cache, q = Cache(shape, level, positions), queries(n, shape)
+            found = attention(shape, level, cache, q, window)
+            np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window), rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(attention(shape, level, cache, q, window, nth=2), found)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    shape = Shape(64, 64, 2)
+    cache, q = Cache(shape, BEST, 140), queries(2, shape) * np.float32(2000)
+    for n in (1, 2):
+        found = attention(shape, BEST, cache, q[-n:])
+        np.testing.assert_allclose(found, attend(q[-n:], cache.k, cache.v), rtol=1e-4, atol=1e-4)
+
+
+# -- strings -----------------------------------------------------------------------------------------------
+
+
+def _strings(lengths: list[int], order: str) -> Any:
+    return np.frombuffer(b"".join(n.to_bytes(8, order) + b"x" * n for n in lengths), np.uint8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_strings_are_found(order: str) -> None:
+    lengths = [0, 1, 7, 300, 0, 65537, 3]
+    data = np.concatenate([np.zeros(5, np.uint8), _strings(lengths, order)])
+    starts, sizes = np.zeros((2, len(lengths)), np.int64)
+    end = walk_strings(data, 5, len(data), len(lengths), order == "big", starts, sizes)
+    assert end == len(data)
+    assert sizes.tolist() == lengths
+    assert starts.tolist() == [5 + 8 * (i + 1) + sum(lengths[:i]) for i in range(len(lengths))]
+    assert walk_strings(data, 5, 5, 0, False, starts[:0], sizes[:0]) == 5
+
+
+@pytest.mark.parametrize("length", [4, 2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 8])
+def test_a_string_past_the_end_is_named(length: int) -> None:
+    data = np.frombuffer(_strings([2], "little").tobytes() + length.to_bytes(8, "little") + b"abc", np.uint8)
+    starts, sizes = np.zeros((2, 3), np.int64)
+    assert walk_strings(data, 0, len(data), 3, False, starts, sizes) == -2
+    assert walk_strings(data, 0, 12, 3, False, starts, sizes) == -2
+    assert walk_strings(data, 0, 9, 3, False, starts, sizes) == -1
+    assert walk_strings(data, 0, 7, 3, False, starts, sizes) == -1
+
+
+def test_strings_refuse_arrays_that_do_not_fit() -> None:
+    data, out = np.zeros(64, np.uint8), np.zeros(2, np.int64)
+    wrong: list[tuple[Any, ...]] = [
+        (data.astype(np.int8), 0, 64, 2, False, out, out),
+        (data[::2], 0, 32, 2, False, out, out),
+        (data, -1, 64, 2, False, out, out),
+        (data, 0, 65, 2, False, out, out),
+        (data, 9, 8, 2, False, out, out),
+        (data, 0, 64, 3, False, out, out),
+        (data, 0, 64, -1, False, out, out),
+        (data, 0, 64, 2, False, out.astype(np.int32), out),
+        (data, 0, 64, 1, False, out[::2], out[:1].astype(float)),
+    ]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="must be|is not within"):
+            walk_strings(*arguments)
+    frozen = out.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="must be"):
+        walk_strings(data, 0, 64, 2, False, frozen, out)
+
+
+# -- the tape ----------------------------------------------------------------------------------------------
+
+
+def _call(reads: str, writes: str) -> Call:
+    return Call(kernel("norm"), {}, frozenset(reads.split()), frozenset(writes.split()))
+
+
+@pytest.mark.parametrize(
+    ("calls", "waits"),
+    [
+        ([("", "a"), ("a", "b")], [True, True]),  # read after write
+        ([("a", "b"), ("", "a")], [True, True]),  # write after read
+        ([("", "a"), ("", "a")], [True, True]),  # write after write
+        ([("a", "b"), ("a", "c"), ("a", "d")], [False, False, True]),
+        ([("", "a"), ("", "b"), ("b", "c")], [False, True, True]),
+        ([("", "a"), ("", "b"), ("b", "c"), ("a", "d")], [False, True, False, True]),  # one wait serves both
+        ([("a", "b"), ("b", "c"), ("", "a")], [True, False, True]),
+        ([("", "a")], [True]),
+    ],
+)
+def test_threads_wait_where_one_needs_anothers_result(calls: list[tuple[str, str]], waits: list[bool]) -> None:
+    assert barriers([_call(*call) for call in calls]) == waits
+
+
+def _chain(length: int, level: Level) -> tuple[Tape, Any, list[Any]]:
+    """norm from a to b and back again: every thread reads whole rows, so that a missing wait changes the result."""
+    x, weight = Room(np.ones((3, 256), np.float32)), Room(np.linspace(0.9, 1.1, 256, dtype=np.float32))
+    y, now = Room(np.zeros((3, 256), np.float32)), step(3)
+    calls = []
+    for i in range(length):
+        a, b, names = (x, y, "ab") if i % 2 == 0 else (y, x, "ba")
+        fields = {"x": a.address, "y": b.address, "weight": weight.address, "step": now.address}
+        fields |= {"q": 0, "blocks": 8, "columns": 256, "x_stride": 1024, "y_stride": 1024, "q_stride": 0}
+        calls.append(Call(kernel("norm"), {**fields, "eps": 1e-5}, frozenset(names[0]), frozenset(names[1])))
+    return Tape(calls, library(level)), x, [weight, y, now]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("threads", [2, 4])
+def test_a_tape_gives_the_same_whatever_the_threads(threads: int, level: Level) -> None:
+    results = []
+    for size in (1, threads):
+        tape, x, _others = _chain(40, level)
+        team = Team(size)
+        try:
+            for _ in range(25):
+                tape.run(team)
+        finally:
+            team.close()
+        results.append(x.array.copy())
+    assert not np.array_equal(results[0], np.ones_like(results[0]))
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_a_team_runs_tapes_in_turn_and_closes_twice() -> None:
+    before = threading.active_count()
+    team = Team(3)
+    assert threading.active_count() == before + 2
+    tapes = [_chain(2, BEST), _chain(3, BEST)]
+    for i in range(100):
+        tapes[i % 2][0].run(team)
+    team.close()
+    team.close()
+    assert threading.active_count() == before
+
+
+def test_a_closed_team_refuses_to_run() -> None:
+    tape, _x, _others = _chain(2, BEST)
+    team = Team(1)  # with more threads it would wait for ever where it does not refuse
+    team.close()
+    with pytest.raises((GGUFError, RuntimeError)):
+        tape.run(team)
+
+
+def test_a_tape_wants_every_argument() -> None:
+    with pytest.raises(ValueError, match="norm takes"):
+        Tape([Call(kernel("norm"), {"step": 0}, frozenset(), frozenset())], library(BEST))

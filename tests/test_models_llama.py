@@ -1,0 +1,242 @@
+"""Models that do not fit together: every mistake is one line that names it, at once, before memory is taken."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import SIZES, metadata, weights, write_model
+
+from ggufpy import format as gguf
+from ggufpy import models
+from ggufpy.errors import GGUFError
+from ggufpy.format import Typed
+from ggufpy.models.base import Keys
+from ggufpy.plan import Attend, MatMul, Norm, Plan, SwiGlu
+from ggufpy.runtime import EngineOptions, load
+
+
+def refused(path: Path, match: str) -> str:
+    """The one line with which a model is refused, in less than a second."""
+    start = time.perf_counter()
+    with gguf.open(path) as file, pytest.raises(GGUFError, match=match) as error:
+        load(file, EngineOptions(n_threads=1)).close()
+    assert time.perf_counter() - start < 1.0
+    message = str(error.value)
+    assert message.isprintable(), "one line, without control characters"
+    assert len(message) < 500
+    return message
+
+
+def plan(path: Path) -> Plan:
+    with gguf.open(path) as file:
+        return models.find("llama").plan(Keys(file.metadata), file.tensors)
+
+
+# -- architectures -----------------------------------------------------------------------------------------
+
+
+def test_every_module_is_an_architecture() -> None:
+    assert "llama" in models.names()
+    for name in models.names():
+        assert callable(models.find(name).plan)
+
+
+@pytest.mark.parametrize("name", ["gpt17", "base", "", "llama ", "LLAMA", "../llama", "os", "__init__", "a\nb", "x" * 10_000])
+def test_an_architecture_that_does_not_run(name: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", {**metadata(SIZES), "general.architecture": name}, {})
+    assert "llama" in refused(tmp_path / "m", "general.architecture")
+
+
+@pytest.mark.parametrize("value", [None, 5, True, 2.0, ["llama"]])
+def test_no_architecture(value: Any, tmp_path: Path) -> None:
+    keys = {**metadata(SIZES), "general.architecture": value}
+    gguf.write(tmp_path / "m", {k: v for k, v in keys.items() if v is not None}, {})
+    refused(tmp_path / "m", "general.architecture")
+
+
+# -- metadata ----------------------------------------------------------------------------------------------
+
+COUNTS = (
+    "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
+    "rope.scaling.original_context_length",
+)  # fmt: skip
+BAD_COUNTS = [
+    0, -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
+    Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**31), "x" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", BAD_COUNTS, ids=lambda v: repr(v)[:30])
+@pytest.mark.parametrize("key", COUNTS)
+def test_counts_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: value}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key}"))
+
+
+@pytest.mark.parametrize("key", ["context_length", "embedding_length", "block_count", "feed_forward_length"])
+def test_counts_that_are_missing(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({k: v for k, v in SIZES.items() if k != key}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", f"the metadata has no llama.{key}")
+
+
+NUMBERS = (
+    "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scale_linear",
+    "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    "rope.scaling.low_freq_factor", "rope.scaling.high_freq_factor",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), "1", True, [1.0]])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: value}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key}"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"attention.head_count": 3, "attention.head_count_kv": 2}, "3 attention heads cannot share 2"),
+        ({"attention.head_count": 1, "attention.head_count_kv": 2}, "1 attention heads cannot share 2"),
+        ({"expert_count": 8}, "mixture of experts"),
+        ({"expert_count": -1}, "expert_count"),
+        ({"attention.sliding_window": -1}, "sliding_window"),
+        ({"attention.key_length": 1025}, "larger than ggufpy runs"),
+        ({"attention.value_length": 2**30}, "larger than ggufpy runs"),
+        ({"attention.head_count": 65, "attention.head_count_kv": 1}, "larger than ggufpy runs"),
+        ({"rope.dimension_count": 7}, "rope.dimension_count is 7; it must be even"),
+        ({"rope.dimension_count": 22}, "rope.dimension_count is 22; it must be even and at most 20"),
+        ({"rope.scaling.type": "ntk"}, "rope.scaling.type is 'ntk'"),
+        ({"rope.scaling.type": "x" * 5000}, "rope.scaling.type"),
+        ({"rope.scaling.type": 3}, "rope.scaling.type is 3; it must be a string"),
+        ({"block_count": 10**9}, r"tensor blk\.2\.attn_norm\.weight is missing"),
+        ({"block_count": 1}, r"tensors that this architecture does not use: blk\.1\."),
+        ({"embedding_length": 2**30}, "heads of 536870912 .* larger than ggufpy runs"),
+        ({"embedding_length": 41}, "token_embd.weight has shape"),
+        ({"feed_forward_length": 2**31 - 1}, "ffn_gate.weight has shape"),
+        ({"attention.head_count": 2**31 - 1, "attention.head_count_kv": 2**31 - 1}, "rope.dimension_count is 1"),
+    ],
+)
+def test_metadata_that_do_not_fit(changes: dict[str, Any], match: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, **changes}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", match)
+
+
+EXTREMES: dict[str, dict[str, Any]] = {
+    "base 1": {"rope.freq_base": 1.0},
+    "yarn, base 1": {"rope.scaling.type": "yarn", "rope.freq_base": 1.0, "rope.scaling.factor": 4.0},
+    "yarn, fast tiny": {"rope.scaling.type": "yarn", "rope.scaling.yarn_beta_fast": Typed("float64", 1e-308)},
+    "yarn, slow huge": {"rope.scaling.type": "yarn", "rope.scaling.yarn_beta_slow": Typed("float64", 1e308)},
+    "base tiny": {"rope.freq_base": Typed("float64", 5e-324)},
+    "base huge": {"rope.freq_base": Typed("float64", 1.7e308)},
+    "factor tiny": {"rope.scaling.type": "linear", "rope.scaling.factor": Typed("float64", 5e-324)},
+    "yarn factor huge": {"rope.scaling.type": "yarn", "rope.scaling.factor": Typed("float64", 1.7e308)},
+    "llama3, bands reversed": {
+        "rope.scaling.type": "llama3", "rope.scaling.low_freq_factor": 8.0, "rope.scaling.high_freq_factor": 2.0,
+    },
+    "epsilon tiny": {"attention.layer_norm_rms_epsilon": Typed("float64", 5e-324)},
+    "epsilon huge": {"attention.layer_norm_rms_epsilon": Typed("float64", 1.7e308)},
+    "window huge": {"attention.sliding_window": 2**31 - 1},
+    "window of one": {"attention.sliding_window": 1},
+    "context of one": {"context_length": 1},
+    "context huge": {"context_length": 2**31 - 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.filterwarnings("error")
+def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
+    """Values that are allowed one by one and senseless together: an error in one line, or numbers, never a crash."""
+    path = write_model(tmp_path / "m", EXTREMES[name])
+    with gguf.open(path) as file:
+        try:
+            session = load(file, EngineOptions(n_threads=1, n_batch=4))
+        except GGUFError as error:
+            assert str(error).isprintable()
+            return
+        with session:
+            session.eval([1] if session.n_ctx == 1 else [1, 2, 3, 4, 5])
+            assert session.last_logits().shape == (61,)
+
+
+# -- tensors -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in weights(SIZES, 61, "F32") if n != "output.weight"])
+def test_a_tensor_that_is_missing(name: str, tmp_path: Path) -> None:
+    refused(write_model(tmp_path / "m", {}, {name: None}), f"tensor {re.escape(name)} is missing")
+
+
+@pytest.mark.parametrize("name", [n for n in weights(SIZES, 61, "F32") if "blk.1" not in n])
+def test_a_tensor_of_another_shape(name: str, tmp_path: Path) -> None:
+    given = weights(SIZES, 61, "F32")[name]
+    for i, wrong in enumerate((given[:-1], given[..., :-1], given[None], given[:0], given.reshape(-1)[:1].reshape(()))):
+        path = write_model(tmp_path / f"m{i}", {}, {name: np.ascontiguousarray(wrong)})
+        refused(path, f"tensor {re.escape(name)} |tensor output.weight has shape")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("blk.0.attn_q.bias", 41), ("blk.0.ffn_down.bias", 39), ("output.bias", 60), ("rope_freqs.weight", 20)],
+)
+def test_an_optional_tensor_of_another_shape(name: str, count: int, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", {}, {name: np.ones(count, np.float32)})
+    refused(path, f"tensor {re.escape(name)} has shape")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_frequency_factors_are_checked(value: float, tmp_path: Path) -> None:
+    factors = np.ones(10, np.float32)
+    factors[7] = value
+    refused(write_model(tmp_path / "m", {}, {"rope_freqs.weight": factors}), "rope_freqs.weight has a factor")
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_norm.weight", "output_norm.weight", "blk.1.attn_k.bias"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_must_be_finite(name: str, value: float, tmp_path: Path) -> None:
+    vector = np.ones(20 if "attn_k" in name else 40, np.float32)
+    vector[-1] = value
+    path = write_model(tmp_path / "m", {}, {name: vector})
+    with gguf.open(path) as file, pytest.raises(GGUFError, match=f"tensor {re.escape(name)} has a value that is not finite"):
+        load(file, EngineOptions(n_threads=1))
+
+
+@pytest.mark.parametrize("name", ["blk.2.attn_q.weight", "adapter", "blk.0.attn_q.weight2", "evil\nname\x1b[31m", "y" * 5000])
+def test_a_tensor_that_nobody_asked_for(name: str, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", {}, {name: np.ones(3, np.float32)})
+    refused(path, "tensors that this architecture does not use")
+
+
+def test_many_tensors_that_nobody_asked_for(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", {}, {f"extra.{i}": np.ones(1, np.float32) for i in range(50)})
+    assert "and 46 more" in refused(path, "does not use: extra.0, extra.1, extra.10, extra.11")
+
+
+# -- the plan ----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_a_layer(tmp_path: Path) -> None:
+    found = plan(write_model(tmp_path / "m", {"attention.sliding_window": 9}))
+    assert (found.context, found.vocabulary, found.layers) == (64, 61, 2)
+    assert [type(op) for op in found.body[:11]] == [
+        Norm, MatMul, MatMul, MatMul, Attend, MatMul, Norm, MatMul, MatMul, SwiGlu, MatMul
+    ]  # fmt: skip
+    assert len(found.body) == 22
+    assert [type(op) for op in found.head] == [Norm, MatMul]
+    assert {op.window for op in found.body if isinstance(op, Attend)} == {9}
+    assert [op.layer for op in found.body if isinstance(op, Attend)] == [0, 1]
+    assert found.heads.group == 2
+    assert found.heads.scale == pytest.approx(20**-0.5)
+    assert set(found.weights()) == set(weights(SIZES, 61, "F32"))
+
+
+def test_a_tied_output_reads_the_embedding(tmp_path: Path) -> None:
+    found = plan(write_model(tmp_path / "m", {}, {"output.weight": None}))
+    assert isinstance(found.head[1], MatMul)
+    assert found.head[1].weight == found.embedding

@@ -1,0 +1,390 @@
+"""SIMD levels and primitives, each against NumPy at every level that this machine has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from engine import LEVELS, Room
+
+from ggufpy.errors import GGUFError
+from ggufpy.simd import isa
+from ggufpy.simd.isa import Level
+
+OPS = (
+    "dot4", "dot4_signed", "load_f16", "store_f16", "load_bf16", "round_i", "exp", "sum", "sum_i", "largest", "less",
+    "half_bits", "store_i8", "fma", "to_f", "iota", "bits", "float_ops", "shifts", "min_max_abs",
+)  # fmt: skip
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Any:
+    """One kernel for all: `what` chooses the primitive, applied to `count` vectors of a, b, c; results go to out."""
+    dot4, dot4_signed, load_f16, store_f16, load_bf16, round_i, exp, sum_, sum_i, largest, less, half_bits = range(12)
+    store_i8, fma, to_f, iota, bits, float_ops, shifts, min_max_abs = range(12, 20)
+    L = v.L
+
+    def primitives(args: Any, ith: Any, nth: Any) -> None:
+        what = args.what
+        for i in range(args.count):
+            at = 4 * L * i
+            a, b, c, out = args.a + at, args.b + at, args.c + at, args.out + at
+            if what == dot4:
+                v.store_i(out, v.dot4(v.load_i(c), v.load_i(a), v.load_i(b)))
+            elif what == dot4_signed:
+                v.store_i(out, v.dot4_signed(v.load_i(c), v.load_i(a), v.load_i(b)))
+            elif what == load_f16:
+                v.store_f(out, v.load_f16(args.a + at // 2))
+            elif what == store_f16:
+                v.store_f16(args.out + at // 2, v.load_f(a))
+            elif what == load_bf16:
+                v.store_f(out, v.load_bf16(args.a + at // 2))
+            elif what == round_i:
+                v.store_i(out, v.round_i(v.load_f(a)))
+            elif what == exp:
+                v.store_f(out, v.exp(v.load_f(a)))
+            elif what == sum_:
+                v.store_f32(args.out + 4 * i, v.sum(v.load_f(a)))
+            elif what == sum_i:
+                v.store_i32(args.out + 4 * i, v.sum_i(v.load_i(a)))
+            elif what == largest:
+                v.store_f32(args.out + 4 * i, v.largest(v.load_f(a)))
+            elif what == less:
+                v.store_f(out, v.less(v.load_i(a), v.load_i(b), v.load_f(c), v.splat_f(-1.0)))
+            elif what == half_bits:
+                v.store_i64(args.out + 8 * i, v.half_bits(v.load_f32(args.a + 4 * i)))
+            elif what == store_i8:
+                v.store_i8(args.out + at // 4, v.load_i(a))
+            elif what == fma:
+                v.store_f(out, v.fma(v.load_f(a), v.load_f(b), v.load_f(c)))
+            elif what == to_f:
+                v.store_f(out, v.to_f(v.load_i(a)))
+            elif what == iota:
+                v.store_i(out, v.iota() + v.splat_i(i))
+            elif what == bits:
+                x, y = v.load_i(a), v.load_i(b)
+                v.store_i(out, ((x & y) | (x ^ y)) * x - y)
+            elif what == float_ops:
+                x, y = v.load_f(a), v.load_f(b)
+                v.store_f(out, (x + y) * x - y / x)
+            elif what == shifts:
+                x = v.load_i(a)
+                v.store_i(out, (x << 5) + (x >> 3))
+            elif what == min_max_abs:
+                x, y = v.load_f(a), v.load_f(b)
+                v.store_f(out, v.max(v.abs(x), y) + v.min(x, y))
+
+    return primitives
+
+
+def _compile(level: Level) -> tuple[Any, Any]:
+    """The test kernel at a level, and the engine that holds its code. It goes to no cache on disk."""
+    from ggufpy.kernels.cache import function
+    from ggufpy.kernels.compile import object_code
+    from ggufpy.kernels.spec import kernel, struct
+
+    module: Any = ModuleType("ggufpy.kernels.primitives_under_test")
+    module.ARGS, module.build = struct("what", "count", "a", "b", "c", "out"), build
+    sys.modules[module.__name__] = module
+    try:
+        of = kernel("primitives_under_test")
+        code = object_code(of, level)
+    finally:
+        del sys.modules[module.__name__]
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return function(engine.get_function_address(of.symbol)), (engine, module.ARGS)
+
+
+class Primitives:
+    """Calls primitives of one level on whole arrays."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+        self._call, (self._engine, self._args) = _compile(level)
+
+    def __call__(self, what: str, out: Any, a: Any, b: Any = None, c: Any = None, count: int | None = None) -> Any:
+        rooms = {name: Room(np.zeros(1) if x is None else x) for name, x in (("a", a), ("b", b), ("c", c), ("out", out))}
+        args = np.zeros((), self._args)
+        args["what"], args["count"] = OPS.index(what), len(a) // self.level.lanes if count is None else count
+        for name, room in rooms.items():
+            args[name] = room.address
+        self._call(args.ctypes.data, 0, 1)
+        rooms["out"].check()
+        return rooms["out"].array
+
+
+@pytest.fixture(scope="module", params=LEVELS, ids=lambda level: level.name)
+def v(request: pytest.FixtureRequest) -> Primitives:
+    return Primitives(request.param)
+
+
+def _bytes_dot(unsigned: Any, signed: Any) -> Any:
+    return (unsigned.astype(np.int64) * signed).reshape(-1, 4).sum(axis=1).astype(np.int32)
+
+
+def _pairs(unsigned: Any, signed: Any) -> tuple[Any, Any]:
+    """Every unsigned with every signed byte, in each place of a lane beside the extremes of the others."""
+    u, s = (grid.reshape(-1) for grid in np.meshgrid(unsigned, signed))
+    all_u, all_s = np.repeat(u, 4).astype(np.uint8), np.repeat(s, 4).astype(np.int8)
+    rng = np.random.default_rng(0)
+    mixed_u, mixed_s = rng.choice(unsigned, u.size * 4).astype(np.uint8), rng.choice(signed, u.size * 4).astype(np.int8)
+    extremes = rng.choice(np.array([unsigned[0], unsigned[-1]]), 4096), rng.choice(np.array([signed[0], signed[-1]]), 4096)
+    return (
+        np.concatenate([all_u, mixed_u, extremes[0].astype(np.uint8)]),
+        np.concatenate([all_s, mixed_s, extremes[1].astype(np.int8)]),
+    )
+
+
+def test_dot4_is_exact(v: Primitives) -> None:
+    # Only these levels promise all 256 unsigned values; codes of panels below 8 bits need no more than 63.
+    whole = v.level.lowering in ("avx512", "portable")
+    u, s = _pairs(np.arange(256 if whole else 128), np.arange(-128, 128))
+    start = np.random.default_rng(1).integers(-(2**20), 2**20, u.size // 4).astype(np.int32)
+    found = v("dot4", np.zeros_like(start), u.view(np.int32), s.view(np.int32), start)
+    np.testing.assert_array_equal(found, start + _bytes_dot(u, s))
+
+
+def test_dot4_signed_is_exact_for_all_weights_and_activations(v: Primitives) -> None:
+    from ggufpy.simd.primitives import primitives
+
+    u, s = _pairs(np.arange(256), np.arange(-127, 128))
+    start = np.random.default_rng(2).integers(-(2**20), 2**20, u.size // 4).astype(np.int32)
+    found = v("dot4_signed", np.zeros_like(start), u.view(np.int32), s.view(np.int32), start)
+    exact = start + _bytes_dot(u.astype(np.int64) - 128, s)
+    bias = primitives(v.level).S8_BIAS * s.astype(np.int64).reshape(-1, 4).sum(axis=1)
+    np.testing.assert_array_equal(found + bias, exact)
+
+
+def test_every_half_is_loaded(v: Primitives) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    found = v("load_f16", np.zeros(1 << 16, np.float32), bits, count=(1 << 16) // v.level.lanes)
+    exact = bits.view(np.float16).astype(np.float32)
+    number = ~np.isnan(exact)
+    np.testing.assert_array_equal(found[number].view(np.int32), exact[number].view(np.int32))
+    assert np.isnan(found[~number]).all()
+
+
+def _floats_around_halves() -> Any:
+    """Every finite half, what lies just beside it and between it and the next, and random bits."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[1:] + halves[:-1]) / 2  # exact in float32: a tie
+    near = [np.nextafter(x, np.float32(side)) for x in (halves, between) for side in (-1, 1e30)]
+    random = np.random.default_rng(3).integers(0, 0x7F800000, 1 << 15).astype(np.int32).view(np.float32)
+    beyond = np.array([65504, 65519.99, 65520, 65536, 1e30, 3.4e38, np.inf, 1e-45, 2**-25, 2**-24], np.float32)
+    positive = np.concatenate([halves, between, *near, random, beyond])
+    values = np.concatenate([positive, -positive])
+    return np.concatenate([values, np.zeros(-values.size % 64, np.float32)])
+
+
+def test_store_f16_rounds_to_nearest_even_and_saturates(v: Primitives) -> None:
+    x = _floats_around_halves()
+    found = v("store_f16", np.zeros(x.size, np.uint16), x)
+    exact = np.clip(x, -65504, 65504).astype(np.float16).view(np.uint16)
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_half_bits_is_store_f16_of_one_number(v: Primitives) -> None:
+    x = _floats_around_halves()[::7]
+    found = v("half_bits", np.zeros(x.size, np.int64), x, count=x.size)
+    np.testing.assert_array_equal(found, np.clip(x, -65504, 65504).astype(np.float16).view(np.uint16))
+
+
+def test_not_a_number_becomes_a_finite_half_or_stays_one(v: Primitives) -> None:
+    x = np.full(v.level.lanes, np.nan, np.float32)
+    found = v("store_f16", np.zeros(x.size, np.uint16), x).view(np.float16)
+    assert np.isnan(found).all() or (np.abs(found) == 65504).all()
+
+
+def test_load_bf16(v: Primitives) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    found = v("load_bf16", np.zeros(1 << 16, np.int32), bits, count=(1 << 16) // v.level.lanes)
+    np.testing.assert_array_equal(found, (bits.astype(np.uint32) << 16).view(np.int32))
+
+
+def test_round_i_is_to_nearest_even(v: Primitives) -> None:
+    whole = np.arange(-300, 300, dtype=np.float32)
+    edge = np.array([-(2**22) + 1, 2**22 - 1, 4194302.5, -4194302.5, 0.49999997, -0.49999997, -0.0, 1e-45], np.float32)
+    x = np.concatenate([whole, whole + np.float32(0.5), whole + np.float32(0.49), edge])
+    x = np.concatenate([x, np.zeros(-x.size % 16, np.float32)])
+    found = v("round_i", np.zeros(x.size, np.int32), x)
+    np.testing.assert_array_equal(found, np.rint(x).astype(np.int32))
+
+
+def test_exp_is_accurate(v: Primitives) -> None:
+    x = np.concatenate([np.linspace(-87, 88, 1 << 16), [0.0, -0.0, 1e-30, -1e-30] * 4]).astype(np.float32)
+    found = v("exp", np.zeros(x.size, np.float32), x)
+    exact = np.exp(x.astype(np.float64))
+    assert np.abs(found / exact - 1).max() < 1e-6
+    assert (found[x == 0] == 1.0).all()
+
+
+def test_exp_stays_finite_beyond_its_range(v: Primitives) -> None:
+    x = np.resize(np.array([-1e30, -1e3, -88, 89, 1e3, 1e30, -np.inf, np.inf], np.float32), 16)
+    found = v("exp", np.zeros(x.size, np.float32), x)
+    assert np.isfinite(found).all()
+    assert (found[x < 0] < 2e-38).all()
+    assert (found[x > 0] > 1e38).all()
+
+
+def test_sums_and_largest(v: Primitives) -> None:
+    rng, lanes = np.random.default_rng(4), v.level.lanes
+    x = rng.standard_normal((500, lanes)).astype(np.float32)
+    out = np.zeros(500, np.float32)
+    np.testing.assert_allclose(v("sum", out, x, count=500), x.astype(np.float64).sum(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(v("largest", out, x, count=500), x.max(axis=1))
+    np.testing.assert_array_equal(v("largest", out, -np.abs(x), count=500), -np.abs(x).min(axis=1))
+    n = rng.integers(-(2**31), 2**31, (500, lanes)).astype(np.int32)
+    exact = n.sum(axis=1, dtype=np.int64).astype(np.int32)  # wraps around
+    np.testing.assert_array_equal(v("sum_i", out.view(np.int32), n, count=500), exact)
+
+
+def test_a_sum_adds_the_upper_half_to_the_lower_again_and_again(v: Primitives) -> None:
+    x = np.random.default_rng(5).standard_normal((200, v.level.lanes)).astype(np.float32)
+    exact = x
+    while exact.shape[1] > 1:
+        middle = exact.shape[1] // 2
+        exact = exact[:, :middle] + exact[:, middle:]
+    np.testing.assert_array_equal(v("sum", np.zeros(200, np.float32), x, count=200), exact[:, 0])
+
+
+def test_less_compares_signed(v: Primitives) -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.integers(-5, 5, (2, 480)).astype(np.int32)
+    a[:16], b[:16] = -(2**31), 2**31 - 1
+    c = rng.standard_normal(480).astype(np.float32)
+    found = v("less", np.zeros(480, np.float32), a, b, c)
+    np.testing.assert_array_equal(found, np.where(a < b, c, np.float32(-1)))
+
+
+def test_integer_lanes(v: Primitives) -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.integers(-(2**31), 2**31, (2, 480)).astype(np.int32)
+    out = np.zeros(480, np.int32)
+    np.testing.assert_array_equal(v("bits", out, a, b), ((a & b) | (a ^ b)) * a - b)
+    np.testing.assert_array_equal(v("shifts", out, a), (a << 5) + (a.view(np.uint32) >> 3).astype(np.int32))
+    np.testing.assert_array_equal(v("to_f", out.view(np.float32), a), a.astype(np.float32))
+    np.testing.assert_array_equal(v("store_i8", np.zeros(480, np.int8), a), a.astype(np.int8))
+    lanes = v.level.lanes
+    exact = (np.arange(lanes)[None, :] + np.arange(480 // lanes)[:, None]).reshape(-1)
+    np.testing.assert_array_equal(v("iota", out, a), exact)
+
+
+def test_float_lanes(v: Primitives) -> None:
+    rng = np.random.default_rng(8)
+    a, b, c = rng.standard_normal((3, 480)).astype(np.float32)
+    out = np.zeros(480, np.float32)
+    np.testing.assert_array_equal(v("float_ops", out, a, b), (a + b) * a - b / a)
+    np.testing.assert_array_equal(v("min_max_abs", out, a, b), np.maximum(np.abs(a), b) + np.minimum(a, b))
+    found = v("fma", out, a, b, c)
+    once = (a.astype(np.float64) * b + c).astype(np.float32)  # the product is exact in float64
+    np.testing.assert_array_equal(found, once if v.level.lowering != "portable" else a * b + c)
+
+
+# -- levels ------------------------------------------------------------------------------------------------
+
+
+def test_portable_is_always_there_and_last() -> None:
+    assert [level for level in isa.LEVELS if level in LEVELS] == list(LEVELS)
+    assert LEVELS[-1].name == "portable"
+
+
+def test_the_best_level_runs_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "  "):
+        monkeypatch.setenv("GGUFPY_ISA", value)
+        assert isa.current() == LEVELS[0]
+    monkeypatch.delenv("GGUFPY_ISA")
+    assert isa.current() == LEVELS[0]
+    for level in LEVELS:
+        monkeypatch.setenv("GGUFPY_ISA", f" {level.name.upper()} ")
+        assert isa.current() == level
+
+
+@pytest.mark.parametrize("name", ["sse9", "avx", "portable,avx2", "0", "amx!"])
+def test_an_unknown_level_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGUFPY_ISA", name)
+    with pytest.raises(GGUFError, match="no such level; choose one of .*portable") as error:
+        isa.current()
+    assert "\n" not in str(error.value)
+
+
+def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = [level.name for level in isa.LEVELS if level not in LEVELS]
+    assert missing, "no machine has both x86 and Arm levels"
+    for name in missing:
+        monkeypatch.setenv("GGUFPY_ISA", name)
+        with pytest.raises(GGUFError, match=f"GGUFPY_ISA={name}: this CPU does not have it; choose one of"):
+            isa.current()
+
+
+def test_a_level_needs_the_machine_and_every_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa.platform, "machine", lambda: "riscv64")
+    assert [level.name for level in isa.available()] == ["portable"]
+    monkeypatch.setattr(isa.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(isa, "host_features", lambda: frozenset({"neon", "dotprod", "avx2", "f16c", "fma"}))
+    assert [level.name for level in isa.available()] == ["neon", "portable"]
+    monkeypatch.setattr(isa, "host_features", lambda: frozenset({"neon"}))
+    assert [level.name for level in isa.available()] == ["portable"]
+
+
+def test_a_level_fixes_lanes_that_divide_a_block() -> None:
+    from ggufpy.simd.lowering import LOWERINGS
+
+    for level in isa.LEVELS:
+        assert level.lanes in (4, 8, 16)
+        assert level.lowering in LOWERINGS
+
+
+# Numba would hand Arm intrinsics to this machine's own code generator, which ends the process: so its code
+# generation is switched off, in a process of its own, and only its IR is used.
+CROSS = """
+import re, sys
+import llvmlite.binding as llvm
+from numba.core import codegen
+from ggufpy.kernels import compile as compiler
+from ggufpy.kernels.spec import kernel
+from ggufpy.simd import isa
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+TRIPLE = "aarch64-unknown-linux-gnu"
+try:
+    target = llvm.Target.from_triple(TRIPLE)
+except RuntimeError as error:
+    sys.exit(f"no target: {error}")
+neon = next(level for level in isa.LEVELS if level.name == "neon")
+cpu, features = isa.target(neon)
+machine = target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
+nothing = lambda *ignored: None
+codegen.JITCodeLibrary._finalize_specific = codegen.JITCPUCodegen._add_module = nothing
+codegen.JITCPUCodegen.set_env = nothing
+codegen.JITCodeLibrary.get_pointer_to_function = lambda *ignored: 1
+numba_ir = compiler._numba_ir
+
+def for_arm(of, level):
+    text, inner = numba_ir(of, level)
+    text = re.sub('target triple = ".*"', f'target triple = "{TRIPLE}"', text)
+    return re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', text), inner
+
+compiler._numba_ir, compiler.target_machine = for_arm, lambda level: machine
+assembly = compiler.assembly(kernel("matmul_int", bits=4, group=32, has_min=0, offset=8, tokens=1), neon)
+print(assembly.count("sdot"), assembly.count("fcvtl"), assembly.count("fmla"))
+"""
+
+
+def test_matrix_products_compile_to_arm_dot_products() -> None:
+    done = subprocess.run([sys.executable, "-c", CROSS], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode and "no target" in done.stderr:
+        pytest.skip(f"this LLVM cannot generate code for Arm: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    sdot, fcvtl, fmla = map(int, done.stdout.split())
+    assert sdot >= 8
+    assert fcvtl >= 1
+    assert fmla >= 1
