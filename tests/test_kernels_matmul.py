@@ -34,7 +34,7 @@ PROMPT = 4
 # Formats and tokens a reading at the levels below the best; all of them at the best.
 SOME = {
     "avx512": [("Q4_0", PROMPT), ("Q8_0", 1)],
-    "avx2": [("Q4_0", PROMPT), ("Q5_1", 1), ("NVFP4", 1), ("Q8_0", PROMPT)],
+    "avx2": [("Q4_0", PROMPT), ("Q5_1", 1), ("Q8_0", PROMPT)],
     "portable": [("Q4_0", PROMPT), ("Q2_K", 1), ("Q8_0", 1)],
     "neon": [("Q4_0", PROMPT), ("Q8_0", 1)],
 }

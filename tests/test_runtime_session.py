@@ -439,7 +439,7 @@ def test_a_closed_session_refuses_to_run(folder: Path) -> None:
     code = """
 from ggufpy.errors import GGUFError
 import os, threading
-threading.Timer(10, lambda: os._exit(3)).start()
+threading.Timer(5, lambda: os._exit(3)).start()
 session = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2))
 session.close()
 try:

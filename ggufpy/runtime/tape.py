@@ -224,13 +224,14 @@ class Tape:
         for i, (call, wait) in enumerate(zip(calls, barriers(calls), strict=True)):
             self._entries[i] = (library.address(call.kernel), self._structs[i].ctypes.data, wait)
         runner = kernel("tape")
-        self._barrier = Region(128, "barrier")
         self._args = np.zeros((), load_source(runner).ARGS)
         self._args["entries"], self._args["count"] = self._entries.ctypes.data, len(calls)
-        self._args["barrier"], self._args["yield_"] = self._barrier.at(0, 128), yield_address()
+        self._args["yield_"] = yield_address()
         self._run = function(library.address(runner))
 
     def run(self, team: Team) -> None:
+        """Runs every call on the team's threads; all of them have passed the last barrier when it returns."""
+        self._args["barrier"] = team.barrier.at(0, 128)
         team.run(self._run, self._args.ctypes.data)
 
 

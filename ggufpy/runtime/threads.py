@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from .memory import Region
+
 Entry = Callable[[int, int, int], None]
 
 
@@ -20,11 +22,13 @@ def yield_address() -> int:
 class Team:
     """`size` threads. `run` calls entry(args, ith, size) on each at once and returns when thread 0 is through.
 
-    The entry must end with a barrier, so that no thread is still at work when thread 0 returns.
+    The entry must end with a wait on `barrier`, so that no thread is still at work when thread 0 returns. The barrier
+    belongs to the team, not to what it runs: a thread may look at it once more after thread 0 has gone on.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.barrier = Region(128, "the barrier")
         self._entry: Entry | None = None
         self._args = 0
         self._gates = [threading.Lock() for _ in range(size - 1)]

@@ -1,4 +1,4 @@
-"""Numba's front end as far as kernels need it: types and IR, no rewriting of array expressions, no calls from Python."""
+"""Numba's front end as far as kernels need it: types and IR; no rewriting of arrays, no calls from Python."""
 
 from __future__ import annotations
 
