@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,7 @@ SIZES: Mapping[str, int] = {
     "attention.head_count_kv": 1,
 }
 VOCABULARY = 61
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def encoded(values: Any, type_name: str) -> Any:
@@ -182,7 +183,7 @@ def metadata(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_model(
-    path: Path, changes: Mapping[str, Any] = {}, tensors: Mapping[str, Any] = {}, type_name: str = "F32"
+    path: Path, changes: Mapping[str, Any] = NOTHING, tensors: Mapping[str, Any] = NOTHING, type_name: str = "F32"
 ) -> Path:
     """A tiny llama model. `changes` to SIZES or further keys, and `tensors` added or replaced; None leaves one out."""
     sizes = {k: v for k, v in {**SIZES, **changes}.items() if v is not None}
@@ -238,11 +239,12 @@ def frequencies(keys: Mapping[str, Any], dims: int, factors: Any = None) -> tupl
 
 
 def rotate(x: Any, positions: Any, theta: Any, magnitude: float = 1.0, neox: bool = False) -> Any:
-    """(tokens, heads, length): the first 2 · len(theta) dimensions of each head turned by position, as complex numbers."""
+    """(tokens, heads, length): the first 2 · len(theta) dimensions of each head, as complex numbers, turned."""
     pairs = len(theta)
     turn = magnitude * np.exp(1j * np.asarray(positions, np.float64)[:, None, None] * theta)
     out = np.array(x, np.float64)
-    first, second = (slice(0, pairs), slice(pairs, 2 * pairs)) if neox else (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+    halves = slice(0, pairs), slice(pairs, 2 * pairs)
+    first, second = halves if neox else (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
     turned = (out[..., first] + 1j * out[..., second]) * turn
     out[..., first], out[..., second] = turned.real, turned.imag
     return out

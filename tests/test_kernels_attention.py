@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, Room, attend, run, step, up
+from engine import BEST, LEVELS, Room, attend, compile_ahead, run, step, up
 
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.attention import CHUNK, part_bytes, scratch_bytes
@@ -89,6 +89,16 @@ SHAPES = [
     *((level, Shape(80, 20, 3)) for level in LEVELS[1:]),
 ]
 of_every_shape = pytest.mark.parametrize(("level", "shape"), SHAPES, ids=lambda x: getattr(x, "name", None) or str(x))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    compile_ahead(
+        [
+            (kernel("attention", key_length=shape.key, value_length=shape.value, group=shape.group), level)
+            for level, shape in SHAPES
+        ]
+    )
 
 
 @of_every_shape
@@ -175,7 +185,7 @@ def test_strings_refuse_arrays_that_do_not_fit() -> None:
         (data, 0, 64, 1, False, out[::2], out[:1].astype(float)),
     ]
     for arguments in wrong:
-        with pytest.raises(ValueError, match="must be|is not within"):
+        with pytest.raises(ValueError, match=r"must be|is not within"):
             walk_strings(*arguments)
     frozen = out.copy()
     frozen.flags.writeable = False

@@ -40,11 +40,18 @@ SOME = {
 }
 
 
+FLOATS = [
+    *((BEST, name) for name in ("F16", "BF16", "F32")),
+    *((level, name) for level in LEVELS[1:] for name in ("F16", "F32")),
+]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
     """Most of this module's time without a cache is compiling: it is done by two processes."""
     wanted = [(name, tokens, BEST) for name in FORMATS for tokens in (1, PROMPT)]
     wanted += [(name, tokens, level) for level in LEVELS[1:] for name, tokens in SOME[level.name]]
+    wanted += [(name, tokens, level) for level, name in FLOATS for tokens in (1, PROMPT)]
     compile_ahead([(matmul_kernel(quants.get(name).panel, tokens), level) for name, tokens, level in wanted])
 
 
@@ -215,14 +222,7 @@ def test_bits_do_not_depend_on_how_many_tokens_share_a_reading(type_name: str) -
 
 
 @pytest.mark.parametrize("tokens", [1, PROMPT])
-@pytest.mark.parametrize(
-    ("level", "type_name"),
-    [
-        *((BEST, name) for name in ("F16", "BF16", "F32")),
-        *((level, name) for level in LEVELS[1:] for name in ("F16", "F32")),
-    ],
-    ids=lambda part: getattr(part, "name", part),
-)
+@pytest.mark.parametrize(("level", "type_name"), FLOATS, ids=lambda part: getattr(part, "name", part))
 def test_float_products(level: Level, type_name: str, tokens: int) -> None:
     for rows, columns in [(1, 1), (7, 20), (33, 33), (100, 100), (20, 576)]:
         c = case(type_name, rows, columns, level, tokens)

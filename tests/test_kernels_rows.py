@@ -117,13 +117,17 @@ def keys_of(memory: Any, lanes: int, length: int) -> Any:
 @at_every_level
 @pytest.mark.parametrize(
     ("key", "value", "turned", "neox"),
-    [(20, 20, 20, False), (64, 64, 64, False), (64, 64, 64, True), (24, 12, 8, False), (24, 12, 8, True), (7, 5, 2, False)],
-)
+    [
+        (20, 20, 20, False), (64, 64, 64, False), (64, 64, 64, True), (24, 12, 8, False), (24, 12, 8, True),
+        (7, 5, 2, False),
+    ],
+)  # fmt: skip
 def test_rope_store(level: Level, key: int, value: int, turned: int, neox: bool) -> None:
     heads, shared, room, lanes = 6, 2, 256, level.lanes
     rng = np.random.default_rng(5)
     for count, position in [(1, 0), (3, 126), (5, 13), (1, 255)]:
-        q, k, v = (rng.standard_normal((count, n)).astype(np.float32) for n in (heads * key, shared * key, shared * value))
+        widths = heads * key, shared * key, shared * value
+        q, k, v = (rng.standard_normal((count, n)).astype(np.float32) for n in widths)
         theta = 10000.0 ** (-2 * np.arange(turned // 2) / turned)
         where = position + np.arange(count)
         angles = where[:, None] * theta

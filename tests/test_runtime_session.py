@@ -28,6 +28,7 @@ from engine import (
 from ggufpy import format as gguf
 from ggufpy import quants
 from ggufpy.errors import GGUFError
+from ggufpy.kernels.spec import kernel
 from ggufpy.quants.base import FloatPanel
 from ggufpy.runtime import EngineOptions, Session, isa_name, load
 from ggufpy.runtime.weights import matmul_kernel, pack_kernel
@@ -43,6 +44,9 @@ def _compiled() -> None:
     panels = dict.fromkeys(quants.get(name).panel for name in TYPES)
     compile_ahead([(matmul_kernel(panel, tokens), BEST) for panel in panels for tokens in (1, 4)])
     compile_ahead([(pack_kernel(panel), BEST) for panel in panels])
+    others = [matmul_kernel(quants.get("Q4_0").panel, tokens) for tokens in (1, 4)]
+    others.append(kernel("attention", key_length=64, value_length=64, group=2))
+    compile_ahead([(of, level) for level in LEVELS[1:] for of in others])
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,7 @@ def test_optional_tensors(name: str, type_name: str, tmp_path: Path) -> None:
 
 
 def test_sizes_that_fill_no_block_or_vector(tmp_path: Path) -> None:
-    changes = {"attention.key_length": 24, "attention.value_length": 12, "embedding_length": 23, "feed_forward_length": 1}
+    changes = {"embedding_length": 23, "feed_forward_length": 1, **VARIANTS["key and value lengths"]}
     for type_name in ("F16", "F32"):
         path = write_model(tmp_path / type_name, changes, type_name=type_name)
         with gguf.open(path) as file:
@@ -181,10 +185,10 @@ def test_sizes_that_fill_no_block_or_vector(tmp_path: Path) -> None:
 
 def test_types_may_differ_from_tensor_to_tensor(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    sizes = {"embedding_length": 64, "attention.key_length": 20, "attention.value_length": 20, "feed_forward_length": 96}
+    sizes = {"embedding_length": 64, "attention.key_length": 20, "feed_forward_length": 96}
     mixed = {
-        "ffn_gate": (96, 64, "Q4_0"), "ffn_up": (96, 64, "F16"), "ffn_down": (64, 96, "Q8_0"), "attn_q": (40, 64, "Q8_0"),
-        "attn_k": (20, 64, "F16"),
+        "ffn_gate": (96, 64, "Q4_0"), "ffn_up": (96, 64, "F16"), "ffn_down": (64, 96, "Q8_0"),
+        "attn_q": (40, 64, "Q8_0"), "attn_k": (20, 64, "F16"),
     }  # fmt: skip
     made = {f"blk.0.{n}.weight": encoded(rng.standard_normal((r, c)) / 8, t) for n, (r, c, t) in mixed.items()}
     with gguf.open(write_model(tmp_path / "m", sizes, made)) as file:
@@ -211,8 +215,8 @@ def test_threads_and_batches_do_not_change_a_bit(type_name: str, folder: Path) -
     assert np.isfinite(whole).all()
     for options in ({"n_threads": 2}, {"n_threads": 4}, {"n_batch": 1}, {"n_batch": 7}, {"n_ctx": 150}):
         np.testing.assert_array_equal(logits(file, LONG, **options), whole)
-    for options in ({"n_threads": 1}, {"n_threads": 4, "n_batch": 1}, {"n_batch": 7}, {"n_batch": 10**12}):
-        with load(file, EngineOptions(**options)) as session:
+    for threads, batch in ((1, 512), (4, 1), (2, 7), (2, 10**12)):
+        with load(file, EngineOptions(n_threads=threads, n_batch=batch)) as session:
             session.eval(LONG)
             np.testing.assert_array_equal(session.last_logits(), whole[-1])
 
@@ -249,11 +253,11 @@ def test_a_token_that_is_not_finite_spoils_no_later_one(tmp_path: Path) -> None:
         wanted = logits(file, [1, 2, 3])
         table = file.tensors["token_embd.weight"].to_numpy()
     table[7] = np.inf
-    with gguf.open(write_model(tmp_path / "bad", {}, {"token_embd.weight": table})) as file:
-        with load(file, EngineOptions(n_threads=1)) as session, np.errstate(all="ignore"):
-            assert not np.isfinite(session.eval_logits([7, 7, 7])).any()
-            session.truncate(0)
-            np.testing.assert_array_equal(session.eval_logits([1, 2, 3]), wanted)
+    bad = write_model(tmp_path / "bad", {}, {"token_embd.weight": table})
+    with gguf.open(bad) as file, load(file, EngineOptions(n_threads=1)) as session:
+        assert not np.isfinite(session.eval_logits([7, 7, 7])).any()
+        session.truncate(0)
+        np.testing.assert_array_equal(session.eval_logits([1, 2, 3]), wanted)
 
 
 def test_two_sessions_of_one_file_do_not_disturb_each_other(folder: Path) -> None:
@@ -297,7 +301,8 @@ def test_tokens_are_counted_and_logits_are_of_the_last(tiny: Session) -> None:
     found = tiny.last_logits()
     found[:] = 0  # a copy
     np.testing.assert_array_equal(tiny.last_logits(), rows[1])
-    tiny.eval(np.array([3], np.uint16))
+    some: Any = np.array([3], np.uint16)
+    tiny.eval(some)
     np.testing.assert_array_equal(tiny.last_logits(), rows[2])
     assert tiny.n_past == 3
 
@@ -361,7 +366,8 @@ def test_logits_need_a_token(tiny: Session) -> None:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "n_ctx": {"n_ctx": 65}, "n_ctx huge": {"n_ctx": 2**70}, "n_ctx negative": {"n_ctx": -1}, "n_ctx float": {"n_ctx": 8.5},
+    "n_ctx": {"n_ctx": 65}, "n_ctx huge": {"n_ctx": 2**70}, "n_ctx negative": {"n_ctx": -1},
+    "n_ctx float": {"n_ctx": 8.5},
     "n_batch": {"n_batch": 0}, "n_batch negative": {"n_batch": -1}, "n_batch float": {"n_batch": 1.5},
     "n_threads": {"n_threads": 0}, "n_threads many": {"n_threads": 257}, "n_threads text": {"n_threads": "many"},
     "n_threads float": {"n_threads": 1.5}, "n_threads infinite": {"n_threads": float("inf")},
@@ -378,7 +384,7 @@ def test_options_out_of_range(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "257", "9" * 5000, "nan"])
 def test_threads_from_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGUFPY_THREADS", value)
-    with pytest.raises(GGUFError, match="GGUFPY_THREADS is .*; it must be from 1 to 256"):
+    with pytest.raises(GGUFError, match=r"GGUFPY_THREADS is .*; it must be from 1 to 256"):
         EngineOptions().threads()
     assert EngineOptions(n_threads=3).threads() == 3
     monkeypatch.setenv("GGUFPY_THREADS", "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -111,7 +112,8 @@ class Primitives:
         self._call, (self._engine, self._args) = _compile(level)
 
     def __call__(self, what: str, out: Any, a: Any, b: Any = None, c: Any = None, count: int | None = None) -> Any:
-        rooms = {name: Room(np.zeros(1) if x is None else x) for name, x in (("a", a), ("b", b), ("c", c), ("out", out))}
+        given = {"a": a, "b": b, "c": c, "out": out}
+        rooms = {name: Room(np.zeros(1) if x is None else x) for name, x in given.items()}
         args = np.zeros((), self._args)
         args["what"], args["count"] = OPS.index(what), len(a) // self.level.lanes if count is None else count
         for name, room in rooms.items():
@@ -136,11 +138,9 @@ def _pairs(unsigned: Any, signed: Any) -> tuple[Any, Any]:
     all_u, all_s = np.repeat(u, 4).astype(np.uint8), np.repeat(s, 4).astype(np.int8)
     rng = np.random.default_rng(0)
     mixed_u, mixed_s = rng.choice(unsigned, u.size * 4).astype(np.uint8), rng.choice(signed, u.size * 4).astype(np.int8)
-    extremes = rng.choice(np.array([unsigned[0], unsigned[-1]]), 4096), rng.choice(np.array([signed[0], signed[-1]]), 4096)
-    return (
-        np.concatenate([all_u, mixed_u, extremes[0].astype(np.uint8)]),
-        np.concatenate([all_s, mixed_s, extremes[1].astype(np.int8)]),
-    )
+    end_u, end_s = (rng.choice(ends[[0, -1]], 4096) for ends in (unsigned, signed))
+    found_u, found_s = np.concatenate([all_u, mixed_u, end_u]), np.concatenate([all_s, mixed_s, end_s])
+    return found_u.astype(np.uint8), found_s.astype(np.int8)
 
 
 def test_dot4_is_exact(v: Primitives) -> None:
@@ -310,7 +310,7 @@ def test_the_best_level_runs_unless_one_is_named(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["sse9", "avx", "portable,avx2", "0", "amx!"])
 def test_an_unknown_level_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGUFPY_ISA", name)
-    with pytest.raises(GGUFError, match="no such level; choose one of .*portable") as error:
+    with pytest.raises(GGUFError, match=r"no such level; choose one of .*portable") as error:
         isa.current()
     assert "\n" not in str(error.value)
 
@@ -325,9 +325,9 @@ def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_level_needs_the_machine_and_every_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isa.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert [level.name for level in isa.available()] == ["portable"]
-    monkeypatch.setattr(isa.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(isa, "host_features", lambda: frozenset({"neon", "dotprod", "avx2", "f16c", "fma"}))
     assert [level.name for level in isa.available()] == ["neon", "portable"]
     monkeypatch.setattr(isa, "host_features", lambda: frozenset({"neon"}))
