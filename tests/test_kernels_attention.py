@@ -236,7 +236,7 @@ def test_a_tape_gives_the_same_whatever_the_threads(threads: int, level: Level) 
     results = []
     for size in (1, threads):
         tape, x, _others = _chain(40, level)
-        team = Team(size)
+        team = Team(size, library(level))
         try:
             for _ in range(25):
                 tape.run(team)
@@ -249,7 +249,7 @@ def test_a_tape_gives_the_same_whatever_the_threads(threads: int, level: Level) 
 
 def test_a_team_runs_tapes_in_turn_and_closes_twice() -> None:
     before = threading.active_count()
-    team = Team(3)
+    team = Team(3, library(BEST))
     assert threading.active_count() == before + 2
     tapes = [_chain(2, BEST), _chain(3, BEST)]
     for i in range(100):
@@ -261,7 +261,7 @@ def test_a_team_runs_tapes_in_turn_and_closes_twice() -> None:
 
 def test_a_closed_team_refuses_to_run() -> None:
     tape, _x, _others = _chain(2, BEST)
-    team = Team(1)  # with more threads it would wait for ever where it does not refuse
+    team = Team(2, library(BEST)) 
     team.close()
     with pytest.raises((GGUFError, RuntimeError)):
         tape.run(team)

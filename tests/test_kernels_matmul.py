@@ -343,7 +343,7 @@ def test_progress_counts_every_byte_once_even_if_scales_force_a_second_pass() ->
 def test_a_scale_that_is_not_finite_is_refused(row: int, value: float) -> None:
     scales = [0.5] * 40
     scales[row] = value
-    with pytest.raises(GGUFError, match=r"blk\.0\.w has a scale that is not finite"):
+    with pytest.raises(GGUFError, match=r"blk\.0\.w has a scale or minimum that is not finite"):
         pack(_q8(scales), BEST)
 
 
@@ -354,5 +354,5 @@ def test_a_minimum_that_is_not_finite_is_refused(row: int, value: float) -> None
     rows["d"], rows["m"] = 0.5, 0.25
     rows["m"][row] = value
     of = Source("w", "Q4_1", (40, 32), rows.view(np.uint8).reshape(40, -1))
-    with pytest.raises(GGUFError, match="w has a scale that is not finite"):
+    with pytest.raises(GGUFError, match="w has a scale or minimum that is not finite"):
         pack(of, BEST)

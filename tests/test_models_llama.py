@@ -116,7 +116,7 @@ def test_numbers_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
         ({"rope.scaling.type": "x" * 5000}, "rope.scaling.type"),
         ({"rope.scaling.type": 3}, "rope.scaling.type is 3; it must be a string"),
         ({"block_count": 10**9}, r"tensor blk\.2\.attn_norm\.weight is missing"),
-        ({"block_count": 1}, r"tensors that this architecture does not use: blk\.1\."),
+        ({"block_count": 1}, r"tensors that this architecture does not use: 'blk\.1\."),
         ({"embedding_length": 2**30}, "heads of 536870912 .* larger than ggufpy runs"),
         ({"embedding_length": 41}, "token_embd.weight has shape"),
         ({"feed_forward_length": 2**31 - 1}, "ffn_gate.weight has shape"),
@@ -214,7 +214,7 @@ def test_a_tensor_that_nobody_asked_for(name: str, tmp_path: Path) -> None:
 
 def test_many_tensors_that_nobody_asked_for(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", {}, {f"extra.{i}": np.ones(1, np.float32) for i in range(50)})
-    assert "and 46 more" in refused(path, "does not use: extra.0, extra.1, extra.10, extra.11")
+    assert "and 46 more" in refused(path, "does not use: 'extra.0', 'extra.1', 'extra.10', 'extra.11'")
 
 
 # -- the plan ----------------------------------------------------------------------------------------------

@@ -384,7 +384,7 @@ def test_options_out_of_range(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "257", "9" * 5000, "nan"])
 def test_threads_from_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGUFPY_THREADS", value)
-    with pytest.raises(GGUFError, match=r"GGUFPY_THREADS is .*; it must be from 1 to 256"):
+    with pytest.raises(GGUFError, match=r"GGUFPY_THREADS is .*; it must be a whole number from 1 to 256"):
         EngineOptions().threads()
     assert EngineOptions(n_threads=3).threads() == 3
     monkeypatch.setenv("GGUFPY_THREADS", "2")

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
+from ggufpy.format.values import shown
 from ggufpy.plan import Plan
 
 from .base import Keys, TensorTable
@@ -28,6 +29,6 @@ def find(architecture: str) -> Architecture:
     known = names()
     if architecture not in known:
         raise GGUFError(
-            f"general.architecture is {architecture!r}, which ggufpy does not run yet; it runs: {', '.join(known)}"
+            f"general.architecture is {shown(architecture)}, which ggufpy does not run yet; it runs: {', '.join(known)}"
         )
     return cast(Architecture, importlib.import_module(f"{__name__}.{architecture}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
+from ggufpy.format.values import shown
 from ggufpy.plan import Weight
 
 LARGEST = 1 << 31  # no count of a real model comes near it
+SENSIBLE = (1e-3, 1e6)
 
 
 class TensorLike(Protocol):
@@ -52,21 +53,28 @@ class Keys:
                 raise GGUFError(f"{name} differs between layers, which ggufpy does not run yet")
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < LARGEST:
-            raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+            raise GGUFError(f"{name} is {_short(value)}; it must be a whole number of at least {least}")
         return int(value)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+    def number(self, key: str, default: float | None = None, within: tuple[float, float] = SENSIBLE) -> float:
+        """A number within the bounds given, which are far beyond any that a model has."""
         name, value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise GGUFError(f"{name} is {value!r}; it must be a finite number above zero")
+        low, high = within
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise GGUFError(f"{name} is {_short(value)}; it must be a number from {low:g} to {high:g}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
         name, value = self._value(key, default)
         if not isinstance(value, str):
-            raise GGUFError(f"{name} is {value!r}; it must be a string")
+            raise GGUFError(f"{name} is {_short(value)}; it must be a string")
         return value
+
+
+def _short(value: object) -> str:
+    """A metadata value as it stands in an error: on one line, not too long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Tensors:
@@ -101,4 +109,4 @@ class Tensors:
         left = sorted(set(self._table) - self._used)
         if left:
             more = f" and {len(left) - 4} more" if len(left) > 4 else ""
-            raise GGUFError(f"tensors that this architecture does not use: {', '.join(left[:4])}{more}")
+            raise GGUFError(f"tensors that this architecture does not use: {', '.join(map(shown, left[:4]))}{more}")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ggufpy.errors import GGUFError
+from ggufpy.format.values import shown
 from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, Rope, SwiGlu
 
-from .base import Keys, Tensors, TensorTable
+from .base import SENSIBLE, Keys, Tensors, TensorTable
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_config(keys: Keys) -> Config:
         width=width,
         hidden=keys.count("feed_forward_length"),
         heads=Heads(queries, shared, key_length, value_length, 1.0 / key_length**0.5),
-        eps=keys.number("attention.layer_norm_rms_epsilon", 1e-5),
+        eps=keys.number("attention.layer_norm_rms_epsilon", 1e-5, (1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
 
@@ -60,18 +61,18 @@ def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
     factors: tuple[float, ...] = ()
     if "rope_freqs.weight" in tensors:
         values = np.asarray(tensors.values("rope_freqs.weight", rotated // 2), np.float64)
-        if not np.all(np.isfinite(values) & (values > 0)):
-            raise GGUFError("rope_freqs.weight has a factor that is not a finite number above zero")
+        if not np.all((values >= SENSIBLE[0]) & (values <= SENSIBLE[1])):
+            raise GGUFError("rope_freqs.weight has a factor that is not from {:g} to {:g}".format(*SENSIBLE))
         factors = tuple(values.tolist())
     scaling = keys.text("rope.scaling.type", "none")
     linear = keys.number("rope.scale_linear", 1.0)
     if scaling == "none" and linear != 1.0:
         scaling = "linear"  # how files wrote it before rope.scaling.type
     if scaling not in ("none", "linear", "yarn", "llama3"):
-        raise GGUFError(f"rope.scaling.type is {scaling!r}; ggufpy knows none, linear, yarn and llama3")
+        raise GGUFError(f"rope.scaling.type is {shown(scaling)}; ggufpy knows none, linear, yarn and llama3")
     return Rope(
         dimensions=rotated,
-        base=keys.number("rope.freq_base", 10000.0),
+        base=keys.number("rope.freq_base", 10000.0, (1.5, 1e12)),
         factors=factors,
         scaling=scaling,
         factor=keys.number("rope.scaling.factor", linear),

@@ -22,7 +22,7 @@ def _timed(what: str, buffer: Region, size: int, threads: int, repeats: int) -> 
     result = Region(64 * threads, "result")
     arguments = {"buffer": buffer.at(0, buffer.nbytes), "size": size, "result": result.at(0, 64 * threads)}
     tape = Tape([Call(code, arguments, frozenset(), frozenset())], library(isa.current()))
-    team = Team(threads)
+    team = Team(threads, library(isa.current()))
     best = float("inf")
     try:
         for _ in range(repeats):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,13 @@ from ggufpy.errors import GGUFError
 ALIGN = 64
 SLACK = 4096  # readable bytes past the end, for vectors and prefetches that run over
 HUGE = 1 << 21
+
+
+def _anonymous(nbytes: int) -> mmap.mmap:
+    """Memory of this process alone: huge pages serve only such, and a fork gets a copy."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def aligned(nbytes: int) -> int:
@@ -30,7 +38,7 @@ class Region:
         self.nbytes, self.what = nbytes, what
         align = HUGE if nbytes >= HUGE else ALIGN
         try:
-            mapping = mmap.mmap(-1, nbytes + SLACK + align)
+            mapping = _anonymous(nbytes + SLACK + align)
         except (OSError, OverflowError, ValueError) as error:
             raise GGUFError(f"not enough memory for {what}: {nbytes / 2**20:,.0f} MiB") from error
         if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):

@@ -25,20 +25,26 @@ class EngineOptions:
     n_batch: int = 512
     progress: Progress | None = None
 
+    def whole(self, name: str, least: int) -> int:
+        """The option's value. Raises GGUFError unless it is a whole number of at least `least`."""
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        return value
+
     def threads(self) -> int:
         """The number of threads to use. Raises GGUFError if what was asked for is not a sensible number."""
-        wanted: int | str | None = self.n_threads
-        source = "the number of threads"
-        if wanted is None and os.environ.get("GGUFPY_THREADS"):
-            wanted, source = os.environ["GGUFPY_THREADS"], "GGUFPY_THREADS"
-        if wanted is None:
+        shown, count, source = "", 0, "n_threads"
+        if self.n_threads is not None:
+            count = self.whole("n_threads", 1)
+            shown = str(count)
+        elif text := os.environ.get("GGUFPY_THREADS"):
+            count = int(text) if text.strip().isdecimal() and len(text) < 10 else 0
+            shown, source = text[:40], "GGUFPY_THREADS"
+        else:
             return min(_cores(), MOST_THREADS)
-        try:
-            count = int(wanted)
-        except ValueError:
-            count = 0
         if not 1 <= count <= MOST_THREADS:
-            raise GGUFError(f"{source} is {wanted}; it must be from 1 to {MOST_THREADS}")
+            raise GGUFError(f"{source} is {shown}; it must be a whole number from 1 to {MOST_THREADS}")
         return count
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.cache import Library, function
+from ggufpy.kernels.cache import Library
 from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.kernels.spec import Kernel, kernel, load_source
 from ggufpy.plan import Attend, MatMul, Norm, Op, Plan, SwiGlu
@@ -36,10 +36,13 @@ class Call:
 
 
 class Workspace:
-    """Buffers for steps of at most `rows` tokens: float rows, 8-bit rows where a matrix wants them, the step itself."""
+    """Buffers for steps of at most `rows` tokens, within `positions`: float rows, 8-bit rows where a matrix wants them,
+    and the step's own numbers."""
 
-    def __init__(self, name: str, widths: Mapping[str, int], rows: int, quantised: frozenset[str]) -> None:
-        self.name, self.rows = name, rows
+    def __init__(
+        self, name: str, widths: Mapping[str, int], quantised: frozenset[str], rows: int, positions: int
+    ) -> None:
+        self.name, self.rows, self.positions = name, rows, positions
         rows = -(-rows // PROMPT_TOKENS) * PROMPT_TOKENS  # matrix kernels compute whole groups
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
         self.floats = {n: Region(rows * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
@@ -49,8 +52,8 @@ class Workspace:
 
     def set_step(self, count: int, position: int) -> None:
         """Tokens of the next step, and the position of the first. Raises ValueError for more than there is room for."""
-        if not 0 < count <= self.rows or position < 0:
-            raise ValueError(f"a step of {count} tokens at {position} in a workspace of {self.rows}")
+        if not 0 < count <= self.rows or not 0 <= position <= self.positions - count:
+            raise ValueError(f"a step of {count} tokens at {position}, of {self.rows} and {self.positions}")
         self._numbers[:] = (count, position)
 
     def address(self, name: str) -> int:
@@ -227,12 +230,12 @@ class Tape:
         self._args = np.zeros((), load_source(runner).ARGS)
         self._args["entries"], self._args["count"] = self._entries.ctypes.data, len(calls)
         self._args["yield_"] = yield_address()
-        self._run = function(library.address(runner))
+        self._runner = library.address(runner)
 
     def run(self, team: Team) -> None:
         """Runs every call on the team's threads; all of them have passed the last barrier when it returns."""
-        self._args["barrier"] = team.barrier.at(0, 128)
-        team.run(self._run, self._args.ctypes.data)
+        self._args["barrier"] = team.barrier
+        team.run(self._runner, self._args.ctypes.data)
 
 
 def _filled(call: Call) -> NDArray[Any]:

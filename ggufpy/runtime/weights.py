@@ -115,17 +115,11 @@ class Packer:
         memory = memory or Region(nbytes, source.name)
         memory.at(0, nbytes)
         panels, blocks = -(-rows // lanes), -(-columns // BLOCK)
-        data = source.little()
         multiplier = 1.0
         if isinstance(panel, FloatPanel):
             self._pack_floats(panel, kind, source, memory)
         else:
-            factor = _first_factor(kind, data)
-            while (worst := self._pack_ints(kind, panel, data, memory, factor)) > LARGEST_HALF:
-                if not math.isfinite(worst):
-                    raise GGUFError(f"tensor {source.name} has a scale that is not finite")
-                factor *= 2.0 ** math.floor(math.log2(LARGEST_HALF / 2 / worst))
-            multiplier = 1.0 / factor
+            multiplier = 1.0 / self._pack_ints(kind, panel, source, memory)
         source.release()
         return Matrix(panel, rows, columns, panels, blocks, multiplier, memory)
 
@@ -134,21 +128,28 @@ class Packer:
         for start in range(0, rows, step):
             yield start, min(start + step, rows)
 
-    def _each(self, work: Callable[[int, int], float], rows: int, row_bytes: int) -> float:
-        def task(span: tuple[int, int]) -> float:
-            result = work(*span)
-            self._advance((span[1] - span[0]) * row_bytes)
-            return result
+    def _each(self, work: Callable[[int, int], float], data: NDArray[np.uint8]) -> float:
+        """Does the work on all rows, chunk by chunk on all threads; the largest of its results."""
+        return max(self._pool.map(lambda span: work(*span), self._chunks(*data.shape)), default=0.0)
 
-        return max(self._pool.map(task, self._chunks(rows, row_bytes)), default=0.0)
+    def _pack_ints(self, kind: BlockType, panel: IntPanel, source: Source, memory: Region) -> float:
+        """Packs all rows; returns the power of two that scales and minima were multiplied by."""
+        data = source.little()
+        factor = _first_factor(kind, data)
+        while True:
+            worst = self._each(self._int_work(kind, panel, data, memory, factor), data)
+            if not math.isfinite(worst):
+                raise GGUFError(f"tensor {source.name} has a scale or minimum that is not finite")
+            if worst <= LARGEST_HALF:
+                self._advance(data.size)
+                return factor
+            factor *= 2.0 ** math.floor(math.log2(LARGEST_HALF / 2 / worst))
 
-    def _pack_ints(
+    def _int_work(
         self, kind: BlockType, panel: IntPanel, data: NDArray[np.uint8], memory: Region, factor: float
-    ) -> float:
-        """Packs all rows; returns the largest scale or minimum met, times the factor."""
-        lanes = self._lanes
-        rows = len(data)
-        code = pack_kernel(panel)
+    ) -> Callable[[int, int], float]:
+        """Work on rows start to stop; it returns their largest scale or minimum, times the factor."""
+        lanes, code = self._lanes, pack_kernel(panel)
         dtype = load_source(code).ARGS
 
         def work(start: int, stop: int) -> float:
@@ -167,10 +168,10 @@ class Packer:
             self._library.call(code, args)
             return _largest(checked) * factor
 
-        return self._each(work, rows, data.shape[1])
+        return work
 
     def _pack_floats(self, panel: FloatPanel, kind: BlockType, source: Source, memory: Region) -> None:
-        rows, columns = source.shape
+        columns = source.shape[1]
         data = source.little()
         code = pack_kernel(panel)
         dtype, lanes, element = load_source(code).ARGS, self._lanes, _element(panel)
@@ -188,7 +189,8 @@ class Packer:
             self._library.call(code, args)
             return 0.0
 
-        self._each(work, rows, data.shape[1])
+        self._each(work, data)
+        self._advance(data.size)
 
 
 def _checked(fields: Fields, panel: IntPanel, rows: int, columns: int) -> Fields:
@@ -208,8 +210,8 @@ def _checked(fields: Fields, panel: IntPanel, rows: int, columns: int) -> Fields
 def _largest(fields: Fields) -> float:
     """The largest magnitude among scales and minima; infinity if one is not a number."""
     parts = [fields.scale] if fields.minimum is None else [fields.scale, fields.minimum]
-    top = max((float(np.max(np.abs(p), initial=0.0)) for p in parts), default=0.0)
-    return top if math.isfinite(top) else math.inf
+    tops = [float(np.max(np.abs(p), initial=0.0)) for p in parts]
+    return max(tops) if all(map(math.isfinite, tops)) else math.inf
 
 
 def _first_factor(kind: BlockType, data: NDArray[np.uint8]) -> float:

@@ -111,6 +111,10 @@ def _threads(v: dict[str, Any], low: Lowering) -> None:
         kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
         b.call(b.inttoptr(a[0], kind.as_pointer()), a[1:])
 
+    def invoke4(b: Any, a: list[Any]) -> None:
+        kind = ir.FunctionType(I32, [I64] * 4)
+        b.call(b.inttoptr(a[0], kind.as_pointer()), a[1:])
+
     def invoke0(b: Any, a: list[Any]) -> None:
         b.call(b.inttoptr(a[0], ir.FunctionType(I32, []).as_pointer()), [])
 
@@ -120,6 +124,7 @@ def _threads(v: dict[str, Any], low: Lowering) -> None:
     v["atomic_store"] = _intrinsic(types.void, (i, i), store)
     v["invoke"] = _intrinsic(types.void, (i, i, i, i), invoke)
     v["pause"] = _intrinsic(types.void, (), lambda b, a: low.pause(b))
+    v["invoke4"] = _intrinsic(types.void, (i,) * 5, invoke4)
     v["invoke0"] = _intrinsic(types.void, (i,), invoke0)
 
 

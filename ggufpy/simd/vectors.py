@@ -144,7 +144,7 @@ class Struct(types.Type):
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self.names = dtype.names or ()
-        super().__init__(name="struct_" + "_".join(dtype.names or ()))
+        super().__init__(name=f"struct {dtype.descr}")
 
     def field(self, name: str) -> tuple[np.dtype[Any], int]:
         """A field's dtype and its offset in bytes."""
