@@ -14,7 +14,7 @@ from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
 UNROLL = 8
-PREFETCH = 1536  # bytes ahead in each stream
+PREFETCH = 1024  # bytes ahead in each stream
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:

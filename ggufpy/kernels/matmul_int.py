@@ -15,7 +15,7 @@ from .layout import block_bytes, planes, scale_offset
 from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
-PREFETCH = 1536  # bytes ahead in each stream; see spec/notes.md
+PREFETCH = 1024  # bytes ahead in each stream; see spec/notes.md
 
 
 def _unpacker(v: Any, bits: int) -> Any:

@@ -33,7 +33,7 @@ def _read(v: Any) -> Callable[..., None]:
             for j in range(4):
                 here = start + j * quarter + at
                 for i in range(4):
-                    v.prefetch(here + 2048 + 64 * i)
+                    v.prefetch(here + 1024 + 64 * i)
                 for i in range(lines):
                     total[j] = total[j] + v.load_i(here + i * line)
         v.store_i32(args.result + 64 * ith, v.sum_i(total[0] + total[1] + total[2] + total[3]))

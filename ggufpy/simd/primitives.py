@@ -91,7 +91,7 @@ def _scalars(v: dict[str, Any]) -> None:
 
 def _prefetch(b: Any, args: list[Any]) -> None:
     pointer = _pointer(b, args[0], I8)
-    flags = [ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)]
+    flags = [ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)]  # to read, into L2, data
     call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *flags])
 
 
