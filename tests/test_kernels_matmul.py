@@ -261,6 +261,16 @@ def test_extreme_codes_and_activations_are_exact(level: Level) -> None:
 # -- packing -----------------------------------------------------------------------------------------------
 
 
+# (vector, bit in its bytes, bit of the code, bits) of each piece of a column group's codes, by bits of a code.
+STANDS: dict[int, Any] = {
+    2: lambda g: [(g % 2, g // 2 * 2, 0, 2)],
+    4: lambda g: [(g % 4, g // 4 * 4, 0, 4)],
+    5: lambda g: [(g, 0, 0, 5)] if g < 4 else [(g - 4, 5, 2, 3), (4, 2 * (g - 4), 0, 2)],
+    6: lambda g: [(g, 0, 0, 6)] if g < 4 else [(g - 4, 6, 4, 2), (2 + g // 2, g % 2 * 4, 0, 4)],
+    8: lambda g: [(g, 0, 0, 8)],
+}
+
+
 def unpacked(matrix: Matrix, lanes: int) -> tuple[Any, Any, Any]:
     """(codes, scales, minima) of an integer matrix, read back from memory as kernels/layout.py describes it."""
     panel = matrix.panel
@@ -268,14 +278,12 @@ def unpacked(matrix: Matrix, lanes: int) -> tuple[Any, Any, Any]:
     size = block_bytes(panel, lanes)
     blocks = matrix.memory.bytes.reshape(matrix.panels, matrix.blocks, size)
     codes = np.zeros((matrix.panels, lanes, matrix.blocks, 8, 4), np.uint8)
-    start, shift = 0, 0
-    for width in {2: (2,), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}[panel.bits]:
-        plane = blocks[..., start : start + width * lanes * 4].reshape(matrix.panels, matrix.blocks, width, lanes, 4)
-        for group in range(8):
-            vector = plane[:, :, group % width]  # (panels, blocks, lanes, 4)
-            part = (vector >> (width * (group // width))) & ((1 << width) - 1)
-            codes[:, :, :, group] |= (part << shift).swapaxes(1, 2)
-        start, shift = start + width * lanes * 4, shift + width
+    start = panel.bits * lanes * 4
+    vectors = blocks[..., :start].reshape(matrix.panels, matrix.blocks, panel.bits, lanes, 4)
+    for group in range(8):
+        for vector, shift, low, width in STANDS[panel.bits](group):
+            part = (vectors[:, :, vector] >> shift) & ((1 << width) - 1)
+            codes[:, :, :, group] |= (part << low).swapaxes(1, 2)
     groups = 32 // panel.group
     tail = np.ascontiguousarray(blocks[..., start:]).view(np.float16)
     tail = tail.reshape(matrix.panels, matrix.blocks, -1, groups, lanes)

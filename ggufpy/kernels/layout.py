@@ -1,24 +1,50 @@
 """How a panel lies in memory: the one place that both packing and the matrix kernels take it from.
 
-A panel is `lanes` consecutive rows. It is cut along k into blocks of 32 columns; column groups of 4 make one i32 lane.
-A block is a sequence of *planes*, then `lanes` f16 scales for each group of weights, then as many f16 minima if any.
-A plane of `width` bits has `width` vectors; vector i holds in bits [width·f, width·(f+1)) of each byte the plane's bits
-of column group g = i + width·f. Codes of 5 and 6 bits are a 4-bit plane and one with the bits above.
+A panel is `lanes` consecutive rows. It is cut along k into blocks of 32 columns; a *group* of 4 columns makes one i32
+lane, a byte a column, so that a vector holds one group of every row. A block is `bits` vectors of codes, then `lanes`
+f16 scales for each group of weights, then as many f16 minima if any.
+
+Codes narrower than a byte share vectors. The first four groups stand in the low bits of vectors 0 to 3, one mask away
+from use. The other four have their highest bits above those, and what is left of them (5 and 6 bits) in further
+vectors: so they come out as code · 2^(8 - bits), and the kernel divides the power of two out of the activations' scale.
+Codes of 2 bits are four to a byte.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ggufpy.quants.base import IntPanel
 
 BLOCK = 32  # columns a block
 GROUPS = 8  # groups of 4 columns a block
 
-PLANES = {2: (2,), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+
+@dataclass(frozen=True)
+class Piece:
+    """Bits [low, low + width) of a group's codes stand in bits [shift, shift + width) of a vector's bytes."""
+
+    group: int
+    vector: int
+    shift: int
+    low: int
+    width: int
 
 
-def planes(bits: int) -> tuple[int, ...]:
-    """Widths of a panel's planes, lowest bits first. Raises KeyError for a width that no panel has."""
-    return PLANES[bits]
+def pieces(bits: int) -> tuple[Piece, ...]:
+    """Where every bit of a block's codes is. Raises ValueError for a width that no panel has."""
+    if bits == 2:
+        return tuple(Piece(g, g % 2, 2 * (g // 2), 0, 2) for g in range(GROUPS))
+    if bits == 8:
+        return tuple(Piece(g, g, 0, 0, 8) for g in range(GROUPS))
+    if bits not in (4, 5, 6):
+        raise ValueError(f"no panel has codes of {bits} bits")
+    above, rest = 8 - bits, 2 * bits - 8  # bits of groups 4 to 7 above the first four, and elsewhere
+    first = [Piece(g, g, 0, 0, bits) for g in range(4)]
+    high = [Piece(4 + i, i, bits, rest, above) for i in range(4)]
+    each = 8 // rest if rest else 1
+    low = [Piece(4 + i, 4 + i // each, rest * (i % each), 0, rest) for i in range(4) if rest]
+    return (*first, *high, *low)
 
 
 def scale_offset(bits: int, lanes: int) -> int:

@@ -11,33 +11,43 @@ from typing import Any
 
 from ggufpy.quants.base import IntPanel
 
-from .layout import block_bytes, planes, scale_offset
+from .layout import block_bytes, scale_offset
 from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
 PREFETCH = 1024  # bytes ahead in each stream; see spec/notes.md
 
 
+def high_factor(v: Any, bits: int) -> int:
+    """What codes of a block's second half come multiplied by."""
+    return (1 << (8 - bits)) // (1 if v.WIDE_DOT else 2) if bits in (4, 5, 6) else 1
+
+
 def _unpacker(v: Any, bits: int) -> Any:
-    """code(block, group): four codes of each row as bytes."""
-    widths = planes(bits)
-    low = widths[0]
-    low_mask = 0x01010101 * ((1 << low) - 1)
-    high = widths[1] if len(widths) > 1 else 0
-    high_mask = 0x01010101 * (((1 << high) - 1) << low) if high else 0
-    vector = v.L * 4
+    """code(block, g): the codes of column group g as bytes, those of groups 4 to 7 times `high_factor`."""
+    vector, wide = v.L * 4, v.WIDE_DOT
+    low_mask = 0x01010101 * ((1 << bits) - 1) if bits < 8 else 0
+    high_mask = 0x01010101 * (0x100 - (1 << bits)) - (1 << 32) if bits < 8 else 0
+    rest = max(2 * bits - 8, 1)  # bits of groups 4 to 7 that stand in vectors of their own
+    each = 8 // rest
+    rest_mask = 0x01010101 * (((1 << rest) - 1) << (8 - bits)) if bits < 8 else 0
 
     @v.njit
     def code(block, g):
-        word = v.load_i(block + (g % low) * vector)
-        if low < 8:
-            word = (word >> (low * (g // low))) & v.splat_i(low_mask)
-        if high:
-            above = v.load_i(block + (low + g % max(high, 1)) * vector)
-            shift = 4 - high * (g // max(high, 1))
-            above = above << shift if shift > 0 else above >> -shift
-            word = word | (above & v.splat_i(high_mask))
-        return word
+        if bits == 8:
+            return v.load_i(block + g * vector)
+        if bits == 2:
+            return (v.load_i(block + g % 2 * vector) >> (g // 2 * 2)) & v.splat_i(low_mask)
+        if g < 4:
+            return v.load_i(block + g * vector) & v.splat_i(low_mask)
+        i = g - 4
+        word = v.load_i(block + i * vector) & v.splat_i(high_mask)
+        if bits > 4:
+            low = v.load_i(block + (4 + i // each) * vector)
+            shift = 8 - bits - rest * (i % each)
+            low = low << shift if shift > 0 else low >> -shift
+            word = word | (low & v.splat_i(rest_mask))
+        return word if wide else word >> 1
 
     return code
 
@@ -51,6 +61,7 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
     size = block_bytes(panel, L)
     signed8 = bits == 8
     bias_unit = v.S8_BIAS if signed8 else -panel.offset
+    factor = high_factor(v, bits)
     count = streams * tokens
     lines = (size + 63) // 64
     dot = v.dot4_signed if signed8 else v.dot4
@@ -58,10 +69,11 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
     @v.njit
     def products(first, stride, at, x_stride, sums, h, acc):
         # acc[j, t] = Σ code · x over the 16 columns of half h, less the codes' offset.
+        unit = bias_unit * factor if h == 1 else bias_unit
         for t in range(tokens):
             start = v.splat_i(0)
-            if bias_unit != 0:
-                start = v.splat_i(v.load_i32(sums + t * x_stride) * bias_unit)
+            if unit != 0:
+                start = v.splat_i(v.load_i32(sums + t * x_stride) * unit)
             for j in range(streams):
                 acc[j * tokens + t] = start
         for i in range(4):
@@ -91,6 +103,7 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
                 d0, d1 = v.load_f32(d_at + t * x_stride), v.load_f32(d_at + t * x_stride + 4)
                 s0 = d0 * v.load_i32(s_at + t * x_stride)
                 s1 = d1 * v.load_i32(s_at + t * x_stride + 4)
+                d1 = d1 * (1.0 / factor)
                 for j in range(streams):
                     n = j * tokens + t
                     scales = first + j * stride + scales_at

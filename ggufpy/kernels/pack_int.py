@@ -11,37 +11,35 @@ from typing import Any
 
 from ggufpy.quants.base import IntPanel
 
-from .layout import block_bytes, planes, scale_offset
+from .layout import block_bytes, pieces, scale_offset
 from .spec import struct
 
 ARGS = struct("codes", "scale", "minimum", "rows", "blocks", "out", "factor:f4")
 
 
-def _plane(v: Any, width: int, shift: int) -> Any:
-    """plane(codes, out): one row's 32 codes → one i32 in each of the plane's vectors."""
-    L, fields = v.L, 8 // width
-    mask = 0x01010101 * ((1 << width) - 1)
+def _coder(v: Any, bits: int) -> Any:
+    """codes(source, out): one row's 32 codes → its i32 lane in each of the block's vectors; `out` is in the first."""
+    places = tuple((p.group, p.vector, p.shift, p.low, 0x01010101 * ((1 << p.width) - 1)) for p in pieces(bits))
+    count, vector = len(places), v.L * 4
 
     @v.njit
-    def plane(codes, out):
-        for i in range(width):
+    def codes(source, out):
+        for i in range(bits):
             word = 0
-            for f in range(fields):
-                four = v.load_i32(codes + 4 * (i + width * f))
-                word |= ((four >> shift) & mask) << (width * f)
-            v.store_i32(out + i * L * 4, word)
+            for n in range(count):
+                place = places[n]
+                if place[1] == i:
+                    four = v.load_i32(source + 4 * place[0])
+                    word |= ((four >> place[3]) & place[4]) << place[2]
+            v.store_i32(out + i * vector, word)
 
-    return plane
+    return codes
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     bits, group, has_min = p["bits"], p["group"], p["has_min"]
     L = v.L
-    widths = planes(bits)
-    low = _plane(v, widths[0], 0)
-    high = _plane(v, widths[-1], widths[0] % 8)
-    two = len(widths) > 1
-    high_at = widths[0] * L * 4
+    coder = _coder(v, bits)
     scales_at = scale_offset(bits, L)
     halves = 32 // group
     size = block_bytes(IntPanel(bits, group, 0, bool(has_min)), L)
@@ -55,10 +53,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 block = out + (panel * blocks + b) * size
                 for r in range(min(L, rows - panel * L)):
                     row = panel * L + r
-                    source = codes + row * 32 * blocks + 32 * b
-                    low(source, block + 4 * r)
-                    if two:
-                        high(source, block + high_at + 4 * r)
+                    coder(codes + row * 32 * blocks + 32 * b, block + 4 * r)
                     for h in range(halves):
                         at = 4 * (row * halves * blocks + halves * b + h)
                         to = block + scales_at + 2 * (h * L + r)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler import CompilerBase
-from numba.core.compiler_machinery import PassManager
+from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.typed_passes import (
     IRLegalization,
     NativeLowering,
@@ -16,25 +17,56 @@ from numba.core.typed_passes import (
     PreLowerStripPhis,
 )
 from numba.core.untyped_passes import (
-    DeadBranchPrune,
     FixupArgs,
     IRProcessing,
     ReconstructSSA,
-    RewriteSemanticConstants,
     TranslateByteCode,
 )
+
+
+class IrLibrary(CPUCodeLibrary):
+    """What Numba collects a function's IR in, without making machine code of it.
+
+    LLVM rewrites IR that it makes machine code from, and may then split an address so that a null pointer stands in
+    the middle; inlined where that half is constant, it passes for proof that the code is never reached.
+    """
+
+    def _optimize_final_module(self) -> None:
+        """Left to `kernels/compile.py`, which optimises the whole kernel for its level."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class Lowered(NativeLowering):
+    """Lowers to IR in an `IrLibrary`.
+
+    Numba tells functions apart by what stands for their machine code, so each gets an object of its own.
+    """
+
+    _name = "ggufpy_lowered"
+
+    def run_pass(self, state: Any) -> bool:
+        state.flags.no_compile = True
+        state.library = IrLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        super().run_pass(state)
+        lowered = state["cr"]
+        stand_in: Any = [].append
+        state["cr"] = lowered._replace(cfunc=stand_in)
+        state.targetctx.insert_user_function(stand_in, lowered.fndesc, [state.library])
+        return True
+
 
 PASSES = (
     TranslateByteCode,
     FixupArgs,
     IRProcessing,
-    RewriteSemanticConstants,
-    DeadBranchPrune,
     ReconstructSSA,
     NopythonTypeInference,
     PreLowerStripPhis,
     IRLegalization,
-    NativeLowering,
+    Lowered,
     NoPythonBackend,
 )
 

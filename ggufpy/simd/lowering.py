@@ -33,9 +33,11 @@ def fill(kind: ir.VectorType, value: float) -> ir.Constant:
 
 
 class Lowering:
-    """Portable lowering. `signed8_bias` is what `dot4_signed` adds for each unit of the activations' sum."""
+    """Portable lowering. `signed8_bias` is what `dot4_signed` adds for each unit of the activations' sum;
+    `wide_dot` says that `dot4` is exact for unsigned bytes of 128 and more."""
 
     signed8_bias = 0
+    wide_dot = True
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -151,6 +153,8 @@ class Avx512(X86):
 class Avx2(X86):
     """AVX2: byte products are added in saturating pairs, so unsigned bytes must stay below 128."""
 
+    wide_dot = False
+
     def _pairs(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
         words = vector(I16, 2 * self.lanes)
         pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words, [unsigned, signed])
@@ -171,6 +175,8 @@ class Avx2(X86):
 
 class Neon(Hardware):
     """Arm with the dot-product extension; unsigned bytes stay below 128, so the signed product serves both."""
+
+    wide_dot = False
 
     def dot4(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
         bytes_ = vector(I8, 4 * self.lanes)

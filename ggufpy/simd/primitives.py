@@ -234,12 +234,13 @@ def _as_module(name: str, members: dict[str, Any]) -> ModuleType:
 
 @functools.cache
 def primitives(level: Level) -> ModuleType:
-    """Everything a kernel of this level may call; also `L` (lanes), `REGISTERS`, `S8_BIAS`, `njit` and `struct`."""
+    """Everything that a kernel of this level may call, and the constants L (lanes), REGISTERS, S8_BIAS and WIDE_DOT."""
     low = LOWERINGS[level.lowering](level.lanes)
     v: dict[str, Any] = {
         "L": level.lanes,
         "REGISTERS": level.registers,
         "S8_BIAS": low.signed8_bias,
+        "WIDE_DOT": low.wide_dot,
         "floats": _registers(low.F),
         "ints": _registers(low.I),
         "njit": helper,
