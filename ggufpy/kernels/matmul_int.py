@@ -127,6 +127,7 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     panel = IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"]))
     tokens = p["tokens"]
-    streams = 4 if tokens == 1 else 2 if v.REGISTERS >= 32 else 1
+    many = v.REGISTERS >= 32
+    streams = (4 if many else 2) if tokens == 1 else 2 if many else 1
     size = block_bytes(panel, v.L)
     return matmul(v, lambda s, t: _accumulator(v, panel, s, t), streams, tokens, size)

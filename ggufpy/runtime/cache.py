@@ -23,9 +23,9 @@ class KvCache:
         self._heads = heads
         self._key_bytes = heads.shared * self.key_head_bytes
         self._value_bytes = heads.shared * self.value_head_bytes
-        self._memory = Region(layers * (self._key_bytes + self._value_bytes), "the key/value cache")
+        self._memory = Region(layers * (self._key_bytes + self._value_bytes), "the key/value cache", sparse=True)
         part = part_bytes(heads.value_length, heads.group, lanes)
-        self.parts = Region(heads.shared * self.chunks * part, "attention parts")
+        self.parts = Region(heads.shared * self.chunks * part, "attention parts", sparse=True)
         self.scratch_bytes = scratch_bytes(heads.value_length, heads.group, lanes)
         self.scratch = Region(threads * self.scratch_bytes, "attention scratch")
 

@@ -32,16 +32,20 @@ def aligned(nbytes: int) -> int:
 
 
 class Region:
-    """Zeroed memory of `nbytes`, aligned to cache lines (or huge pages), freed when the last user is gone."""
+    """Zeroed memory of `nbytes`, aligned to cache lines, freed when the last user is gone.
 
-    def __init__(self, nbytes: int, what: str) -> None:
+    `sparse` memory is given by the system page by page as it is first touched; other memory, if large, as huge pages.
+    """
+
+    def __init__(self, nbytes: int, what: str, sparse: bool = False) -> None:
         self.nbytes, self.what = nbytes, what
-        align = HUGE if nbytes >= HUGE else ALIGN
+        huge = nbytes >= HUGE and not sparse
+        align = HUGE if huge else ALIGN
         try:
             mapping = _anonymous(nbytes + SLACK + align)
         except (OSError, OverflowError, ValueError) as error:
             raise GGUFError(f"not enough memory for {what}: {nbytes / 2**20:,.0f} MiB") from error
-        if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a system without huge pages serves small ones
                 mapping.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(mapping, np.uint8)
