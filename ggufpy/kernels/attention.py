@@ -72,7 +72,7 @@ def _scores(v: Any, key_length: int, group: int) -> Any:
     count = group * tiles
 
     @v.njit
-    def scores(q, keys, base, low, high, out, stats):
+    def scores(q, keys, base, low, high, out, stats, ahead):
         best = v.floats(group)
         for g in range(group):
             best[g] = v.splat_f(-1e30)
@@ -85,6 +85,7 @@ def _scores(v: Any, key_length: int, group: int) -> Any:
             for d in range(key_length):
                 for i in range(tiles):
                     key = v.load_f16(tile + i * tile_bytes + d * v.L * 2)
+                    v.prefetch(ahead + (first + i * v.L) * key_length * 2 + d * v.L * 2)
                     for g in range(group):
                         n = i * group + g
                         acc[n] = v.fma(key, v.splat_f(v.load_f32(q + 4 * (g * key_length + d))), acc[n])
@@ -112,13 +113,15 @@ def _weighted(v: Any, value_length: int, group: int) -> Any:
     count = group * wide
 
     @v.njit
-    def weighted(weights, values, first, last, out):
+    def weighted(weights, values, first, last, out, ahead):
         for d0 in range(0, vectors, wide):
             acc = v.floats(count)
             for n in range(count):
                 acc[n] = v.splat_f(0.0)
             for i in range(first, last):
                 row = values + (i * padded + d0 * v.L) * 2
+                for line in range((wide * v.L * 2 + 63) // 64):
+                    v.prefetch(ahead + (i * padded + d0 * v.L) * 2 + 64 * line)
                 for d in range(wide):
                     value = v.load_f16(row + d * v.L * 2)
                     for g in range(group):
@@ -143,7 +146,9 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def part(q, keys, values, chunk, low, high, out, room):
         base = chunk * CHUNK
         stats = out + stats_at
-        start = scores(q, keys, base, low, high, room, stats)
+        # Each pass over a chunk brings what the next one reads: the values of this chunk, the keys of the next.
+        chunk_values = values + base * padded * 2
+        start = scores(q, keys, base, low, high, room, stats, chunk_values)
         last = min(high - base, CHUNK)
         for g in range(group):
             m = v.splat_f(v.load_f32(stats + 8 * g))
@@ -154,7 +159,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 v.store_f(at, e)
                 total = total + e
             v.store_f32(stats + 8 * g + 4, v.sum(total))
-        weighted(room, values + base * padded * 2, max(low - base, 0), last, out)
+        weighted(room, chunk_values, max(low - base, 0), last, out, keys + (base + CHUNK) * key_length * 2)
 
     def attention(args, ith, nth):
         n_tokens, position0 = v.load_i64(args.step), v.load_i64(args.step + 8)
