@@ -261,7 +261,7 @@ def test_a_team_runs_tapes_in_turn_and_closes_twice() -> None:
 
 def test_a_closed_team_refuses_to_run() -> None:
     tape, _x, _others = _chain(2, BEST)
-    team = Team(2, library(BEST)) 
+    team = Team(2, library(BEST))
     team.close()
     with pytest.raises((GGUFError, RuntimeError)):
         tape.run(team)
