@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ggufpy.errors import GGUFError
-    from ggufpy.format import GGUFFile, Writer, open, write
+    from ggufpy.format import Blocks, GGUFFile, TensorInfo, Typed, Writer, open, write
     from ggufpy.llm import Llama
     from ggufpy.quants import dequantize, quantize
     from ggufpy.sampling import Sampling
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blocks",
     "GGUFError",
     "GGUFFile",
     "Llama",
     "Sampling",
+    "TensorInfo",
+    "Typed",
     "Writer",
     "dequantize",
     "load_tokenizer",
@@ -32,10 +35,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "Blocks": "format",
     "GGUFError": "errors",
     "GGUFFile": "format",
     "Llama": "llm",
     "Sampling": "sampling",
+    "TensorInfo": "format",
+    "Typed": "format",
     "Writer": "format",
     "dequantize": "quants",
     "load_tokenizer": "tokenizers",
