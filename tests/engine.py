@@ -97,7 +97,7 @@ def up(n: int, unit: int) -> int:
 def quantised(x: Any) -> tuple[Any, Any]:
     """Rows of float32 → (their bytes as 8-bit activations, the values that those stand for in float64).
 
-    By 16 columns: codes to nearest even of x · 127 / largest, scale largest / 127, and the sum of the codes.
+    By 16 columns: codes to nearest even of x · 127 / largest, scale largest / 127, minus the sum of codes, scale · sum.
     """
     x = np.asarray(x, np.float32)
     rows, columns = x.shape
@@ -107,7 +107,7 @@ def quantised(x: Any) -> tuple[Any, Any]:
     codes = np.rint(parts * inverse[..., None]).astype(np.int8)
     scale = (top / 127.0).astype(np.float32)
     sums = codes.sum(axis=2, dtype=np.int32)
-    fields = [codes.reshape(rows, -1), scale, sums]
+    fields = [codes.reshape(rows, -1), scale, -sums, (top / 127.0 * sums).astype(np.float32)]
     packed = np.concatenate([part.view(np.uint8).reshape(rows, -1) for part in fields], axis=1)
     return packed, (codes * scale[..., None].astype(np.float64)).reshape(rows, columns)
 

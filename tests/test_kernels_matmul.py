@@ -239,22 +239,28 @@ def test_float_products(level: Level, type_name: str, tokens: int) -> None:
             np.testing.assert_array_equal(c.run(x, nth), found)
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q8_0"])
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-def test_extreme_codes_and_activations_are_exact(level: Level) -> None:
+def test_extreme_codes_and_activations_are_exact(level: Level, kind: str) -> None:
     """All weights and activations at the ends of their ranges: the largest sums that a block can reach."""
     rng = np.random.default_rng(3)
-    blocks = np.zeros((48, 2), quants.get("Q8_0").record)
+    blocks = np.zeros((48, 2), quants.get(kind).record)
     blocks["d"] = 1.0
-    blocks["qs"] = rng.choice(np.array([-128, -127, 127], np.int8), blocks["qs"].shape)
-    blocks["qs"][0], blocks["qs"][1] = 127, -128
+    ends = np.array([0x80, 0x81, 0x7F] if kind == "Q8_0" else [0, 0xFF], np.uint8)
+    for name in {"qs", "qh"} & set(blocks.dtype.names or ()):
+        width = blocks[name].dtype.itemsize * int(np.prod(blocks[name].shape[2:]))
+        field = np.empty((48, 2, width), np.uint8)
+        field[...] = rng.choice(ends, field.shape)
+        field[0], field[1] = ends[-1], ends[0]
+        blocks[name] = field.view(blocks[name].dtype).reshape(blocks[name].shape)
     data = blocks.view(np.uint8).reshape(48, -1)
-    of = Source("w", "Q8_0", (48, 64), data)
+    of = Source("w", kind, (48, 64), data)
     matrix = pack(of, level)
     x = rng.choice(np.array([-127, 127], np.float32), (5, 64))
     x[0], x[1] = 127, -127
-    wanted = x.astype(np.float64) @ quants.dequantize(data, "Q8_0").T
+    wanted = x.astype(np.float64) @ quants.dequantize(data, kind).T
     for tokens in (1, PROMPT):
-        if level == BEST or ("Q8_0", tokens) in SOME[level.name]:
+        if level == BEST or (kind, tokens) in SOME[level.name] or kind != "Q8_0":
             np.testing.assert_array_equal(Case(level, matrix, exact(of, matrix), tokens).run(x), wanted)
 
 

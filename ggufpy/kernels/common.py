@@ -8,8 +8,8 @@ from typing import Any
 def quantiser(v: Any) -> Any:
     """quantise(source, q, b, blocks): 32 floats at `source` → block b of the quantised row at q.
 
-    A row is codes (32 × blocks bytes), then f32 scales and then i32 sums of codes, both by 16 columns; a code is
-    x / scale to nearest even, the scale the largest of the 16 magnitudes over 127.
+    A row is codes (32 × blocks bytes), then by 16 columns: f32 scales, i32 sums of codes with their sign turned, and
+    f32 products of scale and sum. A code is x / scale to nearest even, the scale the largest of 16 magnitudes over 127.
     """
     vectors = 16 // v.L
 
@@ -22,12 +22,15 @@ def quantiser(v: Any) -> Any:
                 largest = v.max(largest, v.abs(v.load_f(start + 4 * v.L * i)))
             top = v.largest(largest)
             inverse = v.splat_f(127.0 / top if top > 1e-30 else 0.0)
-            total = v.splat_i(0)
+            sums = v.splat_i(0)
             for i in range(vectors):
                 code = v.round_i(v.load_f(start + 4 * v.L * i) * inverse)
                 v.store_i8(q + 32 * b + 16 * half + v.L * i, code)
-                total = total + code
-            v.store_f32(q + 32 * blocks + 8 * b + 4 * half, top / 127.0)
-            v.store_i32(q + 40 * blocks + 8 * b + 4 * half, v.sum_i(total))
+                sums = sums + code
+            at = q + 32 * blocks + 8 * b + 4 * half
+            scale, total = top / 127.0, v.sum_i(sums)
+            v.store_f32(at, scale)
+            v.store_i32(at + 8 * blocks, -total)
+            v.store_f32(at + 16 * blocks, scale * total)
 
     return quantise

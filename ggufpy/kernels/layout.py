@@ -59,5 +59,5 @@ def block_bytes(panel: IntPanel, lanes: int) -> int:
 
 
 def quantised_row_bytes(columns: int) -> int:
-    """Bytes of one row of 8-bit activations: codes, then f32 scales and i32 sums of codes, both by 16 columns."""
-    return columns + columns // 16 * 8
+    """Bytes of one row of 8-bit activations: codes, then three numbers for each 16 columns (`common.quantiser`)."""
+    return columns + columns // 16 * 12

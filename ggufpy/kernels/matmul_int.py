@@ -20,12 +20,22 @@ PREFETCH = 1024  # bytes ahead in each stream; see spec/notes.md
 
 def high_factor(v: Any, bits: int) -> int:
     """What codes of a block's second half come multiplied by."""
-    return (1 << (8 - bits)) // (1 if v.WIDE_DOT else 2) if bits in (4, 5, 6) else 1
+    if bits not in (4, 5, 6) or v.PAIRS:
+        return 1
+    return (1 << (8 - bits)) // (1 if v.WIDE_DOT else 2)
+
+
+def _power(bias: int) -> int:
+    """n of bias = 2^n, by which sums are shifted; -1 where there is none."""
+    if bias & (bias - 1):
+        raise ValueError(f"codes with an offset of {bias}: a power of two is wanted")
+    return bias.bit_length() - 1
 
 
 def _unpacker(v: Any, bits: int) -> Any:
     """code(block, g): the codes of column group g as bytes, those of groups 4 to 7 times `high_factor`."""
-    vector, wide = v.L * 4, v.WIDE_DOT
+    vector = v.L * 4
+    down = 8 - bits if v.PAIRS else 0 if v.WIDE_DOT else 1
     low_mask = 0x01010101 * ((1 << bits) - 1) if bits < 8 else 0
     high_mask = 0x01010101 * (0x100 - (1 << bits)) - (1 << 32) if bits < 8 else 0
     rest = max(2 * bits - 8, 1)  # bits of groups 4 to 7 that stand in vectors of their own
@@ -47,7 +57,7 @@ def _unpacker(v: Any, bits: int) -> Any:
             shift = 8 - bits - rest * (i % each)
             low = low << shift if shift > 0 else low >> -shift
             word = word | (low & v.splat_i(rest_mask))
-        return word if wide else word >> 1
+        return word >> down if down > 0 else word
 
     return code
 
@@ -60,20 +70,23 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
     scales_at = scale_offset(bits, L)
     size = block_bytes(panel, L)
     signed8 = bits == 8
-    bias_unit = v.S8_BIAS if signed8 else -panel.offset
     factor = high_factor(v, bits)
+    bias = -v.S8_BIAS if signed8 else panel.offset
+    shifts = (_power(bias), _power(bias * factor))
     count = streams * tokens
     lines = (size + 63) // 64
     dot = v.dot4_signed if signed8 else v.dot4
 
     @v.njit
+    def begin(sums, h):
+        # What the codes' offset takes away, from the sum of x that the row brings with its sign turned.
+        return v.splat_i(v.load_i32(sums)) << shifts[h] if shifts[h] >= 0 else v.splat_i(0)
+
+    @v.njit
     def products(first, stride, at, x_stride, sums, h, acc):
         # acc[j, t] = Σ code · x over the 16 columns of half h, less the codes' offset.
-        unit = bias_unit * factor if h == 1 else bias_unit
         for t in range(tokens):
-            start = v.splat_i(0)
-            if unit != 0:
-                start = v.splat_i(v.load_i32(sums + t * x_stride) * unit)
+            start = begin(sums + t * x_stride, h)
             for j in range(streams):
                 acc[j * tokens + t] = start
         for i in range(4):
@@ -84,6 +97,27 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
                     n = j * tokens + t
                     acc[n] = dot(acc[n], word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
 
+    reach = min(32767 // (((1 << bits) - 1) * 254), 4) if bits < 8 else 1  # byte products that a pair's i16 holds
+
+    @v.njit
+    def pair_products(first, stride, at, x_stride, sums, h, acc):
+        # The same where a dot product is made of i16 pairs: these are added up before they are widened.
+        pairs = v.ints(count)
+        for i in range(4):
+            g = 4 * h + i
+            for j in range(streams):
+                word = code(first + j * stride, g)
+                for t in range(tokens):
+                    n = j * tokens + t
+                    pair = v.pairs(word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
+                    pairs[n] = pair if i % reach == 0 else v.add_pairs(pairs[n], pair)
+                    if i < reach and i % reach == reach - 1:
+                        acc[n] = v.join_pairs(begin(sums + t * x_stride, h), pairs[n])
+                    elif i % reach == reach - 1:
+                        acc[n] = v.join_pairs(acc[n], pairs[n])
+
+    half = pair_products if v.PAIRS and not signed8 else products
+
     @v.njit
     def accumulate(weights, stride, blocks, x, x_stride, total):
         # total[j, t] += Σ weight · x over all columns, block by block.
@@ -93,16 +127,16 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
             at = x + 32 * b
             d_at = x + 32 * blocks + 8 * b
             s_at = x + 40 * blocks + 8 * b
+            m_at = x + 48 * blocks + 8 * b
             if tokens == 1:
                 for j in range(streams):
                     for line in range(lines):
                         v.prefetch(first + j * stride + PREFETCH + 64 * line)
-            products(first, stride, at, x_stride, s_at, 0, low)
-            products(first, stride, at, x_stride, s_at + 4, 1, high)
+            half(first, stride, at, x_stride, s_at, 0, low)
+            half(first, stride, at, x_stride, s_at + 4, 1, high)
             for t in range(tokens):
                 d0, d1 = v.load_f32(d_at + t * x_stride), v.load_f32(d_at + t * x_stride + 4)
-                s0 = d0 * v.load_i32(s_at + t * x_stride)
-                s1 = d1 * v.load_i32(s_at + t * x_stride + 4)
+                s0, s1 = v.load_f32(m_at + t * x_stride), v.load_f32(m_at + t * x_stride + 4)
                 d1 = d1 * (1.0 / factor)
                 for j in range(streams):
                     n = j * tokens + t

@@ -34,10 +34,12 @@ def fill(kind: ir.VectorType, value: float) -> ir.Constant:
 
 class Lowering:
     """Portable lowering. `signed8_bias` is what `dot4_signed` adds for each unit of the activations' sum;
-    `wide_dot` says that `dot4` is exact for unsigned bytes of 128 and more."""
+    `wide_dot` says that `dot4` is exact for unsigned bytes of 128 and more; `pairs` that it is made of i16 sums of two
+    products, which `multiply_pairs`, `add_pairs` and `join_pairs` then give piecemeal."""
 
     signed8_bias = 0
     wide_dot = True
+    pairs = False
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -69,6 +71,15 @@ class Lowering:
         undef = ir.Constant(product.type, ir.Undefined)
         pick = [ir.Constant(vector(I32, self.lanes), list(range(odd, n, 2))) for odd in (0, 1)]
         return b.add(*(b.shuffle_vector(product, undef, mask) for mask in pick))
+
+    def multiply_pairs(self, b: Any, unsigned: Any, signed: Any) -> Any:
+        raise NotImplementedError
+
+    def add_pairs(self, b: Any, x: Any, y: Any) -> Any:
+        raise NotImplementedError
+
+    def join_pairs(self, b: Any, acc: Any, pairs: Any) -> Any:
+        raise NotImplementedError
 
     def dot4_signed(self, b: Any, acc: Any, offset128: Any, signed: Any) -> Any:
         """acc + Σ (byte - 128) × signed - signed8_bias × Σ signed; activations are never -128."""
@@ -154,15 +165,25 @@ class Avx2(X86):
     """AVX2: byte products are added in saturating pairs, so unsigned bytes must stay below 128."""
 
     wide_dot = False
+    pairs = True
 
-    def _pairs(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
+    def multiply_pairs(self, b: Any, unsigned: Any, signed: Any) -> Any:
+        """Σ of two neighbouring unsigned × signed products in each i16, saturating."""
+        words, bytes_ = vector(I16, 2 * self.lanes), vector(I8, 4 * self.lanes)
+        operands = [b.bitcast(x, bytes_) for x in (unsigned, signed)]
+        return b.bitcast(call(b, "llvm.x86.avx2.pmadd.ub.sw", words, operands), self.I.ir)
+
+    def add_pairs(self, b: Any, x: Any, y: Any) -> Any:
         words = vector(I16, 2 * self.lanes)
-        pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words, [unsigned, signed])
-        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", self.I.ir, [pairs, fill(words, 1)]))
+        return b.bitcast(b.add(b.bitcast(x, words), b.bitcast(y, words)), self.I.ir)
+
+    def join_pairs(self, b: Any, acc: Any, pairs: Any) -> Any:
+        """acc + both i16 of each lane."""
+        words = vector(I16, 2 * self.lanes)
+        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", self.I.ir, [b.bitcast(pairs, words), fill(words, 1)]))
 
     def dot4(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
-        bytes_ = vector(I8, 4 * self.lanes)
-        return self._pairs(b, acc, b.bitcast(unsigned, bytes_), b.bitcast(signed, bytes_))
+        return self.join_pairs(b, acc, self.multiply_pairs(b, unsigned, signed))
 
     def dot4_signed(self, b: Any, acc: Any, offset128: Any, signed: Any) -> Any:
         bytes_ = vector(I8, 4 * self.lanes)
@@ -170,7 +191,7 @@ class Avx2(X86):
         s = b.bitcast(signed, bytes_)
         size = b.select(b.icmp_signed("<", w, fill(bytes_, 0)), b.neg(w), w)
         signed_by_w = call(b, "llvm.x86.avx2.psign.b", bytes_, [s, w])
-        return self._pairs(b, acc, size, signed_by_w)
+        return self.dot4(b, acc, size, signed_by_w)
 
 
 class Neon(Hardware):

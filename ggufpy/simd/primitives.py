@@ -162,6 +162,10 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     v["fma"] = _intrinsic(F, (F, F, F), lambda b, a: low.fma(b, *a))
     v["dot4"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4(b, *a))
     v["dot4_signed"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4_signed(b, *a))
+    if low.pairs:
+        v["pairs"] = _intrinsic(N, (N, N), lambda b, a: low.multiply_pairs(b, *a))
+        v["add_pairs"] = _intrinsic(N, (N, N), lambda b, a: low.add_pairs(b, *a))
+        v["join_pairs"] = _intrinsic(N, (N, N), lambda b, a: low.join_pairs(b, *a))
     v["to_f"] = _intrinsic(F, (N,), lambda b, a: b.sitofp(a[0], F.ir))
     v["round_i"] = _intrinsic(N, (F,), lambda b, a: low.round_to_int(b, a[0]))
     v["as_f"] = _intrinsic(F, (N,), lambda b, a: b.bitcast(a[0], F.ir))
@@ -235,13 +239,14 @@ def _as_module(name: str, members: dict[str, Any]) -> ModuleType:
 
 @functools.cache
 def primitives(level: Level) -> ModuleType:
-    """Everything that a kernel of this level may call, and the constants L (lanes), REGISTERS, S8_BIAS and WIDE_DOT."""
+    """Everything that a kernel of this level may call; L is its lanes, the other capitals how it differs."""
     low = LOWERINGS[level.lowering](level.lanes)
     v: dict[str, Any] = {
         "L": level.lanes,
         "REGISTERS": level.registers,
         "S8_BIAS": low.signed8_bias,
         "WIDE_DOT": low.wide_dot,
+        "PAIRS": low.pairs,
         "floats": _registers(low.F),
         "ints": _registers(low.I),
         "njit": helper,
