@@ -1,14 +1,17 @@
 """From tokens to tokens: what a session has evaluated, the loop that samples, and stop strings.
 
-In: token ids and a sampler. Out: an iterator of token ids that evaluates one step at a time, only when asked.
+In: token ids, a sampler, and possibly a drafter. Out: an iterator of token ids that evaluates one step at a time, only
+when asked.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.speculation import Drafter, Speculation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,17 +24,27 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """A session and the tokens that its key-value cache holds, in step even when a call is interrupted."""
+    """A session and the tokens that its key-value cache holds, in step even when a call is interrupted.
+
+    The newest of them may be guesses (`guess`), which are no part of the text until they are confirmed.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._tokens: list[int] = []
+        self._sure: int | None = None  # how many tokens are no guesses; None: all
         self._turn = 0
+        self._whole: int | None = None  # after a shift: how many tokens were evaluated behind all that came before
 
     @property
     def turn(self) -> int:
         """Changes whenever a new caller takes the context over."""
         return self._turn
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens of the text are evaluated."""
+        return self.session.n_past if self._sure is None else self._sure
 
     @property
     def room(self) -> int:
@@ -40,6 +53,7 @@ class Context:
 
     def take(self) -> int:
         """Start a new turn, which ends any generation of an earlier one. Returns its number."""
+        self.drop_guesses()
         self._turn += 1
         return self._turn
 
@@ -56,21 +70,68 @@ class Context:
         finally:  # an error or Ctrl-C may come between batches
             self._tokens[start:] = tokens[: self.session.n_past - start]
 
+    def guess(self, newest: int, draft: Sequence[int]) -> Floats:
+        """Evaluate `newest` and a draft of what follows: the logits after each, as if they had come one by one."""
+        start, tokens = self.session.n_past, [newest, *draft]
+        try:
+            logits = self.session.eval_logits(tokens, exact=True)
+        except BaseException:  # Ctrl-C too: between batches part of a draft may be in the cache
+            self.session.truncate(start)
+            raise
+        self._tokens[start:] = tokens
+        self._sure = start + 1
+        return logits
+
+    def confirm(self) -> None:
+        """The first of the guesses is right, and part of the text."""
+        self._sure = self.n_tokens + 1
+
+    def drop_guesses(self) -> None:
+        """Forget what was guessed and not confirmed."""
+        if self._sure is not None:
+            self.session.truncate(self._sure)
+            self._sure = None
+
+    def shift(self, keep: int, drop: int) -> None:
+        """Forget `drop` tokens behind the first `keep`; the others move down."""
+        try:
+            self.session.shift(keep, drop)
+            del self._tokens[keep : keep + drop]
+        except BaseException:  # nobody knows what the cache holds now
+            self.take()
+            self.reset()
+            raise
+        self._whole = keep if self._whole is None else min(keep, self._whole)
+
     def rewind(self, tokens: Sequence[int]) -> None:
         """Make the context hold exactly `tokens`, evaluating only what follows the prefix it already holds.
 
-        The last token is always evaluated, so that its logits are the session's newest.
+        The last token is always evaluated, so that its logits are the session's newest. Nothing is taken over that
+        was evaluated behind tokens forgotten since: the same text always gives the same logits.
         """
-        held = self._tokens[: self.session.n_past]
-        limit = min(len(held), len(tokens) - 1)
-        same = next((i for i in range(limit) if held[i] != tokens[i]), limit)
+        self._resume(tokens, 0, self.session.n_past if self._whole is None else self._whole)
+
+    def follow(self, tokens: Sequence[int], same: int) -> None:
+        """As `rewind`, for a text that goes on and whose first `same` tokens are there; shifts do not matter."""
+        self._resume(tokens, same, self.session.n_past)
+
+    def _resume(self, tokens: Sequence[int], same: int, most: int) -> None:
+        """Keep the common prefix of `tokens` and the context, `same` at least, `most` at most; evaluate the rest."""
+        held = self._tokens
+        limit = min(len(held), self.session.n_past, most, len(tokens) - 1)
+        same = min(same, limit)
+        while same < limit and held[same] == tokens[same]:
+            same += 1
         self.session.truncate(same)
+        if self._whole is not None and same <= self._whole:
+            self._whole = None
         self.extend(tokens[same:])
 
     def reset(self) -> None:
         """Forget everything that was evaluated."""
         self.session.truncate(0)
         self._tokens.clear()
+        self._sure = self._whole = None
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each of `tokens`, float32 (len(tokens), n_vocab), in a fresh context."""
@@ -89,11 +150,18 @@ class Generation(Iterator[int]):
     """An iterator of generated token ids.
 
     `finish` says why it ended: "stop" (an end token) or "length" (context full). `logits` holds the float32
-    (n_vocab,) that the newest token was drawn from.
+    (n_vocab,) that the newest token was drawn from. `drafter` guesses tokens, which changes nothing but the time it
+    takes. With `keep`, a full context forgets half of what follows its first `keep` tokens, and goes on.
     """
 
     def __init__(
-        self, context: Context, tokens: Sequence[int], sampler: Sampler, ends: frozenset[int]
+        self,
+        context: Context,
+        tokens: Sequence[int],
+        sampler: Sampler,
+        ends: frozenset[int],
+        drafter: Drafter | None = None,
+        keep: int | None = None,
     ) -> None:
         if not tokens:
             raise GGUFError(
@@ -107,20 +175,36 @@ class Generation(Iterator[int]):
         self.finish: str | None = None
         self.logits: Floats | None = None
         self._context = context
-        self._next = list(tokens)
+        self._prompt = list(tokens)
         self._sampler = sampler
         self._ends = ends
+        self._keep = keep
+        self._speculation = Speculation(drafter, ends)
+        self._newest = self._prompt[-1]
+        self._rows: deque[Floats] = deque()  # logits that tokens are still to be drawn from
         self._turn = 0
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens were guessed."""
+        return self._speculation.drafted
+
+    @property
+    def accepted(self) -> int:
+        """How many of the guessed tokens came."""
+        return self._speculation.accepted
 
     def prefill(self) -> None:
         """Evaluate the prompt now rather than with the first token."""
         if self._turn:
             return
-        self._turn = self._context.take()
-        self._context.rewind(self._next)
-        for token in self._next:
+        turn = self._context.take()
+        self._context.rewind(self._prompt)
+        self._speculation.begin(self._prompt)
+        for token in self._prompt:
             self._sampler.accept(token)
-        self._next = []
+        self._rows.append(self._context.session.last_logits())
+        self._turn = turn
 
     def __iter__(self) -> Generation:
         return self
@@ -134,20 +218,45 @@ class Generation(Iterator[int]):
                 "another call took over this model's context: finish one generation before the next, "
                 "or open the model twice"
             )
-        if self._next and not self._context.room:
+        if not self._rows and not self._step():
             self.finish = "length"
             raise StopIteration
-        if self._next:
-            self._context.extend(self._next)
-            self._next = []
-        self.logits = self._context.session.last_logits()
+        self.logits = self._rows[0]
         token = int(self._sampler.sample(self.logits))
         if token in self._ends:
+            self._context.drop_guesses()
             self.finish = "stop"
             raise StopIteration
         self._sampler.accept(token)
-        self._next = [token]
+        self._rows.popleft()
+        if self._speculation.check(token):
+            self._context.confirm()
+        else:
+            self._context.drop_guesses()
+            self._rows.clear()
+        self._newest = token
         return token
+
+    def _step(self) -> bool:
+        """Evaluate the newest token, with a draft behind it if there is one; False where the context is full."""
+        context = self._context
+        if not context.room and not self._make_room():
+            return False
+        draft = self._speculation.draft(context.room - 1)
+        if draft:
+            self._rows.extend(context.guess(self._newest, draft))
+        else:
+            context.extend([self._newest])
+            self._rows.append(context.session.last_logits())
+        return True
+
+    def _make_room(self) -> bool:
+        """Forget half of what follows the kept tokens; False if nothing may be forgotten."""
+        held = self._context.session.n_past
+        if self._keep is None or self._keep >= held:
+            return False
+        self._context.shift(self._keep, (held - self._keep + 1) // 2)
+        return True
 
 
 class StopFilter:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ggufpy.errors import GGUFError
 from ggufpy.generation import Context, Generation
 from ggufpy.hub import ProgressCall, resolve
+from ggufpy.speculation import Drafter, DraftModel, PromptLookup
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,15 +32,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
-CACHE_TYPES = ("f16",)  # what the key-value cache can be kept in
+CACHE_TYPES = ("f16", "bf16", "q8_0", "q4_0")  # what the key-value cache can be kept in
 
 
 @dataclass(frozen=True)
 class LoadOptions:
     """How to load a model. `n_ctx` 0 is the model's own; `n_threads` None is one a core.
 
-    `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked for;
-    `progress(stage, done, total)` hears of long work.
+    `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `n_parallel` is how many texts
+    there can be at once. `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked
+    for; `progress(stage, done, total)` hears of long work. `lookup` is how many tokens to draft from the text
+    itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
     """
 
     n_ctx: int = 0
@@ -48,6 +51,11 @@ class LoadOptions:
     n_gpu_layers: int = 0
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
+    n_parallel: int = 1
+    shorten: bool = False
+    lookup: int = 0
+    draft_model: str | os.PathLike[str] | Llama | None = None
+    draft_max: int = 16
     pre: str | None = None
     text: bool = True
     progress: ProgressCall | None = None
@@ -58,10 +66,13 @@ class LoadOptions:
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         for kind in (self.cache_type_k, self.cache_type_v):
             if kind not in CACHE_TYPES:
-                raise GGUFError(f"the key-value cache cannot be {kind} yet; use {', '.join(CACHE_TYPES)}")
-        for name, value, least in (("n_ctx", self.n_ctx, 0), ("n_batch", self.n_batch, 1)):
-            if value < least:
-                raise GGUFError(f"{name} is {value}, and must be at least {least}")
+                raise GGUFError(f"the key-value cache cannot be {kind}; use {', '.join(CACHE_TYPES)}")
+        least = {"n_ctx": 0, "n_batch": 1, "n_parallel": 1, "lookup": 0, "draft_max": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise GGUFError(f"{name} is {getattr(self, name)}, and must be at least {bound}")
+        if self.lookup and self.draft_model is not None:
+            raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
         if self.n_threads is not None and self.n_threads < 1:
             raise GGUFError(f"n_threads is {self.n_threads}, and must be at least 1 (None: one a core)")
 
@@ -136,7 +147,15 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         from ggufpy import runtime
         from ggufpy.runtime.options import EngineOptions
 
-        engine = EngineOptions(options.n_ctx, options.n_threads, options.n_batch, options.progress)
+        engine = EngineOptions(
+            _context_size(options, file.metadata),
+            options.n_threads,
+            options.n_batch,
+            options.progress,
+            cache_type_k=options.cache_type_k,
+            cache_type_v=options.cache_type_v,
+            n_parallel=options.n_parallel,
+        )
         session = runtime.load(file, engine)
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
@@ -146,11 +165,22 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
     return Parts(os.fspath(path), session, file, tokenizer, template)
 
 
+def _context_size(options: LoadOptions, metadata: Mapping[str, Any]) -> int:
+    """The context to ask the engine for."""
+    own = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return min(options.n_ctx, own) if options.shorten and isinstance(own, int) else options.n_ctx
+
+
 class Llama:
     """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
     One object is one context: use it from one thread at a time. Raises GGUFError for whatever the model or a
     call cannot do. `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
+
+    `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
+    `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
+    `n_parallel` is how many texts `session.engine` can hold at once; the key-value cache is kept as `cache_type_k` and
+    `cache_type_v` say: f16, bf16, q8_0 or q4_0.
     """
 
     def __init__(
@@ -162,14 +192,21 @@ class Llama:
         n_gpu_layers: int = 0,
         seed: int | None = None,
         verbose: bool = False,
+        *,
+        lookup: int = 0,
+        draft_model: str | os.PathLike[str] | Llama | None = None,
+        n_parallel: int = 1,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
     ) -> None:
         from ggufpy.progress import Progress
 
-        options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers)
+        options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers, cache_type_k, cache_type_v, n_parallel)
+        options = replace(options, lookup=lookup, draft_model=draft_model)
         with Progress() as progress:
             if verbose or sys.stderr.isatty():
                 options = replace(options, progress=progress)
-            self._setup(load_parts(model_path, options), seed)
+            self._setup(load_parts(model_path, options), seed, options)
         if verbose:
             s = self._parts.session
             how = f"{s.type_name}, {s.n_threads} threads, {s.isa}, context {s.n_ctx}"
@@ -180,24 +217,40 @@ class Llama:
         cls, model: str | os.PathLike[str], options: LoadOptions, seed: int | None = None
     ) -> Llama:
         """A model with everything that the command line can ask for."""
-        return cls.from_parts(load_parts(model, options), seed)
+        return cls.from_parts(load_parts(model, options), seed, options)
 
     @classmethod
-    def from_parts(cls, parts: Parts, seed: int | None = None) -> Llama:
-        """A `Llama` around an engine and tokeniser that exist already."""
+    def from_parts(cls, parts: Parts, seed: int | None = None, options: LoadOptions | None = None) -> Llama:
+        """A `Llama` around an engine and tokeniser that exist already; of `options` only drafting counts."""
         self = cls.__new__(cls)
-        self._setup(parts, seed)
+        self._setup(parts, seed, options or LoadOptions())
         return self
 
-    def _setup(self, parts: Parts, seed: int | None) -> None:
+    def _setup(self, parts: Parts, seed: int | None, options: LoadOptions) -> None:
         self._parts = parts
         self._context: Context | None = Context(parts.session)
+        self._draft_model: Llama | None = None  # one that was opened here
         self._seeds: Iterator[int] | None = None
         if seed not in NEW_SEED:
             from random import Random
 
             source = Random(seed)
             self._seeds = iter(lambda: source.getrandbits(32), None)
+        try:
+            self._drafter = self._make_drafter(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_drafter(self, options: LoadOptions) -> Drafter | None:
+        """What guesses tokens for this model, if `options` ask for it."""
+        draft = options.draft_model
+        if draft is None:
+            return PromptLookup(options.lookup) if options.lookup else None
+        if not isinstance(draft, Llama):
+            own = replace(options, n_ctx=self.n_ctx(), shorten=True, n_parallel=1, draft_model=None)
+            draft = self._draft_model = Llama.from_options(draft, own)
+        return DraftModel(draft, self, options.draft_max)
 
     # -- the model --
 
@@ -215,6 +268,11 @@ class Llama:
     def session(self) -> Session:
         """The engine below, for those who measure it."""
         return self._live().session
+
+    @property
+    def context(self) -> Context:
+        """What is evaluated, for those who take tokens back or work in step with another model."""
+        return self._live()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -241,7 +299,7 @@ class Llama:
     @property
     def n_tokens(self) -> int:
         """How many tokens are evaluated now."""
-        return self.session.n_past
+        return self._live().n_tokens
 
     def token_eos(self) -> int:
         """The id of the end-of-text token, -1 without one."""
@@ -287,12 +345,16 @@ class Llama:
         sampling: Sampling | None = None,
         *,
         ignore_eos: bool = False,
+        context_shift: bool = False,
+        keep: int = 0,
         **options: Any,
     ) -> Generation:
         """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
 
         `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
         unknown one raises TypeError. What the context already holds of `tokens` is not evaluated again.
+        `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
+        all of it; a beginning token is always kept), and the text goes on.
         """
         from ggufpy.sampling import Sampler
 
@@ -304,8 +366,14 @@ class Llama:
         if ignore_eos:
             never = tuple((token, float("-inf")) for token in ends)
             sampling, ends = replace(sampling, logit_bias=(*sampling.logit_bias, *never)), frozenset()
-        context = self._live()
-        return Generation(context, _ids(tokens), Sampler(sampling, self.n_vocab()), ends)
+        context, ids = self._live(), _ids(tokens)
+        kept = self._kept(ids, keep) if context_shift else None
+        return Generation(context, ids, Sampler(sampling, self.n_vocab()), ends, self._drafter, kept)
+
+    def _kept(self, tokens: list[int], keep: int) -> int:
+        """How many tokens of a prompt a shift keeps; the beginning token is one more (llama.cpp: tools/main)."""
+        has_bos = "tokenizer.ggml.model" in self.metadata and tokens[:1] == [self.token_bos()]
+        return len(tokens) if keep < 0 else min(keep + has_bos, len(tokens))
 
     def sampling(self, **options: Any) -> Sampling:
         """Sampling options in one object, with this model's next seed where none is given."""
@@ -385,6 +453,8 @@ class Llama:
         if self._context is None:
             return
         self._context = None
+        if self._draft_model is not None:
+            self._draft_model.close()
         self._parts.template.wait()
         self._parts.tokenizer.wait()
         self._parts.session.close()

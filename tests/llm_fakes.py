@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ggufpy.errors import GGUFError
-from ggufpy.llm import Later, Llama, Parts
+from ggufpy.llm import Later, Llama, LoadOptions, Parts
 
 BOS, EOS, VOCAB = 256, 257, 258
+Rows = Callable[[Sequence[int]], np.ndarray]
+
+
+def vague(held: Sequence[int]) -> np.ndarray:
+    """Logits over ten letters that depend on the last three tokens, several of them likely: what a sampler needs."""
+    row = np.full(VOCAB, -9.0, np.float32)
+    row[97:107] = np.random.default_rng(list(held[-3:])).normal(0.0, 2.0, 10)
+    return row
 
 
 class FakeSession:
-    """A session that logs what it evaluates; `succ` gives the likeliest token after the newest one."""
+    """A session that logs what it evaluates and how (`exact`, `shifts`).
+
+    `succ` gives the likeliest token after the newest one; `rows`, in its place, logits for all that is held.
+    """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
     weight_bytes, kv_bytes, flops_per_token, type_name = 1000, 100, 2e6, "F32"
 
-    def __init__(self, n_ctx: int = 64, succ: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self, n_ctx: int = 64, succ: Callable[[int], int] | None = None, rows: Rows | None = None
+    ) -> None:
         self.n_ctx = n_ctx
+        self.rows = rows
+        self.exact: list[list[int]] = []
+        self.shifts: list[tuple[int, int]] = []
         self.held: list[int] = []
         self.log: list[list[int]] = []
         self.fail_after: int | None = None
@@ -40,14 +56,26 @@ class FakeSession:
                 raise GGUFError(f"token {token} is not in the vocabulary")
             if self.fail_after is not None and len(self.held) >= self.fail_after:
                 raise KeyboardInterrupt
+            if len(self.held) == self.n_ctx:
+                raise GGUFError("the context is full")
             self.held.append(token)
 
     def last_logits(self) -> np.ndarray:
-        return self._row(self.held[-1])
+        return self._row(self.held)
 
-    def eval_logits(self, tokens: list[int]) -> np.ndarray:
+    def eval_logits(self, tokens: list[int], exact: bool = False) -> np.ndarray:
+        if exact:
+            self.exact.append(list(tokens))
+        start = len(self.held)
         self.eval(tokens)
-        return np.stack([self._row(t) for t in tokens]) if tokens else np.zeros((0, VOCAB), np.float32)
+        rows = [self._row(self.held[: start + i + 1]) for i in range(len(tokens))]
+        return np.stack(rows) if rows else np.zeros((0, VOCAB), np.float32)
+
+    def shift(self, keep: int, drop: int) -> None:
+        assert keep >= 0
+        assert 0 < drop <= len(self.held) - keep
+        self.shifts.append((keep, drop))
+        del self.held[keep : keep + drop]
 
     def truncate(self, n: int) -> None:
         assert 0 <= n <= len(self.held)
@@ -56,9 +84,11 @@ class FakeSession:
     def close(self) -> None:
         self.closed = True
 
-    def _row(self, token: int) -> np.ndarray:
+    def _row(self, held: list[int]) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows(held)
         row = np.zeros(VOCAB, np.float32)
-        row[self.succ(token)] = 10.0
+        row[self.succ(held[-1])] = 10.0
         return row
 
 
@@ -67,6 +97,9 @@ class FakeTokenizer:
 
     n_vocab, bos, eos, add_bos, add_eos = VOCAB, BOS, EOS, True, False
     end_tokens = frozenset({EOS})
+
+    def __init__(self, texts: list[str] | None = None) -> None:
+        self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)])
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
@@ -99,19 +132,28 @@ class FakeTemplate:
         return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt
 
 
-def parts(n_ctx: int = 64, template: bool = True, succ: Callable[[int], int] | None = None) -> Parts:
+def parts(
+    n_ctx: int = 64,
+    template: bool = True,
+    succ: Callable[[int], int] | None = None,
+    rows: Rows | None = None,
+    texts: list[str] | None = None,
+) -> Parts:
     """The parts of a fake model."""
     file = SimpleNamespace(
         metadata={"general.architecture": "fake", "tokenizer.ggml.model": "fake"},
         tensors={"a": SimpleNamespace(nbytes=700), "b": SimpleNamespace(nbytes=300)},
         close=lambda: None,
     )
-    session: Any = FakeSession(n_ctx, succ)
-    tokenizer: Any = Later(FakeTokenizer, start=True)
+    session: Any = FakeSession(n_ctx, succ, rows)
+    tokenizer: Any = Later(lambda: FakeTokenizer(texts), start=True)
     made: Any = Later(lambda: FakeTemplate() if template else None, start=False)
     return Parts("fake.gguf", session, file, tokenizer, made)  # type: ignore[arg-type]
 
 
-def fake_llama(seed: int | None = None, **options: Any) -> Llama:
+def fake_llama(
+    seed: int | None = None, lookup: int = 0, draft_model: Llama | None = None, draft_max: int = 16, **options: Any
+) -> Llama:
     """A `Llama` around the fake model."""
-    return Llama.from_parts(parts(**options), seed)
+    drafts = LoadOptions(lookup=lookup, draft_model=draft_model, draft_max=draft_max)
+    return Llama.from_parts(parts(**options), seed, drafts)

@@ -1,4 +1,4 @@
-"""The command line: commands found by name, errors of one line, `run` and `bench` around a fake engine."""
+"""The command line: commands found by name, errors of one line, `run` around a fake engine (bench: test_bench.py)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,10 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "-p", "a", "--temp", "nan"], "'nan' is not a finite number"),
         (["run", "-p", "a", "--logit-bias", "x=1"], "ID=BIAS"),
         (["run", "-t", "0", "-p", "a"], "0 is too small"),
+        (["run", "-p", "a", "--lookup", "-1"], "-1 is too small"),
+        (["run", "-p", "a", "--lookup", "4", "-md", "b"], "--lookup and -md both guess tokens"),
+        (["run", "-p", "a", "--draft-max", "4"], "--draft-max is for -md"),
+        (["run", "-p", "a", "--keep", "4"], "--keep says what --context-shift keeps"),
         (["bench", "-p", "0", "-n", "0"], "nothing to measure"),
     ],
 )
@@ -187,19 +192,20 @@ def test_run_json(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_run_passes_its_options_on(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--raw -p a -c 32 -t 2 -b 8 -ngl 0 -ctk f16 -ctv f16 --pre gpt-2 -s 3 --temp 0 -n 1 --ignore-eos"
+    words = "--raw -p a -c 32 -t 2 -b 8 -ngl 0 -ctk q8_0 -ctv bf16 --pre gpt-2 -s 3 --temp 0 -n 1 --ignore-eos"
     status, out, err = run(capsys, "run", *words.split(), "--logit-bias", "98=-inf")
     assert (status, err) == (0, "")
     assert out != "b\n"
     options = fake.options
     assert (options.n_ctx, options.n_threads, options.n_batch, options.pre) == (32, 2, 8, "gpt-2")
+    assert (options.cache_type_k, options.cache_type_v) == ("q8_0", "bf16")
 
 
 @pytest.mark.parametrize(
     ("words", "match"),
     [
         (["-ngl", "1"], "GPU"),
-        (["-ctk", "q8_0"], "q8_0"),
+        (["-ctk", "q5_1"], "the key-value cache cannot be q5_1; use f16, bf16, q8_0, q4_0"),
         (["--top-p", "2"], "top_p"),
         (["--logit-bias", "9999=1"], "9999"),
         (["-f", "nowhere.txt"], "nowhere.txt: No such file"),
@@ -242,6 +248,64 @@ def test_prompts_from_files_and_stdin(
     status, _, err = run(capsys, "run")
     assert (status, err.count("\n")) == (2, 1)
     assert "no prompt: give -p TEXT" in err
+
+
+def test_run_guesses_and_says_how_that_went(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.parts = parts(succ=lambda token: ord("b") if token == ord("a") else ord("a"))
+    words = ["run", "--raw", "-p", "ababab", "-n", "20", "--temp", "0"]
+    plain = json.loads(run(capsys, *words, "--json")[1])
+    assert (plain["drafted"], plain["accepted"]) == (0, 0)
+    status, out, err = run(capsys, *words, "--lookup", "8", "-v")
+    assert (status, out) == (0, "ab" * 10 + "\n")
+    assert re.search(r", (\d+) of \d+ guesses right\n$", err)
+    fake.parts = parts(succ=lambda token: ord("b") if token == ord("a") else ord("a"))
+    got = json.loads(run(capsys, *words, "--lookup", "8", "--json")[1])
+    assert got["text"] == plain["text"]
+    assert 10 <= got["accepted"] <= got["drafted"] <= 30
+    assert fake.options.lookup == 8
+
+
+def test_run_drafts_with_a_smaller_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"big.gguf": parts(n_ctx=32), "small.gguf": parts(n_ctx=16)}
+    seen = {}
+
+    def load(model: str, options: LoadOptions) -> Parts:
+        options.check()
+        seen[model] = options
+        return models[model]
+
+    monkeypatch.setattr(llm, "load_parts", load)
+    words = ["run", "big.gguf", "--raw", "-p", "p", "--temp", "0", "-t", "3", "--json"]
+    got = json.loads(run(capsys, *words, "-md", "small.gguf", "--draft-max", "5")[1])
+    assert (got["text"], got["finish"]) == ("qrstuvwxyz", "stop")
+    assert got["accepted"] == got["drafted"] > 0
+    small = seen["small.gguf"]
+    assert (small.n_ctx, small.shorten, small.n_threads, small.draft_model) == (32, True, 3, None)
+    assert seen["big.gguf"].draft_max == 5
+    assert all(each.session.closed for each in models.values())
+    models = {"big.gguf": parts(), "small.gguf": parts(texts=["a"] * 258)}
+    status, out, err = run(capsys, *words, "-md", "small.gguf")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "their vocabularies differ (token 0 is 'a' in one and '0' in the other)" in err
+    assert all(each.session.closed for each in models.values())
+
+
+def test_run_shifts_the_context(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--raw", "-p", "a", "--temp", "0", "--ignore-eos", "-n", "30", "--json"]
+    forever = {"n_ctx": 8, "succ": lambda token: 97 + (token - 96) % 26}
+    fake.parts = parts(**forever)
+    got = json.loads(run(capsys, *words)[1])
+    assert (got["text"], got["finish"]) == ("bcdefgh", "length")
+    for more, kept in (([], 1), (["--keep", "1"], 2), (["--keep", "-1"], 2)):  # the beginning token is always kept
+        fake.parts = parts(**forever)
+        got = json.loads(run(capsys, *words, "--context-shift", *more)[1])
+        assert (got["text"], got["tokens"]) == ("bcdefghijklmnopqrstuvwxyzabcde", 30)
+        assert fake.parts.session.shifts[0] == (kept, (8 - kept + 1) // 2)
+    status, _, err = run(capsys, *words, "--context-shift", "-p", "x" * 20)
+    assert status == 1
+    assert "the prompt is 21 tokens and the context holds 8" in err
 
 
 @pytest.mark.parametrize(("after", "text", "status"), [(4, "bc", 0), (1, "", 130)])
@@ -305,50 +369,6 @@ def test_a_reader_that_leaves_ends_it_quietly(endless: subprocess.Popen[str]) ->
     assert endless.wait(timeout=30) == 1
     assert endless.stderr.read() == ""
     endless.stderr.close()
-
-
-# -- bench --
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of known limits."""
-    limits = SimpleNamespace(read_rate=lambda threads: 20e9, matrix_peak=lambda threads: 3e12)
-    monkeypatch.setitem(sys.modules, "ggufpy.runtime", SimpleNamespace(machine=limits))
-
-
-def test_bench_json(fake: SimpleNamespace, machine: None, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "bench", "-p", "8", "-n", "4", "-d", "3", "-r", "2", "--json")
-    assert (status, err) == (0, "")
-    got = json.loads(out)
-    head = {"model": "fake.gguf", "type": "F32", "bytes": 1000, "threads": 1, "isa": "fake"}
-    assert list(got) == [*head, "pp", "tg", "load_seconds", "import_seconds"]
-    assert {name: got[name] for name in head} == head
-    assert list(got["pp"]) == ["tokens", "tps_median", "tps_min", "tps_max", "tflops", "peak_tflops"]
-    assert list(got["tg"]) == ["tokens", "tps_median", "tps_min", "tps_max", "gb_per_s", "machine_gb_per_s"]
-    assert (got["pp"]["tokens"], got["tg"]["tokens"]) == (8, 4)
-    assert got["pp"]["tflops"] == pytest.approx(got["pp"]["tps_median"] * 2e6 / 1e12)
-    assert got["tg"]["gb_per_s"] == pytest.approx(got["tg"]["tps_median"] * 1000 / 1e9)
-    assert (got["pp"]["peak_tflops"], got["tg"]["machine_gb_per_s"]) == (3.0, 20.0)
-    assert got["pp"]["tps_min"] <= got["pp"]["tps_median"] <= got["pp"]["tps_max"]
-    assert fake.options.n_ctx == 8
-    assert not fake.options.text
-    log = fake.parts.session.log
-    # warm-up and two runs: the prompt at once, then the depth, then token by token
-    assert [len(tokens) for tokens in log] == ([8, 3] + [1] * 4) * 3
-    assert fake.parts.session.closed
-
-
-def test_bench_leaves_a_half_out(
-    fake: SimpleNamespace, machine: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    got = json.loads(run(capsys, "bench", "-p", "0", "-n", "2", "-r", "1", "--json")[1])
-    assert got["pp"] == dict.fromkeys(got["pp"], None) | {"tokens": 0}
-    assert got["tg"]["tps_median"] > 0
-    fake.parts = parts()
-    out = run(capsys, "bench", "-p", "4", "-n", "0", "-r", "1")[1]
-    assert "prompt     4 tokens" in out
-    assert "decode" not in out
 
 
 # -- argument types, progress --

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import BEST, LEVELS, Room, attend, compile_ahead, run, step, up
+from kv_reference import Pages, rounded
 
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.attention import CHUNK, part_bytes, scratch_bytes
+from ggufpy.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.host import walk_strings
-from ggufpy.kernels.spec import kernel
+from ggufpy.kernels.kv_types import CHUNK
+from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.runtime.tape import Call, Tape, barriers
 from ggufpy.runtime.threads import Team
 from ggufpy.simd.isa import Level
-
-CONTEXT = 3 * CHUNK  # room for this many positions
 
 
 @dataclass(frozen=True)
@@ -28,117 +28,143 @@ class Shape:
     value: int
     group: int
     shared: int = 2
+    key_type: str = "f16"
+    value_type: str = "f16"
 
     def __str__(self) -> str:
-        return f"{self.key}-{self.value}-{self.group}"
+        types = "" if self.key_type == self.value_type == "f16" else f"-{self.key_type}-{self.value_type}"
+        return f"{self.key}-{self.value}-{self.group}{types}"
+
+    @property
+    def kernel(self) -> Kernel:
+        return kernel(
+            "attention", key_length=self.key, value_length=self.value, group=self.group, key_type=self.key_type,
+            value_type=self.value_type,
+        )  # fmt: skip
 
 
 class Cache:
-    """Random keys and values laid out as kernels/rope_store.py says; what no token may see is not a number."""
+    """Random keys and values of a sequence; what no row may see is not a number."""
 
-    def __init__(self, shape: Shape, level: Level, positions: int) -> None:
+    def __init__(self, shape: Shape, level: Level, positions: int, kept: int | None = None) -> None:
         rng = np.random.default_rng(positions)
-        self.k = rng.standard_normal((positions, shape.shared, shape.key)).astype(np.float16)
-        self.v = rng.standard_normal((positions, shape.shared, shape.value)).astype(np.float16)
-        lanes, wide = level.lanes, up(shape.value, level.lanes)
-        keys = np.full((shape.shared, CONTEXT, shape.key), np.nan, np.float16)
-        keys[:, :positions] = self.k.swapaxes(0, 1)
-        tiled = keys.reshape(shape.shared, -1, lanes, shape.key).swapaxes(2, 3)
-        self.keys = Room(tiled.reshape(shape.shared, -1))
-        values = np.full((shape.shared, CONTEXT, wide), np.nan, np.float16)
-        values[:, :positions, : shape.value] = self.v.swapaxes(0, 1)
-        self.values = Room(values.reshape(shape.shared, -1))
+        k = rng.standard_normal((positions, shape.shared, shape.key)).astype(np.float32)[:kept]
+        v = rng.standard_normal((positions, shape.shared, shape.value)).astype(np.float32)[:kept]
+        self.k, self.v = rounded(k, shape.key_type), rounded(v, shape.value_type)
+        self.pages = Pages(k, v, shape.key_type, shape.value_type, level.lanes)
 
 
-def attention(shape: Shape, level: Level, cache: Cache, q: Any, window: int = 0, nth: int = 1) -> Any:
-    """Rows of output (tokens, heads, value) for the last positions of the cache."""
-    n, heads = len(q), shape.shared * shape.group
-    size = part_bytes(shape.value, shape.group, level.lanes)
-    scratch = scratch_bytes(shape.value, shape.group, level.lanes)
+def attention(shape: Shape, level: Level, caches: list[tuple[Cache, Any]], window: int = 0, nth: int = 1) -> list[Any]:
+    """Rows of output (rows, heads, value) for the last positions of each cache, all in one step."""
+    caches = sorted(caches, key=lambda pair: len(pair[1]) > 1)
+    heads, lanes = shape.shared * shape.group, level.lanes
+    total = sum(len(q) for _, q in caches)
     q_stride, y_stride = 4 * up(heads * shape.key, 32), 4 * up(heads * shape.value, 32)
-    queries = np.full((n, q_stride // 4), np.nan, np.float32)
-    queries[:, : heads * shape.key] = q.reshape(n, -1)
-    y = Room(np.full((n, y_stride // 4), np.nan, np.float32))
-    parts = Room(np.full(shape.shared * (CONTEXT // CHUNK) * size, 0xFF, np.uint8))
-    now = step(n, len(cache.k) - n)
+    queries = np.full((total, q_stride // 4), np.nan, np.float32)
+    y = Room(np.full((total, y_stride // 4), np.nan, np.float32))
+    size = shape.shared * part_bytes(shape.value, shape.group, lanes)
+    # All sequences' pages as one cache, each table moved on by what is before it.
+    keys = Room(np.concatenate([c.pages.keys.array for c, _ in caches]))
+    values = Room(np.concatenate([c.pages.values.array for c, _ in caches]))
+    tables, parts, records, row, base = [], [], [], 0, 0
+    for c, q in caches:
+        n, position = len(q), len(c.k) - len(q)
+        queries[row : row + n, : heads * shape.key] = q.reshape(n, -1)
+        tables.append(Room(c.pages.table.array + base))
+        parts.append(Room(np.full((position // CHUNK + 1) * size, 0xFF, np.uint8)))
+        records.append([row, n, position, tables[-1].address, parts[-1].address])
+        row, base = row + n, base + len(c.pages.keys.array)
+    single = sum(len(q) == 1 for _, q in caches)
+    spans = Room(np.array([single, len(caches) - single, *np.ravel(records)], np.int64))
+    scratch = scratch_bytes(shape.key, shape.value, shape.group, lanes)
     run(
-        kernel("attention", key_length=shape.key, value_length=shape.value, group=shape.group), level, nth, step=now,
-        q=Room(queries), keys=cache.keys, values=cache.values, parts=parts,
+        shape.kernel, level, nth, spans=spans, q=Room(queries), keys=keys, values=values,
         scratch=Room(np.full(nth * scratch, 0xFF, np.uint8)), y=y, q_stride=q_stride, y_stride=y_stride,
-        n_kv=shape.shared, key_head_bytes=cache.keys.array.strides[0],
-        value_head_bytes=cache.values.array.strides[0], window=window, max_chunks=CONTEXT // CHUNK,
-        scratch_bytes=scratch,
+        n_kv=shape.shared, key_head_bytes=keys.array.strides[1], value_head_bytes=values.array.strides[1],
+        window=window, scratch_bytes=scratch,
     )  # fmt: skip
-    if n == 1:
-        run(
-            kernel("attention_join", value_length=shape.value, group=shape.group), level, nth, step=now, parts=parts,
-            y=y, n_kv=shape.shared, window=window, max_chunks=CONTEXT // CHUNK,
-        )  # fmt: skip
+    code = kernel("attention_join", value_length=shape.value, group=shape.group)
+    run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window)
+    for part in parts:
+        part.check()
     assert np.isnan(y.array[:, heads * shape.value :]).all(), "written past the heads"
-    return y.array[:, : heads * shape.value].reshape(n, heads, shape.value)
+    rows = y.array[:, : heads * shape.value].reshape(total, heads, shape.value)
+    return np.split(rows, np.cumsum([len(q) for _, q in caches])[:-1])
 
 
-def queries(n: int, shape: Shape) -> Any:
-    x = np.random.default_rng(n).standard_normal((n, shape.shared * shape.group, shape.key)) * 2 / shape.key**0.5
+def queries(n: int, shape: Shape, seed: int = 0) -> Any:
+    rng = np.random.default_rng([n, seed])
+    x = rng.standard_normal((n, shape.shared * shape.group, shape.key)) * 2 / shape.key**0.5
     return x.astype(np.float32)
 
 
 SHAPES = [
     *((BEST, shape) for shape in (Shape(64, 64, 2), Shape(20, 20, 2, 1), Shape(80, 48, 1), Shape(128, 128, 8, 1))),
     (BEST, Shape(64, 64, 3)),
+    (BEST, Shape(64, 64, 2, 2, "bf16", "bf16")),
+    (BEST, Shape(64, 96, 4, 2, "q8_0", "q4_0")),
+    (BEST, Shape(64, 64, 5, 1, "q4_0", "q8_0")),
     *((level, Shape(80, 20, 3)) for level in LEVELS[1:]),
+    *((level, Shape(64, 64, 2, 1, "q4_0", "q8_0")) for level in LEVELS[1:]),
 ]
 of_every_shape = pytest.mark.parametrize(("level", "shape"), SHAPES, ids=lambda x: getattr(x, "name", None) or str(x))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    compile_ahead(
-        [
-            (kernel("attention", key_length=shape.key, value_length=shape.value, group=shape.group), level)
-            for level, shape in SHAPES
-        ]
-    )
+    compile_ahead([(shape.kernel, level) for level, shape in SHAPES])
 
 
 @of_every_shape
 def test_one_token(level: Level, shape: Shape) -> None:
-    for positions in (1, 2, 15, 16, 17, 127, 128, 129, 200, 255, 256, 257, CONTEXT):
+    for positions in (1, 2, 15, 16, 17, 127, 128, 129, 200, 255, 256, 257, 384):
         cache, q = Cache(shape, level, positions), queries(1, shape)
-        found = attention(shape, level, cache, q)
+        (found,) = attention(shape, level, [(cache, q)])
         np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
         for nth in (2, 3, 5):
-            np.testing.assert_array_equal(attention(shape, level, cache, q, nth=nth), found)
+            np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=nth)[0], found)
 
 
 @of_every_shape
 def test_several_tokens_are_each_as_if_alone(level: Level, shape: Shape) -> None:
-    for positions, n in [(2, 2), (5, 5), (130, 5), (258, 3), (131, 131)]:
+    for positions, n in [(2, 2), (5, 5), (130, 5), (258, 3), (131, 131), (300, 29)]:
         cache, q = Cache(shape, level, positions), queries(n, shape)
-        found = attention(shape, level, cache, q)
+        (found,) = attention(shape, level, [(cache, q)])
         np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(attention(shape, level, cache, q, nth=3), found)
+        np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=3)[0], found)
         for i in (0, n // 2, n - 1):
-            alone = Cache(shape, level, positions)
-            alone.k, alone.v = alone.k[: positions - n + i + 1], alone.v[: positions - n + i + 1]
-            np.testing.assert_array_equal(attention(shape, level, alone, q[i : i + 1])[0], found[i])
+            alone = Cache(shape, level, positions, positions - n + i + 1)
+            np.testing.assert_array_equal(attention(shape, level, [(alone, q[i : i + 1])])[0][0], found[i])
+
+
+@of_every_shape
+def test_sequences_are_each_as_if_alone(level: Level, shape: Shape) -> None:
+    mixed = [(130, 1), (3, 1), (384, 1), (50, 50), (200, 7), (129, 2)]
+    given = [(Cache(shape, level, positions), queries(n, shape, positions)) for positions, n in mixed]
+    for window in (0, 20):
+        alone = [attention(shape, level, [pair], window)[0] for pair in given]
+        for nth in (1, 2, 5):
+            for found, wanted in zip(attention(shape, level, given, window, nth), alone, strict=True):
+                np.testing.assert_array_equal(found, wanted)
 
 
 @of_every_shape
 def test_windows(level: Level, shape: Shape) -> None:
     for window in (1, 5, 16, 100, 127, 128, 129, 300, 2**31 - 1):
-        for positions, n in [(1, 1), (129, 1), (300, 1), (130, 4), (300, 4)]:
+        for positions, n in [(1, 1), (129, 1), (300, 1), (130, 4), (300, 40)]:
             cache, q = Cache(shape, level, positions), queries(n, shape)
-            found = attention(shape, level, cache, q, window)
+            (found,) = attention(shape, level, [(cache, q)], window)
             np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window), rtol=1e-5, atol=1e-5)
-            np.testing.assert_array_equal(attention(shape, level, cache, q, window, nth=2), found)
+            np.testing.assert_array_equal(attention(shape, level, [(cache, q)], window, nth=2)[0], found)
+            alone = Cache(shape, level, positions, positions - n + 1)
+            np.testing.assert_array_equal(attention(shape, level, [(alone, q[:1])], window)[0][0], found[0])
 
 
 def test_large_scores_do_not_overflow() -> None:
     shape = Shape(64, 64, 2)
     cache, q = Cache(shape, BEST, 140), queries(2, shape) * np.float32(2000)
     for n in (1, 2):
-        found = attention(shape, BEST, cache, q[-n:])
+        (found,) = attention(shape, BEST, [(cache, q[-n:])])
         np.testing.assert_allclose(found, attend(q[-n:], cache.k, cache.v), rtol=1e-4, atol=1e-4)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import LEVELS, Room, half, padded, quantised, rotate, run, step, up
+from engine import LEVELS, Room, padded, quantised, rotate, run, step, up
+from kv_reference import key_pages, rounded, value_pages
 
+from ggufpy.kernels.kv_types import CHUNK, KvType
 from ggufpy.kernels.layout import quantised_row_bytes
 from ggufpy.kernels.spec import kernel
 from ggufpy.simd.isa import Level
@@ -100,60 +102,104 @@ def test_quantise(level: Level) -> None:
 @at_every_level
 def test_select_rows(level: Level) -> None:
     x = rows(9, 96)
-    for count, first in [(1, 8), (3, 0), (4, 5), (0, 0)]:
+    for wanted in ([8], [2, 0, 8], [5, 6, 7, 7], []):
         for nth in (1, 2, 5):
-            y = Room(np.zeros((4, 96), np.float32))
-            run(kernel("select_rows"), level, nth, step=step(count, first), x=Room(x), y=y, stride=x.strides[0])
-            np.testing.assert_array_equal(y.array[:count], x[first : first + count])
-            assert not y.array[count:].any()
+            y, sources = Room(np.zeros((4, 96), np.float32)), Room(np.array([*wanted, 99], np.int64))
+            run(
+                kernel("select_rows"), level, nth, step=step(len(wanted)), rows=sources, x=Room(x), y=y,
+                stride=x.strides[0],
+            )  # fmt: skip
+            np.testing.assert_array_equal(y.array[: len(wanted)], x[wanted])
+            assert not y.array[len(wanted) :].any()
 
 
-def keys_of(memory: Any, lanes: int, length: int) -> Any:
-    """Keys of heads as the cache holds them, [head][tile][dimension][lane] → (positions, heads, length)."""
-    tiles = memory.reshape(memory.shape[0], -1, length, lanes)
-    return tiles.transpose(1, 3, 0, 2).reshape(-1, memory.shape[0], length)
+HEADS = [
+    (20, 20, 20, False, "f16", "f16"), (64, 64, 64, False, "f16", "bf16"), (64, 64, 64, True, "q8_0", "q4_0"),
+    (24, 12, 8, False, "bf16", "f16"), (24, 12, 8, True, "f16", "f16"), (7, 5, 2, False, "f16", "f16"),
+    (96, 32, 64, False, "q4_0", "q8_0"),
+]  # fmt: skip
 
 
 @at_every_level
-@pytest.mark.parametrize(
-    ("key", "value", "turned", "neox"),
-    [
-        (20, 20, 20, False), (64, 64, 64, False), (64, 64, 64, True), (24, 12, 8, False), (24, 12, 8, True),
-        (7, 5, 2, False),
-    ],
-)  # fmt: skip
-def test_rope_store(level: Level, key: int, value: int, turned: int, neox: bool) -> None:
-    heads, shared, room, lanes = 6, 2, 256, level.lanes
+@pytest.mark.parametrize(("key", "value", "turned", "neox", "key_type", "value_type"), HEADS)
+def test_rope_store_and_back(
+    level: Level, key: int, value: int, turned: int, neox: bool, key_type: str, value_type: str
+) -> None:
+    """Rows of two sequences, and one that goes nowhere: what is stored, where, and what kv_read makes of it."""
+    heads, shared, lanes = 6, 2, level.lanes
+    constants = {"key_length": key, "value_length": value, "key_type": key_type, "value_type": value_type}
     rng = np.random.default_rng(5)
-    for count, position in [(1, 0), (3, 126), (5, 13), (1, 255)]:
-        widths = heads * key, shared * key, shared * value
-        q, k, v = (rng.standard_normal((count, n)).astype(np.float32) for n in widths)
+    for positions in ([0], [126, 127, 128, -1], [13, 14, 255, 3, 4]):
+        count, where = len(positions), np.array(positions)
+        widths = {"q": heads * key, "k": shared * key, "v": shared * value}
+        plain = {n: rng.standard_normal((count, width)).astype(np.float32) for n, width in widths.items()}
         theta = 10000.0 ** (-2 * np.arange(turned // 2) / turned)
-        where = position + np.arange(count)
         angles = where[:, None] * theta
-        table = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
-        exact_q = rotate(q.reshape(count, heads, key), where, theta, neox=neox) * 0.125
-        exact_k = rotate(k.reshape(count, shared, key), where, theta, neox=neox)
-        wide = up(value, lanes)
+        table = Room(np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32))
+        tables = [Room(np.array(pages, np.int64)) for pages in ([3, 0], [1, 4])]
+        whose = np.arange(count) % 2
+        places = Room(np.array([[p, tables[w].address] for p, w in zip(positions, whose, strict=True)], np.int64))
+        sizes = KvType(key_type).key_page(key, lanes), KvType(value_type).value_page(value, lanes)
         for nth in (1, 3):
-            rooms = {"q": Room(padded(q, up(heads * key, 32))), "k": Room(padded(k, up(shared * key, 32)))}
-            rooms["v"] = Room(padded(v, up(shared * value, 32)))
-            keys = Room(np.zeros((shared, room * key), np.float16))
-            values = Room(np.zeros((shared, room, wide), np.float16))
+            rooms = {n: Room(padded(x, up(x.shape[1], 32))) for n, x in plain.items()}
+            strides = {f"{n}_stride": r.array.strides[0] for n, r in rooms.items()}
+            empty = [  # what a page of zeros is: its codes need not be zero
+                lay(np.zeros((CHUNK, shared, n), np.float32), kind, lanes)[0]
+                for lay, n, kind in ((key_pages, key, key_type), (value_pages, value, value_type))
+            ]
+            keys, values = (Room(np.tile(page, (5, 1, 1))) for page in empty)
+            cache = {"keys": keys, "values": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
             run(
-                kernel("rope_store"), level, nth, step=step(count, position), **rooms,
-                **{f"{n}_stride": r.array.strides[0] for n, r in rooms.items()}, table=Room(table), rotated=turned,
-                neox=int(neox), n_head=heads, n_kv=shared, key_length=key, value_length=value, keys=keys,
-                values=values, key_head_bytes=keys.array.strides[0], value_head_bytes=values.array.strides[0],
-                scale=0.125,
+                kernel("rope_store", **constants), level, nth, step=step(count), places=places, **rooms, **strides,
+                **cache, table=table, rotated=turned, neox=int(neox), n_head=heads, n_kv=shared, scale=0.125,
             )  # fmt: skip
-            found_q = rooms["q"].array[:, : heads * key].reshape(count, heads, key)
-            np.testing.assert_allclose(found_q, exact_q, atol=1e-6)
-            stored = keys_of(keys.array, lanes, key)
-            np.testing.assert_allclose(stored[where], exact_k, rtol=2**-10, atol=1e-4)
-            found_v = values.array[:, where, :value].transpose(1, 0, 2)
-            np.testing.assert_array_equal(found_v, half(v).reshape(count, shared, value))
-            stored[where] = 0
-            assert not stored.any(), "keys stored at other positions"
-            values.array[:, where] = 0
-            assert not values.array.any(), "values stored at other positions"
+            found = {n: rooms[n].array[:, : widths[n]].reshape(count, -1, value if n == "v" else key) for n in rooms}
+            kept = where >= 0
+            for n, scale in (("q", 0.125), ("k", 1.0)):
+                exact = rotate(plain[n].reshape(found[n].shape), where, theta, neox=neox) * scale
+                np.testing.assert_allclose(found[n][kept], exact[kept], atol=1e-6)
+                np.testing.assert_array_equal(found[n][~kept], plain[n].reshape(found[n].shape)[~kept])
+            wanted = [np.tile(page, (5, 1, 1)) for page in empty]
+            for row in np.flatnonzero(kept):
+                page, at = tables[whose[row]].array[positions[row] // CHUNK], positions[row] % CHUNK
+                for room, n, lay, kind in ((0, "k", key_pages, key_type), (1, "v", value_pages, value_type)):
+                    blank = np.zeros((CHUNK, *found[n].shape[1:]), np.float32)
+                    blank[at] = found[n][row]
+                    wanted[room][page] ^= lay(blank, kind, lanes)[0] ^ empty[room]
+            for room, full, kind in ((keys, wanted[0], key_type), (values, wanted[1], value_type)):
+                wrong = (room.array != full).sum() / (kept.sum() * room.array.shape[1] * 32)
+                assert wrong <= (0.02 if kind[0] == "q" else 0.0), f"{wrong:.3f} of the bytes"  # ties may go either way
+            back = {n: Room(np.full_like(rooms[n].array, np.nan)) for n in "kv"}
+            run(
+                kernel("kv_read", **constants), level, nth, step=step(count), places=places, **back, **cache,
+                k_stride=strides["k_stride"], v_stride=strides["v_stride"], n_kv=shared,
+            )  # fmt: skip
+            for n, kind in (("k", key_type), ("v", value_type)):
+                rows_back = back[n].array[:, : widths[n]].reshape(found[n].shape)
+                exact = rounded(found[n], kind)
+                bits = {"f16": 1e-9, "bf16": 1e-9, "q8_0": 1 / 120, "q4_0": 1 / 7}[kind]
+                top = np.abs(exact).max()
+                np.testing.assert_allclose(rows_back[kept], exact[kept], rtol=0, atol=bits * top)
+                assert np.isnan(rows_back[~kept]).all()
+
+
+@at_every_level
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_0"])
+def test_what_is_stored_is_finite(level: Level, kind: str) -> None:
+    constants = {"key_length": 32, "value_length": 32, "key_type": kind, "value_type": kind}
+    bad = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-42, 0, 1], np.float32)
+    rooms = {n: Room(np.tile(bad, 4)[None]) for n in "kv"}
+    table = Room(np.zeros(1, np.int64))
+    places = Room(np.array([[5, table.address]], np.int64))
+    sizes = KvType(kind).key_page(32, level.lanes), KvType(kind).value_page(32, level.lanes)
+    keys, values = (Room(np.zeros((1, 1, size), np.uint8)) for size in sizes)
+    cache = {"keys": keys, "values": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
+    strides = {"k_stride": 128, "v_stride": 128}
+    run(
+        kernel("rope_store", **constants), level, step=step(1), places=places, q=rooms["k"], **rooms, q_stride=128,
+        **strides, **cache, table=table, rotated=0, neox=0, n_head=0, n_kv=1, scale=1.0,
+    )  # fmt: skip
+    back = {n: Room(np.full((1, 32), np.nan, np.float32)) for n in "kv"}
+    run(kernel("kv_read", **constants), level, step=step(1), places=places, **back, **strides, **cache, n_kv=1)
+    assert np.isfinite(back["k"].array).all()
+    assert np.isfinite(back["v"].array).all()

@@ -20,7 +20,8 @@ from ggufpy.simd.isa import Level
 
 OPS = (
     "dot4", "dot4_signed", "load_f16", "store_f16", "load_bf16", "round_i", "exp", "sum", "sum_i", "largest", "less",
-    "half_bits", "store_i8", "fma", "to_f", "iota", "bits", "float_ops", "shifts", "min_max_abs",
+    "half_bits", "store_i8", "fma", "to_f", "iota", "bits", "float_ops", "shifts", "min_max_abs", "store_bf16",
+    "bf16_pairs", "dot_bf16",
 )  # fmt: skip
 
 
@@ -28,7 +29,14 @@ def build(v: Any, p: Mapping[str, Any]) -> Any:
     """One kernel for all: `what` chooses the primitive, applied to `count` vectors of a, b, c; results go to out."""
     dot4, dot4_signed, load_f16, store_f16, load_bf16, round_i, exp, sum_, sum_i, largest, less, half_bits = range(12)
     store_i8, fma, to_f, iota, bits, float_ops, shifts, min_max_abs = range(12, 20)
+    store_bf16, bf16_pairs, dot_bf16 = range(20, 23)
     L = v.L
+
+    @v.njit
+    def missing(acc, x, y):
+        return acc
+
+    dot_pairs = v.dot_bf16 if v.BF16_DOT else missing
 
     def primitives(args: Any, ith: Any, nth: Any) -> None:
         what = args.what
@@ -79,6 +87,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Any:
             elif what == min_max_abs:
                 x, y = v.load_f(a), v.load_f(b)
                 v.store_f(out, v.max(v.abs(x), y) + v.min(x, y))
+            elif what == store_bf16:
+                v.store_bf16(args.out + at // 2, v.load_f(a))
+            elif what == bf16_pairs:
+                v.store_i(out, v.bf16_pairs(v.load_f(a), v.load_f(b)))
+            elif what == dot_bf16:
+                v.store_f(out, dot_pairs(v.load_f(c), v.load_i(a), v.load_i(b)))
 
     return primitives
 
@@ -145,7 +159,7 @@ def _pairs(unsigned: Any, signed: Any) -> tuple[Any, Any]:
 
 def test_dot4_is_exact(v: Primitives) -> None:
     # Only these levels promise all 256 unsigned values; codes of panels below 8 bits need no more than 63.
-    whole = v.level.lowering in ("avx512", "portable")
+    whole = v.level.lowering in ("amx", "avx512", "portable")
     u, s = _pairs(np.arange(256 if whole else 128), np.arange(-128, 128))
     start = np.random.default_rng(1).integers(-(2**20), 2**20, u.size // 4).astype(np.int32)
     found = v("dot4", np.zeros_like(start), u.view(np.int32), s.view(np.int32), start)
@@ -207,6 +221,46 @@ def test_load_bf16(v: Primitives) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     found = v("load_bf16", np.zeros(1 << 16, np.int32), bits, count=(1 << 16) // v.level.lanes)
     np.testing.assert_array_equal(found, (bits.astype(np.uint32) << 16).view(np.int32))
+
+
+def _floats_around_bf16() -> Any:
+    """Finite floats: every bf16, what lies just beside it and between it and the next, and random bits."""
+    whole = np.arange(0x0080, 0x7F7F, dtype=np.uint32) << 16  # no subnormals: hardware makes them zeros
+    bits = np.concatenate([whole + x for x in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    bits = np.concatenate([bits, np.random.default_rng(9).integers(0x00800000, 0x7F7F0000, 1 << 12)]).astype(np.uint32)
+    values = np.concatenate([bits, bits | np.uint32(1 << 31)]).view(np.float32)
+    return np.concatenate([values, [np.inf, -np.inf, 0.0, -0.0], np.zeros(-(values.size + 4) % 64)]).astype(np.float32)
+
+
+def _bf16_bits(x: Any) -> Any:
+    bits = x.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint32)
+
+
+def test_bf16_is_rounded_to_nearest_even(v: Primitives) -> None:
+    x = _floats_around_bf16()
+    exact = _bf16_bits(x)
+    np.testing.assert_array_equal(v("store_bf16", np.zeros(x.size, np.uint16), x), exact)
+    found = v("bf16_pairs", np.zeros(x.size, np.uint32), x, x[::-1])
+    np.testing.assert_array_equal(found, exact | exact[::-1] << 16)
+
+
+def test_not_a_number_stays_one_as_bf16(v: Primitives) -> None:
+    bits = np.resize(np.array([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFC00000], np.uint32), 16)
+    found = v("bf16_pairs", np.zeros(16, np.uint32), bits.view(np.float32), bits.view(np.float32))
+    for half in (found << 16, found & 0xFFFF0000):
+        assert np.isnan(half.astype(np.uint32).view(np.float32)).all()
+
+
+def test_dot_products_of_bf16_pairs(v: Primitives) -> None:
+    if not isa.has_bf16_dot(v.level):
+        pytest.skip("the level has none")
+    rng = np.random.default_rng(10)
+    pairs = rng.integers(-127, 128, (2, 480, 2)).astype(np.float32)
+    packed = (_bf16_bits(pairs[:, :, 0].copy()) | _bf16_bits(pairs[:, :, 1].copy()) << 16).astype(np.uint32)
+    start = rng.integers(-1000, 1000, 480).astype(np.float32)
+    found = v("dot_bf16", np.zeros(480, np.float32), packed[0], packed[1], start)
+    np.testing.assert_array_equal(found, start + (pairs[0] * pairs[1]).sum(axis=1))
 
 
 def test_round_i_is_to_nearest_even(v: Primitives) -> None:
@@ -316,7 +370,8 @@ def test_an_unknown_level_is_refused(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = [level.name for level in isa.LEVELS if level not in LEVELS]
+    unusable = {note.split()[0] for note in isa.notes()}  # there, but refused by the system
+    missing = [level.name for level in isa.LEVELS if level not in LEVELS and level.name not in unusable]
     assert missing, "no machine has both x86 and Arm levels"
     for name in missing:
         monkeypatch.setenv("GGUFPY_ISA", name)
@@ -334,10 +389,80 @@ def test_a_level_needs_the_machine_and_every_feature(monkeypatch: pytest.MonkeyP
     assert [level.name for level in isa.available()] == ["portable"]
 
 
+AMX = isa.LEVELS[0]
+
+
+@pytest.fixture
+def cpu_with_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(isa, "host_features", lambda: frozenset(AMX.needs) | {"avx2", "avx512bf16"})
+
+
+def test_tiles_are_asked_for_before_they_are_used(cpu_with_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa, "tiles_refused", lambda: "")
+    assert isa.available()[0] == AMX
+    assert isa.has_tiles(AMX)
+    assert isa.has_bf16_dot(AMX)
+    assert isa.notes() == []
+
+
+def test_refused_tiles_leave_the_next_level(cpu_with_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa, "tiles_refused", lambda: "the system refused: Invalid argument")
+    monkeypatch.delenv("GGUFPY_ISA", raising=False)
+    assert isa.current().name == "avx512"
+    assert isa.notes() == ["amx is not used: the system refused: Invalid argument"]
+    monkeypatch.setenv("GGUFPY_ISA", "amx")
+    with pytest.raises(GGUFError, match="GGUFPY_ISA=amx: the system refused: Invalid argument; choose one of avx512"):
+        isa.current()
+
+
+def test_a_cpu_without_tiles_needs_no_note() -> None:
+    if not isa.host_features().issuperset(AMX.needs):
+        assert isa.notes() == []
+
+
+def test_the_system_is_asked_as_linux_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Libc:
+        answer, asked = 0, ()
+
+        def syscall(self, *numbers: Any) -> int:
+            self.asked = tuple(number.value for number in numbers)
+            return self.answer
+
+    libc = Libc()
+    monkeypatch.setattr(isa.ctypes, "CDLL", lambda *ignored, **options: libc)
+    monkeypatch.setattr(isa.ctypes, "get_errno", lambda: 22, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    ask = isa.tiles_refused.__wrapped__
+    assert ask() == ""
+    assert libc.asked == (158, 0x1023, 18)
+    libc.answer = -1
+    assert ask() == "the system refused: Invalid argument"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert ask() == "ggufpy cannot ask darwin for them"
+
+
+def test_bf16_dot_products_need_the_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name = {level.name: level for level in isa.LEVELS}
+    for present in (set(), {"avx512bf16"}):
+        monkeypatch.setattr(isa, "host_features", lambda present=present: frozenset(present))
+        for name, level in by_name.items():
+            assert isa.has_bf16_dot(level) == (bool(present) and name in ("amx", "avx512"))
+    assert isa.features(by_name["avx2"]) == {"avx2", "f16c", "fma"}
+    assert [name for name, level in by_name.items() if isa.has_tiles(level)] == ["amx"]
+
+
+def test_emulated_tiles_are_no_level_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isa.EMULATED not in isa.LEVELS
+    monkeypatch.setenv("GGUFPY_ISA", isa.EMULATED.name)
+    with pytest.raises(GGUFError, match="there is no such level"):
+        isa.current()
+
+
 def test_a_level_fixes_lanes_that_divide_a_block() -> None:
     from ggufpy.simd.lowering import LOWERINGS
 
-    for level in isa.LEVELS:
+    for level in (*isa.LEVELS, isa.EMULATED):
         assert level.lanes in (4, 8, 16)
         assert level.lowering in LOWERINGS
 

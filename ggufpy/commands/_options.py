@@ -6,6 +6,9 @@ import argparse
 import re
 from collections.abc import Callable
 
+from ggufpy.commands import UsageError
+
+DRAFT_MAX = 16  # llama.cpp's
 MODEL_HELP = "path of a .gguf file, a known name, or hf:owner/repo[:file-or-quant] (default: smollm2)"
 
 
@@ -100,3 +103,48 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         help="add to a token's logit, again for more; -inf never takes it",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")
+
+
+def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """The types of the key-value cache, by llama.cpp's names."""
+    group = parser.add_argument_group("key-value cache", "f16, bf16, q8_0 (half the memory) or q4_0 (a quarter)")
+    for flag, which in (("-ctk", "k"), ("-ctv", "v")):
+        group.add_argument(
+            flag,
+            f"--cache-type-{which}",
+            default="f16",
+            metavar="TYPE",
+            help=f"type of the {which.upper()} cache (default: f16)",
+        )
+
+
+def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
+    """What guesses tokens, so that one step checks several; `check_speculation` says what does not go together."""
+    group = parser.add_argument_group("guessing", "faster where text can be guessed; the text stays the same")
+    group.add_argument(
+        "--lookup",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="guess up to N tokens from what the text had before (8 is a good start; default: 0, off)",
+    )
+    group.add_argument(
+        "-md",
+        "--model-draft",
+        metavar="MODEL",
+        help="guess with a smaller model of the same vocabulary",
+    )
+    group.add_argument(
+        "--draft-max",
+        type=whole(1),
+        metavar="N",
+        help=f"tokens that the smaller model guesses at most (default: {DRAFT_MAX})",
+    )
+
+
+def check_speculation(args: argparse.Namespace) -> None:
+    """Raise UsageError for arguments of `add_speculation_arguments` that contradict each other."""
+    if args.lookup and args.model_draft is not None:
+        raise UsageError("--lookup and -md both guess tokens: use one of them")
+    if args.draft_max is not None and args.model_draft is None:
+        raise UsageError("--draft-max is for -md (with --lookup N, N is the most)")

@@ -6,17 +6,19 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, whole
+from ggufpy.commands._options import MODEL_HELP, add_cache_arguments, add_engine_arguments, whole
 from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ggufpy.llm import Parts
+    from ggufpy.llm import LoadOptions, Parts
+    from ggufpy.progress import Progress
     from ggufpy.runtime import Session
 
 HELP = "measure prompt and decode speed, beside the machine's limits"
@@ -25,26 +27,44 @@ DESCRIPTION = """Measure how fast a model reads a prompt (pp) and writes text (t
 Both alternate, after one warm-up each, with measurements of the machine's own limits: for the prompt the
 matrix arithmetic that its threads reach, for the text the bytes a second that they read from memory.
 Figures are medians of -r runs with the least and the most. -p 0 or -n 0 leaves one half out.
+-p, -d and -np take lists: prompts of several lengths, decoding behind several depths, and several
+sequences that decode together (all tokens a second, and how many times one sequence's).
 JSON: model, type, bytes, threads, isa, pp {tokens, tps_median, tps_min, tps_max, tflops, peak_tflops},
-tg {tokens, tps_median, tps_min, tps_max, gb_per_s, machine_gb_per_s}, load_seconds, import_seconds.
+tg {tokens, tps_median, tps_min, tps_max, gb_per_s, machine_gb_per_s}, load_seconds, import_seconds;
+pp and tg are of the first of each list, pp_runs [pp], tg_runs [tg and depth] and
+parallel [{sequences, tokens, tps_median, tps_min, tps_max, ratio}] have all.
 
 examples:
   ggufpy bench                              the default model
   ggufpy bench model.gguf -p 512 -n 128 -t 4 -r 5
-  ggufpy bench model.gguf -p 0 -n 32 -d 4096    decoding behind 4,096 tokens"""
+  ggufpy bench model.gguf -p 0 -n 32 -d 4096    decoding behind 4,096 tokens
+  ggufpy bench -p 64,256,1024 -d 0,512,1024 -np 1,2,4,8 --plot speed.png"""
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+WARM_TOKENS = 4  # tokens decoded in the turn that does not count
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Seconds of each run, and what the machine reached right beside it (FLOP/s or bytes/s)."""
+    """Seconds of each run, and what the machine reached right beside it (FLOP/s or bytes/s).
+
+    `tokens` is of one sequence; `depth` tokens were in its context before.
+    """
 
     tokens: int
-    seconds: Sequence[float]
-    machine: Sequence[float]
+    depth: int = 0
+    sequences: int = 1
+    seconds: list[float] = field(default_factory=list)
+    machine: list[float] = field(default_factory=list)
+
+    @property
+    def speeds(self) -> list[float]:
+        """Tokens a second of each run, of all sequences together."""
+        return [self.tokens * self.sequences / s for s in self.seconds]
 
     def rates(self) -> dict[str, float | int | None]:
-        """The fields that both halves share."""
-        speeds = [self.tokens / s for s in self.seconds]
+        """The fields that all kinds of runs share."""
+        speeds = self.speeds
         return {
             "tokens": self.tokens,
             "tps_median": median(speeds) if speeds else None,
@@ -56,93 +76,152 @@ class Runs:
         """Work a second at `per_token` units a token, and the machine's own rate, both over 1e9."""
         if not self.seconds:
             return {own: None, peak: None}
-        speed = median(self.tokens / s for s in self.seconds)
-        return {own: per_token * speed / 1e9, peak: median(self.machine) / 1e9}
+        return {own: per_token * median(self.speeds) / 1e9, peak: median(self.machine) / 1e9}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All runs: prompts by length, decoding by depth, sequences side by side by their number."""
+
+    prompts: list[Runs]
+    decodes: list[Runs]
+    parallel: list[Runs]
+
+
+def numbers(least: int) -> Callable[[str], list[int]]:
+    """An argument type: whole numbers with commas between them, each at least `least`."""
+    one = whole(least)
+    return lambda text: [one(part) for part in text.split(",")]
+
+
+def plot_path(text: str) -> Path:
+    """An argument type: a picture that can be written, known before anything is measured."""
+    path = Path(text)
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(PLOT_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench`."""
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
-    for flag, name, value, least, text in (
-        ("-p", "--n-prompt", 512, 0, "tokens of the prompt"),
-        ("-n", "--n-gen", 128, 0, "tokens to decode"),
-        ("-d", "--depth", 0, 0, "tokens in the context before decoding starts"),
-        ("-r", "--repetitions", 5, 1, "runs of each"),
+    for flag, name, kind, value, text in (
+        ("-p", "--n-prompt", numbers(0), "512", "tokens of the prompt, or a list such as 128,512"),
+        ("-n", "--n-gen", whole(0), "128", "tokens to decode"),
+        ("-d", "--depth", numbers(0), "0", "tokens in the context before decoding starts, or a list"),
+        ("-r", "--repetitions", whole(1), "5", "runs of each"),
     ):
-        parser.add_argument(
-            flag, name, type=whole(least), default=value, metavar="N", help=f"{text} (default: {value})"
-        )
+        parser.add_argument(flag, name, type=kind, default=value, metavar="N", help=f"{text} (default: {value})")
+    parser.add_argument(
+        "-np",
+        "--parallel",
+        type=numbers(1),
+        default=[],
+        metavar="LIST",
+        help="sequences that decode together, such as 1,2,4,8 (one is always measured with them)",
+    )
+    parser.add_argument(
+        "--plot", type=plot_path, metavar="FILE", help="draw the figures into a .png, .svg or .pdf (extra: plot)"
+    )
     add_engine_arguments(parser)
+    add_cache_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load, measure, print."""
-    if not args.n_prompt and not args.n_gen:
+    """Load, measure, print, draw."""
+    prompts = [count for count in args.n_prompt if count]
+    if not prompts and not args.n_gen:
         raise UsageError("-p 0 and -n 0 leave nothing to measure")
+    if args.parallel and not args.n_gen:
+        raise UsageError("-np decodes, and -n 0 leaves nothing to decode")
+    if args.plot is not None:
+        from ggufpy.commands import _bench_plot
+
+        _bench_plot.require()
     start = time.perf_counter()
-    from ggufpy.llm import LoadOptions, load_parts
+    from ggufpy.llm import load_parts
     from ggufpy.progress import Progress
-    from ggufpy.runtime import machine
 
     import_module("ggufpy.format")
+    import_module("ggufpy.runtime")
 
     imported = time.perf_counter()
     with Progress() as progress:
-        options = LoadOptions(
-            n_ctx=max(args.n_prompt, args.depth + args.n_gen),
-            n_threads=args.threads,
-            n_batch=args.batch,
-            n_gpu_layers=args.n_gpu_layers,
-            text=False,
-            progress=progress,
-        )
-        parts = load_parts(args.model, options)
+        parts = load_parts(args.model, _load_options(args, progress))
     loaded = time.perf_counter()
     try:
         with Progress() as progress:
-            pp, tg = _measure(parts.session, args, machine, progress)
-        report = _report(parts, pp, tg)
+            measured = _measure(parts.session, args, progress)
+        report = _report(parts, measured)
     finally:
         parts.session.close()
         parts.file.close()
     report |= {"load_seconds": loaded - imported, "import_seconds": imported - start}
+    report |= _lists(parts.session, measured)
     print(json.dumps(report) if args.json else _table(report))
+    if args.plot is not None:
+        _bench_plot.draw(report, args.plot)
     return 0
 
 
-def _measure(
-    session: Session, args: argparse.Namespace, machine: Any, progress: Callable[[str, int, int], None]
-) -> tuple[Runs, Runs]:
-    """Warm up, then alternate prompt, decode and the machine's limits."""
+def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
+    from ggufpy.llm import LoadOptions
+
+    return LoadOptions(
+        n_ctx=max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth)),
+        n_threads=args.threads,
+        n_batch=args.batch,
+        n_gpu_layers=args.n_gpu_layers,
+        cache_type_k=args.cache_type_k,
+        cache_type_v=args.cache_type_v,
+        n_parallel=max(args.parallel, default=1),
+        text=False,
+        progress=progress,
+    )
+
+
+def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:
+    """Warm up, then alternate prompts, decoding, the machine's limits, and sequences side by side."""
     import numpy as np
 
-    tokens = np.random.default_rng(0).integers(
-        0, session.n_vocab, max(args.n_prompt, args.depth, args.n_gen, 1)
-    )
-    ids: list[int] = tokens.tolist()
-    pp: list[float] = []
-    tg: list[float] = []
-    flops: list[float] = []
-    reads: list[float] = []
+    from ggufpy.runtime import machine
+
+    most = max(*args.n_prompt, *args.depth, args.n_gen)
+    ids: list[int] = np.random.default_rng(0).integers(0, session.n_vocab, most).tolist()
+    together = sorted({1, *args.parallel}) if args.parallel else []
+    sequences = Together(session, max(together), args.batch) if together else None
+    prompts = [Runs(count) for count in args.n_prompt if count]
+    decodes = [Runs(args.n_gen, depth) for depth in args.depth] if args.n_gen else []
+    parallel = [Runs(args.n_gen, args.depth[0], count) for count in together]
     for turn in range(args.repetitions + 1):
-        if args.n_prompt:
-            seconds = _prompt(session, ids[: args.n_prompt])
-            peak = machine.matrix_peak(session.n_threads) if turn else 0.0
-            if turn:
-                pp.append(seconds)
-                flops.append(peak)
-        if args.n_gen:
-            count = args.n_gen if turn else min(args.n_gen, 4)
-            seconds = _decode(session, ids[: args.depth], ids[:count])
-            if turn:
-                tg.append(seconds)
-                reads.append(machine.read_rate(session.n_threads))
+        for runs in prompts:
+            seconds = prompt_seconds(session, ids[: runs.tokens])
+            _note(runs, turn, seconds, lambda: machine.matrix_peak(session.n_threads))
+        for runs in decodes:
+            count = runs.tokens if turn else min(runs.tokens, WARM_TOKENS)
+            seconds = decode_seconds(session, ids[: runs.depth], ids[:count])
+            _note(runs, turn, seconds, lambda: machine.read_rate(session.n_threads))
+        session.truncate(0)
+        for runs in parallel:
+            assert sequences is not None
+            count = runs.tokens if turn else min(runs.tokens, WARM_TOKENS)
+            _note(runs, turn, sequences.seconds(runs.sequences, ids[: runs.depth], ids[:count]))
         progress("measuring", turn + 1, args.repetitions + 1)
-    return Runs(args.n_prompt, pp, flops), Runs(args.n_gen, tg, reads)
+    return Measured(prompts, decodes, parallel)
 
 
-def _prompt(session: Session, ids: list[int]) -> float:
-    """Seconds to read `ids` into a fresh context."""
+def _note(runs: Runs, turn: int, seconds: float, limit: Callable[[], float] | None = None) -> None:
+    """Keeps a run, and what the machine reaches now, unless it was the first, which warms up."""
+    if turn:
+        runs.seconds.append(seconds)
+        if limit is not None:
+            runs.machine.append(limit())
+
+
+def prompt_seconds(session: Session, ids: Sequence[int]) -> float:
+    """Seconds to read `ids` into a fresh context, to the logits of the last."""
     session.truncate(0)
     start = time.perf_counter()
     session.eval(ids)
@@ -150,7 +229,7 @@ def _prompt(session: Session, ids: list[int]) -> float:
     return time.perf_counter() - start
 
 
-def _decode(session: Session, before: list[int], ids: list[int]) -> float:
+def decode_seconds(session: Session, before: Sequence[int], ids: Sequence[int]) -> float:
     """Seconds to evaluate `ids` one by one, each to its logits, behind the tokens `before`."""
     session.truncate(0)
     if before:
@@ -162,20 +241,71 @@ def _decode(session: Session, before: list[int], ids: list[int]) -> float:
     return time.perf_counter() - start
 
 
-def _report(parts: Parts, pp: Runs, tg: Runs) -> dict[str, Any]:
+class Together:
+    """Sequences that decode in the same steps."""
+
+    def __init__(self, session: Session, count: int, n_batch: int) -> None:
+        from ggufpy.runtime.engine import Chunk
+
+        session.truncate(0)
+        self._engine, self._chunk, self._batch = session.engine, Chunk, n_batch
+        self._sequences = [self._engine.sequence() for _ in range(count)]
+
+    def seconds(self, count: int, before: Sequence[int], ids: Sequence[int]) -> float:
+        """Seconds that `count` sequences take for a step with a token each, to their logits, for each of `ids`."""
+        taking = self._sequences[:count]
+        for sequence in taking:
+            for first in range(0, len(before), self._batch):
+                self._engine.step([self._chunk(sequence, before[first : first + self._batch], logits="none")])
+        start = time.perf_counter()
+        for i in range(len(ids)):
+            tokens = [ids[(i + k) % len(ids)] for k in range(count)]  # not all the same
+            pairs = zip(taking, tokens, strict=True)
+            self._engine.step([self._chunk(sequence, [token], logits="last") for sequence, token in pairs])
+        seconds = time.perf_counter() - start
+        for sequence in taking:
+            sequence.truncate(0)
+        return seconds
+
+
+def _report(parts: Parts, measured: Measured) -> dict[str, Any]:
+    """The model, and the first of each list."""
     session = parts.session
-    prompt = pp.ratio(session.flops_per_token / 1e3, "tflops", "peak_tflops")
-    if prompt["peak_tflops"] is not None:
-        prompt["peak_tflops"] /= 1e3
     return {
         "model": parts.name,
         "type": session.type_name,
         "bytes": sum(tensor.nbytes for tensor in parts.file.tensors.values()),
         "threads": session.n_threads,
         "isa": session.isa,
-        "pp": {**pp.rates(), **prompt},
-        "tg": {**tg.rates(), **tg.ratio(session.weight_bytes, "gb_per_s", "machine_gb_per_s")},
+        "pp": _prompt_fields(session, measured.prompts[0] if measured.prompts else Runs(0)),
+        "tg": _decode_fields(session, measured.decodes[0] if measured.decodes else Runs(0)),
     }
+
+
+def _lists(session: Session, measured: Measured) -> dict[str, Any]:
+    """Every run: `pp_runs`, `tg_runs`, `parallel`."""
+    one = next((median(runs.speeds) for runs in measured.parallel if runs.sequences == 1), None)
+    together = []
+    for runs in measured.parallel:
+        assert one is not None
+        ratio = median(runs.speeds) / one
+        together.append({"sequences": runs.sequences, **runs.rates(), "ratio": ratio})
+    return {
+        "pp_runs": [_prompt_fields(session, runs) for runs in measured.prompts],
+        "tg_runs": [{**_decode_fields(session, runs), "depth": runs.depth} for runs in measured.decodes],
+        "parallel": together,
+    }
+
+
+def _prompt_fields(session: Session, runs: Runs) -> dict[str, Any]:
+    limits = runs.ratio(session.flops_per_token / 1e3, "tflops", "peak_tflops")
+    if limits["peak_tflops"] is not None:
+        limits["peak_tflops"] /= 1e3
+    return {**runs.rates(), **limits}
+
+
+def _decode_fields(session: Session, runs: Runs) -> dict[str, Any]:
+    return {**runs.rates(), **runs.ratio(session.weight_bytes, "gb_per_s", "machine_gb_per_s")}
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -187,15 +317,18 @@ def _table(report: dict[str, Any]) -> str:
         f"machine  {report['threads']} threads, {report['isa']}",
         f"loading  {report['load_seconds']:.2f} s (imports {report['import_seconds']:.2f} s)",
     ]
-    for key, what, own, peak, unit in (
-        ("pp", "prompt", "tflops", "peak_tflops", "TFLOPS"),
-        ("tg", "decode", "gb_per_s", "machine_gb_per_s", "GB/s"),
-    ):
-        half = report[key]
-        if half["tps_median"] is not None:
-            share = f"{half[own]:.3g} of the machine's {half[peak]:.3g} {unit}"
-            spread = f"{half['tps_min']:.1f}-{half['tps_max']:.1f}"
-            lines.append(
-                f"{what} {half['tokens']:>5} tokens  {half['tps_median']:9.1f} t/s  ({spread})  {share}"
-            )
+    for pp in report["pp_runs"]:
+        share = f"{pp['tflops']:.3g} of the machine's {pp['peak_tflops']:.3g} TFLOPS"
+        lines.append(f"prompt {pp['tokens']:>5} tokens  {_speed(pp)}  {share}")
+    for tg in report["tg_runs"]:
+        share = f"{tg['gb_per_s']:.3g} of the machine's {tg['machine_gb_per_s']:.3g} GB/s"
+        behind = f" behind {tg['depth']:,}" if tg["depth"] else ""
+        lines.append(f"decode {tg['tokens']:>5} tokens  {_speed(tg)}  {share}{behind}")
+    for some in report["parallel"]:
+        each = "sequence, alone" if some["sequences"] == 1 else f"sequences, {some['ratio']:.2f} times one"
+        lines.append(f"decode {some['tokens']:>5} each    {_speed(some)}  {some['sequences']} {each}")
     return "\n".join(lines)
+
+
+def _speed(fields: dict[str, Any]) -> str:
+    return f"{fields['tps_median']:9.1f} t/s  ({fields['tps_min']:.1f}-{fields['tps_max']:.1f})"

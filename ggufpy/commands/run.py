@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, add_sampling_arguments, whole
+from ggufpy.commands._options import (
+    DRAFT_MAX,
+    MODEL_HELP,
+    add_cache_arguments,
+    add_engine_arguments,
+    add_sampling_arguments,
+    add_speculation_arguments,
+    check_speculation,
+    whole,
+)
 from ggufpy.errors import GGUFError
 from ggufpy.hub import DEFAULT_MODEL
 
@@ -27,13 +36,16 @@ DESCRIPTION = """Answer a prompt, printing the text as it comes.
 The prompt goes through the model's chat template when it has one; --raw continues the text as it stands.
 Without -p or -f the prompt is read from stdin. Ctrl-C ends the answer with the text so far (exit status 0;
 130 before there is any). --json prints one object instead of the text: text, tokens, prompt_tokens,
-prompt_per_second, decode_per_second, seconds, finish ("stop", "length" or "interrupt").
+prompt_per_second, decode_per_second, seconds, finish ("stop", "length" or "interrupt"), drafted, accepted
+(tokens that --lookup or -md guessed, and those that came).
 
 examples:
   ggufpy run -p "Why is the sky blue?"
   ggufpy run model.gguf -sys "Answer in French." -p "Name three rivers." --temp 0
   ggufpy run model.gguf --raw -p "Once upon a time" -n 100 -s 7
-  git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - -c 8192"""
+  git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - -c 8192
+  ggufpy run model.gguf -f edit.txt --lookup 8      faster where the answer repeats the prompt
+  ggufpy run model.gguf -p "Tell me a story." -c 2048 --context-shift --ignore-eos -n 10000"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class Result:
     decode_per_second: float | None
     seconds: float
     finish: str
+    drafted: int = 0
+    accepted: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,16 +87,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CTX",
         help="context in tokens (default: 0, the model's)",
     )
-    for flag, which in (("-ctk", "k"), ("-ctv", "v")):
-        parser.add_argument(
-            flag,
-            f"--cache-type-{which}",
-            default="f16",
-            metavar="TYPE",
-            help=f"type of the {which.upper()} cache (f16 only, for now)",
-        )
+    parser.add_argument(
+        "--context-shift",
+        action="store_true",
+        help="when the context is full, forget half of it and go on (default: stop there)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=whole(-1),
+        metavar="N",
+        help="tokens of the prompt that --context-shift keeps (default: 0; -1: all of them)",
+    )
     parser.add_argument("--pre", metavar="NAME", help="read the vocabulary with another pre-tokeniser")
     add_engine_arguments(parser)
+    add_cache_arguments(parser)
+    add_speculation_arguments(parser)
     add_sampling_arguments(parser)
 
 
@@ -92,11 +111,20 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "-sys needs the chat template: leave out --raw, or put the instructions into the prompt"
         )
+    if args.keep is not None and not args.context_shift:
+        raise UsageError("--keep says what --context-shift keeps: add it, or leave out --keep")
+    check_speculation(args)
     started = time.perf_counter()
     prompt = _prompt(args)
     with _load(args) as llm:
         tokens = _tokens(llm, args, prompt)
-        generation = llm.generate(tokens, ignore_eos=args.ignore_eos, **_sampling(args))
+        generation = llm.generate(
+            tokens,
+            ignore_eos=args.ignore_eos,
+            context_shift=args.context_shift,
+            keep=args.keep or 0,
+            **_sampling(args),
+        )
         result = _generate(llm, generation, args, len(tokens))
         result = replace(result, seconds=time.perf_counter() - started)
     if args.json:
@@ -142,6 +170,9 @@ def _load(args: argparse.Namespace) -> Llama:
             n_gpu_layers=args.n_gpu_layers,
             cache_type_k=args.cache_type_k,
             cache_type_v=args.cache_type_v,
+            lookup=args.lookup,
+            draft_model=args.model_draft,
+            draft_max=args.draft_max or DRAFT_MAX,
             pre=args.pre,
             progress=progress,
         )
@@ -201,6 +232,8 @@ def _generate(llm: Llama, generation: Generation, args: argparse.Namespace, prom
         decode_per_second=(count - 1) / (last - prompt_done) if count > 1 else None,
         seconds=last - start,
         finish=finish,
+        drafted=generation.drafted,
+        accepted=generation.accepted,
     )
 
 
@@ -214,5 +247,7 @@ def _report(result: Result) -> None:
         f"prompt {result.prompt_tokens} tokens{rate(result.prompt_per_second)}, answer {result.tokens} tokens"
         f"{rate(result.decode_per_second)}, {result.seconds:.2f} s with loading"
     )
+    if result.drafted:
+        line += f", {result.accepted} of {result.drafted} guesses right"
     dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\x1b[2m{line}\x1b[0m" if dim else line, file=sys.stderr)

@@ -1,13 +1,15 @@
-"""Causal attention of each token of a step over the cache, in chunks of CHUNK positions with an online softmax.
+"""Causal attention of the rows of a step over the pages of their sequences, with an online softmax.
 
-Constants: key_length, value_length, group (query heads that share a key/value head). Every chunk's result is a *part*:
-for each query head of the group the unnormalised output row (padded to whole vectors), then the largest score and the
-sum of weights. Parts are joined in order of position by the same code wherever it runs, so the bits do not depend on
-the number of threads or on how a prompt was cut.
+Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
+chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
+(padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
+same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
 
-One token: work units are (key/value head, chunk) and parts go to `parts`, to be joined by `attention_join`.
-Several: units are (token, key/value head); parts are joined at once, in `scratch` (one piece a thread).
-`window` > 0 limits attention to that many latest positions. Cache layout: see rope_store.
+`spans` says what belongs together (`Spans` in runtime/step.py): the numbers of single rows and of runs, then for each a
+record of RECORD int64: first row, rows, first position, address of the page table, address of the parts.
+A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
+whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
+`window` > 0 limits attention to that many latest positions.
 """
 
 from __future__ import annotations
@@ -15,188 +17,296 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .kv_types import CHUNK, KvType, key_reader, value_reader
 from .spec import struct
 
-CHUNK = 128
+RECORD = 5  # int64 of a span
+QUERIES = 24  # of a block, at most, unless a group is larger
+LOWEST = -1e30  # the score of what is not seen
 
 ARGS = struct(
-    "step", "q", "keys", "values", "parts", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "max_chunks", "scratch_bytes",
+    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
+    "value_head_bytes", "window", "scratch_bytes",
 )  # fmt: skip
 
 
-def part_bytes(value_length: int, group: int, lanes: int) -> int:
-    """Bytes of one part: `group` rows of output, then a largest score and a sum for each."""
+def block_rows(group: int) -> int:
+    """Rows of a run that are taken together."""
+    return max(1, QUERIES // group)
+
+
+def part_bytes(value_length: int, queries: int, lanes: int) -> int:
+    """Bytes of one part: `queries` rows of output, then a largest score and a sum for each."""
     padded = -(-value_length // lanes) * lanes
-    return 4 * group * padded + 8 * group
+    return 4 * queries * padded + 8 * queries
 
 
-def scratch_bytes(value_length: int, group: int, lanes: int) -> int:
-    """Bytes a thread needs: scores of a chunk and two parts, kept apart by whole cache lines."""
-    size = 4 * group * CHUNK + 2 * part_bytes(value_length, group, lanes)
+def scratch_bytes(key_length: int, value_length: int, group: int, lanes: int) -> int:
+    """Bytes a thread needs: queries and scores of a block and two parts, kept apart by whole cache lines."""
+    queries = block_rows(group) * group
+    size = 4 * queries * (CHUNK + key_length) + 2 * part_bytes(value_length, queries, lanes)
     return -(-size // 64) * 64 + 64
 
 
-def joiner(v: Any, value_length: int, group: int) -> tuple[Any, Any]:
-    """(join, finish): join(into, part) merges a part into another; finish(part, y) writes normalised rows."""
+def joiner(v: Any, value_length: int, queries: int) -> tuple[Any, Any]:
+    """(join, finish) for query n: join(into, part, n) merges parts; finish(part, n, y) writes the normalised row."""
     padded = -(-value_length // v.L) * v.L
     vectors = padded // v.L
-    stats = 4 * group * padded
+    stats = 4 * queries * padded
 
     @v.njit
-    def join(into, part, g):
-        a, b = into + stats + 8 * g, part + stats + 8 * g
+    def join(into, part, n):
+        a, b = into + stats + 8 * n, part + stats + 8 * n
         m_a, m_b = v.splat_f(v.load_f32(a)), v.splat_f(v.load_f32(b))
         m = v.max(m_a, m_b)
         scale_a, scale_b = v.exp(m_a - m), v.exp(m_b - m)
         for d in range(vectors):
-            at = 4 * (g * padded + d * v.L)
+            at = 4 * (n * padded + d * v.L)
             v.store_f(into + at, v.fma(v.load_f(into + at), scale_a, v.load_f(part + at) * scale_b))
         total = v.load_f32(a + 4) * v.first(scale_a) + v.load_f32(b + 4) * v.first(scale_b)
         v.store_f32(a, v.first(m))
         v.store_f32(a + 4, total)
 
     @v.njit
-    def finish(part, y, g):
-        scale = 1.0 / v.load_f32(part + stats + 8 * g + 4)
+    def finish(part, n, y):
+        scale = 1.0 / v.load_f32(part + stats + 8 * n + 4)
         for i in range(value_length):
-            v.store_f32(y + 4 * i, v.load_f32(part + 4 * (g * padded + i)) * scale)
+            v.store_f32(y + 4 * i, v.load_f32(part + 4 * (n * padded + i)) * scale)
 
     return join, finish
 
 
-def _scores(v: Any, key_length: int, group: int) -> Any:
-    """scores(...): q · k for the positions of a chunk, those outside [low, high) at -inf; also the largest of each."""
-    tiles = max(1, min(8 // group, CHUNK // v.L))
-    tile_bytes = key_length * v.L * 2
-    count = group * tiles
+def _at_once(queries: int, most: int) -> int:
+    """The largest number of queries up to `most` that divides them evenly."""
+    return max(n for n in range(1, most + 1) if queries % n == 0)
+
+
+def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, int]:
+    """(scores, positions at once): scores(...) writes q · k of all queries for positions start to last of a page."""
+    L, wide = v.L, v.REGISTERS >= 32
+    count = _at_once(queries, 8 if wide else 6)
+    tiles = 1
+    while tiles * 2 * count <= (16 if wide else 12) and tiles * 2 <= CHUNK // L:
+        tiles *= 2
+    tile_bytes = kind.tile_bytes(key_length, L)
+    code, scale, block = key_reader(v, kind, key_length)
+    scaled, total = kind.scaled, count * tiles
 
     @v.njit
-    def scores(q, keys, base, low, high, out, stats, ahead):
-        best = v.floats(group)
-        for g in range(group):
-            best[g] = v.splat_f(-1e30)
-        start = (max(low - base, 0) // (v.L * tiles)) * (v.L * tiles)
-        for first in range(start, min(high - base, CHUNK), v.L * tiles):
-            acc = v.floats(count)
-            for n in range(count):
-                acc[n] = v.splat_f(0.0)
-            tile = keys + (base + first) // v.L * tile_bytes
-            for d in range(key_length):
+    def scores(q, keys, start, last, room, ahead, ahead_step):
+        for first in range(start, last, L * tiles):
+            tile = keys + first // L * tile_bytes
+            for n0 in range(0, queries, count):
+                rows = q + 4 * n0 * key_length
+                acc = v.floats(total)
+                for n in range(total):
+                    acc[n] = v.splat_f(0.0)
+                for b in range(key_length // block):
+                    scales = v.floats(tiles)
+                    for i in range(tiles):
+                        if scaled:
+                            scales[i] = scale(tile + i * tile_bytes, b)
+                    for d in range(b * block, b * block + block):
+                        for i in range(tiles):
+                            key = code(tile + i * tile_bytes, d)
+                            if scaled:
+                                key = key * scales[i]
+                            v.prefetch(ahead + ((first // L + i) * key_length + d) * ahead_step)
+                            for n in range(count):
+                                x = v.splat_f(v.load_f32(rows + 4 * (n * key_length + d)))
+                                acc[i * count + n] = v.fma(key, x, acc[i * count + n])
                 for i in range(tiles):
-                    key = v.load_f16(tile + i * tile_bytes + d * v.L * 2)
-                    v.prefetch(ahead + (first + i * v.L) * key_length * 2 + d * v.L * 2)
-                    for g in range(group):
-                        n = i * group + g
-                        acc[n] = v.fma(key, v.splat_f(v.load_f32(q + 4 * (g * key_length + d))), acc[n])
-            for i in range(tiles):
-                index = v.iota() + v.splat_i(base + first + i * v.L)
-                for g in range(group):
-                    value = v.less(index, v.splat_i(high), acc[i * group + g], v.splat_f(-1e30))
-                    value = v.less(index, v.splat_i(low), v.splat_f(-1e30), value)
-                    best[g] = v.max(best[g], value)
-                    v.store_f(out + 4 * (g * CHUNK + first + i * v.L), value)
-        for g in range(group):
-            v.store_f32(stats + 8 * g, v.largest(best[g]))
-        return start
+                    for n in range(count):
+                        v.store_f(room + 4 * ((n0 + n) * CHUNK + first + i * L), acc[i * count + n])
 
-    return scores
+    return scores, L * tiles
 
 
-def _weighted(v: Any, value_length: int, group: int) -> Any:
-    """weighted(...): Σ weight · value over positions [first, last) of a chunk, for all heads of the group."""
-    padded = -(-value_length // v.L) * v.L
-    vectors = padded // v.L
-    wide = max(1, min(vectors, (v.REGISTERS - 6) // group))
+def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
+    """weighted(...): Σ weight · value over positions first to last of a page, for all queries."""
+    L = v.L
+    padded = -(-value_length // L) * L
+    vectors = padded // L
+    count = _at_once(queries, 6)
+    wide = max(1, min(vectors, (26 if v.REGISTERS >= 32 else 12) // count))
     while vectors % wide:
         wide -= 1
-    count = group * wide
+    total = count * wide
+    row_bytes = kind.row_bytes(value_length, L)
+    value = value_reader(v, kind, value_length)
 
     @v.njit
-    def weighted(weights, values, first, last, out, ahead):
-        for d0 in range(0, vectors, wide):
-            acc = v.floats(count)
-            for n in range(count):
-                acc[n] = v.splat_f(0.0)
-            for i in range(first, last):
-                row = values + (i * padded + d0 * v.L) * 2
-                for line in range((wide * v.L * 2 + 63) // 64):
-                    v.prefetch(ahead + (i * padded + d0 * v.L) * 2 + 64 * line)
-                for d in range(wide):
-                    value = v.load_f16(row + d * v.L * 2)
-                    for g in range(group):
-                        n = g * wide + d
-                        acc[n] = v.fma(value, v.splat_f(v.load_f32(weights + 4 * (g * CHUNK + i))), acc[n])
-            for g in range(group):
-                for d in range(wide):
-                    v.store_f(out + 4 * (g * padded + (d0 + d) * v.L), acc[g * wide + d])
+    def weighted(room, values, first, last, out, ahead, ahead_step):
+        for n0 in range(0, queries, count):
+            weights, to = room + 4 * n0 * CHUNK, out + 4 * n0 * padded
+            for d0 in range(0, vectors, wide):
+                acc = v.floats(total)
+                for n in range(total):
+                    acc[n] = v.splat_f(0.0)
+                for i in range(first, last):
+                    row = values + i * row_bytes
+                    for at in range(0, ahead_step * wide // vectors, 64):
+                        v.prefetch(ahead + i * ahead_step + d0 * ahead_step // vectors + at)
+                    for d in range(wide):
+                        here = value(row, d0 + d)
+                        for n in range(count):
+                            weight = v.splat_f(v.load_f32(weights + 4 * (n * CHUNK + i)))
+                            acc[n * wide + d] = v.fma(here, weight, acc[n * wide + d])
+                for n in range(count):
+                    for d in range(wide):
+                        v.store_f(to + 4 * (n * padded + (d0 + d) * L), acc[n * wide + d])
 
     return weighted
 
 
-def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
+    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last."""
     key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
-    padded = -(-value_length // v.L) * v.L
-    size = part_bytes(value_length, group, v.L)
-    stats_at = 4 * group * padded
-    join, finish = joiner(v, value_length, group)
-    scores, weighted = _scores(v, key_length, group), _weighted(v, value_length, group)
+    key_type, value_type = KvType(p["key_type"]), KvType(p["value_type"])
+    L, queries = v.L, rows * group
+    stats_at = 4 * queries * (-(-value_length // L) * L)
+    scores, unit = _scores(v, key_length, key_type, queries)
+    weighted = _weighted(v, value_length, value_type, queries)
+    value_step = value_type.value_page(value_length, L) // (CHUNK // L * key_length)
+    key_step = key_type.key_page(key_length, L) // CHUNK
 
     @v.njit
-    def part(q, keys, values, chunk, low, high, out, room):
-        base = chunk * CHUNK
+    def part(q, keys, values, base, position, here, window, out, room, next_keys):
+        # Each pass over a page brings what the next one reads: the values of this page, the keys of the next.
         stats = out + stats_at
-        # Each pass over a chunk brings what the next one reads: the values of this chunk, the keys of the next.
-        chunk_values = values + base * padded * 2
-        start = scores(q, keys, base, low, high, room, stats, chunk_values)
-        last = min(high - base, CHUNK)
-        for g in range(group):
-            m = v.splat_f(v.load_f32(stats + 8 * g))
-            total = v.splat_f(0.0)
-            for i in range(start, last, v.L):
-                at = room + 4 * (g * CHUNK + i)
-                e = v.exp(v.load_f(at) - m)
-                v.store_f(at, e)
-                total = total + e
-            v.store_f32(stats + 8 * g + 4, v.sum(total))
-        weighted(room, chunk_values, max(low - base, 0), last, out, keys + (base + CHUNK) * key_length * 2)
+        lowest = max(position + 1 - window, 0) if window > 0 else 0
+        start = max(lowest - base, 0) // unit * unit
+        last = min(position + here - base, CHUNK)
+        scores(q, keys, start, last, room, values, value_step)
+        for r in range(rows):
+            high = position + min(r, here - 1) + 1
+            low = max(high - window, 0) if window > 0 else 0
+            for g in range(group):
+                scored = room + 4 * (r * group + g) * CHUNK
+                best = v.splat_f(LOWEST)
+                for i in range(start, last, L):
+                    index = v.iota() + v.splat_i(base + i)
+                    value = v.less(index, v.splat_i(high), v.load_f(scored + 4 * i), v.splat_f(LOWEST))
+                    value = v.less(index, v.splat_i(low), v.splat_f(LOWEST), value)
+                    best = v.max(best, value)
+                    v.store_f(scored + 4 * i, value)
+                top = v.largest(best)
+                total = v.splat_f(0.0)
+                for i in range(start, last, L):
+                    value = v.load_f(scored + 4 * i)
+                    e = v.above(value, v.splat_f(LOWEST), v.exp(value - v.splat_f(top)), v.splat_f(0.0))
+                    v.store_f(scored + 4 * i, e)
+                    total = total + e
+                v.store_f32(stats + 8 * (r * group + g), top)
+                v.store_f32(stats + 8 * (r * group + g) + 4, v.sum(total))
+        weighted(room, values, max(lowest - base, 0), last, out, next_keys, key_step)
 
-    def attention(args, ith, nth):
-        n_tokens, position0 = v.load_i64(args.step), v.load_i64(args.step + 8)
-        n_kv, window, max_chunks = args.n_kv, args.window, args.max_chunks
-        q0, y0, keys0, values0, parts = args.q, args.y, args.keys, args.values, args.parts
-        q_stride, y_stride = args.q_stride, args.y_stride
+    return part
+
+
+def _singles(v: Any, p: Mapping[str, Any]) -> Any:
+    """singles(args, ith, nth, count): rows that are alone in their sequence's step, pages shared out to threads."""
+    key_length, group = p["key_length"], p["group"]
+    size = part_bytes(p["value_length"], group, v.L)
+    part = _part(v, p, 1)
+
+    @v.njit
+    def singles(args, ith, nth, count):
+        n_kv, window, records = args.n_kv, args.window, args.spans + 16
+        q0, q_stride, keys0, values0 = args.q, args.q_stride, args.keys, args.values
         key_head, value_head = args.key_head_bytes, args.value_head_bytes
         room = args.scratch + ith * args.scratch_bytes
-        spare = room + 4 * group * CHUNK
-        running = spare + size
-        if n_tokens == 1:
-            high = position0 + 1
-            low = max(0, high - window) if window > 0 else 0
-            first = low // CHUNK
-            chunks = position0 // CHUNK + 1 - first
-            units = n_kv * chunks
-            for unit in range(units * ith // nth, units * (ith + 1) // nth):
+        units = 0
+        for s in range(count):
+            position = v.load_i64(records + 8 * RECORD * s + 16)
+            units += n_kv * (position // CHUNK + 1 - (max(position + 1 - window, 0) // CHUNK if window > 0 else 0))
+        mine, end, begun = units * ith // nth, units * (ith + 1) // nth, 0
+        for s in range(count):
+            record = records + 8 * RECORD * s
+            row, position, table = v.load_i64(record), v.load_i64(record + 16), v.load_i64(record + 24)
+            parts, pages = v.load_i64(record + 32), position // CHUNK + 1
+            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+            chunks = pages - first
+            for unit in range(max(mine - begun, 0), min(end - begun, n_kv * chunks)):
                 head = unit // chunks
                 chunk = first + unit - head * chunks
-                q = q0 + head * group * key_length * 4
-                out = parts + (head * max_chunks + chunk) * size
-                part(q, keys0 + head * key_head, values0 + head * value_head, chunk, low, high, out, room)
-            return
-        units = n_tokens * n_kv
-        for unit in range(ith, units, nth):
-            token = unit // n_kv
-            head = unit - token * n_kv
-            high = position0 + token + 1
-            low = max(0, high - window) if window > 0 else 0
-            q = q0 + token * q_stride + head * group * key_length * 4
-            for chunk in range(low // CHUNK, (high - 1) // CHUNK + 1):
-                out = running if chunk == low // CHUNK else spare
-                part(q, keys0 + head * key_head, values0 + head * value_head, chunk, low, high, out, room)
-                if chunk != low // CHUNK:
+                page, following = v.load_i64(table + 8 * chunk), v.load_i64(table + 8 * min(chunk + 1, pages - 1))
+                q = q0 + row * q_stride + head * group * key_length * 4
+                keys = keys0 + (page * n_kv + head) * key_head
+                next_keys = keys0 + (following * n_kv + head) * key_head
+                values = values0 + (page * n_kv + head) * value_head
+                out = parts + (head * pages + chunk) * size
+                part(q, keys, values, chunk * CHUNK, position, 1, window, out, room, next_keys)
+            begun += n_kv * chunks
+
+    return singles
+
+
+def _runs(v: Any, p: Mapping[str, Any]) -> Any:
+    """runs(args, ith, nth, single, count): runs of rows, in blocks that are shared out to threads."""
+    key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
+    rows = block_rows(group)
+    queries = rows * group
+    size = part_bytes(value_length, queries, v.L)
+    part = _part(v, p, rows)
+    join, finish = joiner(v, value_length, queries)
+
+    @v.njit
+    def gather(q, q_stride, here, out):
+        # The queries of a block side by side; rows beyond its end repeat the last.
+        for r in range(rows):
+            row = q + min(r, here - 1) * q_stride
+            for i in range(0, group * key_length):
+                v.store_f32(out + 4 * (r * group * key_length + i), v.load_f32(row + 4 * i))
+
+    @v.njit
+    def runs(args, ith, nth, single, count):
+        n_kv, window, records = args.n_kv, args.window, args.spans + 16 + 8 * RECORD * single
+        keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
+        key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
+        room = args.scratch + ith * args.scratch_bytes
+        q = room + 4 * queries * CHUNK
+        running = q + 4 * queries * key_length
+        spare = running + size
+        turn = ith
+        for s in range(count):
+            record = records + 8 * RECORD * s
+            row0, length = v.load_i64(record), v.load_i64(record + 8)
+            position0, table = v.load_i64(record + 16), v.load_i64(record + 24)
+            units = (length + rows - 1) // rows * n_kv
+            for unit in range(turn, units, nth):
+                block = unit // n_kv
+                head = unit - block * n_kv
+                row, position = row0 + block * rows, position0 + block * rows
+                here = min(rows, length - block * rows)
+                gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
+                first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+                end = (position + here - 1) // CHUNK
+                for chunk in range(first, end + 1):
+                    page = (v.load_i64(table + 8 * chunk) * n_kv + head)
+                    following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head
+                    keys, values = keys0 + page * key_head, values0 + page * value_head
+                    out = running if chunk == first else spare
+                    next_keys = keys0 + following * key_head
+                    part(q, keys, values, chunk * CHUNK, position, here, window, out, room, next_keys)
+                    if chunk != first:
+                        for n in range(here * group):
+                            join(running, spare, n)
+                for r in range(here):
                     for g in range(group):
-                        join(running, spare, g)
-            for g in range(group):
-                finish(running, y0 + token * y_stride + (head * group + g) * value_length * 4, g)
+                        y = y0 + (row + r) * y_stride + (head * group + g) * value_length * 4
+                        finish(running, r * group + g, y)
+            turn = (turn - units) % nth
+
+    return runs
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    singles, runs = _singles(v, p), _runs(v, p)
+
+    def attention(args, ith, nth):
+        single, several = v.load_i64(args.spans), v.load_i64(args.spans + 8)
+        singles(args, ith, nth, single)
+        runs(args, ith, nth, single, several)
 
     return attention

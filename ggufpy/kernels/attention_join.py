@@ -1,6 +1,6 @@
-"""Joins the parts that `attention` left for a single token and writes its output row; several tokens need nothing.
+"""Joins the parts that `attention` left for single rows and writes their output; runs need nothing.
 
-Work units are query heads. Constants: value_length, group.
+Work units are (row, query head). Constants: value_length, group.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .attention import CHUNK, joiner, part_bytes
+from .attention import RECORD, joiner, part_bytes
+from .kv_types import CHUNK
 from .spec import struct
 
-ARGS = struct("step", "parts", "y", "n_kv", "window", "max_chunks")
+ARGS = struct("spans", "y", "y_stride", "n_kv", "window")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -20,19 +21,20 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     join, finish = joiner(v, value_length, group)
 
     def attention_join(args, ith, nth):
-        if v.load_i64(args.step) != 1:
-            return
-        high = v.load_i64(args.step + 8) + 1
-        window = args.window
-        first = max(0, high - window) // CHUNK if window > 0 else 0
-        last = (high - 1) // CHUNK
-        heads = args.n_kv * group
-        for head in range(heads * ith // nth, heads * (ith + 1) // nth):
+        heads, window = args.n_kv * group, args.window
+        units = v.load_i64(args.spans) * heads
+        for unit in range(units * ith // nth, units * (ith + 1) // nth):
+            span = unit // heads
+            head = unit - span * heads
+            record = args.spans + 16 + 8 * RECORD * span
+            position, parts = v.load_i64(record + 16), v.load_i64(record + 32)
+            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+            pages = position // CHUNK + 1
             kv = head // group
             g = head - kv * group
-            into = args.parts + (kv * args.max_chunks + first) * size
-            for chunk in range(1, last - first + 1):
+            into = parts + (kv * pages + first) * size
+            for chunk in range(1, pages - first):
                 join(into, into + chunk * size, g)
-            finish(into, args.y + head * value_length * 4, g)
+            finish(into, g, args.y + v.load_i64(record) * args.y_stride + head * value_length * 4)
 
     return attention_join

@@ -1,7 +1,8 @@
-"""What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds.
+"""What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds, bf16 products.
 
-Constant: what ("read", "dot4", "fma"). "read": sums `size` bytes at `buffer`, each thread its share, walking four
-arrays at once. "dot4" and "fma": `size` rounds of 12 independent operations on registers. `result` keeps it alive.
+Constant: what ("read", "dot4", "fma", "bf16", "tiles"). "read": sums `size` bytes at `buffer`, each thread its share,
+walking four arrays at once. The others: `size` rounds of 12 operations on registers that do not wait for one another.
+`result` keeps it alive.
 """
 
 from __future__ import annotations
@@ -9,14 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ggufpy.simd.isa import Level, has_bf16_dot, has_tiles
+
 from .spec import struct
 
 ARGS = struct("buffer", "size", "result")
 OPERATIONS = 12  # enough to cover latency, few enough for 16 registers
 
 
+def operations(level: Level) -> dict[str, int]:
+    """What a level multiplies with, and how many operations (multiply and add are two) one instruction is."""
+    found = {"dot4": 8 * level.lanes, "fma": 2 * level.lanes}
+    if has_bf16_dot(level):
+        found["bf16"] = 4 * level.lanes
+    if has_tiles(level):
+        found["tiles"] = 2 * 16 * 16 * 32
+    return found
+
+
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    return {"read": _read, "dot4": _dot4, "fma": _fma}[p["what"]](v)
+    return {"read": _read, "dot4": _dot4, "fma": _fma, "bf16": _bf16, "tiles": _tiles}[p["what"]](v)
 
 
 def _read(v: Any) -> Callable[..., None]:
@@ -74,3 +87,42 @@ def _fma(v: Any) -> Callable[..., None]:
         v.store_f32(args.result + 64 * ith, v.sum(total))
 
     return fma
+
+
+def _bf16(v: Any) -> Callable[..., None]:
+    def bf16(args, ith, nth):
+        acc = v.floats(OPERATIONS)
+        x, y = v.load_i(args.buffer), v.load_i(args.buffer + 64)
+        for n in range(OPERATIONS):
+            acc[n] = v.splat_f(n)
+        for _ in range(args.size):
+            for n in range(OPERATIONS):
+                acc[n] = v.dot_bf16(acc[n], x, y)
+        total = acc[0]
+        for n in range(1, OPERATIONS):
+            total = total + acc[n]
+        v.store_f32(args.result + 64 * ith, v.sum(total))
+
+    return bf16
+
+
+def _tiles(v: Any) -> Callable[..., None]:
+    @v.njit
+    def six():
+        v.tile_dot_bf16(0, 6, 7)
+        v.tile_dot_bf16(1, 6, 7)
+        v.tile_dot_bf16(2, 6, 7)
+        v.tile_dot_bf16(3, 6, 7)
+        v.tile_dot_bf16(4, 6, 7)
+        v.tile_dot_bf16(5, 6, 7)
+
+    def tiles(args, ith, nth):
+        v.tile_config()
+        v.tile_load(6, args.buffer, 64)
+        v.tile_load(7, args.buffer + 1024, 64)
+        for _ in range(args.size):
+            six()
+            six()
+        v.tile_release()
+
+    return tiles

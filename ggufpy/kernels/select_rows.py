@@ -1,4 +1,4 @@
-"""Copies rows of floats: y[i] = x[first + i]; `step` points to the number of rows and `first`. Work units are rows."""
+"""Copies rows of floats: y[i] = x[rows[i]]; `step` points to their number. Work units are rows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from .spec import struct
 
-ARGS = struct("step", "x", "y", "stride")
+ARGS = struct("step", "rows", "x", "y", "stride")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def select(args, ith, nth):
-        x, y, stride = args.x, args.y, args.stride
-        rows, first = v.load_i64(args.step), v.load_i64(args.step + 8)
-        for i in range(rows * ith // nth, rows * (ith + 1) // nth):
+        x, y, stride, count = args.x, args.y, args.stride, v.load_i64(args.step)
+        for i in range(count * ith // nth, count * (ith + 1) // nth):
+            source = x + v.load_i64(args.rows + 8 * i) * stride
             for at in range(0, stride, v.L * 4):
-                v.store_f(y + i * stride + at, v.load_f(x + (first + i) * stride + at))
+                v.store_f(y + i * stride + at, v.load_f(source + at))
 
     return select

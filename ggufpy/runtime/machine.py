@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ggufpy.kernels.cache import library
-from ggufpy.kernels.measure import OPERATIONS
+from ggufpy.kernels.measure import OPERATIONS, operations
 from ggufpy.kernels.spec import kernel
 from ggufpy.simd import isa
 
@@ -14,6 +14,7 @@ from .tape import Call, Tape
 from .threads import Team
 
 READ_BYTES = 256 << 20  # a thread; far beyond any cache share of it
+ROUNDS, TILE_ROUNDS = 1_000_000, 100_000  # milliseconds of arithmetic
 
 
 def _timed(what: str, buffer: Region, size: int, threads: int, repeats: int) -> float:
@@ -41,11 +42,20 @@ def read_rate(n_threads: int) -> float:
     return buffer.nbytes / _timed("read", buffer, buffer.nbytes, n_threads, 5)
 
 
-def matrix_peak(n_threads: int) -> float:
-    """Operations a second (multiply and add are two) of the faster of byte products and float multiply-adds."""
+def peaks(n_threads: int) -> dict[str, float]:
+    """Operations a second (multiply and add are two) of what the level multiplies with.
+
+    "dot4": byte products; "fma": float32 multiply-adds; "bf16": dot products of bf16 pairs; "tiles": bf16 tiles.
+    """
     buffer = Region(4096, "the arithmetic test")
-    rounds = 1_000_000
-    lanes = isa.current().lanes
-    each = {"dot4": 8 * lanes, "fma": 2 * lanes}
-    rates = [rounds * OPERATIONS * ops * n_threads / _timed(w, buffer, rounds, n_threads, 3) for w, ops in each.items()]
-    return max(rates)
+    found = {}
+    for what, each in operations(isa.current()).items():
+        rounds = TILE_ROUNDS if what == "tiles" else ROUNDS
+        seconds = _timed(what, buffer, rounds, n_threads, 3)
+        found[what] = rounds * OPERATIONS * each * n_threads / seconds
+    return found
+
+
+def matrix_peak(n_threads: int) -> float:
+    """Operations a second of the fastest of `peaks`."""
+    return max(peaks(n_threads).values())

@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 from ggufpy import models, quants
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import library
+from ggufpy.kernels.kv_types import of_name
+from ggufpy.kernels.matmul_tiles import bulk_kernel, scratch_bytes
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.plan import MatMul, Op, Plan
 from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
+from .cache import CacheShape
 from .memory import Region, aligned
 from .options import EngineOptions, Progress
-from .tape import PROMPT_TOKENS
+from .tape import GROUPS, Forms, cache_constants
 from .threads import LAUNCH, WORK
 from .weights import Matrix, Packer, matmul_kernel, pack_kernel, packed_bytes, vector
+
+MOST_SEQUENCES = 1024
 
 
 def read_plan(file: Any) -> Plan:
@@ -32,6 +37,17 @@ def read_plan(file: Any) -> Plan:
     if not isinstance(keys.architecture, str):
         raise GGUFError("the metadata has no general.architecture: the file does not say what model it is")
     return models.find(keys.architecture).plan(keys, file.tensors)
+
+
+def _cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
+    """What the cache holds. Raises GGUFError for a context longer than the model's, or a type that it cannot have."""
+    n_ctx = options.whole("n_ctx", 0) or plan.context
+    if n_ctx > plan.context:
+        raise GGUFError(f"a context of {n_ctx} was asked for; the model's is {plan.context} (-c 1 to {plan.context})")
+    sequences = options.whole("n_parallel", 1)
+    if sequences > MOST_SEQUENCES:
+        raise GGUFError(f"n_parallel is {sequences}; it may be 1 to {MOST_SEQUENCES}")
+    return CacheShape(n_ctx, sequences, of_name(options.cache_type_k), of_name(options.cache_type_v))
 
 
 def matrix_names(ops: Sequence[Op]) -> list[str]:
@@ -47,6 +63,10 @@ class Model:
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
         self.library = library(isa.current())
+        self.shape = _cache_shape(plan, options)
+        panels = {n: quants.get(file.tensors[n].type).panel for n in self._names}
+        found = {n: bulk_kernel(panel, self.library.level) for n, panel in panels.items()}
+        self.bulk = {n: code for n, code in found.items() if code is not None}
         self._load_kernels(options.progress)
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights().values() if len(w.shape) == 1]
@@ -57,13 +77,15 @@ class Model:
     def _load_kernels(self, progress: Progress | None) -> None:
         """Loads every kernel that packing and running take, so that none is compiled while a user waits for text."""
         h = self.plan.heads
+        cached = cache_constants(h, self.shape)
         wanted: list[Kernel] = [LAUNCH, WORK]
-        wanted += [kernel(n) for n in ("norm", "swiglu", "quantise", "rope_store", "tape", "select_rows")]
-        wanted.append(kernel("attention", key_length=h.key_length, value_length=h.value_length, group=h.group))
+        wanted += [kernel(n) for n in ("norm", "swiglu", "quantise", "tape", "select_rows")]
+        wanted += [kernel("rope_store", **cached), kernel("attention", group=h.group, **cached)]
         wanted.append(kernel("attention_join", value_length=h.value_length, group=h.group))
         panels = {quants.get(self._file.tensors[n].type).panel for n in self._names}
         for panel in sorted(panels, key=repr):
-            wanted += [pack_kernel(panel), matmul_kernel(panel, 1), matmul_kernel(panel, PROMPT_TOKENS)]
+            wanted += [pack_kernel(panel), *(matmul_kernel(panel, group) for group in GROUPS)]
+        wanted += [kernel("to_tiles"), *sorted(set(self.bulk.values()), key=repr)] if self.bulk else []
         report = None if progress is None else lambda done, total: progress("compile", done, total)
         self.library.load(wanted, report)
 
@@ -76,10 +98,17 @@ class Model:
         with Packer(self.library, self.threads, advance) as packer:
             return {name: packer.pack(t, room[name]) for name, t in tensors.items()}
 
-    def quantised(self, ops: Sequence[Op]) -> frozenset[str]:
-        """Buffers that a matrix reads as 8-bit rows."""
+    def forms(self, ops: Sequence[Op]) -> Forms:
+        """How matrices read the buffers of these ops."""
         products = [op for op in ops if isinstance(op, MatMul)]
-        return frozenset(op.x for op in products if isinstance(self.matrices[op.weight.name].panel, IntPanel))
+        whole = [op for op in products if isinstance(self.matrices[op.weight.name].panel, IntPanel)]
+        tiled = [op for op in products if op.weight.name in self.bulk]
+        return Forms(frozenset(op.x for op in whole), frozenset(op.x for op in tiled))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that bulk products want for each thread."""
+        return max(map(scratch_bytes, self.bulk.values()), default=0)
 
     def embeddings(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows (tokens, n_embd) of tokens that are known to be in the vocabulary."""

@@ -32,11 +32,17 @@ class RopeTable:
             frequency = _llama3(rope, frequency)
         self.frequency: NDArray[np.float64] = frequency
 
-    def fill(self, position: int, out: NDArray[np.float32]) -> None:
-        """Writes (cos, sin) for positions `position`, `position` + 1, … into out (tokens, pairs, 2)."""
-        angles = np.arange(position, position + len(out), dtype=np.float64)[:, None] * self.frequency
-        out[..., 0] = np.cos(angles) * self.magnitude
-        out[..., 1] = np.sin(angles) * self.magnitude
+    def fill(self, positions: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Writes (cos, sin) for positions (tokens,) into out (tokens, pairs, 2)."""
+        self.turn(positions, out)
+        if self.magnitude != 1.0:
+            out *= self.magnitude
+
+    def turn(self, distances: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """The same for what has been rotated already and moves by `distances`: the magnitude stays as it is."""
+        angles = distances.astype(np.float64)[:, None] * self.frequency
+        out[..., 0] = np.cos(angles)
+        out[..., 1] = np.sin(angles)
 
 
 def _yarn(rope: Rope, pairs: NDArray[np.float64], frequency: NDArray[np.float64]) -> NDArray[np.float64]:

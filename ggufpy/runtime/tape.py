@@ -15,14 +15,25 @@ from numpy.typing import NDArray
 from ggufpy.kernels.cache import Library
 from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.kernels.spec import Kernel, kernel, load_source
-from ggufpy.plan import Attend, MatMul, Norm, Op, Plan, SwiGlu
+from ggufpy.kernels.to_tiles import tiles_bytes
+from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, SwiGlu
 
-from .cache import KvCache
+from .cache import CacheShape, KvCache
 from .memory import Region
+from .step import Step
 from .threads import Team, yield_address
 from .weights import Matrix
 
-PROMPT_TOKENS = 4  # activations that share one reading of the weights in prompts
+GROUPS = (1, 2, 4)  # activations that share one reading of the weights: kernels are made for each
+MOST = GROUPS[-1]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Buffers that matrices read as 8-bit rows, and as bf16 tiles."""
+
+    quantised: frozenset[str]
+    tiled: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -36,25 +47,18 @@ class Call:
 
 
 class Workspace:
-    """Buffers for steps of at most `rows` tokens, within `positions`: float rows, 8-bit rows where a matrix wants them,
-    and the step's own numbers."""
+    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
 
-    def __init__(
-        self, name: str, widths: Mapping[str, int], quantised: frozenset[str], rows: int, positions: int
-    ) -> None:
-        self.name, self.rows, self.positions = name, rows, positions
-        rows = -(-rows // PROMPT_TOKENS) * PROMPT_TOKENS  # matrix kernels compute whole groups
+    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int) -> None:
+        self.name, self.rows, self.step = name, rows, Step(rows)
+        self.forms = forms
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
-        self.floats = {n: Region(rows * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
-        self.codes = {n: Region(rows * quantised_row_bytes(self.columns[n]), f"buffer {n}") for n in quantised}
-        self.step = Region(64, "step")
-        self._numbers = self.step.view(np.int64, 2)
-
-    def set_step(self, count: int, position: int) -> None:
-        """Tokens of the next step, and the position of the first. Raises ValueError for more than there is room for."""
-        if not 0 < count <= self.rows or not 0 <= position <= self.positions - count:
-            raise ValueError(f"a step of {count} tokens at {position}, of {self.rows} and {self.positions}")
-        self._numbers[:] = (count, position)
+        whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
+        self.floats = {n: Region(whole * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
+        sizes = {n: quantised_row_bytes(self.columns[n]) for n in forms.quantised}
+        self.codes = {n: Region(whole * size, f"buffer {n}") for n, size in sizes.items()}
+        tiled = {n: tiles_bytes(rows, self.columns[n] // BLOCK) for n in forms.tiled}
+        self.tiles = {n: Region(size, f"buffer {n}") for n, size in tiled.items()}
 
     def address(self, name: str) -> int:
         region = self.floats[name]
@@ -69,6 +73,9 @@ class Workspace:
 
     def codes_stride(self, name: str) -> int:
         return quantised_row_bytes(self.columns[name]) if name in self.codes else 0
+
+    def tiles_address(self, name: str) -> int:
+        return self.tiles[name].at(0, self.tiles[name].nbytes)
 
     def rows_of(self, name: str) -> NDArray[np.float32]:
         """The buffer as (rows, padded columns)."""
@@ -85,20 +92,32 @@ class Parts:
     cache: KvCache
     table: Region
     threads: int
+    bulk: Mapping[str, Kernel]  # matrices whose bulk rows have a kernel of their own
+    scratch: Region
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Steps that share a tape: how many exact rows share a reading of the weights (0: there are none), and whether
+    there are bulk rows."""
+
+    group: int
+    bulk: bool
 
 
 class Lowering:
-    """Turns ops into calls on one workspace, for steps of one token or of several."""
+    """Turns ops into calls on one workspace, for one kind of step."""
 
-    def __init__(self, parts: Parts, work: Workspace, single: bool) -> None:
-        self._parts, self._work, self._single = parts, work, single
+    def __init__(self, parts: Parts, work: Workspace, kind: Kind) -> None:
+        self._parts, self._work, self._kind = parts, work, kind
+        self._tiled: set[str] = set()  # buffers whose tiles are up to date
 
     def calls(self, ops: Sequence[Op]) -> Iterator[Call]:
         for op in ops:
             if isinstance(op, Norm):
                 yield self._norm(op)
             elif isinstance(op, MatMul):
-                yield self._matmul(op)
+                yield from self._matmul(op)
             elif isinstance(op, SwiGlu):
                 yield self._swiglu(op)
             else:
@@ -107,99 +126,158 @@ class Lowering:
     def _call(
         self, code: Kernel, arguments: Mapping[str, int | float], reads: Sequence[str], writes: Sequence[str]
     ) -> Call:
-        step, name = self._work.step.at(0, 16), self._work.name
+        name = self._work.name
+        self._tiled.difference_update(writes)
         touched = [frozenset(f"{name}:{buffer}" for buffer in names) for names in (reads, writes)]
-        return Call(code, {"step": step, **arguments}, *touched)
+        return Call(code, arguments, *touched)
 
     def _norm(self, op: Norm) -> Call:
         w = self._work
         columns = w.columns[op.x]
         values = {
-            "x": w.address(op.x), "weight": self._parts.vectors[op.weight.name].at(0, 4 * columns),
-            "y": w.address(op.y), "q": w.codes_address(op.y), "blocks": columns // BLOCK,
-            "columns": op.weight.shape[0], "x_stride": w.stride(op.x), "y_stride": w.stride(op.y),
+            "step": w.step.all_rows, "x": w.address(op.x),
+            "weight": self._parts.vectors[op.weight.name].at(0, 4 * columns), "y": w.address(op.y),
+            "q": w.codes_address(op.y), "blocks": columns // BLOCK, "columns": op.weight.shape[0],
+            "x_stride": w.stride(op.x), "y_stride": w.stride(op.y),
             "q_stride": w.codes_stride(op.y), "eps": op.eps,
         }  # fmt: skip
         return self._call(kernel("norm"), values, [op.x], [op.y, "q:" + op.y])
 
-    def _matmul(self, op: MatMul) -> Call:
-        w, matrix = self._work, self._parts.matrices[op.weight.name]
-        code = matrix.kernel(1 if self._single else PROMPT_TOKENS)
-        quantised = code.source == "matmul_int"
-        lanes = self._parts.cache.lanes
+    def _matmul(self, op: MatMul) -> Iterator[Call]:
+        w, matrix, lanes = self._work, self._parts.matrices[op.weight.name], self._parts.cache.lanes
         if w.columns[op.x] != matrix.blocks * BLOCK or w.columns[op.y] < matrix.panels * lanes:
             raise ValueError(f"{op.weight.name} does not fit buffers {op.x} and {op.y}")
-        bias = self._parts.vectors[op.bias.name].at(0, 4 * matrix.panels * lanes) if op.bias else 0
+        code = self._parts.bulk.get(op.weight.name) if self._kind.bulk else None
+        if code is None or self._kind.group:
+            many = self._kind.bulk and code is None  # all rows of the step
+            rows = w.step.all_rows if code is None else w.step.exact_rows
+            yield self._exact(op, matrix, rows, MOST if many else self._kind.group)
+        if code is not None:
+            yield from self._bulk(op, matrix, code)
+
+    def _exact(self, op: MatMul, matrix: Matrix, rows: int, group: int) -> Call:
+        """Rows in groups that share a reading of the weights, the same bits whatever their company."""
+        w, code = self._work, matrix.kernel(group)
+        quantised = code.source == "matmul_int"
         values = {
-            "weights": matrix.memory.at(0, matrix.memory.nbytes),
-            "x": w.codes_address(op.x) if quantised else w.address(op.x), "y": w.address(op.y), "bias": bias,
-            "panels": matrix.panels, "blocks": matrix.blocks,
+            "step": rows, "weights": matrix.memory.at(0, matrix.memory.nbytes),
+            "x": w.codes_address(op.x) if quantised else w.address(op.x), "y": w.address(op.y),
+            "bias": self._bias(op, matrix), "panels": matrix.panels, "blocks": matrix.blocks,
             "x_stride": w.codes_stride(op.x) if quantised else w.stride(op.x),
             "y_stride": w.stride(op.y), "add": int(op.add), "multiplier": matrix.multiplier,
         }  # fmt: skip
         return self._call(code, values, ["q:" + op.x if quantised else op.x], [op.y])
 
+    def _bulk(self, op: MatMul, matrix: Matrix, code: Kernel) -> Iterator[Call]:
+        """The step's bulk rows, in blocks."""
+        w, span = self._work, self._work.step.bulk_rows
+        if op.x not in self._tiled:
+            given = {
+                "span": span, "x": w.address(op.x), "x_stride": w.stride(op.x), "tiles": w.tiles_address(op.x),
+                "blocks": matrix.blocks,
+            }  # fmt: skip
+            yield self._call(kernel("to_tiles"), given, [op.x], ["t:" + op.x])
+            self._tiled.add(op.x)
+        scratch = self._parts.scratch
+        values = {
+            "span": span, "weights": matrix.memory.at(0, matrix.memory.nbytes), "tiles": w.tiles_address(op.x),
+            "y": w.address(op.y), "bias": self._bias(op, matrix), "panels": matrix.panels, "blocks": matrix.blocks,
+            "y_stride": w.stride(op.y), "add": int(op.add), "multiplier": matrix.multiplier,
+            "scratch": scratch.at(0, scratch.nbytes), "scratch_bytes": scratch.nbytes // self._parts.threads,
+        }  # fmt: skip
+        yield self._call(code, values, ["t:" + op.x], [op.y])
+
+    def _bias(self, op: MatMul, matrix: Matrix) -> int:
+        if op.bias is None:
+            return 0
+        return self._parts.vectors[op.bias.name].at(0, 4 * matrix.panels * self._parts.cache.lanes)
+
     def _swiglu(self, op: SwiGlu) -> Call:
         w = self._work
         values = {
-            "gate": w.address(op.gate), "up": w.address(op.up), "y": w.address(op.y), "q": w.codes_address(op.y),
-            "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y), "q_stride": w.codes_stride(op.y),
+            "step": w.step.all_rows, "gate": w.address(op.gate), "up": w.address(op.up), "y": w.address(op.y),
+            "q": w.codes_address(op.y), "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y),
+            "q_stride": w.codes_stride(op.y),
         }  # fmt: skip
         return self._call(kernel("swiglu"), values, [op.gate, op.up], [op.y, "q:" + op.y])
 
     def _attend(self, op: Attend) -> Iterator[Call]:
-        yield self._rope_store(op)
+        yield self.rope_store(op, self._parts.plan.heads.queries)
         yield self._attention(op)
-        cache, w, heads = self._parts.cache, self._work, self._parts.plan.heads
-        if self._single:
-            values = {
-                "parts": cache.parts.at(0, cache.parts.nbytes), "y": w.address(op.y), "n_kv": heads.shared,
-                "window": op.window, "max_chunks": cache.chunks,
-            }  # fmt: skip
-            code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
-            yield self._call(code, values, ["parts"], [op.y])
+        w, heads = self._work, self._parts.plan.heads
+        values = {
+            "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+            "window": op.window,
+        }  # fmt: skip
+        code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
+        yield self._call(code, values, ["parts"], [op.y])
         if op.y in w.codes:
             values = {
-                "x": w.address(op.y), "q": w.codes_address(op.y), "blocks": w.columns[op.y] // BLOCK,
-                "x_stride": w.stride(op.y), "q_stride": w.codes_stride(op.y),
+                "step": w.step.all_rows, "x": w.address(op.y), "q": w.codes_address(op.y),
+                "blocks": w.columns[op.y] // BLOCK, "x_stride": w.stride(op.y), "q_stride": w.codes_stride(op.y),
             }  # fmt: skip
             yield self._call(kernel("quantise"), values, [op.y], ["q:" + op.y])
 
-    def _rope_store(self, op: Attend) -> Call:
+    def rope_store(self, op: Attend, queries: int) -> Call:
+        """Rotates `queries` heads of q (0: only keys) and k, and stores k and v."""
         w, plan, cache = self._work, self._parts.plan, self._parts.cache
         heads, rope = plan.heads, plan.rope
         values = {
+            "step": w.step.all_rows, "places": w.step.places_address,
             "q": w.address(op.q), "k": w.address(op.k), "v": w.address(op.v), "q_stride": w.stride(op.q),
             "k_stride": w.stride(op.k), "v_stride": w.stride(op.v),
             "table": self._parts.table.at(0, w.rows * rope.dimensions * 4), "rotated": rope.dimensions,
-            "neox": int(rope.neox), "n_head": heads.queries, "n_kv": heads.shared, "key_length": heads.key_length,
-            "value_length": heads.value_length, "keys": cache.keys(op.layer), "values": cache.values(op.layer),
-            "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes, "scale": heads.scale,
+            "neox": int(rope.neox), "n_head": queries, "n_kv": heads.shared, "keys": cache.keys(op.layer),
+            "values": cache.values(op.layer), "key_head_bytes": cache.key_head_bytes,
+            "value_head_bytes": cache.value_head_bytes, "scale": heads.scale,
         }  # fmt: skip
-        return self._call(kernel("rope_store"), values, [op.q, op.k, op.v], [op.q, op.k, f"kv{op.layer}"])
+        code = kernel("rope_store", **cache_constants(heads, cache.shape))
+        return self._call(code, values, [op.q, op.k, op.v], [op.q, op.k, op.v, f"kv{op.layer}"])
+
+    def kv_read(self, op: Attend, source: Step) -> Call:
+        """Reads what `source` points to back into the rows of k and v."""
+        w, cache = self._work, self._parts.cache
+        values = {
+            "step": w.step.all_rows, "places": source.places_address, "k": w.address(op.k), "v": w.address(op.v),
+            "k_stride": w.stride(op.k), "v_stride": w.stride(op.v), "n_kv": self._parts.plan.heads.shared,
+            "keys": cache.keys(op.layer), "values": cache.values(op.layer), "key_head_bytes": cache.key_head_bytes,
+            "value_head_bytes": cache.value_head_bytes,
+        }  # fmt: skip
+        code = kernel("kv_read", **cache_constants(self._parts.plan.heads, cache.shape))
+        return self._call(code, values, [f"kv{op.layer}"], [op.k, op.v])
 
     def _attention(self, op: Attend) -> Call:
         w, cache, heads = self._work, self._parts.cache, self._parts.plan.heads
-        code = kernel(
-            "attention", key_length=heads.key_length, value_length=heads.value_length, group=heads.group
-        )
+        code = kernel("attention", group=heads.group, **cache_constants(heads, cache.shape))
         values = {
-            "q": w.address(op.q), "keys": cache.keys(op.layer), "values": cache.values(op.layer),
-            "parts": cache.parts.at(0, cache.parts.nbytes),
+            "spans": w.step.spans_address, "q": w.address(op.q), "keys": cache.keys(op.layer),
+            "values": cache.values(op.layer),
             "scratch": cache.scratch.at(0, self._parts.threads * cache.scratch_bytes), "y": w.address(op.y),
             "q_stride": w.stride(op.q), "y_stride": w.stride(op.y), "n_kv": heads.shared,
             "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-            "window": op.window, "max_chunks": cache.chunks, "scratch_bytes": cache.scratch_bytes,
+            "window": op.window, "scratch_bytes": cache.scratch_bytes,
         }  # fmt: skip
         return self._call(code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
 
     def select(self, source: Workspace, name: str) -> Call:
-        """Copies rows of another workspace's buffer into this one's; this step's position is the first row."""
-        if source.columns[name] != self._work.columns[name]:
-            raise ValueError(f"buffer {name} has {source.columns[name]} columns, {self._work.columns[name]} wanted")
-        values = {"x": source.address(name), "y": self._work.address(name), "stride": self._work.stride(name)}
+        """Copies rows of another workspace's buffer into this one's."""
+        w = self._work
+        if source.columns[name] != w.columns[name]:
+            raise ValueError(f"buffer {name} has {source.columns[name]} columns, {w.columns[name]} wanted")
+        values = {
+            "step": w.step.all_rows, "rows": w.step.sources_address, "x": source.address(name), "y": w.address(name),
+            "stride": w.stride(name),
+        }  # fmt: skip
         call = self._call(kernel("select_rows"), values, [], [name])
         return replace(call, reads=frozenset({f"{source.name}:{name}"}))
+
+
+def cache_constants(heads: Heads, shape: CacheShape) -> dict[str, int | str]:
+    """Constants of the kernels that read or write the cache."""
+    return {
+        "key_length": heads.key_length, "value_length": heads.value_length, "key_type": shape.key_type.name,
+        "value_type": shape.value_type.name,
+    }  # fmt: skip
 
 
 def barriers(calls: Sequence[Call]) -> list[bool]:

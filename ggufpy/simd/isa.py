@@ -1,13 +1,16 @@
 """SIMD levels: which the CPU has, which one runs, and what LLVM is told to generate code for.
 
-A level fixes the number of 32-bit lanes of a vector, and with it the layout of packed weights.
+A level fixes the number of 32-bit lanes of a vector, and with it the layout of packed weights. Within a level,
+`has_tiles` and `has_bf16_dot` say whether there is a faster way to multiply matrices.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 from dataclasses import dataclass
 
 from ggufpy.errors import GGUFError
@@ -38,12 +41,19 @@ _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "f16c", 
 
 # Best first. `amx` computes few tokens as avx512 does; its tiles serve matrix products of many tokens.
 LEVELS = (
-    Level("amx", 16, 32, "avx512", _X86, (*_AVX512, "amx-tile", "amx-int8", "amx-bf16"), host_tuned=True),
+    Level("amx", 16, 32, "amx", _X86, (*_AVX512, "amx-tile", "amx-bf16"), host_tuned=True),
     Level("avx512", 16, 32, "avx512", _X86, _AVX512, host_tuned=True),
     Level("avx2", 8, 16, "avx2", _X86, ("avx2", "f16c", "fma"), "haswell", "+avx2,+f16c,+fma"),
     Level("neon", 4, 32, "neon", _ARM, ("neon", "dotprod"), "generic", "+neon,+dotprod"),
     Level("portable", 4, 16, "portable", _X86 | _ARM | {""}),
 )
+
+# For tests: the kernels of `amx` on any machine, its tiles being memory. It is none of LEVELS.
+EMULATED = Level("amx_emulated", 16, 32, "amx_emulated", _X86 | _ARM, host_tuned=True)
+
+# Linux gives a process its 8 KiB of tiles when it asks (Documentation/arch/x86/xstate.rst): the number of the system
+# call arch_prctl on x86-64, its ARCH_REQ_XCOMP_PERM, and XFEATURE_XTILEDATA.
+_ARCH_PRCTL, _ASK, _TILE_DATA = 158, 0x1023, 18
 
 
 @functools.cache
@@ -54,15 +64,56 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
+@functools.cache
+def tiles_refused() -> str:
+    """Asks the system, once, for the tiles of a CPU that has them; why it does not give them, or an empty string."""
+    if not sys.platform.startswith("linux"):
+        return f"ggufpy cannot ask {sys.platform} for them"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_ASK), ctypes.c_long(_TILE_DATA)) == 0:
+        return ""
+    return f"the system refused: {os.strerror(ctypes.get_errno())}"
+
+
+def _present(level: Level) -> bool:
+    """Whether this CPU has the level."""
+    return platform.machine() in level.machine and host_features().issuperset(level.needs)
+
+
 def available() -> tuple[Level, ...]:
-    """Levels that this machine can run, best first. `portable` is always there."""
-    machine = platform.machine()
+    """Levels that this process can run, best first. `portable` is always there."""
     found = [
         level
         for level in LEVELS
-        if level.name == "portable" or (machine in level.machine and host_features().issuperset(level.needs))
+        if level.name == "portable" or (_present(level) and not _unusable(level))
     ]
     return tuple(found)
+
+
+def notes() -> list[str]:
+    """A line for each level that the CPU has but this process cannot use."""
+    return [f"{at.name} is not used: {tiles_refused()}" for at in LEVELS if _unusable(at)]
+
+
+def _unusable(level: Level) -> bool:
+    return has_tiles(level) and _present(level) and bool(tiles_refused())
+
+
+def features(level: Level) -> frozenset[str]:
+    """LLVM's names of what code at this level may use: the host's, or what the level itself names."""
+    if level.host_tuned:
+        return host_features()
+    return frozenset(name[1:] for name in level.features.split(",") if name.startswith("+"))
+
+
+def has_tiles(level: Level) -> bool:
+    """Whether the level has the primitives of bf16 tiles."""
+    return level.lowering in ("amx", "amx_emulated")
+
+
+def has_bf16_dot(level: Level) -> bool:
+    """Whether the level has a dot product of bf16 pairs."""
+    return level.lowering in ("avx512", "amx") and "avx512bf16" in features(level)
 
 
 def current() -> Level:
@@ -75,8 +126,10 @@ def current() -> Level:
         if level.name == wanted:
             return level
     names = ", ".join(level.name for level in present)
-    known = any(level.name == wanted for level in LEVELS)
+    known = [level for level in LEVELS if level.name == wanted]
     reason = "this CPU does not have it" if known else "there is no such level"
+    if known and _present(known[0]):
+        reason = tiles_refused()
     raise GGUFError(f"GGUFPY_ISA={wanted}: {reason}; choose one of {names}")
 
 

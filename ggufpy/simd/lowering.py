@@ -41,8 +41,8 @@ class Lowering:
     wide_dot = True
     pairs = False
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
+    def __init__(self, lanes: int, bf16_dot: bool = False) -> None:
+        self.lanes, self.bf16_dot = lanes, bf16_dot
         self.F, self.I = Vec("f32", lanes), Vec("i32", lanes)
 
     def fma(self, b: Any, x: Any, y: Any, z: Any) -> Any:
@@ -117,6 +117,26 @@ class Lowering:
         half = b.or_(half, b.lshr(sign, fill(kind, 16)))
         return b.trunc(half, vector(I16, self.lanes))
 
+    def _bf16_above(self, b: Any, value: Any) -> Any:
+        """f32 → i32 with its bf16, to nearest even, in the upper half and anything in the lower; NaNs stay NaNs."""
+        kind = self.I.ir
+        bits = b.bitcast(value, kind)
+        odd = b.and_(b.lshr(bits, fill(kind, 16)), fill(kind, 1))
+        rounded = b.add(bits, b.add(odd, fill(kind, 0x7FFF)))
+        return b.select(b.fcmp_unordered("uno", value, value), b.or_(bits, fill(kind, 0x400000)), rounded)
+
+    def to_bf16(self, b: Any, value: Any) -> Any:
+        """f32 → <n x i16> of bf16 bits, to nearest even."""
+        return b.trunc(b.lshr(self._bf16_above(b, value), fill(self.I.ir, 16)), vector(I16, self.lanes))
+
+    def bf16_pairs(self, b: Any, low: Any, high: Any) -> Any:
+        """Two f32 vectors → their bf16 as the lower and upper halves of i32 lanes."""
+        upper = b.and_(self._bf16_above(b, high), fill(self.I.ir, -0x10000))
+        return b.or_(b.lshr(self._bf16_above(b, low), fill(self.I.ir, 16)), upper)
+
+    def dot_bf16(self, b: Any, acc: Any, x: Any, y: Any) -> Any:
+        raise NotImplementedError
+
     def round_to_int(self, b: Any, value: Any) -> Any:
         """f32 → i32 to nearest even, for |value| < 2^22: adding 1.5 × 2^23 leaves the integer in the low bits."""
         magic = 12582912.0
@@ -159,6 +179,76 @@ class Avx512(X86):
 
     def dot4_signed(self, b: Any, acc: Any, offset128: Any, signed: Any) -> Any:
         return self.dot4(b, acc, offset128, signed)
+
+    def to_bf16(self, b: Any, value: Any) -> Any:
+        if not self.bf16_dot:
+            return super().to_bf16(b, value)
+        return call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", vector(I16, self.lanes), [value])
+
+    def bf16_pairs(self, b: Any, low: Any, high: Any) -> Any:
+        if not self.bf16_dot:
+            return super().bf16_pairs(b, low, high)
+        n = self.lanes
+        both = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", vector(I16, 2 * n), [high, low])  # low ones first
+        turns = ir.Constant(vector(I32, 2 * n), [i // 2 + n * (i % 2) for i in range(2 * n)])
+        return b.bitcast(b.shuffle_vector(both, ir.Constant(both.type, ir.Undefined), turns), self.I.ir)
+
+    def dot_bf16(self, b: Any, acc: Any, x: Any, y: Any) -> Any:
+        return call(b, "llvm.x86.avx512bf16.dpbf16ps.512", self.F.ir, [acc, x, y])  # newer LLVM: as for dot4
+
+
+class Amx(Avx512):
+    """AVX-512 and tiles: eight registers of 16 rows of 64 bytes. Tile numbers are Python integers."""
+
+    def tile_config(self, b: Any) -> None:
+        """All tiles get 16 rows of 64 bytes, and zeros."""
+        call(b, "llvm.x86.ldtilecfg", ir.VoidType(), [self._config(b)])
+
+    def tile_release(self, b: Any) -> None:
+        call(b, "llvm.x86.tilerelease", ir.VoidType(), [])
+
+    def tile_zero(self, b: Any, n: int) -> None:
+        call(b, "llvm.x86.tilezero", ir.VoidType(), [I8(n)])
+
+    def tile_load(self, b: Any, n: int, address: Any, stride: Any) -> None:
+        call(b, "llvm.x86.tileloadd64", ir.VoidType(), [I8(n), _bytes_at(b, address), stride])
+
+    def tile_store(self, b: Any, n: int, address: Any, stride: Any) -> None:
+        call(b, "llvm.x86.tilestored64", ir.VoidType(), [I8(n), _bytes_at(b, address), stride])
+
+    def tile_dot_bf16(self, b: Any, c: int, x: int, y: int) -> None:
+        call(b, "llvm.x86.tdpbf16ps", ir.VoidType(), [I8(c), I8(x), I8(y)])
+
+    def _config(self, b: Any) -> Any:
+        """The address of 64 bytes (Intel SDM, LDTILECFG): palette 1, bytes a row from 16, rows from 48."""
+        columns, rows = [64, 0] * 8 + [0] * 16, [16] * 8 + [0] * 8
+        values = [1, *[0] * 15, *columns, *rows]
+        config = shared_global(b, "ggufpy_tile_config", ir.ArrayType(I8, 64), values)
+        return b.bitcast(config, I8.as_pointer())
+
+
+def _bytes_at(b: Any, address: Any) -> Any:
+    return b.inttoptr(address, I8.as_pointer())
+
+
+def shared_global(b: Any, name: str, kind: Any, value: Any) -> Any:
+    """A variable of the kernel: the one of this name in every function that is linked into it."""
+    module = b.module
+    found = module.globals.get(name)
+    if found is None:
+        found = ir.GlobalVariable(module, kind, name)
+        found.linkage, found.align = "linkonce_odr", 64
+        found.initializer = ir.Constant(kind, value)
+    return found
+
+
+class EmulatedAmx(Lowering):
+    """Tiles in the kernel's own memory, for one thread at a time: `emulated.py` has what is done with them."""
+
+    def tile_state(self, b: Any) -> Any:
+        """The address of eight tiles of 1 KiB and of their number of rows, an i64."""
+        state = shared_global(b, "ggufpy_tiles", ir.ArrayType(I8, 8 * 1024 + 64), None)
+        return b.ptrtoint(state, ir.IntType(64))
 
 
 class Avx2(X86):
@@ -208,4 +298,11 @@ class Neon(Hardware):
         return self.dot4(b, acc, b.xor(offset128, fill(self.I.ir, -0x7F7F7F80)), signed)
 
 
-LOWERINGS: dict[str, type[Lowering]] = {"avx512": Avx512, "avx2": Avx2, "neon": Neon, "portable": Lowering}
+LOWERINGS: dict[str, type[Lowering]] = {
+    "amx": Amx,
+    "amx_emulated": EmulatedAmx,
+    "avx512": Avx512,
+    "avx2": Avx2,
+    "neon": Neon,
+    "portable": Lowering,
+}

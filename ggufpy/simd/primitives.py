@@ -15,9 +15,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
+from .emulated import emulated_tiles
 from .frontend import helper
-from .isa import Level
-from .lowering import I8, I16, I32, LOWERINGS, Lowering, call, fill, vector
+from .isa import Level, has_bf16_dot, has_tiles
+from .lowering import I8, I16, I32, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
 from .vectors import Registers, Struct, Vec, splat
 
 Codegen = Callable[[Any, list[Any]], Any]
@@ -86,13 +87,14 @@ def _scalars(v: dict[str, Any]) -> None:
     v["sqrt"] = _intrinsic(
         types.float32, (types.float32,), lambda b, a: call(b, "llvm.sqrt.f32", ir.FloatType(), a)
     )
-    v["prefetch"] = _intrinsic(types.void, (types.int64,), _prefetch)
+    v["prefetch"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 2))
+    v["prefetch_near"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 3))
 
 
-def _prefetch(b: Any, args: list[Any]) -> None:
-    pointer = _pointer(b, args[0], I8)
-    flags = [ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)]  # to read, into L2, data
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *flags])
+def _prefetch(b: Any, address: Any, locality: int) -> None:
+    """Brings a cache line for reading: into L2 with locality 2, into L1 with 3."""
+    flags = [ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1)]
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [_pointer(b, address, I8), *flags])
 
 
 def _threads(v: dict[str, Any], low: Lowering) -> None:
@@ -144,6 +146,10 @@ def _memory(v: dict[str, Any], low: Lowering) -> None:
         (address,),
         lambda b, a: b.bitcast(b.shl(b.zext(_load(b, a[0], halves), N.ir), fill(N.ir, 16)), F.ir),
     )
+    bytes_ = vector(I8, low.lanes)
+    v["load_i8"] = _intrinsic(N, (address,), lambda b, a: b.sext(_load(b, a[0], bytes_), N.ir))
+    v["load_u8s"] = _intrinsic(N, (address,), lambda b, a: b.zext(_load(b, a[0], bytes_), N.ir))
+    v["store_bf16"] = _intrinsic(types.void, (address, F), lambda b, a: _store(b, low.to_bf16(b, a[1]), a[0]))
     v["store_i8"] = _intrinsic(
         types.void, (address, N), lambda b, a: _store(b, b.trunc(a[1], vector(I8, low.lanes)), a[0])
     )
@@ -162,6 +168,9 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     v["fma"] = _intrinsic(F, (F, F, F), lambda b, a: low.fma(b, *a))
     v["dot4"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4(b, *a))
     v["dot4_signed"] = _intrinsic(N, (N, N, N), lambda b, a: low.dot4_signed(b, *a))
+    v["bf16_pairs"] = _intrinsic(N, (F, F), lambda b, a: low.bf16_pairs(b, *a))
+    if low.bf16_dot:
+        v["dot_bf16"] = _intrinsic(F, (F, N, N), lambda b, a: low.dot_bf16(b, *a))
     if low.pairs:
         v["pairs"] = _intrinsic(N, (N, N), lambda b, a: low.multiply_pairs(b, *a))
         v["add_pairs"] = _intrinsic(N, (N, N), lambda b, a: low.add_pairs(b, *a))
@@ -179,6 +188,9 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     v["less"] = _intrinsic(
         F, (N, N, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3])
     )
+    v["above"] = _intrinsic(
+        F, (F, F, F, F), lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3])
+    )
     v["first"] = _intrinsic(types.float32, (F,), lambda b, a: b.extract_element(a[0], ir.Constant(I32, 0)))
     v["half_bits"] = _intrinsic(types.int64, (types.float32,), half_bits)
     v["sum"] = _intrinsic(types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, b.fadd))
@@ -186,6 +198,38 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     v["largest"] = _intrinsic(
         types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, lambda x, y: pick(b, ">", x, y))
     )
+
+
+def _tile_primitive(numbers: int, arguments: int, emit: Callable[..., None]) -> Any:
+    """An intrinsic of `numbers` constant tile numbers and `arguments` int64: `emit(builder, *numbers, *arguments)`."""
+
+    def typing(typingctx: Any, *given: Any) -> Any:
+        tiles = [number.literal_value for number in given[:numbers]]
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emit(builder, *tiles, *args[numbers:])
+            return context.get_dummy_value()
+
+        return types.void(*given[:numbers], *[types.int64] * arguments), codegen
+
+    names = ", ".join(f"a{i}" for i in range(numbers + arguments))
+    scope: dict[str, Any] = {"typing": typing}
+    exec(f"def primitive(typingctx, {names}):\n    return typing(typingctx, {names})\n", scope)
+    return intrinsic(prefer_literal=True)(scope["primitive"])
+
+
+def _tiles(v: dict[str, Any], low: Lowering) -> None:
+    """Tile registers of 16 rows of 64 bytes, where the level has them."""
+    if isinstance(low, EmulatedAmx):
+        v["tile_state"] = _intrinsic(types.int64, (), lambda b, a: low.tile_state(b))
+        v.update(emulated_tiles(_as_module("emulated", v)))
+    elif isinstance(low, Amx):
+        v["tile_config"] = _intrinsic(types.void, (), lambda b, a: low.tile_config(b))
+        v["tile_release"] = _intrinsic(types.void, (), lambda b, a: low.tile_release(b))
+        v["tile_zero"] = _tile_primitive(1, 0, low.tile_zero)
+        v["tile_load"] = _tile_primitive(1, 2, low.tile_load)
+        v["tile_store"] = _tile_primitive(1, 2, low.tile_store)
+        v["tile_dot_bf16"] = _tile_primitive(3, 0, low.tile_dot_bf16)
 
 
 def _registers(vec: Vec) -> Any:
@@ -240,13 +284,15 @@ def _as_module(name: str, members: dict[str, Any]) -> ModuleType:
 @functools.cache
 def primitives(level: Level) -> ModuleType:
     """Everything that a kernel of this level may call; L is its lanes, the other capitals how it differs."""
-    low = LOWERINGS[level.lowering](level.lanes)
+    low = LOWERINGS[level.lowering](level.lanes, has_bf16_dot(level))
     v: dict[str, Any] = {
         "L": level.lanes,
         "REGISTERS": level.registers,
         "S8_BIAS": low.signed8_bias,
         "WIDE_DOT": low.wide_dot,
         "PAIRS": low.pairs,
+        "BF16_DOT": low.bf16_dot,
+        "TILES": has_tiles(level),
         "floats": _registers(low.F),
         "ints": _registers(low.I),
         "njit": helper,
@@ -256,6 +302,7 @@ def primitives(level: Level) -> ModuleType:
     _memory(v, low)
     _arithmetic(v, low)
     _math(v)
+    _tiles(v, low)
     return _as_module(level.name, v)
 
 

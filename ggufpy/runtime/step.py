@@ -1,0 +1,90 @@
+"""What a step is made of, in memory that kernels read: how many rows, where each goes, and which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.kernels.attention import RECORD
+
+from .memory import Region
+
+NOWHERE = -1  # the position of a row that only fills up
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of one sequence: the first, how many, the first's position and the address of the page table."""
+
+    row: int
+    count: int
+    position: int
+    table: int
+
+
+class Step:
+    """Numbers of one step of at most `rows` rows. All addresses that kernels get from it are constant."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._counts = Region(64, "the step's counts")
+        self._places = Region(16 * rows, "the step's places")
+        self._spans = Region(16 + 8 * RECORD * rows, "the step's spans")
+        self._sources = Region(8 * rows, "the step's rows")
+        self._count_view = self._counts.view(np.int64, 5)
+        self.places: NDArray[np.int64] = self._places.view(np.int64, rows, 2)
+        self._span_view = self._spans.view(np.int64, 2 + RECORD * rows)
+        self.sources: NDArray[np.int64] = self._sources.view(np.int64, rows)
+
+    @property
+    def all_rows(self) -> int:
+        """The address of the number of rows."""
+        return self._counts.at(0, 8)
+
+    @property
+    def exact_rows(self) -> int:
+        """The address of the number of rows, from the first, whose products do not depend on their company."""
+        return self._counts.at(8, 8)
+
+    @property
+    def bulk_rows(self) -> int:
+        """The address of the first of the other rows, and of how many there are."""
+        return self._counts.at(16, 16)
+
+    @property
+    def places_address(self) -> int:
+        return self._places.at(0, self._places.nbytes)
+
+    @property
+    def spans_address(self) -> int:
+        return self._spans.at(0, self._spans.nbytes)
+
+    @property
+    def sources_address(self) -> int:
+        """The rows of another step that this one's are copies of."""
+        return self._sources.at(0, self._sources.nbytes)
+
+    def set_rows(self, exact: int, bulk_first: int, bulk: int) -> None:
+        """Rows of the next step: `exact` from 0, and `bulk` from `bulk_first`. Raises ValueError for too many."""
+        rows = bulk_first + bulk if bulk else exact
+        if not 0 < rows <= self._rows or exact < 0 or bulk < 0 or (bulk and bulk_first < exact):
+            raise ValueError(f"a step of {exact} rows and {bulk} from {bulk_first}, of {self._rows}")
+        self._count_view[:4] = (rows, exact, bulk_first, bulk)
+
+    def set_spans(self, spans: Items[Span], parts: Items[int]) -> None:
+        """Single rows come first, each with the address of its parts. Rows of no span go nowhere."""
+        singles = sum(span.count == 1 for span in spans)
+        self._span_view[:2] = (singles, len(spans) - singles)
+        self.places[:, 0] = NOWHERE
+        for i, span in enumerate(spans):
+            if (span.count == 1) != (i < singles) or span.row + span.count > self._rows:
+                raise ValueError(f"span {i} of {singles} singles has {span.count} rows from {span.row}")
+            at = 2 + RECORD * i
+            record = (span.row, span.count, span.position, span.table, parts[i] if i < singles else 0)
+            self._span_view[at : at + RECORD] = record
+            rows = self.places[span.row : span.row + span.count]
+            rows[:, 0] = np.arange(span.position, span.position + span.count)
+            rows[:, 1] = span.table
