@@ -127,7 +127,7 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
     L = v.L
     padded = -(-value_length // L) * L
     vectors = padded // L
-    count = _at_once(queries, 6)
+    count = _at_once(queries, 8 if v.REGISTERS >= 32 else 6)
     wide = max(1, min(vectors, (26 if v.REGISTERS >= 32 else 12) // count))
     while vectors % wide:
         wide -= 1

@@ -23,11 +23,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     vector = v.L * (4 if dtype == "f32" else 2)
     lines = (UNROLL * vector + 63) // 64
 
-    def make(streams: int, tokens: int) -> Any:
+    def make(streams: int, ahead: bool) -> Any:
         @v.njit
         def accumulate(weights, stride, blocks, x, x_stride, total):
             for k in range(0, BLOCK * blocks, UNROLL):
-                if tokens == 1:
+                if ahead:
                     for j in range(streams):
                         for line in range(lines):
                             v.prefetch(weights + j * stride + k * vector + PREFETCH + 64 * line)

@@ -15,7 +15,7 @@ from .layout import block_bytes, scale_offset
 from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
-PREFETCH = 1024  # bytes ahead in each stream; see spec/notes.md
+PREFETCH = {1: 1024, 2: 1024, 4: 8192}  # bytes ahead in each stream, by tokens; see spec/notes.md
 
 
 def high_factor(v: Any, bits: int) -> int:
@@ -62,7 +62,7 @@ def _unpacker(v: Any, bits: int) -> Any:
     return code
 
 
-def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
+def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool) -> Any:
     """accumulate(weights, stride, blocks, x, x_stride, total), see matrix.py."""
     bits, group, has_min = panel.bits, panel.group, panel.has_min
     L = v.L
@@ -74,7 +74,7 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
     bias = -v.S8_BIAS if signed8 else panel.offset
     shifts = (_power(bias), _power(bias * factor))
     count = streams * tokens
-    lines = (size + 63) // 64
+    lines, distance = (size + 63) // 64, PREFETCH[tokens]
     dot = v.dot4_signed if signed8 else v.dot4
 
     @v.njit
@@ -128,10 +128,10 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int) -> Any:
             d_at = x + 32 * blocks + 8 * b
             s_at = x + 40 * blocks + 8 * b
             m_at = x + 48 * blocks + 8 * b
-            if tokens == 1:
+            if ahead:
                 for j in range(streams):
                     for line in range(lines):
-                        v.prefetch(first + j * stride + PREFETCH + 64 * line)
+                        v.prefetch(first + j * stride + distance + 64 * line)
             half(first, stride, at, x_stride, s_at, 0, low)
             half(first, stride, at, x_stride, s_at + 4, 1, high)
             for t in range(tokens):
@@ -164,4 +164,4 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     many = v.REGISTERS >= 32
     streams = (4 if many else 2) if tokens == 1 else 2 if many else 1
     size = block_bytes(panel, v.L)
-    return matmul(v, lambda s, t: _accumulator(v, panel, s, t), streams, tokens, size)
+    return matmul(v, lambda s, ahead: _accumulator(v, panel, s, tokens, ahead), streams, tokens, size)

@@ -15,9 +15,11 @@ from .spec import struct
 
 ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
 
-# make(streams, tokens) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
-# to total[j, t] for panels `stride` bytes apart.
-MakeAccumulate = Callable[[int, int], Any]
+MANY = 4  # tokens of a group when there are more groups to come
+
+# make(streams, ahead) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
+# to total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
+MakeAccumulate = Callable[[int, bool], Any]
 
 
 def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
@@ -43,10 +45,12 @@ def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
     return tile
 
 
-def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int) -> Any:
+def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Any:
     """panels(args, first, count, n_tokens): `count` rounds of `streams` panels from `first`."""
-    tile = _tile(v, accumulate, streams, tokens)
     row_bytes = v.L * 4
+    # The first group of tokens reads weights from memory, the next ones from the caches.
+    leading = _tile(v, make(streams, True), streams, tokens)
+    following = _tile(v, make(streams, False), streams, tokens) if tokens == MANY and streams > 1 else leading
 
     @v.njit
     def panels(args, first, count, n_tokens):
@@ -57,9 +61,11 @@ def _panels(v: Any, accumulate: Any, streams: int, tokens: int, block_bytes: int
         for panel in range(first, first + count):
             w, out = weights + panel * stride, y + panel * row_bytes
             b = bias + panel * row_bytes if bias != 0 else 0
-            for t in range(0, n_tokens, tokens):
+            if n_tokens > 0:
+                leading(w, count * stride, blocks, x, x_stride, out, count * row_bytes, y_stride, b, multiplier, add)
+            for t in range(tokens, n_tokens, tokens):
                 at, to = x + t * x_stride, out + t * y_stride
-                tile(w, count * stride, blocks, at, x_stride, to, count * row_bytes, y_stride, b, multiplier, add)
+                following(w, count * stride, blocks, at, x_stride, to, count * row_bytes, y_stride, b, multiplier, add)
 
     return panels
 
@@ -69,8 +75,8 @@ def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes:
 
     Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads.
     """
-    wide = _panels(v, make(streams, tokens), streams, tokens, block_bytes)
-    narrow = _panels(v, make(1, tokens), 1, tokens, block_bytes)
+    wide = _panels(v, make, streams, tokens, block_bytes)
+    narrow = _panels(v, make, 1, tokens, block_bytes)
 
     def kernel(args, ith, nth):
         n_tokens = v.load_i64(args.step)

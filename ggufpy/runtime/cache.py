@@ -109,7 +109,7 @@ class KvCache:
 
     def own(self, page: int) -> int:
         """The page, or a copy of it if it has several owners: something is about to be written there."""
-        if self._users()[page] <= 1:
+        if len(self._owners) == 1 or self._users()[page] <= 1:
             return page
         (copy,) = self.take(1)
         for layer in range(self._layers):

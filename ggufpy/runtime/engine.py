@@ -101,6 +101,11 @@ class Engine:
         return self._shape.positions
 
     @property
+    def parallel(self) -> int:
+        """Sequences that a step can have, and that can be full at once."""
+        return self._shape.sequences
+
+    @property
     def n_vocab(self) -> int:
         """Tokens in the vocabulary: the length of a row of logits."""
         return self._model.plan.vocabulary

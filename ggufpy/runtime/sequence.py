@@ -52,6 +52,11 @@ class Sequence:
         if missing > 0:
             self.pages = [*self.pages, *self._cache.take(missing)]
 
+    def wants(self, count: int) -> int:
+        """Pages that `count` more positions may take."""
+        grown = _pages(self.n_past + count) - len(self.pages)
+        return max(grown, 0) + (1 if self.n_past % CHUNK else 0)  # the last one may have to be copied
+
     def _own(self, first: int) -> None:
         """From page `first` on, pages that nobody else holds."""
         for i in range(first, len(self.pages)):

@@ -1,0 +1,284 @@
+"""Steps of many sequences: each has the tokens and bits that it has alone, whatever else runs, ends or is shared."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import VOCABULARY, difference, divergence, reference, synthetic, write_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ggufpy import format as gguf
+from ggufpy.errors import GGUFError
+from ggufpy.runtime import EngineOptions, Session, load
+from ggufpy.runtime.engine import Chunk, Engine
+from ggufpy.runtime.scheduler import Scheduler
+
+N_CTX = 300
+RNG = np.random.default_rng(4)
+TEXTS = [RNG.integers(0, 320, n).tolist() for n in (290, 131, 40, 7)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shapes, path = synthetic(), tmp_path_factory.mktemp("models") / "m.gguf"
+    shapes.write_model(path, shapes.Shape(2, 256, 256, 4, 2, 320, 400), "Q4_0")
+    return path
+
+
+@pytest.fixture(scope="module")
+def session(path: Path) -> Iterator[Session]:
+    with gguf.open(path) as file:
+        options = EngineOptions(n_threads=2, n_ctx=N_CTX, n_batch=64, n_parallel=4)
+        with load(file, options) as session:
+            yield session
+
+
+@pytest.fixture(scope="module")
+def alone(session: Session) -> list[Any]:
+    """Logits of every token of TEXTS, each text by itself."""
+    found = []
+    for text in TEXTS:
+        session.truncate(0)
+        found.append(session.eval_logits(text))
+    session.truncate(0)
+    return found
+
+
+def feed(engine: Engine, sequence: Any, tokens: list[int]) -> Any:
+    """All logits of tokens that may be more than a step's."""
+    steps = [tokens[i : i + engine.rows] for i in range(0, len(tokens), engine.rows)]
+    return np.concatenate([engine.step([Chunk(sequence, part, "all")])[0] for part in steps])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: list[Any], data: st.DataObject) -> None:
+    engine = session.engine
+    sequences, done = [engine.sequence() for _ in TEXTS], [0] * len(TEXTS)
+    for _ in range(data.draw(st.integers(1, 12))):
+        chunks, rows, left = [], [], engine.rows
+        for i in data.draw(st.permutations(range(len(TEXTS)))):
+            count = min(data.draw(st.sampled_from([0, 1, 1, 2, 5, 17, 40])), left, len(TEXTS[i]) - done[i])
+            if count:
+                logits = data.draw(st.sampled_from(["none", "last", "all"]))
+                chunks.append(Chunk(sequences[i], TEXTS[i][done[i] : done[i] + count], logits))
+                rows.append((i, {"none": count, "last": count - 1, "all": 0}[logits], count))
+                left -= count
+        if not chunks:
+            continue
+        for (i, first, count), found in zip(rows, engine.step(chunks), strict=True):
+            np.testing.assert_array_equal(found, alone[i][done[i] + first : done[i] + count])
+            done[i] += count
+        i = data.draw(st.integers(0, len(TEXTS) - 1))
+        if data.draw(st.booleans()):  # cancelled, and begun again behind some of what it had
+            done[i] = data.draw(st.integers(0, done[i]))
+            if data.draw(st.booleans()):
+                sequences[i].truncate(done[i])
+            else:
+                before, sequences[i] = sequences[i], sequences[i].fork(done[i])
+                before.close()
+    for sequence in sequences:
+        sequence.close()
+    assert engine.free_pages == 4 * 3
+
+
+def test_forks_share_pages_until_one_writes(session: Session, alone: list[Any]) -> None:
+    engine = session.engine
+    first = engine.sequence()
+    feed(engine, first, TEXTS[0][:200])
+    free = engine.free_pages
+    second, third = first.fork(150), first.fork(128)
+    assert engine.free_pages == free
+    other = [5, 6, 7]
+    engine.step([Chunk(second, other)])  # into the page that both have
+    assert engine.free_pages == free - 1
+    np.testing.assert_array_equal(feed(engine, first, TEXTS[0][200:220]), alone[0][200:220])
+    np.testing.assert_array_equal(feed(engine, third, TEXTS[0][128:140]), alone[0][128:140])
+    second.truncate(150)
+    np.testing.assert_array_equal(feed(engine, second, TEXTS[0][150:160]), alone[0][150:160])
+    del first, second, third  # dropped sequences give their pages back
+    assert engine.free_pages == 12
+
+
+@pytest.mark.parametrize(("keep", "drop"), [(0, 30), (10, 77), (128, 16), (5, 1), (0, 150), (60, 0)])
+def test_a_shift_is_as_if_positions_had_been_lower(tmp_path: Path, keep: int, drop: int) -> None:
+    """With one layer, keys and values do not depend on what was dropped: the outcome is that of the text without it."""
+    path = write_model(tmp_path / "m", {"context_length": 256, "block_count": 1})
+    tokens = np.random.default_rng(keep).integers(0, VOCABULARY, 150).tolist()
+    with gguf.open(path) as file, load(file, EngineOptions(n_threads=2, n_batch=33)) as session:
+        session.eval(tokens)
+        with pytest.raises(GGUFError, match="cannot keep"):
+            session.shift(100, 51)
+        session.shift(keep, drop)
+        assert session.n_past == 150 - drop
+        session.eval([3])
+        exact = reference(file, [*tokens[:keep], *tokens[keep + drop :], 3])[-1:]
+        assert difference(exact, session.last_logits()[None]) < 5e-3
+
+
+def test_a_shift_leaves_a_fork_alone(session: Session, alone: list[Any]) -> None:
+    engine = session.engine
+    first = engine.sequence()
+    feed(engine, first, TEXTS[1][:100])
+    second = first.fork(100)
+    first.shift(10, 20)
+    assert first.n_past == 80
+    np.testing.assert_array_equal(feed(engine, second, TEXTS[1][100:]), alone[1][100:])
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bf16", 1e-3), ("q8_0", 1e-3), ("q4_0", 2e-2)])
+def test_cache_types(path: Path, kind: str, most: float) -> None:
+    with gguf.open(path) as file:
+        plain = EngineOptions(n_threads=2, n_ctx=N_CTX)
+        with load(file, plain) as session:
+            exact, whole = session.eval_logits(TEXTS[0]), session.kv_bytes
+        options = EngineOptions(n_threads=2, n_ctx=N_CTX, cache_type_k=kind, cache_type_v=kind)
+        with load(file, options) as session:
+            found = session.eval_logits(TEXTS[0])
+            assert 0 < divergence(exact, found) < most
+            assert session.kv_bytes / whole == {"bf16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}[kind]
+
+
+def test_cache_types_that_do_not_fit(tmp_path: Path, path: Path) -> None:
+    with gguf.open(write_model(tmp_path / "m")) as file, pytest.raises(GGUFError, match="multiple of 32"):
+        load(file, EngineOptions(cache_type_k="q8_0"))
+    with gguf.open(path) as file, pytest.raises(GGUFError, match="q5_1"):
+        load(file, EngineOptions(cache_type_v="q5_1"))
+
+
+def test_steps_that_cannot_be(session: Session) -> None:
+    engine = session.engine
+    a, b = engine.sequence(), engine.sequence()
+    closed = engine.sequence()
+    closed.close()
+    wrong: list[tuple[list[Chunk], str]] = [
+        ([], "at least one token"),
+        ([Chunk(a, [])], "at least one token"),
+        ([Chunk(a, [320])], "vocabulary"),
+        ([Chunk(a, [1]), Chunk(a, [2])], "one chunk"),
+        ([Chunk(a, [1] * 60), Chunk(b, [1] * 5)], "n_batch"),
+        ([Chunk(engine.sequence(), [1]) for _ in range(5)], "n_parallel"),
+        ([Chunk(closed, [1])], "closed"),
+    ]
+    for chunks, message in wrong:
+        with pytest.raises(GGUFError, match=message):
+            engine.step(chunks)
+        assert a.n_past == b.n_past == 0
+    for _ in range(4):
+        feed(engine, a, [1] * 64)
+    with pytest.raises(GGUFError, match="the context is full"):
+        engine.step([Chunk(b, [1]), Chunk(a, [1] * 45)])
+    assert (a.n_past, b.n_past) == (256, 0)
+    a.close()
+    b.close()
+
+
+# -- the scheduler -----------------------------------------------------------------------------------------
+
+
+def greedy(most: int) -> Any:
+    """Takes the best token `most` times."""
+    left = [most]
+
+    def sample(logits: Any) -> int | None:
+        left[0] -= 1
+        return int(np.argmax(logits)) if left[0] >= 0 else None
+
+    return sample
+
+
+def by_itself(session: Session, prompt: list[int], most: int) -> list[int]:
+    session.truncate(0)
+    session.eval(prompt)
+    found: list[int] = []
+    while len(found) < most:
+        found.append(int(np.argmax(session.last_logits())))
+        if session.n_past == session.n_ctx:
+            break
+        session.eval(found[-1:])
+    session.truncate(0)
+    return found
+
+
+PROMPTS = [
+    TEXTS[0][:100], [*TEXTS[0][:100], 1, 2, 3], TEXTS[0][:60], TEXTS[1], TEXTS[2], TEXTS[3], TEXTS[3], [9], TEXTS[0],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_requests_have_the_tokens_that_they_have_alone(session: Session, seed: int) -> None:
+    scheduler, dice = Scheduler(session.engine), random.Random(seed)
+    order = dice.sample(range(len(PROMPTS)), len(PROMPTS))
+    lengths = {i: dice.randint(0, 20) for i in order}
+    requests: dict[int, Any] = {}
+    while len(requests) < len(order) or not scheduler.idle:
+        for i in order[len(requests) :][: dice.randint(0, 3)]:
+            requests[i] = scheduler.submit(PROMPTS[i], greedy(lengths[i]))
+        for request, token in scheduler.step():
+            assert request.produced[-1] == token
+        if requests and dice.random() < 0.1:
+            requests[dice.choice(sorted(requests))].cancel()
+    del scheduler
+    for i, request in requests.items():
+        wanted = by_itself(session, PROMPTS[i], lengths[i])
+        assert request.finish in ("cancelled", "stop", "length")
+        if request.finish == "cancelled":
+            assert request.produced == wanted[: len(request.produced)]
+        else:
+            assert request.produced == wanted
+            assert (request.finish == "length") == (len(PROMPTS[i]) + lengths[i] > N_CTX)
+    assert session.engine.free_pages == 12
+
+
+def test_what_was_read_is_not_read_again(session: Session) -> None:
+    engine, scheduler = session.engine, Scheduler(session.engine)
+    read = []
+    plain = engine.step
+
+    def step(chunks: Any, out: Any = None) -> Any:
+        read.append(sum(len(chunk.tokens) for chunk in chunks))
+        return plain(chunks, out)
+
+    engine.step = step  # type: ignore[method-assign]
+    try:
+        for prompt, tokens in ((PROMPTS[0], 100), (PROMPTS[1], 3), (PROMPTS[0], 1), ([7, *PROMPTS[0]], 101)):
+            read.clear()
+            request = scheduler.submit(prompt, greedy(1))
+            while not request.done:
+                scheduler.step()
+            assert sum(read) == tokens + 1  # and the token that it produced
+    finally:
+        engine.step = plain  # type: ignore[method-assign]
+
+
+def test_a_sampler_that_fails_ends_its_request_alone(session: Session) -> None:
+    scheduler = Scheduler(session.engine)
+
+    def fail(logits: Any) -> int:
+        raise RuntimeError("no")
+
+    bad, strange = scheduler.submit([1, 2], fail), scheduler.submit([1, 2], lambda logits: 320)
+    good = scheduler.submit([1, 2], greedy(3))
+    while not scheduler.idle:
+        scheduler.step()
+    assert (bad.finish, strange.finish, good.finish) == ("error", "error", "stop")
+    assert isinstance(bad.error, RuntimeError)
+    assert isinstance(strange.error, GGUFError)
+    assert len(good.produced) == 3
+
+
+def test_requests_that_cannot_be(session: Session) -> None:
+    scheduler = Scheduler(session.engine)
+    for prompt, message in (([], "empty"), ([320], "vocabulary"), ([1] * (N_CTX + 1), "shorten")):
+        with pytest.raises(GGUFError, match=message):
+            scheduler.submit(prompt, greedy(1))
+    assert scheduler.idle
+    assert scheduler.step() == []
