@@ -107,7 +107,7 @@ class Context:
         """Make the context hold exactly `tokens`, evaluating only what follows the prefix it already holds.
 
         The last token is always evaluated, so that its logits are the session's newest. Nothing is taken over that
-        was evaluated behind tokens forgotten since: the same text always gives the same logits.
+        was evaluated behind tokens forgotten since, so that the text alone decides (bulk rows aside: spec/flow.md).
         """
         self._resume(tokens, 0, self.session.n_past if self._whole is None else self._whole)
 

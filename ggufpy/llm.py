@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ggufpy.errors import GGUFError
 from ggufpy.generation import Context, Generation
 from ggufpy.hub import ProgressCall, resolve
+from ggufpy.kernels.kv_types import of_name
 from ggufpy.speculation import Drafter, DraftModel, PromptLookup
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
-CACHE_TYPES = ("f16", "bf16", "q8_0", "q4_0")  # what the key-value cache can be kept in
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class LoadOptions:
         if self.n_gpu_layers:
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         for kind in (self.cache_type_k, self.cache_type_v):
-            if kind not in CACHE_TYPES:
-                raise GGUFError(f"the key-value cache cannot be {kind}; use {', '.join(CACHE_TYPES)}")
+            of_name(kind)
         least = {"n_ctx": 0, "n_batch": 1, "n_parallel": 1, "lookup": 0, "draft_max": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:

@@ -153,8 +153,8 @@ def test_unknown_options_raise() -> None:
     ("options", "message"),
     [
         (LoadOptions(n_gpu_layers=-1), "GPU"),
-        (LoadOptions(cache_type_k="q5_1"), "cannot be q5_1; use f16, bf16, q8_0, q4_0"),
-        (LoadOptions(cache_type_v="f32"), "cannot be f32"),
+        (LoadOptions(cache_type_k="q5_1"), "cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
+        (LoadOptions(cache_type_v="f32"), "cannot be kept in 'f32'"),
         (LoadOptions(n_parallel=0), "n_parallel is 0, and must be at least 1"),
         (LoadOptions(lookup=-1), "lookup"),
         (LoadOptions(draft_model="a", draft_max=0), "draft_max"),

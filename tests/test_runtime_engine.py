@@ -56,7 +56,7 @@ def feed(engine: Engine, sequence: Any, tokens: list[int]) -> Any:
     return np.concatenate([engine.step([Chunk(sequence, part, "all")])[0] for part in steps])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: list[Any], data: st.DataObject) -> None:
     engine = session.engine

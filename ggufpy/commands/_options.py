@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 
 from ggufpy.commands import UsageError
 
 DRAFT_MAX = 16  # llama.cpp's
 MODEL_HELP = "path of a .gguf file, a known name, or hf:owner/repo[:file-or-quant] (default: smollm2)"
+
+
+def report_machine() -> None:
+    """Says what the CPU has and cannot be used, for -v."""
+    from ggufpy.simd import isa
+
+    for note in isa.notes():
+        print(f"ggufpy: {note}", file=sys.stderr)
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -13,7 +13,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import MODEL_HELP, add_cache_arguments, add_engine_arguments, whole
+from ggufpy.commands._options import (
+    MODEL_HELP,
+    add_cache_arguments,
+    add_engine_arguments,
+    report_machine,
+    whole,
+)
 from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -148,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
     import_module("ggufpy.runtime")
 
     imported = time.perf_counter()
+    if args.verbose:
+        report_machine()
     with Progress() as progress:
         parts = load_parts(args.model, _load_options(args, progress))
     loaded = time.perf_counter()

@@ -19,6 +19,7 @@ from ggufpy.commands._options import (
     add_sampling_arguments,
     add_speculation_arguments,
     check_speculation,
+    report_machine,
     whole,
 )
 from ggufpy.errors import GGUFError
@@ -133,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
         print()
     if args.verbose or sys.stderr.isatty():
         _report(result)
+    if args.verbose:
+        report_machine()
     return EXIT_INTERRUPTED if result.finish == "interrupt" and not result.text else 0
 
 

@@ -80,7 +80,8 @@ class Model:
         cached = cache_constants(h, self.shape)
         wanted: list[Kernel] = [LAUNCH, WORK]
         wanted += [kernel(n) for n in ("norm", "swiglu", "quantise", "tape", "select_rows")]
-        wanted += [kernel("rope_store", **cached), kernel("attention", group=h.group, **cached)]
+        wanted += [kernel(n, **cached) for n in ("rope_store", "kv_read")]
+        wanted.append(kernel("attention", group=h.group, **cached))
         wanted.append(kernel("attention_join", value_length=h.value_length, group=h.group))
         panels = {quants.get(self._file.tensors[n].type).panel for n in self._names}
         for panel in sorted(panels, key=repr):

@@ -1,8 +1,9 @@
 """Continuous batching: a queue of requests over an engine, whose steps mix prompt chunks and decoded tokens.
 
 Requests go in with `submit`, tokens come out of `step`. Every step decodes one token of each running request and fills
-up with chunks of prompts, oldest first. A request's tokens do not depend on what else is running (`Engine` says when).
-What a request has read stays for later ones that begin alike, until its pages are needed.
+up with chunks of prompts, oldest first. A request's tokens do not depend on what else is running, unless prompts have
+bulk rows (`Engine`): then the cut of a prompt into chunks may change its last bits. What a request has read stays for
+later ones that begin alike, until its pages are needed.
 """
 
 from __future__ import annotations
