@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from llm_fakes import parts
 
-from ggufpy import cli, llm
+from ggufpy import cli, loading
 from ggufpy.commands import _bench_plot
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -60,12 +60,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     seen = SimpleNamespace(parts=parts(), options=None, engine=FakeEngine())
     seen.parts.session.engine = seen.engine
 
-    def load(model: str, options: Any) -> llm.Parts:
+    def load(model: str, options: Any) -> loading.Parts:
         options.check()
         seen.options = options
         return seen.parts
 
-    monkeypatch.setattr(llm, "load_parts", load)
+    monkeypatch.setattr(loading, "load_parts", load)
     return seen
 
 

@@ -17,9 +17,9 @@ import pytest
 from llm_fakes import EOS, parts
 
 import ggufpy
-from ggufpy import cli, llm
+from ggufpy import cli, loading
 from ggufpy.commands import _options
-from ggufpy.llm import LoadOptions, Parts
+from ggufpy.loading import LoadOptions, Parts
 from ggufpy.progress import Progress, human_bytes
 
 
@@ -33,7 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         seen.model, seen.options = model, options
         return seen.parts
 
-    monkeypatch.setattr(llm, "load_parts", load)
+    monkeypatch.setattr(loading, "load_parts", load)
     return seen
 
 
@@ -276,7 +276,7 @@ def test_run_drafts_with_a_smaller_model(
         seen[model] = options
         return models[model]
 
-    monkeypatch.setattr(llm, "load_parts", load)
+    monkeypatch.setattr(loading, "load_parts", load)
     words = ["run", "big.gguf", "--raw", "-p", "p", "--temp", "0", "-t", "3", "--json"]
     got = json.loads(run(capsys, *words, "-md", "small.gguf", "--draft-max", "5")[1])
     assert (got["text"], got["finish"]) == ("qrstuvwxyz", "stop")
@@ -332,8 +332,8 @@ SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
 import llm_fakes
-from ggufpy import cli, llm
-llm.load_parts = lambda model, options: llm_fakes.parts(n_ctx=10**7, succ=lambda token: 98)
+from ggufpy import cli, loading
+loading.load_parts = lambda model, options: llm_fakes.parts(n_ctx=10**7, succ=lambda token: 98)
 sys.exit(cli.main(["run", "--raw", "-p", "a", "--temp", "0"]))
 """
 

@@ -11,7 +11,8 @@ from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts
 
 import ggufpy
 from ggufpy.generation import StopFilter
-from ggufpy.llm import Later, Llama, LoadOptions
+from ggufpy.llm import Llama
+from ggufpy.loading import Later, LoadOptions
 
 
 def ids(text: str) -> list[int]:

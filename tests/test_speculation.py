@@ -12,7 +12,8 @@ from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts, vague
 
 import ggufpy
 from ggufpy.generation import Context, Generation
-from ggufpy.llm import Llama, LoadOptions
+from ggufpy.llm import Llama
+from ggufpy.loading import LoadOptions
 from ggufpy.sampling import Sampler, Sampling
 from ggufpy.speculation import MOST_MISSES, DraftModel, PromptLookup, Speculation
 

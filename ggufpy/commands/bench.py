@@ -23,7 +23,7 @@ from ggufpy.commands._options import (
 from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ggufpy.llm import LoadOptions, Parts
+    from ggufpy.loading import LoadOptions, Parts
     from ggufpy.progress import Progress
     from ggufpy.runtime import Session
 
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
         _bench_plot.require()
     start = time.perf_counter()
-    from ggufpy.llm import load_parts
+    from ggufpy.loading import load_parts
     from ggufpy.progress import Progress
 
     import_module("ggufpy.format")
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
-    from ggufpy.llm import LoadOptions
+    from ggufpy.loading import LoadOptions
 
     return LoadOptions(
         n_ctx=max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth)),

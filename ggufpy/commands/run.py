@@ -162,7 +162,8 @@ def _prompt(args: argparse.Namespace) -> str:
 
 
 def _load(args: argparse.Namespace) -> Llama:
-    from ggufpy.llm import Llama, LoadOptions
+    from ggufpy.llm import Llama
+    from ggufpy.loading import LoadOptions
     from ggufpy.progress import Progress
 
     with Progress() as progress:
