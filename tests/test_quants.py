@@ -31,8 +31,8 @@ def test_every_required_type_is_there():
 
 def test_every_module_that_is_no_helper_is_a_type():
     modules = {module.name for module in pkgutil.iter_modules(quants.__path__)}
-    assert modules >= quants.HELPERS
-    for module in modules - quants.HELPERS:
+    assert modules >= set(quants.HELPERS)
+    for module in modules - set(quants.HELPERS):
         block = importlib.import_module(f"ggufpy.quants.{module}").BLOCK
         assert isinstance(block, BlockType)
         assert block.name.lower() == module

@@ -6,13 +6,20 @@ import warnings
 
 import numpy as np
 import pytest
+from engine import BEST, LEVELS, OTHERS, Room, compile_ahead
 
 from ggufpy import quants
+from ggufpy.errors import GGUFError
+from ggufpy.kernels.spec import kernel
 from ggufpy.quants import IntPanel, base, grids
+from ggufpy.quants.decoding import run_kernel
+from ggufpy.quants.encoding import PART
 
 gguf = pytest.importorskip("gguf", reason="the oracle, PyPI's gguf, is not installed")
 NAMES = quants.names()
 INTEGER = [name for name in NAMES if isinstance(quants.get(name).panel, IntPanel)]
+COMPILED = [name for name in NAMES if quants.get(name).decoder == "blocks"]
+EVERYWHERE = ["F16", "Q5_1", "Q3_K", "Q4_K"]  # decoded at every level: between them, all that decoders share
 ORACLE = {kind.name for kind in gguf.quants._type_traits} | {"F32", "F16"}
 
 
@@ -215,3 +222,78 @@ def test_reference_bytes_decode_to_their_weights(shared):
         signs = quants.dequantize(vectors["Q1_0"], "Q1_0") * x
         assert (signs.reshape(-1, 128).max(axis=1) >= 0).all()
         assert (signs >= 0).all()
+
+
+# -- compiled -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    here = [(kernel("decode", type=name.lower()), BEST) for name in COMPILED]
+    compile_ahead(here + [(kernel("decode", type=name.lower()), level) for name in EVERYWHERE for level in OTHERS])
+
+
+def any_bits(name, count):
+    """(count, nbytes) of random bits, and every byte value in each place."""
+    block = quants.get(name)
+    blocks = np.random.default_rng(6).integers(0, 256, (count, block.nbytes), dtype=np.uint8)
+    if block.weights > 1:
+        blocks[:256] = np.arange(256, dtype=np.uint8)[:, None]
+    else:
+        blocks[: 1 << 16] = np.arange(1 << 16, dtype="<u2").view(np.uint8).reshape(-1, 2)[:count]
+    return blocks
+
+
+def plain(name, blocks):
+    """What NumPy decodes."""
+    block = quants.get(name)
+    out = np.empty((len(blocks), block.weights), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        block.decode_blocks(blocks, out)
+    return out
+
+
+def same_numbers(a, b):
+    number = ~np.isnan(b)
+    return np.array_equal(np.isnan(a), ~number) and np.array_equal(a[number].view(np.uint32), b[number].view(np.uint32))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_compiled_decoders_give_numpys_bits(name, level, monkeypatch):
+    if level is not BEST and name not in EVERYWHERE:
+        pytest.skip("shares its code with those tested at every level")
+    monkeypatch.setattr("ggufpy.simd.isa.current", lambda: level)
+    blocks = any_bits(name, 517 if quants.get(name).weights > 1 else (1 << 16) + 5)
+    room = Room(np.zeros((len(blocks), quants.get(name).weights), np.float32))
+    run_kernel(quants.get(name), Room(blocks).array, room.array)
+    room.check()
+    assert same_numbers(room.array, plain(name, blocks))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", COMPILED)
+def test_large_arrays_are_decoded_as_small_ones(name):
+    block = quants.get(name)
+    blocks = random_blocks(name, (3, base.CHUNK // block.weights // 2 + 1))  # more than a chunk, rows of less
+    whole = block.decode(blocks)
+    assert same_bits(whole, np.stack([block.decode(row) for row in blocks]))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", ["Q4_K", "F16"])
+def test_threads_share_a_large_array(name, monkeypatch):
+    block = quants.get(name)
+    blocks = random_blocks(name, (1, 2 * PART // block.weights + 9))
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setenv("GGUFPY_THREADS", str(threads))
+        found.append(block.decode(blocks))
+    assert same_bits(*found)
+    assert same_bits(found[0][:, -9 * block.weights :], block.decode(blocks[:, -9 * block.nbytes :]))
+
+
+def test_a_large_array_of_half_blocks_is_refused():
+    with pytest.raises(GGUFError, match="are not whole Q8_0 blocks of 34 bytes"):
+        quants.dequantize(np.zeros(base.CHUNK * 34 + 1, np.uint8), "Q8_0")

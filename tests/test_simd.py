@@ -21,7 +21,8 @@ from ggufpy.simd.isa import Level
 OPS = (
     "dot4", "dot4_signed", "load_f16", "store_f16", "load_bf16", "round_i", "exp", "sum", "sum_i", "largest", "less",
     "half_bits", "store_i8", "fma", "to_f", "iota", "bits", "float_ops", "shifts", "min_max_abs", "store_bf16",
-    "bf16_pairs", "dot_bf16",
+    "bf16_pairs", "dot_bf16", "compare", "compare_i", "choose", "min_max_i", "any", "half_i", "half_f", "trunc_i",
+    "sqrt_f", "transpose_f32", "transpose_f16", "transpose_bf16", "gather_f", "gather_i",
 )  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Any:
     dot4, dot4_signed, load_f16, store_f16, load_bf16, round_i, exp, sum_, sum_i, largest, less, half_bits = range(12)
     store_i8, fma, to_f, iota, bits, float_ops, shifts, min_max_abs = range(12, 20)
     store_bf16, bf16_pairs, dot_bf16 = range(20, 23)
-    L = v.L
+    L, encoding = v.L, _encoding(v)
 
     @v.njit
     def missing(acc, x, y):
@@ -93,8 +94,61 @@ def build(v: Any, p: Mapping[str, Any]) -> Any:
                 v.store_i(out, v.bf16_pairs(v.load_f(a), v.load_f(b)))
             elif what == dot_bf16:
                 v.store_f(out, dot_pairs(v.load_f(c), v.load_i(a), v.load_i(b)))
+            else:
+                encoding(what, args, i, at)
 
     return primitives
+
+
+def _encoding(v: Any) -> Any:
+    """What encoders use, as above. Comparisons leave bits: 1 greater, 2 greater or equal, 4 equal."""
+    compare, compare_i, choose, min_max_i, any_, half_i, half_f, trunc_i, sqrt_f = range(23, 32)
+    transpose_f32, transpose_f16, transpose_bf16, gather_f, gather_i = range(32, 37)
+    L = v.L
+
+    @v.njit
+    def bits(above, not_below, equal):
+        return (above & v.splat_i(1)) | (not_below & v.splat_i(2)) | (equal & v.splat_i(4))
+
+    @v.njit
+    def encoding(what, args, i, at):
+        a, b, c, out = args.a + at, args.b + at, args.c + at, args.out + at
+        if what == compare:
+            x, y = v.load_f(a), v.load_f(b)
+            v.store_i(out, bits(v.gt(x, y), v.ge(x, y), v.eq(x, y)))
+        elif what == compare_i:
+            m, n = v.load_i(a), v.load_i(b)
+            v.store_i(out, bits(v.gt_i(m, n), v.ge_i(m, n), v.eq_i(m, n)))
+        elif what == choose:
+            mask = v.gt_i(v.load_i(c), v.splat_i(0))
+            chosen = v.choose_i(mask, v.load_i(a), v.load_i(b))
+            v.store_i(out, chosen ^ v.as_i(v.choose(mask, v.load_f(b), v.load_f(a))))
+        elif what == min_max_i:
+            m, n = v.load_i(a), v.load_i(b)
+            v.store_i(out, v.min_i(m, n) ^ (v.max_i(m, n) << 1))
+        elif what == any_:
+            v.store_i64(args.out + 8 * i, v.any(v.load_i(a)))
+        elif what == half_i:
+            v.store_i(out, v.half_i(v.load_f(a)))
+        elif what == half_f:
+            v.store_f(out, v.half_f(v.load_i(a)))
+        elif what == trunc_i:
+            v.store_i(out, v.trunc_i(v.load_f(a)))
+        elif what == sqrt_f:
+            v.store_f(out, v.sqrt_f(v.load_f(a)))
+        elif what == gather_f:
+            v.store_f(out, v.gather_f(args.b, v.load_i(a)))
+        elif what == gather_i:
+            v.store_i(out, v.gather_i(args.b, v.load_i(a)))
+        elif i % L == 0:  # a square of L vectors: columns i of the L rows, which lie `count` elements apart
+            if what == transpose_f32:
+                v.transpose_f32(args.a + 4 * i, 4 * args.count, out)
+            elif what == transpose_f16:
+                v.transpose_f16(args.a + 2 * i, 2 * args.count, out)
+            elif what == transpose_bf16:
+                v.transpose_bf16(args.a + 2 * i, 2 * args.count, out)
+
+    return encoding
 
 
 def _compile(level: Level) -> tuple[Any, Any]:
@@ -340,6 +394,86 @@ def test_float_lanes(v: Primitives) -> None:
     found = v("fma", out, a, b, c)
     once = (a.astype(np.float64) * b + c).astype(np.float32)  # the product is exact in float64
     np.testing.assert_array_equal(found, once if v.level.lowering != "portable" else a * b + c)
+
+
+# -- what encoders use -------------------------------------------------------------------------------------
+
+
+def _compared(a: Any, b: Any) -> Any:
+    return (a > b) * 1 + (a >= b) * 2 + (a == b) * 4
+
+
+def test_comparisons(v: Primitives) -> None:
+    rng = np.random.default_rng(11)
+    a, b = rng.integers(-3, 4, (2, 480)).astype(np.int32)
+    a[:8], b[:8] = -(2**31), 2**31 - 1
+    out = np.zeros(480, np.int32)
+    np.testing.assert_array_equal(v("compare_i", out, a, b), _compared(a, b))
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    x[10:14], y[10:14] = [0.0, np.nan, 1.0, np.nan], [-0.0, 1.0, np.nan, np.nan]  # nothing compares with a NaN
+    x[14:16], y[14:16] = [np.inf, -np.inf], np.inf
+    np.testing.assert_array_equal(v("compare", out, x, y), _compared(x, y))
+
+
+def test_choices(v: Primitives) -> None:
+    rng = np.random.default_rng(12)
+    a, b, c = rng.integers(-(2**31), 2**31, (3, 480)).astype(np.int32)
+    out = np.zeros(480, np.int32)
+    np.testing.assert_array_equal(v("choose", out, a, b, c), a ^ b)  # each the one that the other is not
+    np.testing.assert_array_equal(v("choose", out, a, np.zeros_like(a), c), a)
+    np.testing.assert_array_equal(v("min_max_i", out, a, b), np.minimum(a, b) ^ (np.maximum(a, b) << 1))
+
+
+def test_any_is_of_all_lanes(v: Primitives) -> None:
+    lanes = v.level.lanes
+    one = np.concatenate([np.zeros((1, lanes), np.int32), -np.eye(lanes, dtype=np.int32)])
+    found = v("any", np.zeros(lanes + 1, np.int64), one, count=lanes + 1)
+    np.testing.assert_array_equal(found != 0, np.arange(lanes + 1) > 0)
+
+
+def test_halves_become_infinite_as_ieee_says(v: Primitives) -> None:
+    x = _floats_around_halves()
+    with np.errstate(over="ignore"):
+        exact = x.astype(np.float16).view(np.uint16)
+    np.testing.assert_array_equal(v("half_i", np.zeros(x.size, np.int32), x), exact)
+
+
+def test_every_half_is_a_float(v: Primitives) -> None:
+    bits = np.arange(1 << 16, dtype=np.int32)
+    exact = bits.astype(np.uint16).view(np.float16).astype(np.float32)
+    number = ~np.isnan(exact)
+    found = v("half_f", np.zeros(bits.size, np.float32), bits)
+    np.testing.assert_array_equal(found[number].view(np.int32), exact[number].view(np.int32))
+    assert np.isnan(found[~number]).all()
+
+
+def test_trunc_i_is_towards_zero(v: Primitives) -> None:
+    x = np.concatenate([np.linspace(-300, 300, 1 << 12), [0.99999994, -0.99999994, -0.0, 2**31 - 128, -(2.0**31)] * 16])
+    x = x.astype(np.float32)
+    np.testing.assert_array_equal(v("trunc_i", np.zeros(x.size, np.int32), x), np.trunc(x).astype(np.int32))
+
+
+def test_sqrt_f_is_rounded_correctly(v: Primitives) -> None:
+    x = np.random.default_rng(13).integers(0, 0x7F800000, 1 << 14).astype(np.int32).view(np.float32)
+    np.testing.assert_array_equal(v("sqrt_f", np.zeros(x.size, np.float32), x), np.sqrt(x))
+
+
+def test_rows_become_lanes(v: Primitives) -> None:
+    lanes = v.level.lanes
+    rows = np.random.default_rng(14).standard_normal((lanes, 3 * lanes)).astype(np.float16).astype(np.float32)
+    rows = (rows.view(np.uint32) & 0xFFFF0000).view(np.float32)  # both an f16 and a bf16
+    sources = {"f32": rows, "f16": rows.astype(np.float16), "bf16": (rows.view(np.uint32) >> 16).astype(np.uint16)}
+    for name, source in sources.items():
+        found = v(f"transpose_{name}", np.zeros((3 * lanes, lanes), np.float32), source, count=3 * lanes)
+        np.testing.assert_array_equal(found, rows.T)
+
+
+def test_gathers(v: Primitives) -> None:
+    rng = np.random.default_rng(15)
+    table, index = rng.integers(-(2**31), 2**31, 77).astype(np.int32), rng.integers(0, 77, 480).astype(np.int32)
+    for name in ("gather_i", "gather_f"):
+        found = v(name, np.zeros(480, np.int32), index, table)
+        np.testing.assert_array_equal(found, table[index])
 
 
 # -- levels ------------------------------------------------------------------------------------------------

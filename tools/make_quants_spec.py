@@ -21,6 +21,9 @@ in a big-endian file. Bit 0 is the least significant; the low four bits of a byt
 a run of consecutive weights of the block with one scale. `q`, `sc`, `mn`, `ls` are the packed integers that
 the members describe; `level` and `grid` are tables, described with the type or at the end.
 
+Types that are *written* with importance need it for every column: which errors matter, as `ggufpy imatrix`
+measures it.
+
 The *panel* is what the type runs as: `int4 / 32` holds 4-bit codes with a scale for each 32 weights, a
 weight being `scale * (code - offset) + minimum`. Codes keep every bit of a type; scales are rounded to f16
 where a type has finer ones, and integers of more than 24 bits and F64 to f32.
@@ -33,6 +36,13 @@ def panel(block: BlockType) -> str:
     if not isinstance(form, IntPanel):
         return form.dtype
     return f"int{form.bits} / {form.group}, " + ("minimum" if form.has_min else f"offset {form.offset}")
+
+
+def written(block: BlockType) -> str:
+    """Whether, and with what, a type can be written."""
+    if not block.encodes:
+        return ""
+    return "with importance" if block.needs_importance else "yes"
 
 
 def overview(blocks: list[BlockType]) -> str:
@@ -50,7 +60,7 @@ def overview(blocks: list[BlockType]) -> str:
             block.nbytes,
             bits,
             panel(block),
-            "yes" if block.encodes else "",
+            written(block),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

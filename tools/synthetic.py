@@ -169,7 +169,7 @@ def make_rows(block: BlockType, width: int, rng: np.random.Generator) -> NDArray
     if width % block.weights:
         raise GGUFError(f"rows of {width} weights are not whole {block.name} blocks of {block.weights}")
     spread = 1 / math.sqrt(width)
-    if block.encodes:
+    if block.encodes and not block.needs_importance:
         rows = (rng.standard_normal((ROWS, width)) * spread).astype(np.float32)
         return quants.quantize(rows, block.name)
     return random_blocks(block, ROWS * width // block.weights, spread, rng).reshape(ROWS, -1)

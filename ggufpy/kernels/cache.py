@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ggufpy.quants import HELPERS
 from ggufpy.simd.isa import Level, target
 
 from .spec import Kernel
@@ -33,10 +34,14 @@ def folder() -> Path:
 
 
 @functools.cache
-def _sources_digest() -> str:
+def _sources_digest(block_type: str) -> str:
+    """Of everything that shapes a kernel; those that encode or decode a block type depend on its module too."""
     package = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for source in sorted([*package.glob("*.py"), *(package.parent / "simd").glob("*.py")]):
+    quants = package.parent / "quants"
+    named = {quants / f"{name}.py" for name in (block_type, *HELPERS)} if block_type else set()
+    types = [path for path in quants.glob("*.py") if path in named]
+    for source in sorted([*package.glob("*.py"), *(package.parent / "simd").glob("*.py"), *types]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     for distribution in ("numba", "llvmlite"):
         digest.update(metadata.version(distribution).encode() + b"\0")
@@ -45,7 +50,8 @@ def _sources_digest() -> str:
 
 
 def cache_path(kernel: Kernel, level: Level) -> Path:
-    key = "\0".join([_sources_digest(), level.name, *target(level), kernel.symbol])
+    sources = _sources_digest(str(kernel.parameters.get("type", "")))
+    key = "\0".join([sources, level.name, *target(level), kernel.symbol])
     return folder() / f"{kernel.symbol}-{level.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.o"
 
 

@@ -29,6 +29,7 @@ from ggufpy.quants.base import (
     IntPanel,
     Panel,
 )
+from ggufpy.quants.encoding import Encoder, NotFinite, default_threads
 
 __all__ = [
     "BlockType",
@@ -44,7 +45,10 @@ __all__ = [
     "quantize",
 ]
 
-HELPERS = frozenset({"base", "bits", "grids", "kscales", "search"})
+HELPERS = (
+    "base", "bits", "codebooks", "decoding", "encoding", "grids", "kscales", "lanes", "neighbours",
+)  # fmt: skip
+LARGE = 1 << 24  # weights that compiled encoders are given at a time, to share among threads
 # Numbers that GGUF files no longer use, from ggml.h: what they were.
 REMOVED = {
     4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
@@ -111,9 +115,13 @@ def quantize(x: ArrayLike, name: str, importance: ArrayLike | None = None) -> By
     out = np.empty((*array.shape[:-1], width), dtype=np.uint8)
     if out.size:
         weight = None if importance is None else _importance(importance, array.shape)
-        if isinstance(block.panel, IntPanel):
+        if weight is None and block.needs_importance:
+            raise GGUFError(f"{block.name} needs an importance for every column (ggufpy imatrix measures them)")
+        try:
+            _encode(block, array, weight, out)
+        except NotFinite:
             _refuse(array, lambda part: ~np.isfinite(part), "x", "is not a finite float32")
-        _encode(block, array, weight, out)
+            raise
     return out
 
 
@@ -126,28 +134,20 @@ def _encode(block: BlockType, x: NDArray[Any], importance: NDArray[Any] | None, 
     rows, blocks = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
     if importance is not None:
         importance = importance.reshape(-1, x.shape[-1])
-    step = max(1, CHUNK // x.shape[-1])
+    plain = block.encoder == "numpy"
+    kind = x.dtype if not plain and x.dtype in (np.float32, np.float16) else np.dtype(block.source)
+    step = max(1, (CHUNK if plain else LARGE) // x.shape[-1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        source = np.ascontiguousarray(rows[part], dtype=block.source)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            source = np.ascontiguousarray(rows[part], dtype=kind.newbyteorder("="))
+        if plain:
+            blocks[part] = block.encode(source)
+            continue
         weight = None
         if importance is not None:
-            weight = np.asarray(importance if len(importance) == 1 else importance[part], dtype=np.float32)
-        blocks[part] = encoded = block.encode(source, weight)
-        _check_scales(block, source, encoded)
-
-
-def _check_scales(block: BlockType, x: NDArray[Any], encoded: Bytes) -> None:
-    """GGUFError if a scale became infinite: decoding would give NaN."""
-    if not isinstance(block.panel, IntPanel):
-        return
-    records = block.records(encoded)
-    for field in block.layout:
-        if field.dtype == "f16" and not np.isfinite(records[field.name]).all():
-            raise GGUFError(
-                f"x reaches {np.abs(x).max():.6g}, too large for the 16-bit {field.note} of {block.name}: "
-                "scale the weights down or use BF16 or F32"
-            )
+            weight = np.ascontiguousarray(importance if len(importance) == 1 else importance[part], dtype=np.float32)
+        Encoder(block, default_threads()).encode(source, weight, blocks[part])
 
 
 def _importance(importance: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -191,7 +191,7 @@ def _refuse(x: NDArray[Any], wrong: Callable[[Floats], NDArray[np.bool_]], what:
 
 @cache
 def _modules() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(__path__)) - HELPERS
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__)) - frozenset(HELPERS)
 
 
 @cache

@@ -11,8 +11,9 @@ and a float panel holds the weights themselves.
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,12 @@ CHUNK = 1 << 16
 DTYPES: dict[str, str] = {
     "u8": "u1", "i8": "i1", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "i64": "<i8",
     "f16": "<f2", "bf16": "<u2", "f32": "<f4", "f64": "<f8",
+}  # fmt: skip
+
+
+# Bits of the exponent, all set in what is not finite, by element name and the dtype that bits are read as.
+EXPONENTS = {
+    "f16": ("<u2", 0x7C00), "bf16": ("<u2", 0x7F80), "f32": ("<u4", 0x7F800000), "f64": ("<u8", 0x7FF0000000000000),
 }  # fmt: skip
 
 
@@ -96,7 +103,11 @@ class BlockType(ABC):
     formula: ClassVar[str]
     panel: ClassVar[Panel]
     record: ClassVar[np.dtype[np.void]]
-    encodes: ClassVar[bool] = False
+    # How it is written: in NumPy (`encode`), or compiled, a row in each lane or block after block; "" if it is not.
+    encoder: ClassVar[Literal["", "numpy", "lanes", "blocks"]] = ""
+    needs_importance: ClassVar[bool] = False
+    uses_importance: ClassVar[bool] = True  # False: ggml rounds the same whatever the importance
+    decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CHUNK
     source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
 
     def __init_subclass__(cls) -> None:
@@ -113,6 +124,11 @@ class BlockType(ABC):
         out = np.empty(shape, dtype=np.float32)
         flat = np.ascontiguousarray(blocks).reshape(out.size // self.weights, self.nbytes)
         weights = out.reshape(flat.shape[0], self.weights)
+        if self.decoder == "blocks" and out.size > CHUNK:
+            from ggufpy.quants.decoding import decode_blocks  # a kernel takes a second to compile the first time
+
+            decode_blocks(self, flat, weights)
+            return out
         step = CHUNK // self.weights
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, flat.shape[0], step):
@@ -131,13 +147,39 @@ class BlockType(ABC):
         if fields.minimum is not None:
             np.add(grouped, fields.minimum.reshape(-1, 1), out=grouped)
 
-    def encode(self, x: NDArray[Any], importance: Floats | None) -> Bytes:
-        """(rows, n) of `source`, n a multiple of `weights` → (rows, bytes a row) uint8.
+    def encode(self, x: NDArray[Any]) -> Bytes:
+        """(rows, n) of `source` → (rows, bytes a row), where `encoder` is "numpy". Unchecked: `quantize` checks."""
+        raise NotImplementedError(self.name)
 
-        `importance` is (rows, n) or (1, n) float32. Neither is checked: `quantize` is the way in for callers.
-        GGUFError if not `encodes`.
-        """
-        raise GGUFError(f"{self.name} cannot be written yet")
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """The function `encode(x, w, mean, out, work, tables)` of kernels/encode_lanes.py; see there."""
+        raise NotImplementedError(self.name)
+
+    def block_encoder(self, v: Any, weighted: bool) -> Any:
+        """The function `encode(x, w, mean, out, work, tables)` of kernels/encode_blocks.py; see there."""
+        raise NotImplementedError(self.name)
+
+    def block_decoder(self, v: Any) -> Any:
+        """The function `decode(at, out)` of kernels/decode.py; see there. Its bits are those of `decode_blocks`."""
+        raise NotImplementedError(self.name)
+
+    def tables(self) -> Sequence[NDArray[Any]]:
+        """Contiguous arrays, kept for the life of the process, that an encoder looks things up in."""
+        return ()
+
+    def faults(self, records: Records) -> Iterator[tuple[Field, NDArray[np.bool_]]]:
+        """For each field that holds floats: which of (m,) records have one that is infinite or NaN."""
+        for field in self.layout:
+            if field.dtype in EXPONENTS:
+                dtype, mask = EXPONENTS[field.dtype]
+                bits = records[field.name].copy().view(dtype)  # one pass over the records, the rest is done in a cache
+                wrong = (bits & bits.dtype.type(mask)) == bits.dtype.type(mask)
+                yield field, wrong if wrong.ndim == 1 else wrong.any(axis=-1)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the type can be written."""
+        return bool(self.encoder)
 
     def fields(self, blocks: Bytes) -> Fields:
         """(rows, bytes a row) C-contiguous uint8 → what an integer `panel` is packed from, losslessly.
@@ -199,10 +241,8 @@ class PlainType(BlockType):
         """(m, nbytes) contiguous uint8 → the same numbers in float32, rounded to nearest."""
         out[...] = self.records(blocks)["w"]
 
-    def encode(self, x: NDArray[Any], importance: Floats | None) -> Bytes:
-        """Rounds to nearest, ties to even; what is too large becomes infinite. Importance is not used."""
-        if not self.encodes:
-            return super().encode(x, importance)
+    def encode(self, x: NDArray[Any]) -> Bytes:
+        """(rows, n) of `source` → (rows, bytes a row), to nearest, ties to even; what is too large becomes infinite."""
         with np.errstate(over="ignore"):
             cast = np.ascontiguousarray(x, dtype=DTYPES[self.layout[0].dtype])
         return cast.view(np.uint8)

@@ -16,13 +16,13 @@ class BF16(PlainType):
     layout = (Field("w", "bf16", 1, "the weight"),)
     formula = "w"
     panel = FloatPanel("bf16")
-    encodes = True
+    encoder = "numpy"
 
     def decode_blocks(self, blocks: Bytes, out: Floats) -> None:
         """The bits, moved to the upper half of a float32."""
         out[...] = (self.records(blocks)["w"].astype(np.uint32) << np.uint32(16)).view(np.float32)
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def encode(self, x: Floats) -> Bytes:
         """Rounds to nearest, ties to even; a NaN stays one, made quiet (upper bits kept)."""
         bits = np.ascontiguousarray(x).view(np.uint32)
         upper = bits >> np.uint32(16)

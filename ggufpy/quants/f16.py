@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ggufpy.quants.base import Field, FloatPanel, PlainType
 
 
@@ -14,7 +16,17 @@ class F16(PlainType):
     layout = (Field("w", "f16", 1, "the weight"),)
     formula = "w"
     panel = FloatPanel("f16")
-    encodes = True
+    encoder = "numpy"
+    decoder = "blocks"
+
+    def block_decoder(self, v: Any) -> Any:
+        """The floats, as many as a vector has lanes."""
+
+        @v.njit
+        def decode(at, out):
+            v.store_f(out, v.load_f16(at))
+
+        return decode
 
 
 BLOCK = F16()

@@ -14,7 +14,7 @@ class F32(PlainType):
     layout = (Field("w", "f32", 1, "the weight"),)
     formula = "w"
     panel = FloatPanel("f32")
-    encodes = True
+    encoder = "numpy"
 
 
 BLOCK = F32()

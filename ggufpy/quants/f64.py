@@ -16,7 +16,7 @@ class F64(PlainType):
     layout = (Field("w", "f64", 1, "the weight"),)
     formula = "w"
     panel = FloatPanel("f32")
-    encodes = True
+    encoder = "numpy"
     source = np.float64
 
 

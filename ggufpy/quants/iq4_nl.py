@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import code_table, compact, planes, remap
+from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
+from ggufpy.quants.lanes import inverse, put_half, put_nibbles
 
-LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-TABLE = code_table(LEVELS, 128)
+TABLE = code_table(IQ4_LEVELS, 128)
 
 
 class IQ4_NL(BlockType):
@@ -32,11 +35,27 @@ class IQ4_NL(BlockType):
     )
     formula = "d * level[q]"
     panel = IntPanel(8, 32, 128)
+    encoder = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]), 4), TABLE)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """The best of 16 scales by weighted square error, then the nearest level to each weight."""
+        half, nibbles, inverse_of = put_half(v), put_nibbles(v), inverse(v)
+        weights, search, codes = iq4_weights(v, 32, weighted), iq4_search(v), iq4_codes(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            weights(w, x)
+            scale = search(x, w)
+            half(out, 0, scale)
+            codes(x, inverse_of(scale), work)
+            nibbles(out, 2, work)
+
+        return encode
 
 
 BLOCK = IQ4_NL()

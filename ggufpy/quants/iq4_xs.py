@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes, remap, shifted
-from ggufpy.quants.iq4_nl import TABLE
+from ggufpy.quants.bits import code_table, compact, planes, remap, shifted
+from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
+from ggufpy.quants.lanes import inverse, put_half, put_nibbles
+
+TABLE = code_table(IQ4_LEVELS, 128)
 
 
 class IQ4_XS(BlockType):
@@ -24,6 +29,7 @@ class IQ4_XS(BlockType):
     )
     formula = "d * (ls - 32) * level[q]"
     panel = IntPanel(8, 32, 128)
+    encoder = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -32,6 +38,40 @@ class IQ4_XS(BlockType):
         ls = shifted(compact(rec["scales_l"]), (0, 4), 15) | high << np.uint8(4)
         scale = rec["d"].astype(np.float32)[..., None] * (ls.astype(np.float32) - np.float32(32))
         return Fields(codes, scale)
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """A scale for each group as in IQ4_NL, then levels again for the scales as they are stored."""
+        L, size = v.L, 4 * v.L
+        half, nibbles, inverse_of = put_half(v), put_nibbles(v), inverse(v)
+        weights, search, codes = iq4_weights(v, 256, weighted), iq4_search(v), iq4_codes(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            weights(w, x)
+            run, scales = 32 * size, work + 32 * size  # work holds a group's codes, then the groups' scales
+            largest = v.splat_f(0.0)
+            for g in range(8):
+                scale = search(x + run * g, w + run * g)
+                v.store_f(scales + size * g, scale)
+                largest = v.choose(v.gt(v.abs(scale), v.abs(largest)), scale, largest)
+            unit = largest * v.splat_f(-1 / 32)
+            factor = inverse_of(unit)
+            half(out, 0, unit)
+            high, low = v.splat_i(0), v.splat_i(0)
+            for g in range(8):
+                level = v.round_i(v.load_f(scales + size * g) * factor)
+                level = v.max_i(v.splat_i(-32), v.min_i(v.splat_i(31), level))
+                codes(x + run * g, inverse_of(unit * v.to_f(level)), work)
+                nibbles(out, 8 + 16 * g, work)
+                level = level + v.splat_i(32)
+                high = high | ((level >> 4) << (2 * g))
+                low = low | ((level & v.splat_i(15)) << (4 * g))
+            v.store_i8(out + L * 2, high)
+            v.store_i8(out + L * 3, high >> 8)
+            for k in range(4):
+                v.store_i8(out + L * (4 + k), low >> (8 * k))
+
+        return encode
 
 
 BLOCK = IQ4_XS()

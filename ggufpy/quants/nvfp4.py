@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, Floats, IntPanel, Records
 from ggufpy.quants.bits import code_table, compact, planes, remap
-from ggufpy.quants.mxfp4 import LEVELS
+from ggufpy.quants.codebooks import E2M1_LEVELS, e2m1, magnitude
 
-TABLE = code_table(LEVELS, 32)
+TABLE = code_table(E2M1_LEVELS, 32)
 
 
 class NVFP4(BlockType):
@@ -32,12 +33,63 @@ class NVFP4(BlockType):
     )
     formula = "E4M3(d) / 2 * level[q], level being twice the E2M1 value"
     panel = IntPanel(6, 16, 32)
+    encoder = "lanes"
+    uses_importance = False
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]).reshape(-1, 8), 4), TABLE)
         scale = np.take(scale_table(), compact(rec["d"]))
         return Fields(codes, scale)
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """Scales that put the largest magnitude of a group on level 12; an importance changes nothing.
+
+        The largest scale reaches 2688, beyond which weights become that; the least, 3 / 1024, below which they are 0.
+        """
+        L, size = v.L, 4 * v.L
+        magnitude_of, nearest, to_scale, from_scale = magnitude(v, 16), e2m1(v), e4m3(v), half_e4m3(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            for g in range(4):
+                group = x + size * 16 * g
+                code = to_scale(magnitude_of(group) / v.splat_f(6.0))
+                scale = from_scale(code)
+                v.store_i8(out + L * g, code)
+                for j in range(8):
+                    low = nearest(v.load_f(group + size * j), scale)
+                    high = nearest(v.load_f(group + size * (8 + j)), scale)
+                    v.store_i8(out + L * (4 + 8 * g + j), low | (high << 4))
+
+        return encode
+
+
+def e4m3(v: Any) -> Any:
+    """e4m3(x): x >= 0 as ggml rounds it to E4M3 without sign: halves up, and all from 256 on to 448."""
+
+    @v.njit
+    def e4m3(x):
+        x = v.min(x, v.splat_f(448.0))
+        bits = v.as_i(x)
+        rounded = ((bits >> 19) + v.splat_i(1)) >> 1  # eighths of a power of two above 2^-127
+        normal = rounded - v.splat_i((127 - 7) << 3)
+        small = v.min_i(v.trunc_i(x * v.splat_f(512.0) + v.splat_f(0.5)), v.splat_i(7))
+        code = v.choose_i(v.gt(v.splat_f(2.0**-6), x), small, normal)
+        return v.choose_i(v.gt_i(code, v.splat_i(0x77)), v.splat_i(0x7E), code)
+
+    return e4m3
+
+
+def half_e4m3(v: Any) -> Any:
+    """half_e4m3(code): half the value of an E4M3 code below 0x7F."""
+
+    @v.njit
+    def half_e4m3(code):
+        normal = v.as_f((code << 20) + v.splat_i((127 - 8) << 23))
+        return v.choose(v.gt_i(code, v.splat_i(7)), normal, v.to_f(code) * v.splat_f(2.0**-10))
+
+    return half_e4m3
 
 
 @cache

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import bit_string, compact
+from ggufpy.quants.lanes import put_half
 
 
 class Q1_0(BlockType):
@@ -21,12 +24,32 @@ class Q1_0(BlockType):
     )
     formula = "d * (2 q - 1)"
     panel = IntPanel(2, 32, 1)
+    encoder = "lanes"
+    uses_importance = False
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = bit_string(compact(rec["qs"]))
         codes <<= np.uint8(1)  # 0 or 2, around 1
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 4, axis=1))
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """The mean magnitude with each weight's sign, that of zero being plus; an importance changes nothing."""
+        L, size, half = v.L, 4 * v.L, put_half(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            total = v.splat_f(0.0)
+            for j in range(16):
+                byte = v.splat_i(0)
+                for i in range(8):
+                    one = v.load_f(x + size * (8 * j + i))
+                    total = total + v.abs(one)
+                    byte = byte | (v.ge(one, v.splat_f(0.0)) & v.splat_i(1 << i))
+                v.store_i8(out + L * (2 + j), byte)
+            half(out, 0, total * v.splat_f(1 / 128))
+
+        return encode
 
 
 BLOCK = Q1_0()

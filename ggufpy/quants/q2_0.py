@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, shifted
+from ggufpy.quants.codebooks import ternary
+from ggufpy.quants.lanes import put_half
 
 
 class Q2_0(BlockType):
@@ -24,11 +27,29 @@ class Q2_0(BlockType):
     )
     formula = "d * (q - 1)"
     panel = IntPanel(2, 32, 1)
+    encoder = "lanes"
+    uses_importance = False
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = np.take(_quads(), compact(rec["qs"])).view(np.uint8)
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 2, axis=1))
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """Each weight to the nearest of -1, 0 and 1 times the largest magnitude; an importance changes nothing."""
+        L, size = v.L, 4 * v.L
+        half, ternary_codes = put_half(v), ternary(v, 64)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            half(out, 0, ternary_codes(x, work))
+            for j in range(16):
+                byte = v.load_i(work + size * 4 * j)
+                for i in range(1, 4):
+                    byte = byte | (v.load_i(work + size * (4 * j + i)) << (2 * i))
+                v.store_i8(out + L * (2 + j), byte)
+
+        return encode
 
 
 @cache

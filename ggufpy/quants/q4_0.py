@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Bytes, Field, Fields, Floats, IntPanel, Records
+from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
-from ggufpy.quants.search import columns, emphasis, put_nibbles, symmetric, symmetric_search
+from ggufpy.quants.decoding import half_at, put
+from ggufpy.quants.lanes import emphasis, put_half, put_nibbles, symmetric, symmetric_search
 
 
 class Q4_0(BlockType):
@@ -27,7 +30,8 @@ class Q4_0(BlockType):
     )
     formula = "d * (q - 8)"
     panel = IntPanel(4, 32, 8)
-    encodes = True
+    encoder = "lanes"
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -35,15 +39,36 @@ class Q4_0(BlockType):
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, scale)
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def block_decoder(self, v: Any) -> Any:
+        """Sixteen bytes, low and high halves."""
+        half, one, L = half_at(v), put(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            scale = half(at)
+            for i in range(0, 16, L):
+                byte = v.load_u8s(at + 2 + i)
+                one(out + 4 * i, byte & v.splat_i(15), 8, scale)
+                one(out + 4 * (16 + i), byte >> 4, 8, scale)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """ggml's rounding, or its weighted search where there is an importance."""
-        block = columns(x)
-        rounded = symmetric(block, 8) if importance is None else symmetric_search(block, emphasis(x, importance), 8)
-        rec = np.empty(block.shape[1], dtype=self.record)
-        with np.errstate(over="ignore"):
-            rec["d"] = rounded.scale
-        put_nibbles(rec, rounded.codes)
-        return rec.view(np.uint8).reshape(x.shape[0], -1)
+        half, nibbles, emphasise = put_half(v), put_nibbles(v), emphasis(v, 32)
+        search, rounding = symmetric_search(v, 32, 8), symmetric(v, 32, 8)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            if weighted:
+                emphasise(w, x, mean)
+                scale = search(x, w, work)
+            else:
+                scale = rounding(x, work)
+            half(out, 0, scale)
+            nibbles(out, 2, work)
+
+        return encode
 
 
 BLOCK = Q4_0()

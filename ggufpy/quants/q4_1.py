@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Bytes, Field, Fields, Floats, IntPanel, Records
+from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
-from ggufpy.quants.search import affine, affine_search, columns, emphasis, put_nibbles
+from ggufpy.quants.decoding import half_at, put_above
+from ggufpy.quants.lanes import affine, affine_search, emphasis, put_half, put_nibbles
 
 
 class Q4_1(BlockType):
@@ -28,23 +31,45 @@ class Q4_1(BlockType):
     )
     formula = "d * q + m"
     panel = IntPanel(4, 32, 0, has_min=True)
-    encodes = True
+    encoder = "lanes"
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def block_decoder(self, v: Any) -> Any:
+        """Sixteen bytes, low and high halves."""
+        half, one, L = half_at(v), put_above(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            scale, minimum = half(at), half(at + 2)
+            for i in range(0, 16, L):
+                byte = v.load_u8s(at + 4 + i)
+                one(out + 4 * i, byte & v.splat_i(15), scale, minimum)
+                one(out + 4 * (16 + i), byte >> 4, scale, minimum)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """ggml's rounding, or its weighted search where there is an importance."""
-        block = columns(x)
-        rounded = affine(block, 15) if importance is None else affine_search(block, emphasis(x, importance), 15)
-        rec = np.empty(block.shape[1], dtype=self.record)
-        with np.errstate(over="ignore"):
-            rec["d"] = rounded.scale
-            rec["m"] = rounded.minimum
-        put_nibbles(rec, rounded.codes)
-        return rec.view(np.uint8).reshape(x.shape[0], -1)
+        half, nibbles, emphasise = put_half(v), put_nibbles(v), emphasis(v, 32)
+        search, rounding = affine_search(v, 32, 15), affine(v, 32, 15)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            if weighted:
+                emphasise(w, x, mean)
+                scale, minimum = search(x, w, work)
+            else:
+                scale, minimum = rounding(x, work)
+            half(out, 0, scale)
+            half(out, 2, minimum)
+            nibbles(out, 4, work)
+
+        return encode
 
 
 BLOCK = Q4_1()

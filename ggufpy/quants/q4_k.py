@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
-from ggufpy.quants.kscales import scales_and_minima
+from ggufpy.quants.decoding import half_at, put_above
+from ggufpy.quants.kscales import (
+    Groups,
+    affine_groups,
+    put_nibble_runs,
+    put_scales_and_minima,
+    scale_and_minimum,
+    scales_and_minima,
+)
+from ggufpy.quants.lanes import Scan, put_half
+
+SHAPE = Groups(32, 15, 63, Scan(-1.0, 0.1, 21), spread=True, square=2.0)
 
 
 class Q4_K(BlockType):
@@ -33,12 +46,46 @@ class Q4_K(BlockType):
     )
     formula = "d * sc * q - dmin * mn"
     panel = IntPanel(4, 32, 0, has_min=True)
+    encoder = "lanes"
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]).reshape(-1, 32), 4)
         scale, minimum = scales_and_minima(rec)
         return Fields(codes, scale, minimum)
+
+    def block_decoder(self, v: Any) -> Any:
+        """Four runs of bytes, the low halves one group, the high ones the next."""
+        half, one, codes, L = half_at(v), put_above(v), scale_and_minimum(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            d, dmin = half(at), v.splat_f(-1.0) * half(at + 2)
+            for group in range(8):
+                sc, mn = codes(at + 4, group)
+                scale, minimum = d * sc, dmin * mn
+                for i in range(0, 32, L):
+                    byte = v.load_u8s(at + 16 + 32 * (group // 2) + i) >> (4 * (group % 2))
+                    code = byte & v.splat_i(15)
+                    one(out + 4 * (32 * group + i), code, scale, minimum)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """ggml's search for scales and minima of groups, then for those of the block."""
+        half, groups = put_half(v), affine_groups(v, weighted, SHAPE)
+        scales, nibbles = put_scales_and_minima(v), put_nibble_runs(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            scale, minimum = groups(x, w, work)
+            half(out, 0, scale)
+            half(out, 2, minimum)
+            scales(out, 4, work)
+            nibbles(out, 16, work)
+
+        return encode
 
 
 BLOCK = Q4_K()

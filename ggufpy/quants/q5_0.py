@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Bytes, Field, Fields, Floats, IntPanel, Records
+from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import bit_string, compact, planes, put_high
-from ggufpy.quants.search import columns, emphasis, put_fifth_bits, put_nibbles, symmetric, symmetric_search
+from ggufpy.quants.decoding import fifth_bits, half_at, put
+from ggufpy.quants.lanes import emphasis, put_fifth_bits, put_half, put_nibbles, symmetric, symmetric_search
 
 
 class Q5_0(BlockType):
@@ -23,7 +26,8 @@ class Q5_0(BlockType):
     )
     formula = "d * (q - 16)"
     panel = IntPanel(5, 32, 16)
-    encodes = True
+    encoder = "lanes"
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -31,16 +35,37 @@ class Q5_0(BlockType):
         put_high(codes, bit_string(compact(rec["qh"][..., None])), 4)
         return Fields(codes, rec["d"].astype(np.float32))
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def block_decoder(self, v: Any) -> Any:
+        """Sixteen bytes, low and high halves, each with its fifth bits."""
+        half, one, fifth, L = half_at(v), put(v), fifth_bits(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            scale = half(at)
+            for i in range(0, 16, L):
+                byte = v.load_u8s(at + 6 + i)
+                one(out + 4 * i, (byte & v.splat_i(15)) | fifth(at + 2, i), 16, scale)
+                one(out + 4 * (16 + i), (byte >> 4) | fifth(at + 2, 16 + i), 16, scale)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """ggml's rounding, or its weighted search where there is an importance."""
-        block = columns(x)
-        rounded = symmetric(block, 16) if importance is None else symmetric_search(block, emphasis(x, importance), 16)
-        rec = np.empty(block.shape[1], dtype=self.record)
-        with np.errstate(over="ignore"):
-            rec["d"] = rounded.scale
-        put_fifth_bits(rec, rounded.codes)
-        put_nibbles(rec, rounded.codes)
-        return rec.view(np.uint8).reshape(x.shape[0], -1)
+        half, nibbles, emphasise = put_half(v), put_nibbles(v), emphasis(v, 32)
+        search, rounding, fifth_bits = symmetric_search(v, 32, 16), symmetric(v, 32, 16), put_fifth_bits(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            if weighted:
+                emphasise(w, x, mean)
+                scale = search(x, w, work)
+            else:
+                scale = rounding(x, work)
+            half(out, 0, scale)
+            fifth_bits(out, 2, work)
+            nibbles(out, 6, work)
+
+        return encode
 
 
 BLOCK = Q5_0()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Bytes, Field, Fields, Floats, IntPanel, Records
+from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import bit_string, compact, planes, put_high
-from ggufpy.quants.search import affine, affine_search, columns, emphasis, put_fifth_bits, put_nibbles
+from ggufpy.quants.decoding import fifth_bits, half_at, put_above
+from ggufpy.quants.lanes import affine, affine_search, emphasis, put_fifth_bits, put_half, put_nibbles
 
 
 class Q5_1(BlockType):
@@ -24,7 +27,8 @@ class Q5_1(BlockType):
     )
     formula = "d * q + m"
     panel = IntPanel(5, 32, 0, has_min=True)
-    encodes = True
+    encoder = "lanes"
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -32,17 +36,38 @@ class Q5_1(BlockType):
         put_high(codes, bit_string(compact(rec["qh"][..., None])), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def block_decoder(self, v: Any) -> Any:
+        """Sixteen bytes, low and high halves, each with its fifth bits."""
+        half, one, fifth, L = half_at(v), put_above(v), fifth_bits(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            scale, minimum = half(at), half(at + 2)
+            for i in range(0, 16, L):
+                byte = v.load_u8s(at + 8 + i)
+                one(out + 4 * i, (byte & v.splat_i(15)) | fifth(at + 4, i), scale, minimum)
+                one(out + 4 * (16 + i), (byte >> 4) | fifth(at + 4, 16 + i), scale, minimum)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """ggml's rounding, or its weighted search where there is an importance."""
-        block = columns(x)
-        rounded = affine(block, 31) if importance is None else affine_search(block, emphasis(x, importance), 31)
-        rec = np.empty(block.shape[1], dtype=self.record)
-        with np.errstate(over="ignore"):
-            rec["d"] = rounded.scale
-            rec["m"] = rounded.minimum
-        put_fifth_bits(rec, rounded.codes)
-        put_nibbles(rec, rounded.codes)
-        return rec.view(np.uint8).reshape(x.shape[0], -1)
+        half, nibbles, emphasise = put_half(v), put_nibbles(v), emphasis(v, 32)
+        search, rounding, fifth_bits = affine_search(v, 32, 31), affine(v, 32, 31), put_fifth_bits(v)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            if weighted:
+                emphasise(w, x, mean)
+                scale, minimum = search(x, w, work)
+            else:
+                scale, minimum = rounding(x, work)
+            half(out, 0, scale)
+            half(out, 2, minimum)
+            fifth_bits(out, 4, work)
+            nibbles(out, 8, work)
+
+        return encode
 
 
 BLOCK = Q5_1()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Bytes, Field, Fields, Floats, IntPanel, Records
+from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
-from ggufpy.quants.search import inverse
+from ggufpy.quants.decoding import half_at, put
+from ggufpy.quants.lanes import inverse, put_half
 
 
 class Q8_0(BlockType):
@@ -22,25 +25,46 @@ class Q8_0(BlockType):
     )
     formula = "d * q"
     panel = IntPanel(8, 32, 128)
-    encodes = True
+    encoder = "lanes"
+    uses_importance = False
+    decoder = "blocks"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = compact(rec["qs"]) ^ np.uint8(128)
         return Fields(codes, rec["d"].astype(np.float32))
 
-    def encode(self, x: Floats, importance: Floats | None) -> Bytes:
+    def block_decoder(self, v: Any) -> Any:
+        """Thirty-two signed bytes."""
+        half, one, L = half_at(v), put(v), v.L
+
+        @v.njit
+        def decode(at, out):
+            scale = half(at)
+            for i in range(0, 32, L):
+                one(out + 4 * i, v.load_i8(at + 2 + i), 0, scale)
+
+        return decode
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """The largest magnitude becomes ±127, halves round away from zero. Importance makes no difference."""
-        block = x.reshape(-1, 32)
-        scale = np.abs(np.maximum(block.max(axis=1), -block.min(axis=1))) / np.float32(127)
-        codes = block * inverse(scale)[:, None]
-        # The largest float below one half: adding a half itself would round 0.49999997 up.
-        codes += np.copysign(np.nextafter(np.float32(0.5), np.float32(0)), codes)
-        rec = np.empty(len(block), dtype=self.record)
-        with np.errstate(over="ignore"):
-            rec["d"] = scale
-        rec["qs"] = codes.astype(np.int8)  # truncates
-        return rec.view(np.uint8).reshape(x.shape[0], -1)
+        half, inverse_of, size, L = put_half(v), inverse(v), 4 * v.L, v.L
+        below_half = int(np.nextafter(np.float32(0.5), np.float32(0)).view(np.int32))  # 0.5 would take 0.49999997 up
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            top = v.splat_f(0.0)
+            for i in range(32):
+                top = v.max(v.abs(v.load_f(x + size * i)), top)
+            scale = top / v.splat_f(127.0)
+            factor = inverse_of(scale)
+            half(out, 0, scale)
+            for i in range(32):
+                code = v.load_f(x + size * i) * factor
+                sign = v.as_i(code) & v.splat_i(-0x80000000)
+                v.store_i8(out + L * (2 + i), v.trunc_i(code + v.as_f(sign | v.splat_i(below_half))))
+
+        return encode
 
 
 BLOCK = Q8_0()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
+from ggufpy.quants.codebooks import ternary
+from ggufpy.quants.lanes import put_half
+
+# (first weight, bytes, digits a byte, place of the first byte)
+RUNS = ((0, 32, 5, 0), (160, 16, 5, 32), (240, 4, 4, 48))
 
 
 class TQ1_0(BlockType):
@@ -28,6 +35,8 @@ class TQ1_0(BlockType):
     )
     formula = "d * (q - 1)"
     panel = IntPanel(2, 32, 1)
+    encoder = "lanes"
+    uses_importance = False
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -36,6 +45,31 @@ class TQ1_0(BlockType):
         codes = np.concatenate([_digit(run, i) for run, count in runs for i in range(count)], axis=-1)
         scale = np.repeat(rec["d"].astype(np.float32), 8, axis=1)
         return Fields(codes, scale)
+
+    def lane_encoder(self, v: Any, weighted: bool) -> Any:
+        """Each weight to the nearest of -1, 0 and 1 times the largest magnitude; an importance changes nothing."""
+        L, size = v.L, 4 * v.L
+        half, ternary_codes = put_half(v), ternary(v, 256)
+
+        @v.njit
+        def run(codes, out, first, count, digits):
+            for j in range(count):
+                total = v.splat_i(0)
+                for i in range(digits):
+                    total = total * v.splat_i(3) + v.load_i(codes + size * (first + j + count * i))
+                if digits == 4:
+                    total = total * v.splat_i(3)
+                fraction = (total << 8) + v.splat_i(242)  # over 243, rounded up: 17261 / 2^22 is close enough
+                v.store_i8(out + L * j, (fraction * v.splat_i(17261)) >> 22)
+
+        @v.njit
+        def encode(x, w, mean, out, work, tables):
+            scale = ternary_codes(x, work)
+            for first, count, digits, place in RUNS:
+                run(work, out + L * place, first, count, digits)
+            half(out, 52, scale)
+
+        return encode
 
 
 def _digit(run: Bytes, i: int) -> Bytes:

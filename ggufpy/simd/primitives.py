@@ -200,6 +200,104 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     )
 
 
+def _masks(v: dict[str, Any], low: Lowering) -> None:
+    """Comparisons, whose result is an i32 vector of -1 (true) and 0, and what is done with them."""
+    F, N, lanes = low.F, low.I, low.lanes
+    zero = fill(N.ir, 0)
+
+    def float_mask(comparison: str) -> Codegen:
+        return lambda b, a: b.sext(b.fcmp_ordered(comparison, a[0], a[1]), N.ir)
+
+    def int_mask(comparison: str) -> Codegen:
+        return lambda b, a: b.sext(b.icmp_signed(comparison, a[0], a[1]), N.ir)
+
+    def choose(b: Any, a: list[Any]) -> Any:
+        return b.select(b.icmp_signed("!=", a[0], zero), a[1], a[2])
+
+    for name, comparison in (("gt", ">"), ("ge", ">="), ("eq", "==")):
+        v[name] = _intrinsic(N, (F, F), float_mask(comparison))
+        v[f"{name}_i"] = _intrinsic(N, (N, N), int_mask(comparison))
+    v["choose"] = _intrinsic(F, (N, F, F), choose)
+    v["choose_i"] = _intrinsic(N, (N, N, N), choose)
+    v["min_i"] = _intrinsic(N, (N, N), lambda b, a: b.select(b.icmp_signed("<", *a), *a))
+    v["max_i"] = _intrinsic(N, (N, N), lambda b, a: b.select(b.icmp_signed(">", *a), *a))
+    v["any"] = _intrinsic(types.int64, (N,), lambda b, a: b.sext(_tree(b, a[0], lanes, b.or_), I64))
+
+
+def _rounding(v: dict[str, Any], low: Lowering) -> None:
+    """Conversions that encoders need beyond those of inference, and a square root of vectors."""
+    F, N, lanes = low.F, low.I, low.lanes
+
+    def half_i(b: Any, a: list[Any]) -> Any:
+        """f32 → f16 bits to nearest even, infinite where IEEE says so; not for NaN."""
+        bits = b.zext(low.float_to_half(b, a[0]), N.ir)
+        size = b.and_(b.bitcast(a[0], N.ir), fill(N.ir, 0x7FFFFFFF))
+        infinite = b.or_(b.and_(bits, fill(N.ir, 0x8000)), fill(N.ir, 0x7C00))
+        return b.select(b.icmp_signed(">=", size, fill(N.ir, 0x477FF000)), infinite, bits)
+
+    v["half_i"] = _intrinsic(N, (F,), half_i)
+    v["half_f"] = _intrinsic(F, (N,), lambda b, a: low.half_to_float(b, b.trunc(a[0], vector(I16, lanes))))
+    v["trunc_i"] = _intrinsic(N, (F,), lambda b, a: b.fptosi(a[0], N.ir))
+    v["sqrt_f"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.sqrt.v{lanes}f32", F.ir, a))
+
+
+def _columns(v: dict[str, Any], low: Lowering) -> None:
+    """What turns rows into lanes, and lanes into addresses."""
+    F, N, lanes, address = low.F, low.I, low.lanes, types.int64
+    halves = vector(I16, lanes)
+
+    def bf16(b: Any, at: Any) -> Any:
+        return b.bitcast(b.shl(b.zext(_load(b, at, halves), N.ir), fill(N.ir, 16)), F.ir)
+
+    loads: dict[str, Callable[[Any, Any], Any]] = {
+        "f32": lambda b, at: _load(b, at, F.ir),
+        "f16": lambda b, at: low.half_to_float(b, _load(b, at, halves)),
+        "bf16": bf16,
+    }
+
+    def transpose(load: Callable[[Any, Any], Any]) -> Codegen:
+        def emit(b: Any, a: list[Any]) -> None:
+            """`lanes` elements of each of `lanes` rows, a[1] bytes apart at a[0] → as many f32 vectors at a[2]."""
+            rows = [load(b, b.add(a[0], b.mul(a[1], I64(r)))) for r in range(lanes)]
+            for i, column in enumerate(_transposed(b, rows, lanes)):
+                _store(b, column, b.add(a[2], I64(4 * lanes * i)))
+
+        return emit
+
+    def gather(kind: Any) -> Codegen:
+        def emit(b: Any, a: list[Any]) -> Any:
+            """Lane by lane the 32 bits at a[0] + 4 × index; every index must be within the table."""
+            out = ir.Constant(kind, ir.Undefined)
+            for lane in range(lanes):
+                index = b.sext(b.extract_element(a[1], I32(lane)), I64)
+                value = _load(b, b.add(a[0], b.shl(index, I64(2))), kind.element)
+                out = b.insert_element(out, value, I32(lane))
+            return out
+
+        return emit
+
+    for name, load in loads.items():
+        v[f"transpose_{name}"] = _intrinsic(types.void, (address,) * 3, transpose(load))
+    v["gather_f"] = _intrinsic(F, (address, N), gather(F.ir))
+    v["gather_i"] = _intrinsic(N, (address, N), gather(N.ir))
+
+
+def _transposed(b: Any, rows: list[Any], lanes: int) -> list[Any]:
+    """Rows → columns, swapping ever larger blocks across the diagonal."""
+    step = 1
+    while step < lanes:
+        for i in range(lanes):
+            if i & step:
+                continue
+            x, y = rows[i], rows[i + step]
+            low = [k if not k & step else lanes + k - step for k in range(lanes)]
+            high = [k + step if not k & step else lanes + k for k in range(lanes)]
+            rows[i] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), low))
+            rows[i + step] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), high))
+        step *= 2
+    return rows
+
+
 def _tile_primitive(numbers: int, arguments: int, emit: Callable[..., None]) -> Any:
     """An intrinsic of `numbers` constant tile numbers and `arguments` int64: `emit(builder, *numbers, *arguments)`."""
 
@@ -301,6 +399,9 @@ def primitives(level: Level) -> ModuleType:
     _threads(v, low)
     _memory(v, low)
     _arithmetic(v, low)
+    _masks(v, low)
+    _rounding(v, low)
+    _columns(v, low)
     _math(v)
     _tiles(v, low)
     return _as_module(level.name, v)
