@@ -23,8 +23,11 @@ LABELS = {
     "compile": "compiling kernels, once for this machine",
     "load": "loading the model",
     "unpack": "unpacking",
+    "check": "checking",
+    "measure": "measuring types",
+    "quantize": "quantising",
 }
-BYTE_STAGES = ("load", "download", "unpack", "write", "hash")
+BYTE_STAGES = ("load", "download", "unpack", "write", "hash", "check", "quantize")
 
 
 def human_bytes(count: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ggufpy import cli
 from ggufpy.errors import GGUFError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import compare
 import peers
 from peers import worker
+from synthetic import SHAPES, write_model
 
 
 class FakePeer:
@@ -416,3 +418,36 @@ def test_a_request_names_its_task() -> None:
     engine = SimpleNamespace(prompt=lambda tokens: tokens * 1.0, decode=lambda tokens, depth: tokens + depth)
     assert worker.answer(engine, {"task": "prompt", "tokens": 3, "depth": 9}) == {"seconds": 3.0}
     assert worker.answer(engine, {"task": "decode", "tokens": 3, "depth": 9}) == {"seconds": 12}
+
+
+def quantizer(folder: Path, copies: str) -> Path:
+    """A program called as llama-quantize is, which copies `copies` wherever it is told to write."""
+    program = folder / "fake-quantize"
+    body = f"import shutil, sys\nassert sys.argv[4] == '2', sys.argv\nshutil.copyfile({copies!r}, sys.argv[2])\n"
+    program.write_text(f"#!{sys.executable}\n{body}")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return program
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a script with a first line")
+def test_quantising_beside_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, made = tmp_path / "m.gguf", tmp_path / "made.gguf"
+    write_model(model, SHAPES["tiny"], "F16")
+    assert cli.main(["quantize", str(model), str(made), "Q8_0", "-t", "2"]) == 0
+    words = [str(model), "--llama-quantize", str(quantizer(tmp_path, str(made))), "-t", "2", "-r", "1"]
+    assert compare.main([*words, "--types", "Q8_0", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["models"][0]["types"]
+    assert (row["type"], row["equal_blocks"], row["other_types"]) == ("Q8_0", 1.0, [])
+    assert row["ratio"] == pytest.approx(row["their_seconds"] / row["seconds"])
+    assert compare.main([*words, "--types", "Q4_0"]) == 1  # the program's file has Q8_0
+    out, err = capsys.readouterr()
+    assert "Q4_0" in out and "other types (ours, theirs): token_embd.weight: Q4_0, Q8_0" in err
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("compare-")] == []
+
+
+def test_a_quantising_program_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "m.gguf"
+    write_model(model, SHAPES["tiny"], "F16")
+    words = [str(model), "--llama-quantize", str(tmp_path / "none"), "--types", "Q8_0", "-r", "1", "-t", "2"]
+    assert compare.main(words) == 1
+    assert "none cannot be run: No such file or directory" in capsys.readouterr().err

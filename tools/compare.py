@@ -4,12 +4,15 @@
     python tools/compare.py model.gguf -p 512 -n 64 -r 5
     python tools/compare.py 1.1b:Q4_0 1.1b:Q6_K --isa best   files of random weights, made when missing
     python tools/compare.py --llama-bench ~/llama.cpp/build/bin/llama-bench
+    python tools/compare.py --llama-quantize ~/llama.cpp/build/bin/llama-quantize --types Q4_0,Q8_0,Q4_K_M
 
 MODEL is a path, a name that ggufpy knows, hf:owner/repo[:file-or-quant], or SHAPE:TYPE for a file of random weights
 (tools/synthetic.py), which is kept in the cache folder; the five files of the default take 3 GB there. Prompt and
 decode rates are medians of -r turns, after one that does not count. Engines take turns, in an order that alternates,
 and a ratio is the median of the ratios within the turns: a machine that slows down for a while slows both sides.
 Prompts are read in steps of 512 tokens; decoding has the logits of each token and no sampling unless the table says so.
+With --llama-quantize, what is measured is how long `ggufpy quantize` and that program take to make a file (default
+MODEL: 1.1b:F16), and the two files are compared tensor by tensor.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from peers import Ggufpy, LlamaBench, Peer, PeerError, Runner, Settings, Xllamacpp
+from peers.quantizing import Quantising, compare_types, table
 from synthetic import SHAPES, write_model
 
 from ggufpy.commands._options import whole
@@ -39,6 +43,7 @@ from ggufpy.runtime.options import EngineOptions
 from ggufpy.simd import isa
 
 DEFAULT_ISA = "best,avx2"
+QUANTISED = ("1.1b:F16",)
 MODELS = ("smollm2", "1.1b:Q4_0", "1.1b:Q4_K_M", "1.1b:Q8_0", "1.1b:Q5_0")
 WARM_TOKENS = 4  # tokens decoded in the turn that does not count
 MOST_SPREAD = 0.2  # of the median, between the least and the most; above it figures are not to be trusted
@@ -285,7 +290,7 @@ def legend(models: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=f"(default: {' '.join(MODELS)})")
+    made.add_argument("models", nargs="*", metavar="MODEL", help=f"(default: {' '.join(MODELS)})")
     for flag, name, value, least, text in (
         ("-p", "--n-prompt", 512, 0, "tokens of the prompt"),
         ("-n", "--n-gen", 64, 0, "tokens to decode"),
@@ -297,6 +302,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--isa", default=DEFAULT_ISA, metavar="LIST", help=f"our SIMD levels (default: {DEFAULT_ISA})")
     made.add_argument("--llama-bench", type=Path, metavar="PATH", help="compare with this llama-bench program")
     made.add_argument("--xllamacpp", action="store_true", help="with llama.cpp from PyPI too (alone: the default)")
+    made.add_argument("--llama-quantize", type=Path, metavar="PATH", help="compare making files with this program")
+    made.add_argument("--types", default="Q4_0,Q8_0,Q4_K_M", metavar="LIST", help="with --llama-quantize: what to make")
     made.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     return made
 
@@ -322,9 +329,8 @@ def compare_all(args: argparse.Namespace) -> int:
     for peer in side.all:
         peer.prepare()
     about, models = machine(settings), []
-    for name in args.models:
-        path = find_model(name, cache_dir() / "compare")
-        title = path.stem if os.path.exists(name) else name
+    for name in args.models or MODELS:
+        path, title = find(name)
 
         def say(what: str, title: str = title) -> None:
             print(f"compare: {title}: {what}", file=sys.stderr)
@@ -342,11 +348,41 @@ def compare_all(args: argparse.Namespace) -> int:
     return 1 if any(model["failed"] for model in models) else 0
 
 
+def find(name: str) -> tuple[Path, str]:
+    """A model's file, and what to call it."""
+    path = find_model(name, cache_dir() / "compare")
+    return path, path.stem if os.path.exists(name) else name
+
+
+def compare_quantising(args: argparse.Namespace) -> int:
+    """Measure and print how long making files takes; 1 if tensors came out in other types."""
+    threads = args.threads or EngineOptions().threads()
+    settings = Quantising(args.types.split(","), args.repetitions, threads, args.llama_quantize.resolve())
+    about, models = machine(Settings(turns=args.repetitions, threads=threads)), []
+    for name in args.models or QUANTISED:
+        path, title = find(name)
+
+        def say(what: str, title: str = title) -> None:
+            print(f"compare: {title}: {what}", file=sys.stderr)
+
+        models.append({"model": title, "types": compare_types(path, settings, say)})
+    if args.json:
+        print(json.dumps({"machine": about, "models": models}))
+    else:
+        print(f"machine   {about['cpu']}, {threads} threads; medians of {args.repetitions} turns, whole processes\n")
+        for model in models:
+            print(layout(table(model["model"], model["types"])))
+    others = [line for model in models for made in model["types"] for line in made["other_types"]]
+    for line in others:
+        print(f"compare: warning: other types (ours, theirs): {line}", file=sys.stderr)
+    return 1 if others else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0, or 1 with one line on stderr."""
     args = parser().parse_args(argv)
     try:
-        return compare_all(args)
+        return compare_quantising(args) if args.llama_quantize else compare_all(args)
     except (GGUFError, PeerError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1

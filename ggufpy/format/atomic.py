@@ -1,61 +1,113 @@
-"""Files that are whole or not there: written beside the target, synced, then renamed over it."""
+"""Files that are whole or not there: written beside the target, synced, checked, then renamed over it.
+
+A kill may leave the hidden temporary file. Whoever writes holds a lock on it, so that the next writer in the same
+folder can tell what a dead process left and removes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import secrets
+import shutil
 import sys
+import time
 import weakref
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ggufpy.errors import GGUFError
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\.ggufpy-[0-9a-f]{16}\.tmp")
+_STALE_SECONDS = 86_400.0  # where there are no locks to ask, a temporary file this old is nobody's
+_SPAN = 32 << 20  # bytes that are handed to the disk at a time, long before `commit` waits for them
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux's fs.h
 
 
 class AtomicFile:
     """A binary file open for writing that takes its name only on `commit`.
 
     Until then it is a hidden temporary file in the same folder, removed on `abort`, on an exception inside a
-    `with` block, and when the object is dropped. Raises GGUFError where the folder cannot be written.
+    `with` block, and when the object is dropped. Raises GGUFError where the folder cannot be written, or where the
+    disk has no room for the `size` bytes that are to come.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
         self.path = Path(path)
+        self._sent = 0  # bytes that the disk was told to take
+        self._synced = False
         try:
             self._target = Path(os.path.realpath(path))
             if self._target.is_dir():
                 raise GGUFError(f"cannot write {path}: it is a directory")
-            self._temporary = self._target.with_name(f".ggufpy-{secrets.token_hex(8)}.tmp")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            if sys.platform == "win32":
-                flags |= os.O_BINARY
-            self.file = os.fdopen(os.open(self._temporary, flags, 0o666), "wb", 1 << 20)
-        except FileNotFoundError:
-            raise GGUFError(f"cannot write {path}: there is no folder {self._target.parent}") from None
+            check_space(path, size)
+            self.file, self._temporary = _create(self._target.parent)
         except OSError as e:
             raise GGUFError(f"cannot write {path}: {e.strerror or e}") from None
         except ValueError as e:  # a NUL inside the name; GGUFError is one too and passes on
             raise e if isinstance(e, GGUFError) else GGUFError(f"cannot write {str(path)!r}: {e}") from None
         self._drop = weakref.finalize(self, _discard, self.file, self._temporary)
 
-    def commit(self) -> None:
-        """Bring the data to the disk and give the file its name. GGUFError where either fails."""
+    def spill(self) -> None:
+        """Let the disk begin with what was written so far, without waiting; `commit` then has less to wait for."""
+        start = _sync_file_range()
+        if start is None or self.file.tell() - self._sent < _SPAN:
+            return
+        self.file.flush()
+        end = self.file.tell()
+        start(self.file.fileno(), self._sent, end - self._sent, _WRITE)  # a hint: whether it is taken does not matter
+        self._sent = end
+
+    def prepare(self, check: Callable[[Path], None] | None = None) -> None:
+        """Bring the data to the disk, and have `check` open and read the temporary file, which raises if it is wrong.
+
+        `commit` does this first unless it was done; files that belong together are all prepared, then all committed.
+        GGUFError, and nothing is left, where it fails.
+        """
         try:
             self.file.flush()
             os.fsync(self.file.fileno())
-            self.file.close()
-            os.replace(self._temporary, self._target)
-            _sync_folder(self._target.parent)
-        except OSError as e:
+            if check is not None:
+                check(self._temporary)
+        except BaseException as e:
             self.abort()
-            raise GGUFError(f"cannot write {self.path}: {e.strerror or e}") from None
+            raise self._failure(e) from None
+        self._synced = True
+
+    def commit(self, check: Callable[[Path], None] | None = None) -> None:
+        """Bring the data to the disk, `check` them, and give the file its name. GGUFError where any of it fails."""
+        if not self._synced:
+            self.prepare(check)
+        try:
+            if sys.platform == "win32":
+                self.file.close()  # Windows does not rename what is open; elsewhere the lock is held until after
+            os.replace(self._temporary, self._target)
+            self.file.close()
+            _sync_folder(self._target.parent)
+        except BaseException as e:
+            self.abort()
+            raise self._failure(e) from None
         self._drop.detach()
 
     def abort(self) -> None:
         """Remove what was written; nothing happens after `commit` or a second time."""
         self._drop()
+
+    def _failure(self, e: BaseException) -> BaseException:
+        """The error to raise for `e`: an interruption as it is, all else as one line."""
+        if isinstance(e, GGUFError):
+            return GGUFError(f"cannot write {self.path}: what was written is not right: {e}")
+        if isinstance(e, OSError):
+            return GGUFError(f"cannot write {self.path}: {e.strerror or e}")
+        return e
 
     def __enter__(self) -> AtomicFile:
         return self
@@ -69,17 +121,117 @@ class AtomicFile:
             self.abort()
 
 
+def check_target(target: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]]) -> None:
+    """GGUFError if writing `target` would replace one of the files that are being read, under any of its names."""
+    for source in sources:
+        with contextlib.suppress(FileNotFoundError):  # a target that is not there yet is no source
+            if os.path.samefile(source, target):
+                raise GGUFError(f"{target} is the file that is being read ({source}): write to another one")
+
+
+def check_space(path: str | os.PathLike[str], size: int) -> None:
+    """GGUFError if the disk of `path` has no room for `size` bytes more, without what dead processes left there."""
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        _remove_stale(folder)
+        usage = shutil.disk_usage(folder)
+    except FileNotFoundError:
+        raise GGUFError(f"cannot write {path}: there is no folder {folder}") from None
+    except OSError as e:
+        raise GGUFError(f"cannot write {path}: {e.strerror or e}") from None
+    if usage.total and usage.free < size:  # some network file systems do not say and report 0 of 0
+        raise GGUFError(
+            f"cannot write {path}: it takes {_shown(size)} and its disk has {_shown(usage.free)} free, "
+            f"{_shown(size - usage.free)} too little: make room, or write to another disk"
+        )
+
+
+def _shown(count: int) -> str:
+    from ggufpy.progress import human_bytes
+
+    return human_bytes(count)
+
+
+def _create(folder: Path) -> tuple[BinaryIO, Path]:
+    """A new temporary file, locked."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    if sys.platform == "win32":
+        flags |= os.O_BINARY
+    while True:
+        temporary = folder / f".ggufpy-{secrets.token_hex(8)}.tmp"
+        file = os.fdopen(os.open(temporary, flags, 0o666), "wb", 1 << 20)
+        try:
+            _lock(file.fileno())
+            if temporary.exists():
+                return file, temporary
+        except BlockingIOError:
+            pass
+        except BaseException:
+            _discard(file, temporary)
+            raise
+        _discard(file, temporary)  # another process took it for stale before it was locked: once more
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock that says that a file is in use: BlockingIOError if another has it, False where there are none."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # some network file systems have none
+        return False
+    return True
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder."""
+    found: list[str] = []
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # it may be writable, not readable
+        found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for path in found:
+        with contextlib.suppress(OSError):  # another process was quicker, or it belongs to another user
+            if sys.platform == "win32":
+                if time.time() - os.stat(path).st_mtime > _STALE_SECONDS:
+                    os.unlink(path)
+                continue
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(descriptor):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], Any] | None:
+    """Linux's call that starts writing a range of a file to the disk, where there is one."""
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    function.restype = ctypes.c_int
+    return function
+
+
 def _discard(file: BinaryIO, temporary: Path) -> None:
+    """Close and remove a file that is not to be; what of it cannot be removed is hidden and found stale later."""
     with contextlib.suppress(OSError):  # what could not be written is thrown away here
         file.close()
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can open folders."""
+    """Make the rename itself durable, where the system can open folders and sync them: the file is there already."""
     if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

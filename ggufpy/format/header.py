@@ -283,7 +283,7 @@ class _Parser:
             entry, end = read_entry(self.buffer, self.order, at, 0)
         except GGUFError as e:
             raise GGUFError(f"{field} at byte {at}: {e}") from None
-        extent = entry.layout.nbytes
+        extent = max(entry.layout.nbytes, 8)  # of its values in any dtype that they may be asked for in
         for n in entry.shape:
             extent *= max(n, 1)
         if extent > _INDEX_MAX:  # also where a dimension of 0 makes the tensor itself empty

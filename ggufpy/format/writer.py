@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ggufpy.format import blocktypes
 from ggufpy.format.atomic import AtomicFile
 from ggufpy.format.blocktypes import Layout
 from ggufpy.format.encode import encode, infer
-from ggufpy.format.header import DEFAULT_ALIGNMENT, MAGIC, align_up
+from ggufpy.format.header import DEFAULT_ALIGNMENT, MAGIC, align_up, parse
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import (
@@ -54,8 +55,9 @@ class Writer:
     """Writes a file tensor by tensor, for models larger than memory.
 
     Metadata and tensor infos are given first; then `append` takes each tensor's data, in that order, in as
-    many chunks as suit. The file gets its name on `close` or at the end of a `with` block; after an error
-    nothing is left of it. Raises GGUFError for names, shapes, types, values and sizes that cannot be.
+    many chunks as suit. The file gets its name on `close` or at the end of a `with` block, once it is on the disk and
+    its header was read again; after an error nothing is left of it. `size` is the bytes that it will have. Raises
+    GGUFError for names, shapes, types, values and sizes that cannot be, and where the disk has no room.
     """
 
     def __init__(
@@ -72,21 +74,16 @@ class Writer:
             raise GGUFError(f"GGUF version {version} cannot be written; 2 and 3 can")
         if byteorder not in ORDERS:
             raise GGUFError(f"byteorder is {byteorder!r}; it must be 'little' or 'big'")
-        order = ORDERS[byteorder]
         values, self.alignment = _with_alignment(_typed(metadata), alignment)
         _check_split(Path(path), values)
-        self._plan, entries = _lay_out(tensors, self.alignment, order)
+        head, self._plan = _head(values, tensors, self.alignment, version, ORDERS[byteorder])
         self._swap = byteorder == "big"
         self._next = 0  # the tensor that takes the next chunk
         self._done = 0  # bytes of it so far
-        head = (
-            MAGIC
-            + pack(order + "IQQ", version, len(self._plan), len(values))
-            + _keys(values, order)
-            + entries
-        )
+        self._ready = False
         self._start = align_up(len(head), self.alignment)
-        self._atomic = AtomicFile(path)
+        self.size = self._start + _data_bytes(self._plan, self.alignment)
+        self._atomic = AtomicFile(path, self.size)
         self._put(head)
         self._skip_complete()
 
@@ -118,6 +115,12 @@ class Writer:
 
     def close(self) -> None:
         """Finish the file and give it its name; GGUFError, and no file, where data are missing."""
+        self.prepare()
+        if not self._atomic.file.closed:
+            self._atomic.commit()
+
+    def prepare(self) -> None:
+        """All of `close` but the name: files that belong together are all prepared, then all closed."""
         if self._next < len(self._plan):
             tensor = self._plan[self._next]
             self.abort()
@@ -125,10 +128,10 @@ class Writer:
                 f"{self._atomic.path} was not written: tensor {shown(tensor.name)} has {self._done} of its "
                 f"{tensor.nbytes} bytes"
             )
-        if not self._atomic.file.closed:
-            end = max((t.offset + t.nbytes for t in self._plan), default=0)
-            self._pad(self._start + align_up(end, self.alignment))
-            self._atomic.commit()
+        if not self._ready and not self._atomic.file.closed:
+            self._pad(self.size)
+            self._atomic.prepare(self._read_back)
+            self._ready = True
 
     def abort(self) -> None:
         """Give up: nothing of the file is left."""
@@ -144,6 +147,14 @@ class Writer:
             self.close()
         else:
             self.abort()
+
+    def _read_back(self, path: Path) -> None:
+        """GGUFError unless the header of the file at `path` is whole and says what was to be written."""
+        with open(path, "rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        header = parse(buffer, str(path))
+        if len(buffer) != self.size or list(header.tensors) != [tensor.name for tensor in self._plan]:
+            raise GGUFError(f"{path} has {len(buffer)} bytes and {len(header.tensors)} tensors, not as planned")
 
     def _skip_complete(self) -> None:
         while self._next < len(self._plan) and self._done == self._plan[self._next].nbytes:
@@ -163,6 +174,7 @@ class Writer:
     def _put(self, data: bytes | memoryview) -> None:
         try:
             self._atomic.file.write(data)
+            self._atomic.spill()
         except (OSError, ValueError) as e:
             raise self._failed(e) from None
 
@@ -171,6 +183,13 @@ class Writer:
         self.abort()
         reason = "the writer is closed" if closed else e
         return GGUFError(f"cannot write {self._atomic.path}: {reason}")
+
+
+def file_size(metadata: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> int:
+    """The bytes that a file of these metadata and tensors takes. GGUFError where it could not be written."""
+    values, alignment = _with_alignment(_typed(metadata), None)
+    head, plan = _head(values, tensors, alignment, 3, ORDERS["little"])
+    return align_up(len(head), alignment) + _data_bytes(plan, alignment)
 
 
 def write(
@@ -227,6 +246,18 @@ def _check_split(path: Path, values: dict[str, Typed]) -> None:
                 f"{path}: 'split.count' is {count.value}, so the name must end in -00001{wanted} or another "
                 "number; leave the split.* keys out to write a single file"
             )
+
+
+def _head(
+    values: dict[str, Typed], tensors: Iterable[TensorInfo], alignment: int, version: int, order: str
+) -> tuple[bytes, list[_Planned]]:
+    """Everything before the data, not padded, and where the data go."""
+    plan, entries = _lay_out(tensors, alignment, order)
+    return MAGIC + pack(order + "IQQ", version, len(plan), len(values)) + _keys(values, order) + entries, plan
+
+
+def _data_bytes(plan: list[_Planned], alignment: int) -> int:
+    return align_up(max((t.offset + t.nbytes for t in plan), default=0), alignment)
 
 
 def _keys(values: dict[str, Typed], order: str) -> bytes:

@@ -1,0 +1,140 @@
+"""`ggufpy quantize`: writes a model in a smaller type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from ggufpy.commands import UsageError
+from ggufpy.commands._options import real, whole
+
+if TYPE_CHECKING:
+    from ggufpy.progress import Progress
+    from ggufpy.quantizer import QuantizeOptions
+
+HELP = "write a model in a smaller type, such as Q4_K_M"
+DESCRIPTION = """Write the model IN as file type TYPE to OUT, each tensor in the type that llama-quantize gives it.
+
+IN is an F32, F16 or BF16 .gguf file, or any file of a split set. OUT gets its name when it is whole: whatever goes
+wrong, a file that was there before stays as it was.
+
+TYPE, the larger the better:
+  Q8_0              8.5 bits a weight, hardly to be told from F16
+  Q6_K              6.6
+  Q5_K_M  Q5_K_S    5.7  5.5
+  Q4_K_M  Q4_K_S    4.9  4.6    what most people run
+  IQ4_XS  IQ4_NL    4.3  4.5
+  Q3_K_L  Q3_K_M  Q3_K_S    4.3  3.9  3.5
+  IQ3_M  IQ3_S  IQ3_XS  IQ3_XXS    3.7 to 3.1, with --imatrix
+  Q2_K  Q2_K_S      3.0  2.8    Q2_K_S with --imatrix
+  IQ2_M  IQ2_S  IQ2_XS  IQ2_XXS  IQ1_M  IQ1_S    2.7 to 1.6, with --imatrix
+  Q4_0  Q4_1  Q5_0  Q5_1    simple blocks of 32
+  MXFP4_MOE  NVFP4  TQ1_0  TQ2_0  Q1_0  Q2_0    for models trained for them
+  F32  F16  BF16  COPY    no blocks; COPY changes no tensor
+Rows that the blocks of a type do not divide get another: the table at the end shows what came of it. Its errors are
+root mean squares over those of the weights, measured on a sample of each tensor.
+
+An importance matrix ('ggufpy imatrix') says which columns matter; below 4 bits it makes much of the difference.
+--target-bpw X measures each tensor in every type and chooses so that all weights take X bits at most at the least
+error (TYPE is then only the name that the file goes by).
+JSON: bytes_in, bytes_out, bits_per_weight, seconds, tensors [{name, shape, from, to, bytes, error}], files, notes.
+
+examples:
+  ggufpy quantize model-f16.gguf model-Q4_K_M.gguf Q4_K_M
+  ggufpy quantize model-f16.gguf model-IQ3_M.gguf IQ3_M --imatrix model.imatrix.gguf
+  ggufpy quantize model-f16.gguf out.gguf Q4_K_M --dry-run             how large it would be
+  ggufpy quantize model-f16.gguf out.gguf Q4_K_M --tensor-type 'attn_v=Q8_0' --tensor-type 'blk\\.0\\.=Q6_K'
+  ggufpy quantize model-f16.gguf out.gguf Q4_K_M --target-bpw 4.25 --imatrix model.imatrix.gguf
+  ggufpy quantize big-00001-of-00004.gguf small.gguf Q8_0 --keep-split   small-00001-of-00004.gguf and so on"""
+
+
+def tensor_type(text: str) -> tuple[str, str]:
+    """An argument type: `PATTERN=TYPE`."""
+    pattern, equals, name = text.partition("=")
+    if not (pattern and equals and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
+    return pattern, name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `quantize`."""
+    parser.add_argument("input", metavar="IN", help="the .gguf file to start from")
+    parser.add_argument("output", metavar="OUT", help="the .gguf file to write")
+    parser.add_argument("type", metavar="TYPE", help="a file type of those above, in any case")
+    parser.add_argument("--imatrix", metavar="FILE", help="weigh columns by this importance matrix")
+    parser.add_argument(
+        "-t", "--threads", type=whole(1), metavar="T", help="CPU threads (default: one a core)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
+    parser.add_argument(
+        "--allow-requantize",
+        action="store_true",
+        help="take a file that is in blocks already; worse than starting from floats",
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="take infinite weights and NaN: as zero, where a type has none"
+    )
+    parser.add_argument("--keep-split", action="store_true", help="write as many files as IN has")
+    group = parser.add_argument_group("which tensor gets which type")
+    group.add_argument(
+        "--tensor-type",
+        type=tensor_type,
+        action="append",
+        default=[],
+        metavar="REGEX=TYPE",
+        help="type of the tensors in whose name REGEX is found; again for more, the first that is found counts",
+    )
+    group.add_argument("--pure", action="store_true", help="one type for all matrices, no mix")
+    group.add_argument("--output-tensor-type", metavar="TYPE", help="type of output.weight")
+    group.add_argument("--token-embedding-type", metavar="TYPE", help="type of the token embedding")
+    group.add_argument("--leave-output-tensor", action="store_true", help="leave output.weight as it is")
+    group.add_argument("--target-bpw", type=real, metavar="X", help="choose types by measured error, X bits a weight")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, and print the table or one object of JSON."""
+    if args.pure and args.target_bpw is not None:
+        raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
+    from ggufpy.progress import Progress
+    from ggufpy.quantizer import quantize_file
+
+    with Progress() as progress:
+        options = _options(args, progress)
+        report = quantize_file(args.input, args.output, args.type, options)
+    for note in report.notes:
+        print(f"ggufpy quantize: {note}", file=sys.stderr)
+    bad = sum(tensor.nonfinite for tensor in report.tensors)
+    if bad:
+        print(f"ggufpy quantize: {bad} weights were infinite or NaN", file=sys.stderr)
+    if args.json:
+        print(json.dumps(report.as_json()))
+        return 0
+    if args.verbose:
+        for tensor in report.tensors:
+            print(f"{tensor.name:<40}{tensor.source:>8} -> {tensor.target:<8}{tensor.bytes:>15,}")
+    for line in report.table():
+        print(line)
+    print(f"{report.bits_per_weight:.3f} bits per weight" + (", nothing written" if args.dry_run else ""))
+    return 0
+
+
+def _options(args: argparse.Namespace, progress: Progress) -> QuantizeOptions:
+    from ggufpy.quantizer import QuantizeOptions
+
+    return QuantizeOptions(
+        imatrix=args.imatrix,
+        tensor_types=tuple(args.tensor_type),
+        pure=args.pure,
+        output_tensor_type=args.output_tensor_type,
+        token_embedding_type=args.token_embedding_type,
+        leave_output_tensor=args.leave_output_tensor,
+        keep_split=args.keep_split,
+        dry_run=args.dry_run,
+        target_bpw=args.target_bpw,
+        threads=args.threads,
+        allow_requantize=args.allow_requantize,
+        allow_nonfinite=args.allow_nonfinite,
+        progress=progress,
+    )

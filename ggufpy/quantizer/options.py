@@ -1,0 +1,98 @@
+"""What a caller may ask of a quantisation besides the file type."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ggufpy import quants
+from ggufpy.errors import GGUFError
+from ggufpy.quants.encoding import default_threads
+
+Advance = Callable[[str, int, int], None]
+FAR = 32.0  # bits per weight: nothing is larger
+
+
+class Importance(Protocol):
+    """What quantising needs of an importance matrix; `ggufpy.imatrix.ImportanceMatrix` is one."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The tensors that it has weights for."""
+
+    @property
+    def datasets(self) -> Sequence[str]:
+        """The texts that it was measured on."""
+
+    @property
+    def chunks(self) -> int:
+        """How many pieces of text that were."""
+
+    def weights(self, name: str) -> NDArray[Any] | None:
+        """float32 (matrices, columns), or None where there are none."""
+
+
+def _nothing(stage: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a file is quantised; the defaults are llama-quantize's. GGUFError where a value cannot be.
+
+    `imatrix` is a path or an `Importance`. `tensor_types` are (pattern, type) pairs: the first pattern that is found in
+    a tensor's name decides. `target_bpw` chooses types by their measured errors so that the weights take that many
+    bits at most. `threads` None: one a core. `progress` is called with ("quantize", bytes read, all bytes).
+    """
+
+    imatrix: str | os.PathLike[str] | Importance | None = None
+    tensor_types: Sequence[tuple[str, str]] = ()
+    pure: bool = False
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    leave_output_tensor: bool = False
+    keep_split: bool = False
+    dry_run: bool = False
+    target_bpw: float | None = None
+    threads: int | None = None
+    allow_requantize: bool = False
+    allow_nonfinite: bool = False
+    progress: Advance = _nothing
+
+    def __post_init__(self) -> None:
+        self.patterns()
+        for chosen in (self.output_tensor_type, self.token_embedding_type):
+            if chosen is not None:
+                writable(chosen)
+        if self.target_bpw is not None and not 0 < self.target_bpw <= FAR:
+            raise GGUFError(f"a target of {self.target_bpw:g} bits per weight cannot be: from 0 to {FAR:g} can")
+        if self.threads is not None and self.threads < 1:
+            raise GGUFError(f"{self.threads} threads cannot work: ask for 1 or more, or leave it out for one a core")
+
+    def thread_count(self) -> int:
+        """The threads to work with."""
+        return self.threads or default_threads()
+
+    def patterns(self) -> list[tuple[re.Pattern[str], str]]:
+        """`tensor_types`, compiled; as in llama-quantize, capitals and small letters are the same."""
+        found = []
+        for pattern, name in self.tensor_types:
+            try:
+                found.append((re.compile(pattern, re.IGNORECASE), writable(name)))
+            except re.error as e:
+                raise GGUFError(f"the tensor pattern {pattern!r} is not a regular expression: {e}") from None
+        return found
+
+
+def writable(name: str) -> str:
+    """The proper name of a tensor type that can be written. GGUFError, with the types that can."""
+    block = quants.get(name)
+    if not block.encodes or block.name == "F64":
+        able = ", ".join(known for known in quants.names() if quants.get(known).encodes and known != "F64")
+        raise GGUFError(f"{block.name} cannot be written; types that can: {able}")
+    return block.name

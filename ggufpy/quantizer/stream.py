@@ -1,0 +1,145 @@
+"""The work: tensors in, tensors out, a piece at a time, so that memory does not grow with the file.
+
+Threads read and encode pieces; the calling thread writes them in order while the next ones are encoded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ggufpy.format import GGUFFile, Writer, blocktypes
+from ggufpy.format import open as open_gguf
+from ggufpy.format.atomic import check_space, check_target
+from ggufpy.quantizer.convert import Converted, Piece, convert, pieces
+from ggufpy.quantizer.kernels import compile_kernels
+from ggufpy.quantizer.options import QuantizeOptions
+from ggufpy.quantizer.plan import Job, Plan, checked, choose_types, new_metadata, read_importance
+from ggufpy.quantizer.report import Report, TensorReport
+from ggufpy.quantizer.shards import Shard, shards_of
+from ggufpy.quantizer.target import meet_target
+from ggufpy.quantizer.types import file_type
+
+AHEAD = 2  # pieces a thread that may wait to be written
+
+
+def quantize_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    type_name: str,
+    options: QuantizeOptions | None = None,
+) -> Report:
+    """Write `source` quantised as file type `type_name` ("Q4_K_M") to `target`, which gets its name when it is whole.
+
+    Raises GGUFError, leaving what was at `target` as it was, for whatever is wrong with either file, the type or the
+    options, and for a tensor that cannot be quantised as asked.
+    """
+    started = time.perf_counter()
+    options = options or QuantizeOptions()
+    wanted = file_type(type_name)
+    with open_gguf(source) as file:
+        importance = read_importance(options.imatrix)
+        plan = choose_types(file, wanted, options, importance)
+        if options.target_bpw is not None:
+            plan = meet_target(plan, options, importance)
+        plan = checked(plan, wanted, options, importance)
+        metadata = new_metadata(file.metadata.typed_items(), wanted, options, importance)
+        shards = shards_of(file, Path(target), plan.jobs, metadata, options.keep_split)
+        report = _dry(shards, plan) if options.dry_run else _write(file, shards, plan, options)
+        bytes_in = sum(os.path.getsize(name) for name in file.files)
+    return replace(report, bytes_in=bytes_in, seconds=time.perf_counter() - started)
+
+
+def _dry(shards: Sequence[Shard], plan: Plan) -> Report:
+    """What writing would give, with nothing written."""
+    tensors = [
+        TensorReport(job.tensor.name, job.tensor.shape, job.tensor.type, job.target, job.nbytes) for job in plan.jobs
+    ]
+    return _report(tensors, sum(shard.size for shard in shards), plan)
+
+
+def _report(tensors: Sequence[TensorReport], bytes_out: int, plan: Plan, files: Sequence[str] = ()) -> Report:
+    weights = sum(tensor.weights for tensor in tensors)
+    bits = 8 * sum(tensor.bytes for tensor in tensors) / weights if weights else 0.0
+    return Report(0, bytes_out, bits, 0.0, tensors, files, [*plan.notes, *plan.replaced])
+
+
+def _write(file: GGUFFile, shards: Sequence[Shard], plan: Plan, options: QuantizeOptions) -> Report:
+    """Convert and write every tensor; all files get their names at the end, one right after the other."""
+    for shard in shards:
+        check_target(shard.path, file.files)
+    check_space(shards[0].path, sum(shard.size for shard in shards))
+    tensors: list[TensorReport] = []
+    with ExitStack() as undo, Converter(plan.jobs, options) as converter:
+        writers = []
+        for shard in shards:
+            writer = Writer(shard.path, shard.metadata, [job.info for job in shard.jobs])
+            undo.callback(writer.abort)  # nothing happens where it was closed
+            writers.append(writer)
+            for job in shard.jobs:
+                tensors.append(converter.put(job, writer))
+        for writer in writers:
+            writer.prepare()
+        for writer in writers:
+            writer.close()
+    return _report(tensors, sum(writer.size for writer in writers), plan, [str(shard.path) for shard in shards])
+
+
+class Converter:
+    """Converts the pieces of all jobs, in order, on a few threads that stay a little ahead of the writing."""
+
+    def __init__(self, jobs: Sequence[Job], options: QuantizeOptions) -> None:
+        self._options = options
+        self._total = sum(job.tensor.nbytes for job in jobs)
+        self._done = 0
+        threads = options.thread_count()
+        self._pool = ThreadPoolExecutor(threads)
+        self._ahead = AHEAD * threads
+        self._coming: Iterator[Piece] = (piece for job in jobs for piece in pieces(job))
+        self._waiting: deque[tuple[Piece, Future[Converted]]] = deque()
+        self._jobs = jobs
+
+    def __enter__(self) -> Converter:
+        wanted = {(job.target, job.importance is not None) for job in self._jobs if not job.copied}
+        compile_kernels(wanted, self._options.progress)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def put(self, job: Job, writer: Writer) -> TensorReport:
+        """Write the next tensor, which is `job`'s."""
+        tensor, bad, wrong, whole = job.tensor, 0, 0.0, 0.0
+        last = False
+        while not last:
+            piece, made = self._next()
+            if made.data.size:  # a writer passes over tensors that are empty
+                writer.append(tensor.name, made.data)
+            bad, wrong, whole = bad + made.nonfinite, wrong + made.wrong, whole + made.whole
+            self._advance(piece)
+            last = piece.last
+        tensor.release()
+        error = (wrong / whole) ** 0.5 if whole else 0.0
+        return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad)
+
+    def _next(self) -> tuple[Piece, Converted]:
+        """The next piece, once it is converted; as many more are handed out as may wait."""
+        while len(self._waiting) <= self._ahead:
+            piece = next(self._coming, None)
+            if piece is None:
+                break
+            self._waiting.append((piece, self._pool.submit(convert, piece, self._options.allow_nonfinite)))
+        piece, future = self._waiting.popleft()
+        return piece, future.result()
+
+    def _advance(self, piece: Piece) -> None:
+        tensor = piece.job.tensor
+        width = blocktypes.row_bytes(blocktypes.by_name(tensor.type), tensor.shape)
+        self._done += (piece.stop - piece.start) * width
+        self._options.progress("quantize", self._done, self._total)
