@@ -441,7 +441,8 @@ def test_quantising_beside_a_program(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert row["ratio"] == pytest.approx(row["their_seconds"] / row["seconds"])
     assert compare.main([*words, "--types", "Q4_0"]) == 1  # the program's file has Q8_0
     out, err = capsys.readouterr()
-    assert "Q4_0" in out and "other types (ours, theirs): token_embd.weight: Q4_0, Q8_0" in err
+    assert "Q4_0" in out
+    assert "other types (ours, theirs): token_embd.weight: Q4_0, Q8_0" in err
     assert [path for path in tmp_path.iterdir() if path.name.startswith("compare-")] == []
 
 

@@ -86,6 +86,9 @@ class Model:
         panels = {quants.get(self._file.tensors[n].type).panel for n in self._names}
         for panel in sorted(panels, key=repr):
             wanted += [pack_kernel(panel), *(matmul_kernel(panel, group) for group in GROUPS)]
+        embedding = quants.get(self._file.tensors[self.plan.embedding.name].type)
+        if embedding.decoder == "blocks":
+            wanted.append(kernel("decode", type=embedding.name.lower()))
         wanted += [kernel("to_tiles"), *sorted(set(self.bulk.values()), key=repr)] if self.bulk else []
         report = None if progress is None else lambda done, total: progress("compile", done, total)
         self.library.load(wanted, report)
