@@ -72,6 +72,11 @@ def buffers(op: Op) -> tuple[str, ...]:
     return (op.gate, op.up, op.y) if isinstance(op, SwiGlu) else (op.x, op.y)
 
 
+def written(op: Op) -> tuple[str, ...]:
+    """Names of the buffers whose content an op changes."""
+    return (op.q, op.k, op.v, op.y) if isinstance(op, Attend) else (op.y,)
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.

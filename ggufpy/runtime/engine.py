@@ -8,7 +8,7 @@ many. A level without bulk kernels for a model (`kernels/matmul_tiles.py`) has n
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from ggufpy.kernels.kv_types import CHUNK
 from ggufpy.plan import Attend, buffers
 
 from .cache import KvCache
+from .collect import Collector
 from .memory import Region
 from .model import Model
 from .rope import RopeTable
+from .score import LogitRows
 from .sequence import Sequence
 from .step import Span, Step
 from .tape import GROUPS, MOST, Call, Kind, Lowering, Parts, Tape, Workspace
@@ -40,12 +42,13 @@ Floats = NDArray[np.float32]
 class Chunk:
     """Tokens that a step appends to a sequence, and which of their logits are wanted.
 
-    `exact`: the logits must have the bits that the tokens have when they are evaluated one by one.
+    `logits` may be a range of the tokens' numbers, from 0 in this chunk. `exact`: the logits must have the bits that
+    the tokens have when they are evaluated one by one.
     """
 
     sequence: Sequence
     tokens: Items[int]
-    logits: Literal["none", "last", "all"] = "last"
+    logits: Literal["none", "last", "all"] | range = "last"
     exact: bool = False
 
 
@@ -61,8 +64,12 @@ class _Placed:
     @property
     def wanted(self) -> range:
         """The rows whose logits are wanted."""
-        first = {"none": len(self.ids), "last": len(self.ids) - 1, "all": 0}[self.chunk.logits]
-        return range(self.row + first, self.row + len(self.ids))
+        count, wanted = len(self.ids), self.chunk.logits
+        if not isinstance(wanted, range):
+            wanted = range({"none": count, "last": count - 1, "all": 0}[wanted], count)
+        elif wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= count:
+            raise ValueError(f"logits of {wanted} are wanted, of {count} tokens")
+        return range(self.row + wanted.start, self.row + wanted.stop)
 
 
 class Engine:
@@ -90,6 +97,7 @@ class Engine:
         self._source = Step(rows)  # where a shift reads
         self._tapes: dict[object, Tape] = {}
         self._team = Team(model.threads, model.library)
+        self._collector: Collector | None = None
 
     @property
     def model(self) -> Model:
@@ -158,13 +166,50 @@ class Engine:
             found = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
             if [array.shape for array in found] != shapes:
                 raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in found]}")
-            order = sorted(placed, key=lambda p: p.row)
-            self._fill(order)
-            self._run_body(order)
-            for p in placed:
-                p.chunk.sequence.advance(len(p.ids))
-            self._run_head(placed, found)
+            self._evaluate(placed)
+            for part in self._heads(placed):
+                for i, (n, at) in enumerate(part):
+                    found[n][at] = self._logits[i, : self.n_vocab]
             return found
+
+    def visit(self, chunk: Chunk, take: Callable[[int, LogitRows], None]) -> None:
+        """Evaluates a chunk, and calls take(first, rows) with its wanted logits where they lie, a few rows at a time.
+
+        `first` counts the wanted rows before these; `rows` is there during the call. Raises GGUFError as `step` does.
+        """
+        with self._alone():
+            placed = self._place([chunk])
+            self._evaluate(placed)
+            for part in self._heads(placed):
+                take(part[0][1], LogitRows(self._head, len(part), self.n_vocab, self._model.threads, self._spread))
+
+    def _spread(self, call: Call) -> None:
+        """Runs one kernel on every thread."""
+        Tape([call], self._model.library).run(self._team)
+
+    @contextmanager
+    def collect(self, output: bool = False) -> Iterator[Collector]:
+        """Steps within it add the squares of what matrices multiply to the collector's sums, `output`: the head's too.
+
+        Logits keep their bits. Raises GGUFError if another thread is at work with the model.
+        """
+        plan = self._model.plan
+        with self._alone():
+            self._collector = Collector({"body": plan.body, **({"head": plan.head} if output else {})})
+            self._tapes.clear()
+        try:
+            yield self._collector
+        finally:
+            self._collector = None
+            self._tapes.clear()
+
+    def _evaluate(self, placed: list[_Placed]) -> None:
+        """The body of a step; sequences are longer by their chunks then."""
+        order = sorted(placed, key=lambda p: p.row)
+        self._fill(order)
+        self._run_body(order)
+        for p in placed:
+            p.chunk.sequence.advance(len(p.ids))
 
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""
@@ -216,29 +261,38 @@ class Engine:
         few = exact[-1].row + len(exact[-1].ids) if exact else 0
         self._work.step.set_rows(few, first, many)
         kind = Kind(_group(few), bool(bulk))
-        self._run(("body", kind), lambda: list(Lowering(self._parts, self._work, kind).calls(self._model.plan.body)))
+        self._run(("body", kind), lambda: list(self._lowering(self._work, kind).calls(self._model.plan.body)))
+        if self._collector is not None:
+            self._collector.add_rows("body", few + many)
 
-    def _run_head(self, placed: list[_Placed], found: list[Floats]) -> None:
-        """Logits of the wanted rows, exact and bulk rows apart, HEAD_ROWS at a time."""
+    def _heads(self, placed: list[_Placed]) -> Iterator[list[tuple[int, int]]]:
+        """Computes logits of the wanted rows, exact and bulk rows apart, HEAD_ROWS at a time.
+
+        For each part: which chunk its rows are of, and their numbers among those wanted of it.
+        """
         for bulk in (False, True):
-            rows = [(row, out, i) for p, out in zip(placed, found, strict=True)
-                    for i, row in enumerate(p.wanted) if (p.bulk and len(p.wanted) >= BULK) == bulk]  # fmt: skip
+            rows = [(row, n, i) for n, p in enumerate(placed) for i, row in enumerate(p.wanted)
+                    if (p.bulk and len(p.wanted) >= BULK) == bulk]  # fmt: skip
             for start in range(0, len(rows), self._head.rows):
                 part = rows[start : start + self._head.rows]
                 self._head.step.sources[: len(part)] = [row for row, _, _ in part]
                 self._head_step(len(part), bulk)
-                for i, (_, out, at) in enumerate(part):
-                    out[at] = self._logits[i, : self.n_vocab]
+                yield [(n, i) for _, n, i in part]
 
     def _head_step(self, count: int, bulk: bool) -> None:
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
         kind = Kind(0 if bulk else _group(count), bulk)
 
         def calls() -> list[Call]:
-            lowering = Lowering(self._parts, self._head, kind)
+            lowering = self._lowering(self._head, kind)
             return [lowering.select(self._work, "x"), *lowering.calls(self._model.plan.head)]
 
         self._run(("head", kind), calls)
+        if self._collector is not None:
+            self._collector.add_rows("head", count)
+
+    def _lowering(self, work: Workspace, kind: Kind) -> Lowering:
+        return Lowering(self._parts, work, kind, self._collector)
 
     def _run(self, name: object, calls: Any) -> None:
         """Runs the tape of this name, made by `calls` when it is first wanted."""

@@ -19,6 +19,7 @@ from ggufpy.kernels.to_tiles import tiles_bytes
 from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, SwiGlu
 
 from .cache import CacheShape, KvCache
+from .collect import Collector
 from .memory import Region
 from .step import Step
 from .threads import Team, yield_address
@@ -108,15 +109,20 @@ class Kind:
 class Lowering:
     """Turns ops into calls on one workspace, for one kind of step."""
 
-    def __init__(self, parts: Parts, work: Workspace, kind: Kind) -> None:
+    def __init__(self, parts: Parts, work: Workspace, kind: Kind, collector: Collector | None = None) -> None:
         self._parts, self._work, self._kind = parts, work, kind
         self._tiled: set[str] = set()  # buffers whose tiles are up to date
+        self._collector = collector if collector is not None and collector.wants(work.name) else None
+        self._collected: set[str] = set()  # buffers whose squares have been added up
 
     def calls(self, ops: Sequence[Op]) -> Iterator[Call]:
         for op in ops:
             if isinstance(op, Norm):
                 yield self._norm(op)
             elif isinstance(op, MatMul):
+                if self._collector is not None and op.x not in self._collected:
+                    yield self._collect(op, self._collector)
+                    self._collected.add(op.x)
                 yield from self._matmul(op)
             elif isinstance(op, SwiGlu):
                 yield self._swiglu(op)
@@ -128,6 +134,7 @@ class Lowering:
     ) -> Call:
         name = self._work.name
         self._tiled.difference_update(writes)
+        self._collected.difference_update(writes)
         touched = [frozenset(f"{name}:{buffer}" for buffer in names) for names in (reads, writes)]
         return Call(code, arguments, *touched)
 
@@ -142,6 +149,16 @@ class Lowering:
             "q_stride": w.codes_stride(op.y), "eps": op.eps,
         }  # fmt: skip
         return self._call(kernel("norm"), values, [op.x], [op.y, "q:" + op.y])
+
+    def _collect(self, op: MatMul, collector: Collector) -> Call:
+        """Adds the squares of the matrix's input to its sums."""
+        w = self._work
+        sums, lows = collector.addresses(op.weight.name, w.columns[op.x])
+        values = {
+            "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "x": w.address(op.x), "stride": w.stride(op.x),
+            "columns": w.columns[op.x], "sums": sums, "lows": lows,
+        }  # fmt: skip
+        return self._call(kernel("collect"), values, [op.x], [f"sums:{op.weight.name}"])
 
     def _matmul(self, op: MatMul) -> Iterator[Call]:
         w, matrix, lanes = self._work, self._parts.matrices[op.weight.name], self._parts.cache.lanes

@@ -1,0 +1,136 @@
+"""`ggufpy compare-quants`: what each quantised type of a model costs, measured and drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.commands import UsageError
+from ggufpy.commands._measuring import add_text_arguments, check_text_arguments, cpu_name, text_windows
+from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine, whole
+from ggufpy.commands.bench import plot_path
+from ggufpy.errors import GGUFError
+
+if TYPE_CHECKING:
+    from ggufpy.comparison import Plan
+    from ggufpy.progress import Progress
+
+HELP = "quantise a model to several types and compare size, KL divergence and speed"
+DESCRIPTION = """Quantise MODEL to each of --types and measure what that costs: the picture to choose a type by.
+
+MODEL is best an F16, BF16 or F32 file. Every type is measured on the text against the model's own logits (see
+'ggufpy perplexity --help'); then all of them decode -n tokens by turns, -r times. Files go to a temporary folder,
+which must have room for all of them together (TMPDIR moves it), or stay in --keep DIR.
+JSON: model, threads, isa, cpu, text, chunks, n_ctx, tokens, imatrix; source and types [{type, path, bytes,
+bits_per_weight, ppl, ppl_error, ppl_ratio, kld_mean, kld_median, kld_p99, kld_max, same_top, tg_tps_median,
+tg_tps_min, tg_tps_max, quantize_seconds}].
+
+examples:
+  ggufpy compare-quants model-f16.gguf -f wiki.test.raw --chunks 20 --types Q8_0,Q6_K,Q4_K_M,Q4_0,Q2_K
+  ggufpy compare-quants model-f16.gguf -f text.txt --types Q4_0,Q3_K_M --imatrix m.imatrix.gguf --plot types.png"""
+
+
+def names(text: str) -> list[str]:
+    """An argument type: names with commas between them, each once."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as Q4_0,Q4_K_M")
+    return list(dict.fromkeys(found))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `compare-quants`."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_text_arguments(parser, required=True)
+    parser.add_argument("--types", type=names, required=True, metavar="LIST", help="file types, such as Q8_0,Q4_K_M")
+    parser.add_argument("--imatrix", metavar="FILE", help="quantise with this importance matrix")
+    parser.add_argument(
+        "--allow-requantize", action="store_true", help="take a model that is quantised already, as the truth"
+    )
+    parser.add_argument("--keep", metavar="DIR", help="keep the quantised files in this folder")
+    parser.add_argument("-n", "--n-gen", type=whole(1), default=64, metavar="N", help="tokens to decode (default: 64)")
+    parser.add_argument(
+        "-r", "--repetitions", type=whole(1), default=3, metavar="N", help="runs of decoding for each (default: 3)"
+    )
+    parser.add_argument(
+        "--plot", type=plot_path, metavar="FILE", help="draw the figures into a .png, .svg or .pdf (extra: plot)"
+    )
+    add_engine_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, measure, print, draw; 0."""
+    check_text_arguments(args)
+    if args.file == "-":
+        raise UsageError("the text is read from a file here: give -f TEXT")
+    if args.plot is not None:
+        from ggufpy.commands import _bench_plot
+
+        _bench_plot.require()
+    if args.keep is not None and not Path(args.keep).is_dir():
+        raise GGUFError(f"there is no folder {args.keep!r} to keep files in: make it first")
+    from ggufpy.comparison import as_json, compare
+    from ggufpy.hub import resolve
+    from ggufpy.progress import Progress
+
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        source = Path(resolve(args.model, progress))
+        folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="ggufpy-types-"))
+        report = as_json(compare(_plan(args, source, Path(folder), progress)))
+    report |= {"cpu": cpu_name(), "text": args.file, "n_ctx": args.ctx_size, "imatrix": args.imatrix}
+    print(json.dumps(report) if args.json else table(report))
+    if args.plot is not None:
+        from ggufpy.commands import _types_plot
+
+        _types_plot.draw(report, args.plot)
+    if args.verbose:
+        report_machine()
+    return 0
+
+
+def _plan(args: argparse.Namespace, source: Path, folder: Path, progress: Progress) -> Plan:
+    """What was asked for, with types by their proper names. Raises GGUFError for one that there is not."""
+    from ggufpy.comparison import Plan
+    from ggufpy.loading import LoadOptions
+    from ggufpy.quantizer import QuantizeOptions, file_type
+
+    proper = dict.fromkeys(file_type(name).name for name in args.types)
+    return Plan(
+        source=source,
+        types=tuple(proper),
+        folder=folder,
+        windows=lambda llm: text_windows(llm, args.file, args.ctx_size, args.chunks),
+        load=LoadOptions(
+            n_ctx=args.ctx_size, n_threads=args.threads, n_batch=args.batch, n_gpu_layers=args.n_gpu_layers
+        ),
+        quantize=QuantizeOptions(
+            imatrix=args.imatrix, threads=args.threads, allow_requantize=args.allow_requantize
+        ),
+        rounds=args.repetitions,
+        decode=args.n_gen,
+        note=progress,
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for reading, one line a model."""
+    from ggufpy.progress import human_bytes
+
+    header = f"{'type':<10}{'size':>10}{'bits':>7}{'KL mean':>11}{'median':>11}{'99 %':>10}{'top':>9}"
+    lines = [
+        f"{Path(report['model']).name} on {report['tokens']:,} tokens of {Path(report['text']).name}, "
+        f"{report['cpu']}, {report['threads']} threads, {report['isa']}",
+        header + f"{'ppl':>10}{'decode':>13}",
+    ]
+    for one in (report["source"], *report["types"]):
+        lines.append(
+            f"{one['type']:<10}{human_bytes(one['bytes']):>10}{one['bits_per_weight']:>7.2f}{one['kld_mean']:>11.6f}"
+            f"{one['kld_median']:>11.6f}{one['kld_p99']:>10.4f}{100 * one['same_top']:>7.2f} %{one['ppl']:>10.4f}"
+            f"{one['tg_tps_median']:>9.1f} t/s"
+        )
+    return "\n".join(lines)
