@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = "write a model in a smaller type, such as Q4_K_M"
 DESCRIPTION = """Write the model IN as file type TYPE to OUT, each tensor in the type that llama-quantize gives it.
 
-IN is an F32, F16 or BF16 .gguf file, or any file of a split set. OUT gets its name when it is whole: whatever goes
-wrong, a file that was there before stays as it was.
+IN is an F32, F16 or BF16 .gguf file, any file of a split set, or hf:owner/repo[:file]. OUT gets its name when it is
+whole: whatever goes wrong, a file that was there before stays as it was.
 
 TYPE, the larger the better:
   Q8_0              8.5 bits a weight, hardly to be told from F16
@@ -97,12 +97,13 @@ def run(args: argparse.Namespace) -> int:
     """Quantise, and print the table or one object of JSON."""
     if args.pure and args.target_bpw is not None:
         raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
+    from ggufpy.hub import resolve
     from ggufpy.progress import Progress
     from ggufpy.quantizer import quantize_file
 
     with Progress() as progress:
         options = _options(args, progress)
-        report = quantize_file(args.input, args.output, args.type, options)
+        report = quantize_file(resolve(args.input, progress), args.output, args.type, options)
     for note in report.notes:
         print(f"ggufpy quantize: {note}", file=sys.stderr)
     bad = sum(tensor.nonfinite for tensor in report.tensors)
