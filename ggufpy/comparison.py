@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ggufpy.errors import GGUFError
 from ggufpy.klbase import Header, KlBase, KlBaseWriter
 from ggufpy.loading import LoadOptions
 from ggufpy.perplexity import Ints, Result, measure
@@ -112,7 +113,7 @@ def compare(plan: Plan) -> Comparison:
     plan.note("quantising and measuring", len(plan.types), len(plan.types))
     models = (source, *types)
     for i in range(plan.rounds):
-        for k, model in enumerate(models):
+        for k, model in enumerate(models[:: -1 if i % 2 else 1]):  # a machine that slows down slows all alike
             plan.note("decoding", i * len(models) + k, plan.rounds * len(models))
             model.speeds.append(_speed(plan, Path(model.path)))
     plan.note("decoding", plan.rounds * len(models), plan.rounds * len(models))
@@ -128,6 +129,11 @@ def _open(plan: Plan, path: Path, n_ctx: int) -> Llama:
 def _source(plan: Plan, base: Path) -> tuple[Compared, int, str]:
     """The source, measured into the base; threads and SIMD level that everything runs with."""
     with _open(plan, plan.source, plan.load.n_ctx) as llm:
+        context = llm.session.engine.model.plan.context
+        if plan.decode + WARM_TOKENS > context:  # said now, and not when hours of quantising are over
+            raise GGUFError(
+                f"{plan.decode} tokens are to be decoded, and the model has room for {context - WARM_TOKENS} (-n)"
+            )
         chunks = plan.windows(llm)
         with KlBaseWriter(base, Header(plan.source.name, llm.n_vocab(), chunks.shape[1], len(chunks))) as save:
             result = measure(

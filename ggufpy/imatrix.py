@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUMS, COUNTS = ".in_sum2", ".counts"
 CHUNK_SIZE = 512  # tokens of a chunk where a .dat file does not say
 MOST_ENTRIES, MOST_NAME, MOST_COLUMNS = 1 << 16, 1 << 10, 1 << 30  # of a .dat file, whose lengths are its own word
+MOST_ROWS = 1 << 48  # summed up for one matrix: more than anybody reads
+MOST_NUMBER = (1 << 32) - 1  # chunks, and tokens of a chunk: a file has 32 bits for them
 
 Floats = NDArray[np.float32]
 Save = Callable[["ImportanceMatrix", int], None]
@@ -90,7 +92,8 @@ class ImportanceMatrix:
             raise GGUFError(f"cannot read the importance matrix {path}: {error.strerror or error}") from error
         if magic in (b"GGUF", b"FUGG"):
             return _read_gguf(path, chunk_size)
-        return _read_dat(Path(path), chunk_size)
+        with open(path, "rb") as file:
+            return _read_dat(_Dat(Path(path), file), chunk_size)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """As llama.cpp's GGUF layout; the file is whole or not there. Raises GGUFError if it cannot be written."""
@@ -109,7 +112,8 @@ class ImportanceMatrix:
 
 def _chunks(counts: Mapping[str, Floats], chunk_size: int) -> int:
     """Whole chunks in what was added up most often."""
-    return int(max((float(each.max()) for each in counts.values()), default=0.0)) // chunk_size
+    most = max((float(each.max()) for each in counts.values()), default=0.0)
+    return min(int(most) // chunk_size, MOST_NUMBER)
 
 
 def _added(name: str, sums: Floats, counts: Floats, other: ImportanceMatrix) -> tuple[Floats, Floats]:
@@ -123,8 +127,11 @@ def _added(name: str, sums: Floats, counts: Floats, other: ImportanceMatrix) -> 
             f"{shown(name)} has {_size(sums)} in one importance matrix and {_size(more)} in another: they are of "
             "different models and cannot be merged"
         )
-    total = (sums.astype(np.float64) + more).astype(np.float32)
-    return total, (counts.astype(np.float64) + number).astype(np.float32)
+    with np.errstate(over="ignore"):
+        total = (sums.astype(np.float64) + more).astype(np.float32)
+    rows = (counts.astype(np.float64) + number).astype(np.float32)
+    _checked(name, total, rows, "the merged importance matrix")
+    return total, rows
 
 
 def _size(sums: Floats) -> str:
@@ -134,9 +141,11 @@ def _size(sums: Floats) -> str:
 def _checked(name: str, sums: Floats, counts: Floats, path: object) -> None:
     """Raises GGUFError for values that are no sums of squares, or no counts."""
     if not (np.isfinite(sums).all() and (sums >= 0).all()):
-        raise GGUFError(f"{path}: {shown(name)} has a value that is no sum of squares (negative or not finite)")
-    if not (np.isfinite(counts).all() and (counts >= 0).all()):
-        raise GGUFError(f"{path}: {shown(name)} has a count that is negative or not finite")
+        raise GGUFError(
+            f"{path}: {shown(name)} has a value that is no sum of squares (negative or not finite): measure it again"
+        )
+    if not ((counts == 0) | ((counts >= 1) & (counts <= MOST_ROWS))).all():
+        raise GGUFError(f"{path}: {shown(name)} has a count that is no number of rows: measure it again")
 
 
 def _read_gguf(path: str | os.PathLike[str], chunk_size: int) -> ImportanceMatrix:
@@ -156,36 +165,37 @@ def _read_gguf(path: str | os.PathLike[str], chunk_size: int) -> ImportanceMatri
             values, number = (t.to_numpy() for t in pair)
             matrices = number.size
             if not values.size or not matrices or values.size % matrices:
-                raise GGUFError(f"{path}: {shown(name)} has {values.size} sums and {matrices} counts")
+                count = f"{values.size} sums and {matrices} counts"
+                raise GGUFError(f"{path}: {shown(name)} has {count}: the file is damaged")
             sums[name] = np.array(values.reshape(matrices, -1), np.float32)
             counts[name] = np.array(number.reshape(-1), np.float32)
             _checked(name, sums[name], counts[name], path)
         datasets = metadata.get("imatrix.datasets", ())
         said = metadata.get("imatrix.chunk_size", chunk_size), metadata.get("imatrix.chunk_count")
-    size = said[0] if isinstance(said[0], int) and said[0] > 0 else chunk_size
+    size = said[0] if type(said[0]) is int and 0 < said[0] <= MOST_NUMBER else chunk_size
     texts = tuple(str(text) for text in datasets) if not isinstance(datasets, str | int | float) else ()
-    chunks = said[1] if isinstance(said[1], int) and said[1] >= 0 else _chunks(counts, size)
+    chunks = said[1] if type(said[1]) is int and 0 <= said[1] <= MOST_NUMBER else _chunks(counts, size)
     return ImportanceMatrix(sums, counts, texts, chunks, size)
 
 
 class _Dat:
-    """The bytes of a .dat file in order. Raises GGUFError where they end too early."""
+    """What an open .dat file holds, in order: any file may be called one, so no more is read than is asked for.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._data, self._at = path, path.read_bytes(), 0
+    Raises GGUFError where it ends too early.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file, self.left = path, file, os.fstat(file.fileno()).st_size
 
     def bad(self, what: str) -> GGUFError:
-        return GGUFError(f"{self._path} is not an importance matrix (GGUF or .dat), or is damaged: {what}")
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
+        return GGUFError(f"{self.path} is not an importance matrix (GGUF or .dat), or is damaged: {what}")
 
     def take(self, count: int) -> bytes:
-        if not 0 <= count <= self.left:
+        data = self._file.read(count) if 0 <= count <= self.left else None
+        if data is None or len(data) != count:
             raise self.bad("it ends too early")
-        self._at += count
-        return self._data[self._at - count : self._at]
+        self.left -= count
+        return data
 
     def number(self, what: str, least: int, most: int) -> int:
         (value,) = struct.unpack("<i", self.take(4))
@@ -197,10 +207,9 @@ class _Dat:
         return self.take(self.number(f"the length of {what}", 0, most)).decode("utf-8", "replace")
 
 
-def _read_dat(path: Path, chunk_size: int) -> ImportanceMatrix:
+def _read_dat(data: _Dat, chunk_size: int) -> ImportanceMatrix:
     """i32 entries; each: i32 length, name, i32 calls, i32 columns, f32 sums of mean squares by call; then i32 calls and
     i32 length, text's name, which older files lack. A call is a chunk (imatrix.cpp, load_imatrix_legacy)."""
-    data = _Dat(path)
     sums: dict[str, Floats] = {}
     counts: dict[str, Floats] = {}
     for _ in range(data.number("the number of entries", 1, MOST_ENTRIES)):
@@ -213,7 +222,7 @@ def _read_dat(path: Path, chunk_size: int) -> ImportanceMatrix:
         with np.errstate(over="ignore"):
             sums[name] = (values * np.float32(chunk_size))[None]
         counts[name] = np.array([calls * chunk_size], np.float32)
-        _checked(name, sums[name], counts[name], path)
+        _checked(name, sums[name], counts[name], data.path)
     datasets: tuple[str, ...] = ()
     if data.left:
         data.number("the number of calls", -1, (1 << 31) - 1)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.atomic import AtomicFile
+from ggufpy.format.values import shown
 
 if TYPE_CHECKING:
     from ggufpy.runtime.score import Tokens
@@ -30,6 +31,7 @@ HEADER_LIMIT = 1 << 16  # bytes of its JSON
 LEAST = 1e-4  # tokens of at least this probability are stored, and one for each such share of the others
 ABOVE_SCALE, SAMPLE_SCALE = 7000.0, 2048.0  # codes a nat; both kinds are a u16 below 0
 SLACK = 0.001  # how far a position's probabilities may be from 1 together
+SMALLEST = 8  # tokens of a chunk
 LARGEST = {"n_ctx": 1 << 24, "vocabulary": 1 << 24, "chunks": 1 << 24}
 
 Floats = NDArray[np.float32]
@@ -222,6 +224,8 @@ class KlBase:
         for name, most in LARGEST.items():
             if type(values[name]) is not int or not 0 < values[name] <= most:
                 raise self._bad(f"{name} is not a number up to {most}")
+        if values["n_ctx"] < SMALLEST:
+            raise self._bad(f"its chunks have {values['n_ctx']} tokens")
         least = values["least"]
         if not isinstance(values["model"], str) or not isinstance(least, float) or not 0.0 < least < 1.0:
             raise self._bad("its header has a value that cannot be")
@@ -262,8 +266,8 @@ class KlBase:
         header = self.header
         if vocabulary != header.vocabulary:
             raise GGUFError(
-                f"{self.path} is of a vocabulary of {header.vocabulary:,} tokens ({header.model}), the model's has "
-                f"{vocabulary:,}: a base serves models of the same vocabulary"
+                f"{self.path} is of a vocabulary of {header.vocabulary:,} tokens ({shown(header.model)}), the model's "
+                f"has {vocabulary:,}: a base serves models of the same vocabulary"
             )
         if windows.shape[1] != header.n_ctx:
             raise GGUFError(f"{self.path} is of chunks of {header.n_ctx} tokens: use -c {header.n_ctx}")

@@ -58,12 +58,16 @@ class LoadOptions:
             of_name(kind)
         least = {"n_ctx": 0, "n_batch": 1, "n_parallel": 1, "lookup": 0, "draft_max": 1}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise GGUFError(f"{name} is {getattr(self, name)}, and must be at least {bound}")
+            _check_whole(name, getattr(self, name), bound)
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
-        if self.n_threads is not None and self.n_threads < 1:
-            raise GGUFError(f"n_threads is {self.n_threads}, and must be at least 1 (None: one a core)")
+        if self.n_threads is not None:
+            _check_whole("n_threads", self.n_threads, 1)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 class Later(Generic[T]):

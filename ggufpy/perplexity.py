@@ -7,6 +7,7 @@ wants one; the second half is scored. In: an engine and chunks. Out: a `Result`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
-from ggufpy.klbase import LEAST, BaseChunk, KlBase, KlBaseWriter, Scored, scored
+from ggufpy.klbase import LEAST, SMALLEST, BaseChunk, KlBase, KlBaseWriter, Scored, scored
 
 if TYPE_CHECKING:
     from ggufpy.runtime.engine import Engine
@@ -29,7 +30,7 @@ Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 Report = Callable[[int, int, float], None]  # chunks done, chunks in all, perplexity so far
 
-SMALLEST = 8  # tokens of a chunk
+MOST_NATS = 700.0  # a token: e to more is no float64
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class _Sums:
         median, p99 = np.percentile(kld, [50, 99])
         return Divergence(
             float(kld.mean()), standard_error(kld), float(median), float(p99), float(kld.max()),
-            float(np.concatenate(self.same).mean()), float(np.exp(base.mean())), ratio, error,
+            float(np.concatenate(self.same).mean()), exponential(base)[0], ratio, error,
         )  # fmt: skip
 
 
@@ -168,8 +169,14 @@ def standard_error(values: Doubles) -> float:
 
 
 def exponential(values: Doubles) -> tuple[float, float]:
-    """e to the mean, and its standard error to first order: that of the mean times e to the mean."""
-    found = float(np.exp(values.mean()))
+    """e to the mean, and its standard error to first order: that of the mean times e to the mean.
+
+    Raises GGUFError for what no model of a text comes near.
+    """
+    mean = float(values.mean())
+    if mean > MOST_NATS:
+        raise GGUFError(f"the perplexity is e^{mean:.4g}, too much for any text: the model is damaged (ggufpy verify)")
+    found = math.exp(mean)
     return found, found * standard_error(values)
 
 
@@ -188,7 +195,6 @@ def measure(
     start = time.perf_counter()
     found = _Sums()
     sequence = engine.sequence()
-    total = 0.0
     try:
         for number, tokens in enumerate(chunks):
             targets = tokens[scored(len(tokens)).start + 1 :]
@@ -197,9 +203,8 @@ def measure(
             found.add(chunk)
             if save is not None:
                 save.add(tokens, chunk.scores())
-            total += sum(float(part.sum()) for part in chunk.nll)
             if report is not None:
-                report(number + 1, len(chunks), float(np.exp(total / (len(targets) * (number + 1)))))
+                report(number + 1, len(chunks), exponential(np.concatenate(found.nll))[0])
     finally:
         sequence.close()
     seconds = time.perf_counter() - start

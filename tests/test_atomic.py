@@ -377,6 +377,64 @@ def test_a_symlink_leads_to_the_file_that_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
+@unix
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o755])
+@pytest.mark.parametrize("work", ["write", "edit", "lay out anew", "split"])
+def test_a_file_keeps_the_permissions_of_the_one_it_replaces(tmp_path: Path, mode: int, work: str) -> None:
+    path, other = tmp_path / "m.gguf", tmp_path / "s-00001-of-00001.gguf"
+    write(path, {"a": "x"}, {"t": np.zeros(4, np.float32)})
+    other.write_bytes(b"old")
+    for each in (path, other):
+        each.chmod(mode)
+    if work == "write":
+        write(path, {}, {})
+    elif work == "split":
+        assert main(["split", str(path), str(tmp_path / "s"), "--force"]) == 0
+        assert other.read_bytes() != b"old"
+    else:
+        change = "a=" + "y" * 999 if work == "edit" else "general.alignment:uint32=64"
+        assert main(["edit", str(path), "--set", change, "--force"]) == 0
+    assert [each.stat().st_mode & 0o7777 for each in (path, other)] == [mode, mode]
+
+
+@unix
+def test_what_is_private_is_so_while_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    (tmp_path / "f").chmod(0o400)
+    atomic = AtomicFile(tmp_path / "f")
+    (temporary,) = (tmp_path / name for name in os.listdir(tmp_path) if name != "f")
+    assert temporary.stat().st_mode & 0o7777 == 0o600
+    atomic.abort()
+
+
+@unix
+def test_only_files_are_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("pipe", "device"):
+        with pytest.raises(GGUFError, match="it is a pipe or a device"):
+            AtomicFile(tmp_path / name)
+    with pytest.raises(GGUFError, match="it is a directory; give the name of a file"):
+        AtomicFile(tmp_path)
+    write(tmp_path / "m.gguf", {}, {"t": np.zeros(4, np.float32)})
+    os.mkfifo(tmp_path / "s-00001-of-00001.gguf")
+    assert main(["split", str(tmp_path / "m.gguf"), str(tmp_path / "s"), "--force"]) == 1
+    assert "it is a pipe or a device" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["device", "m.gguf", "pipe", "s-00001-of-00001.gguf"]
+    assert (tmp_path / "s-00001-of-00001.gguf").is_fifo()
+
+
+@unix
+def test_targets_that_no_system_takes(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    for name, why in (("f/x", "Not a directory"), ("f\0x", "null"), ("f" * 999, "too long")):
+        with pytest.raises(GGUFError, match=f"cannot write .*{why}"):
+            check_target(tmp_path / name, [tmp_path / "f"])
+        with pytest.raises(GGUFError, match="cannot write"):
+            AtomicFile(tmp_path / name)
+    assert os.listdir(tmp_path) == ["f"]
+
+
 @pytest.mark.parametrize("name", ["same", "folder/../same", "symlink", "hard link"])
 def test_the_file_that_is_read_is_known_by_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -451,4 +451,8 @@ def test_a_quantising_program_that_fails(tmp_path: Path, capsys: pytest.CaptureF
     write_model(model, SHAPES["tiny"], "F16")
     words = [str(model), "--llama-quantize", str(tmp_path / "none"), "--types", "Q8_0", "-r", "1", "-t", "2"]
     assert compare.main(words) == 1
-    assert "none cannot be run: No such file or directory" in capsys.readouterr().err
+    assert "none: give --llama-quantize its path" in capsys.readouterr().err
+    (tmp_path / "none").write_bytes(b"no program")
+    (tmp_path / "none").chmod(0o600)
+    assert compare.main(words) == 1
+    assert "none cannot be run: Permission denied" in capsys.readouterr().err

@@ -99,8 +99,11 @@ def test_nothing_stays_without_keep(
         (["--types", "Q4_0", "--keep", "nowhere"], 1, "there is no folder 'nowhere'"),
         (["--types", "Q4_0", "--imatrix", "nothing"], 1, "nothing"),
         (["--types", "Q4_0", "--plot", "a.txt"], 2, "does not end in .png"),
+        (["--types", "Q4_0", "--plot", "no/a.png"], 2, "there is no folder"),
         (["--types", "Q4_0", "-f", "-"], 2, "give -f TEXT"),
         (["--types", "Q4_0", "-c", "60", "-f", "short"], 1, "want at least 120"),
+        (["--types", "Q4_0", "-n", "61"], 1, "61 tokens are to be decoded, and the model has room for 60 (-n)"),
+        (["--types", "Q4_0", "-f", "nothing"], 1, "nothing: No such file"),
     ],
 )
 def test_errors(
@@ -190,3 +193,6 @@ def test_table_and_names() -> None:
     assert [line.split()[0] for line in lines] == ["some-f16.gguf", "type", "F16", "Q0_K_M", "Q1_K_M"]
     assert len({len(line) for line in lines[2:]}) == 1
     assert names("a, b,a") == ["a", "b"]
+    same = report(1, 0)
+    same["types"][0] |= {"kld_mean": -1e-7, "kld_median": -2e-8}  # what rounding leaves of nothing
+    assert "-0.0" not in table(same)

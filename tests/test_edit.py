@@ -270,6 +270,7 @@ WRONG = {
     "float": (["--set", "k.float32=x"], "k.float32: 'x' is not a float32"),
     "bool": (["--set", "k.bool=yes"], "'yes' is not a bool; give true or false"),
     "json": (["--set", "k.list=[1"], "takes a JSON list such as [1, 2], and this is none"),
+    "deep": (["--set", "k.list=" + "[" * 100_000], "takes a JSON list such as [1, 2], and this is none"),
     "list": (["--set", "k.list=1"], "takes a JSON list such as [1, 2], not '1'"),
     "element": (["--set", "k.list=[1, 300]"], "1 to 300 does not fit uint8"),
     "element type": (["--set", 'k.list=["a"]'], "a (str) is not a uint8"),
@@ -333,6 +334,7 @@ def test_set_json(path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
         ("{", "is not JSON"),
         ('{"a": {"b": 1}}', 'an object must be {"type": ..., "value": ...}'),
         ('{"a": null}', "a NoneType cannot be written"),
+        ("[" * 100_000, "lists within lists, too deep"),
         ('{"a": {"type": "uint9", "value": 1}}', "'uint9' is not a GGUF value type"),
     ):
         source.write_text(text)
@@ -367,11 +369,19 @@ def test_a_disk_error_while_copying(
     assert f"cannot write {path}: No space left on device" in err
 
 
-@pytest.mark.parametrize("name", ["a game", "n" * 100])
-def test_a_file_that_another_program_changes_meanwhile(path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("general.name", Typed("string", "a game")),
+        ("general.name", Typed("string", "n" * 100)),
+        ("general.alignment", Typed("uint32", 128)),
+    ],
+    ids=["in place", "copy", "laid out anew"],
+)
+def test_a_file_that_another_program_changes_meanwhile(path: Path, key: str, value: Typed) -> None:
     editor = Editor(path)
     draft = editor.draft()
-    draft.set("general.name", Typed("string", name))
+    draft.set(key, value)
     with path.open("r+b") as file:
         file.seek(0, 2)
         file.write(b"more")

@@ -155,6 +155,23 @@ def test_tensors_that_only_one_side_has(path: Path, capsys: pytest.CaptureFixtur
     assert "nothing to compare" in out
 
 
+ODD = ("new\nline", "end ", " begin", "uni\u2028", "esc\x1b[31m", "a:b.gguf:c", "tab\t", "carriage\r")
+
+
+def test_names_with_odd_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, manifest = tmp_path / "m\u00a0odd.gguf", tmp_path / "manifest"
+    write(path, {}, {name: np.full(3, i, np.float32) for i, name in enumerate(ODD)})
+    lines = run(capsys, path)[1]
+    assert "\x1b" not in lines
+    assert len(lines.splitlines()) == 2 * len(ODD) + 2
+    for ends in ("\n", "\r\n"):
+        manifest.write_text(lines, newline=ends)
+        status, out, _ = run(capsys, path, "-c", manifest, "--json")
+        assert (status, json.loads(out)["check"]["matched"]) == (0, 2 * len(ODD) + 2)
+    manifest.write_text("".join(line + "  \n" for line in lines.splitlines() if "end " not in line))
+    assert run(capsys, path, "-c", manifest)[0] == 0
+
+
 def test_manifests_that_are_none(path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     manifest = tmp_path / "manifest"
     assert "cannot read" in run(capsys, path, "-c", manifest)[2]

@@ -117,12 +117,13 @@ def test_collect(path: Path, n_batch: int, output: bool) -> None:
     assert matrix.weights("no such") is None
 
 
-def test_logits_stay_and_fillers_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lengths", [(3, 40, 1), (21, 1, 22)])
+def test_logits_stay_and_fillers_are_left_out(tmp_path: Path, lengths: tuple[int, ...]) -> None:
     """Steps of several sequences, with bulk rows where the machine has them: logits as ever, real rows summed."""
     shapes, path = synthetic(), tmp_path / "m.gguf"
     shapes.write_model(path, shapes.Shape(1, 64, 96, 2, 1, 320, 128), "F16")
     rng = np.random.default_rng(0)
-    texts = [rng.integers(0, 320, n).tolist() for n in (3, 40, 1)]
+    texts = [rng.integers(0, 320, n).tolist() for n in lengths]
     with gguf.open(path) as file:
         options = EngineOptions(n_threads=2, n_ctx=64, n_batch=64, n_parallel=3)
         with load(file, options) as session:
@@ -138,10 +139,27 @@ def test_logits_stay_and_fillers_are_left_out(tmp_path: Path) -> None:
                 with engine.collect() as one:
                     engine.step([Chunk(engine.sequence(), text, "none")])
                 alone.append(one.squares())
-    assert {rows for _, rows in found.values()} == {44}
+    assert {rows for _, rows in found.values()} == {sum(lengths)}
     for name in alone[0]:
         total = sum(each[name][0] for each in alone)
         np.testing.assert_allclose(found[name][0], total, rtol=1e-5)
+
+
+def test_one_collector_at_a_time(path: Path) -> None:
+    with gguf.open(path) as file, load(file, EngineOptions(n_threads=2, n_ctx=N_CTX)) as session:
+        engine, sequence = session.engine, session.engine.sequence()
+        with engine.collect() as collector:
+            with pytest.raises(GGUFError, match="is being summed already"), engine.collect():
+                pass
+            engine.step([Chunk(sequence, [5, 6], "none")])  # the first goes on
+        assert {rows for _, rows in collector.squares().values()} == {2}
+        before = {name: total.copy() for name, (total, _) in collector.squares().items()}
+        with pytest.raises(ZeroDivisionError), engine.collect():
+            engine.visit(Chunk(sequence, [7]), lambda at, rows: 1 // 0)
+        engine.step([Chunk(sequence, [8], "none")])
+        for name, (total, rows) in collector.squares().items():
+            np.testing.assert_array_equal(total, before[name])
+            assert rows == 2
 
 
 def test_ranges_of_logits(path: Path) -> None:
@@ -245,6 +263,9 @@ def test_merging() -> None:
         a.merged([some_matrix(7)])
     with pytest.raises(GGUFError, match="6 columns in 3 matrices in one"):
         some_matrix(6, 3).merged([some_matrix(6, 2)])
+    vast = ImportanceMatrix({"c": np.full((1, 3), 3e38, np.float32)}, extra.counts)
+    with pytest.raises(GGUFError, match="the merged importance matrix: 'c' has a value that is no sum of squares"):
+        vast.merged([vast])
     flat = {name: sums.reshape(1, -1) for name, sums in some_matrix(6, 3).sums.items()}
     old = ImportanceMatrix(flat, {name: np.array([512.0], np.float32) for name in flat})
     for first, second in ((some_matrix(6, 3), old), (old, some_matrix(6, 3))):  # one count for all experts
@@ -294,14 +315,20 @@ def test_damaged_files(tmp_path: Path) -> None:
         (dat([(b"a", 1, [-1.0])]), "no sum of squares"),
         (dat([(b"a", 1, [math.nan])]), "no sum of squares"),
         (dat([(b"a", 1, [3e38])]), "no sum of squares"),
+        (struct.pack("<ii", 1, 0) + struct.pack("<ii", 1 << 30, 1) + bytes(4) + bytes(3), "ends too early"),
         (struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 1 << 29), "ends too early"),
         (b"", "ends too early"),
     ):
         path.write_bytes(data)
         with pytest.raises(GGUFError, match=match):
             ImportanceMatrix.read(path)
+    with path.open("wb") as file:  # any large file may be taken for one: it is not read to its end
+        file.truncate(1 << 37)
+    with pytest.raises(GGUFError, match="the number of entries is 0"):
+        ImportanceMatrix.read(path)
+    path.unlink()
     with pytest.raises(GGUFError, match="cannot read the importance matrix"):
-        ImportanceMatrix.read(tmp_path / "nothing")
+        ImportanceMatrix.read(path)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +338,9 @@ def test_damaged_files(tmp_path: Path) -> None:
         ({"a.in_sum2": np.ones((1, 4), np.float16), "a.counts": np.ones((1, 1), np.float32)}, {}, "F16 and F32"),
         ({"a.in_sum2": np.ones((1, 4), np.float32), "a.counts": np.ones((3, 1), np.float32)}, {}, "4 sums and 3"),
         ({"a.in_sum2": -np.ones((1, 4), np.float32), "a.counts": np.ones((1, 1), np.float32)}, {}, "no sum of squares"),
-        ({"a.in_sum2": np.ones((1, 4), np.float32), "a.counts": -np.ones((1, 1), np.float32)}, {}, "negative"),
+        ({"a.in_sum2": np.ones((1, 4), np.float32), "a.counts": -np.ones((1, 1), np.float32)}, {}, "no number of rows"),
+        ({"a.in_sum2": np.ones((1, 4), np.float32), "a.counts": np.full((1, 1), 1e-9, np.float32)}, {}, "no number of"),
+        ({"a.in_sum2": np.ones((1, 4), np.float32), "a.counts": np.full((1, 1), 3e38, np.float32)}, {}, "no number of"),
         ({"a": np.ones((1, 4), np.float32)}, {}, "not an importance matrix"),
         ({"a.in_sum2": np.ones((1, 4), np.float32)}, {"general.type": "model"}, "not an importance matrix"),
     ],
@@ -329,6 +358,14 @@ def test_other_tensors_and_odd_keys_are_passed_over(tmp_path: Path) -> None:
     gguf.write(tmp_path / "a", {"imatrix.chunk_size": "many", "imatrix.datasets": 3}, tensors)
     found = ImportanceMatrix.read(tmp_path / "a")
     assert (found.names, found.chunks, found.chunk_size, found.datasets) == (("a",), 1, 512, ())
+    numbers = {f"imatrix.chunk_{name}": gguf.Typed("uint64", 1 << 60) for name in ("size", "count")}
+    gguf.write(tmp_path / "a", numbers, tensors)
+    found = ImportanceMatrix.read(tmp_path / "a")
+    assert (found.chunks, found.chunk_size) == (1, 512)
+    tensors["a.counts"] = np.full((1, 1), 2.0**47, np.float32)  # more chunks than a file can say
+    gguf.write(tmp_path / "a", {"imatrix.chunk_size": 8}, tensors)
+    ImportanceMatrix.read(tmp_path / "a").write(tmp_path / "b")
+    assert ImportanceMatrix.read(tmp_path / "b").chunks == (1 << 32) - 1
 
 
 # -- the command -------------------------------------------------------------------------------------------

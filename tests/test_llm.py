@@ -156,7 +156,10 @@ def test_unknown_options_raise() -> None:
         (LoadOptions(n_gpu_layers=-1), "GPU"),
         (LoadOptions(cache_type_k="q5_1"), "cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
         (LoadOptions(cache_type_v="f32"), "cannot be kept in 'f32'"),
-        (LoadOptions(n_parallel=0), "n_parallel is 0, and must be at least 1"),
+        (LoadOptions(n_parallel=0), "n_parallel is 0; it must be a whole number of at least 1"),
+        (LoadOptions(n_ctx="512"), "n_ctx is '512'; it must be a whole number"),  # type: ignore[arg-type]
+        (LoadOptions(n_batch=None), "n_batch is None; it must be"),  # type: ignore[arg-type]
+        (LoadOptions(lookup=2.5), "lookup is 2.5; it must be"),  # type: ignore[arg-type]
         (LoadOptions(lookup=-1), "lookup"),
         (LoadOptions(draft_model="a", draft_max=0), "draft_max"),
         (LoadOptions(draft_model="a", lookup=2), "not from both"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -121,6 +122,13 @@ def test_windows() -> None:
     for count, n_ctx, match in ((31, 16, "use -c 15 or less"), (9, 8, "longer text"), (50, 7, "8 is the least")):
         with pytest.raises(GGUFError, match=match):
             windows(tokens[:count], n_ctx, None)
+
+
+@pytest.mark.parametrize("most", [701.0, 1e30])
+def test_a_perplexity_that_is_no_number_is_refused(most: float) -> None:
+    assert exponential(np.array([699.0, 700.0]))[0] > 1e300
+    with pytest.raises(GGUFError, match=r"the perplexity is e\^.*, too much for any text"):
+        exponential(np.array([most, most]))
 
 
 def test_scored_positions() -> None:
@@ -342,6 +350,7 @@ def rebuilt(header: Any, payload: bytes) -> bytes:
     ("change", "match"),
     [
         (lambda h: h | {"n_ctx": 0}, "n_ctx is not a number"),
+        (lambda h: h | {"n_ctx": 1}, "its chunks have 1 tokens"),
         (lambda h: h | {"vocabulary": 1 << 30}, "vocabulary is not a number"),
         (lambda h: h | {"chunks": True}, "chunks is not a number"),
         (lambda h: h | {"chunks": 2}, "ends too early"),
@@ -413,6 +422,8 @@ def test_command(paths: list[Path], capsys: pytest.CaptureFixture[str], tmp_path
     assert second["ppl_base"] == pytest.approx(first["ppl"], rel=1e-6)
     assert 0 < second["kld_mean"] < second["kld_p99"] <= second["kld_max"]
     assert second["same_top"] > 0.5
+    status, out, _ = command(capsys, paths[0], *shared, "--kl-base", base)  # what is left of nothing has no sign
+    assert re.search(r"KL divergence      0\.000000 ± 0\.000000 nats  \(median 0\.000000, 99 % 0\.0000", out)
     status, out, _ = command(capsys, paths[1], *shared, "-f", text, "--kl-base", base, "--chunks", "2")
     assert status == 0
     for word in ("perplexity  ", "perplexity ratio", "KL divergence", "same top token", "2 chunks of 24"):
@@ -437,7 +448,7 @@ def test_command(paths: list[Path], capsys: pytest.CaptureFixture[str], tmp_path
         (["-f", "long", "--kl-base", "base"], 1, "chunk 1 of the text is not the one"),
         (["-f", "text", "-c", "24", "--save-kl-base", "no/such"], 1, "there is no folder"),
         (["-f", "text", "-c", "24", "--save-kl-base", "./text"], 1, "is the file that is being read"),
-        (["--kl-base", "others"], 1, "is of a vocabulary of 400 tokens (m), the model's has 259"),
+        (["--kl-base", "others"], 1, "is of a vocabulary of 400 tokens ('m'), the model's has 259"),
     ],
 )
 def test_errors(

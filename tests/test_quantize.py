@@ -21,6 +21,7 @@ from ggufpy.cli import main
 from ggufpy.errors import GGUFError
 from ggufpy.format import Blocks, TensorInfo, Typed, Writer
 from ggufpy.format.atomic import AtomicFile, check_target
+from ggufpy.imatrix import ImportanceMatrix
 from ggufpy.quantizer import QuantizeOptions, Report, quantize_file
 from ggufpy.quantizer import convert as convert_module
 from ggufpy.quantizer import target as target_module
@@ -277,6 +278,18 @@ def test_options_that_name_types(source: Path, tmp_path: Path) -> None:
     assert types["blk.0.attn_norm.weight"] == "F32"
 
 
+def test_patterns_that_others_come_before_are_found_all_the_same(source: Path, tmp_path: Path) -> None:
+    chosen = options(
+        tensor_types=[("attn_", "Q8_0"), ("attn_q", "F16"), ("^output", "F16"), ("norm", "F16")],
+        output_tensor_type="Q5_0",
+        dry_run=True,
+    )
+    report = quantize_file(source, tmp_path / "out.gguf", "Q4_0", chosen)
+    assert types_of(report)["blk.0.attn_q.weight"] == "Q8_0"
+    assert types_of(report)["output.weight"] == "Q5_0"
+    assert list(report.notes) == ["--tensor-type 'norm' is found in no tensor that may change its type"]
+
+
 def test_pure_and_leaving_the_output(source: Path, tmp_path: Path) -> None:
     types = types_of(quantize_file(source, tmp_path / "a.gguf", "Q4_K_M", options(pure=True)))
     assert set(types.values()) == {"Q4_K", "F32"}
@@ -423,6 +436,32 @@ def test_weights_too_large_for_f16(tmp_path: Path) -> None:
     refused(r"'blk.0.a.weight': .*too large for the 16-bit", file, tmp_path / "out.gguf", "Q4_0", pure=True)
 
 
+def test_weights_beyond_float32(tmp_path: Path) -> None:
+    file = written(tmp_path / "in.gguf", {"blk.0.a.weight": np.full((4, 32), 1e300)})
+    refused(r"is 1e\+300, too large for Q8_0: scale the weights down", file, tmp_path / "out.gguf", "Q8_0")
+
+
+def test_target_bits_pass_over_types_that_cannot_hold_the_weights(tmp_path: Path) -> None:
+    tensors = {"blk.0.a.weight": np.full((4, 256), 3e38, np.float32), "blk.0.b.weight": np.ones((4, 256), np.float32)}
+    stored = {n: Blocks(quants.quantize(x, "BF16"), "BF16") for n, x in tensors.items()}
+    file, out = written(tmp_path / "in.gguf", stored), tmp_path / "out.gguf"
+    report = quantize_file(file, out, "Q4_K_M", options(target_bpw=12))
+    assert types_of(report)["blk.0.a.weight"] == "BF16"
+    assert types_of(report)["blk.0.b.weight"] not in ("BF16", "F32")
+
+
+@pytest.mark.parametrize("target_bpw", [None, 5.5])
+def test_a_fourth_dimension_takes_the_importance_again(tmp_path: Path, target_bpw: float | None) -> None:
+    rng = np.random.default_rng(2)
+    name, x = "blk.0.ffn_up_exps.weight", rng.standard_normal((3, 2, 4, COLUMNS)).astype(np.float32)
+    importance = rng.uniform(0.1, 4, (2, COLUMNS)).astype(np.float32)
+    file, out = written(tmp_path / "in.gguf", {name: x}), tmp_path / "out.gguf"
+    quantize_file(file, out, "Q4_K_M", options(imatrix=Weights({name: importance}), target_bpw=target_bpw))
+    ((kind, data),) = tensors_of(out).values()
+    assert kind != "F32"
+    assert data == b"".join(quants.quantize(cube, kind, importance[:, None]).tobytes() for cube in x)
+
+
 def test_the_source_is_not_written_over(source: Path, tmp_path: Path) -> None:
     file = written(tmp_path / "in.gguf", model(1))
     before = file.read_bytes()
@@ -433,6 +472,15 @@ def test_the_source_is_not_written_over(source: Path, tmp_path: Path) -> None:
     assert file.read_bytes() == before
     for path in split(tmp_path):
         refused("is the file that is being read", tmp_path / "in-00001-of-00003.gguf", path, "Q8_0")
+
+
+def test_the_importance_matrix_is_not_written_over(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    sums = {"blk.0.attn_q.weight": np.ones((1, COLUMNS), np.float32)}
+    ImportanceMatrix(sums, {name: np.ones(1, np.float32) for name in sums}).write(path)
+    before = path.read_bytes()
+    refused("is the file that is being read", source, path, "Q8_0", imatrix=path)
+    assert path.read_bytes() == before
 
 
 def test_a_failure_leaves_the_old_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

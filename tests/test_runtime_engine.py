@@ -154,6 +154,21 @@ def test_cache_types_that_do_not_fit(tmp_path: Path, path: Path) -> None:
         load(file, EngineOptions(cache_type_v="q5_1"))
 
 
+@pytest.mark.parametrize("lengths", [(21, 21, 22), (1, 17, 18, 19), (17, 17, 17, 13)])
+def test_many_prompts_fill_a_step(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    """Bulk rows, where the machine has them: as many as a step takes, with the logits that each prompt has alone."""
+    shapes, path = synthetic(), tmp_path / "m.gguf"
+    shapes.write_model(path, shapes.Shape(1, 64, 96, 2, 1, 320, 128), "F16")
+    texts = [RNG.integers(0, 320, n).tolist() for n in lengths]
+    options = EngineOptions(n_threads=2, n_ctx=64, n_batch=sum(lengths), n_parallel=len(texts))
+    with gguf.open(path) as file, load(file, options) as session:
+        engine = session.engine
+        single = [engine.step([Chunk(engine.sequence(), text, "all")])[0] for text in texts]
+        together = engine.step([Chunk(engine.sequence(), text, "all") for text in texts])
+    for a, b in zip(single, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_steps_that_cannot_be(session: Session) -> None:
     engine = session.engine
     a, b = engine.sequence(), engine.sequence()

@@ -69,7 +69,7 @@ def test_merging_what_was_split_gives_the_same_file(
     assert (status, err) == (0, "")
     parts = [f"s-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
     assert names(tmp_path) == sorted(["m.gguf", *parts])
-    assert out.endswith(f"{count} files were written\n")
+    assert out.endswith("1 file was written\n" if count == 1 else f"{count} files were written\n")
     with open_gguf(tmp_path / parts[-1]) as whole, open_gguf(path) as source:
         assert list(whole.tensors) == list(source.tensors)
         assert (whole.version, whole.byteorder, whole.alignment) == (
@@ -197,6 +197,61 @@ def test_an_error_between_two_names_puts_all_back(
     assert contents(tmp_path) == before
     monkeypatch.undo()
     assert run(capsys, *words)[0] == 0
+
+
+def test_an_interruption_between_two_names_puts_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = model(tmp_path / "m.gguf")
+    (tmp_path / "s-00003-of-00003.gguf").write_bytes(b"old")
+    before = contents(tmp_path)
+    replace, taken = os.replace, []
+
+    def interrupt(source: Any, target: Any) -> None:
+        if Path(target).parent == tmp_path and "old" not in str(source):
+            taken.append(target)
+            if len(taken) == 2:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    assert main(["split", str(path), str(tmp_path / "s"), "--split-max-tensors", "4", "--force"]) == 130
+    assert len(taken) == 2
+    assert contents(tmp_path) == before
+
+
+def test_file_systems_without_locks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    other = tmp_path / ".ggufpy-split-0123456789abcdef"  # nobody can tell whether it is in use
+    other.mkdir()
+
+    def refuse(*args: Any) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert run(capsys, "split", model(tmp_path / "m.gguf"), tmp_path / "s")[0] == 0
+    assert names(tmp_path) == [other.name, "m.gguf", "s-00001-of-00001.gguf"]
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "/"])
+def test_prefixes_without_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    path = model(tmp_path / "m.gguf")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "split", path, prefix)
+    assert status == 1
+    assert "is a folder and no prefix; give also what the names begin with" in err
+    assert names(tmp_path) == ["m.gguf"]
+
+
+def test_folders_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s-00001-of-00001.gguf").mkdir()
+    for force in ((), ("--force",)):
+        status, _, err = run(capsys, "split", model(tmp_path / "m.gguf"), tmp_path / "s", *force)
+        assert status == 1
+        assert "s-00001-of-00001.gguf is a folder; give another name" in err
+    assert names(tmp_path) == ["m.gguf", "s-00001-of-00001.gguf"]
 
 
 def test_what_a_killed_split_left_is_removed_by_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

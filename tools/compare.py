@@ -35,6 +35,7 @@ from peers import Ggufpy, LlamaBench, Peer, PeerError, Runner, Settings, Xllamac
 from peers.quantizing import Quantising, compare_types, table
 from synthetic import SHAPES, write_model
 
+from ggufpy.commands._measuring import cpu_name
 from ggufpy.commands._options import whole
 from ggufpy.errors import GGUFError
 from ggufpy.hub import cache_dir, resolve
@@ -213,15 +214,6 @@ def machine(settings: Settings) -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
 # -- what is printed --
 
 
@@ -356,6 +348,8 @@ def find(name: str) -> tuple[Path, str]:
 
 def compare_quantising(args: argparse.Namespace) -> int:
     """Measure and print how long making files takes; 1 if tensors came out in other types."""
+    if not args.llama_quantize.is_file():
+        raise GGUFError(f"there is no program {args.llama_quantize}: give --llama-quantize its path")
     threads = args.threads or EngineOptions().threads()
     settings = Quantising(args.types.split(","), args.repetitions, threads, args.llama_quantize.resolve())
     about, models = machine(Settings(turns=args.repetitions, threads=threads)), []

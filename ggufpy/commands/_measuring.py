@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -38,9 +39,19 @@ def add_text_arguments(parser: argparse.ArgumentParser, required: bool, default:
 
 
 def check_text_arguments(args: argparse.Namespace) -> None:
-    """Raise UsageError for arguments of `add_text_arguments` that leave nothing to do."""
+    """Raise UsageError for arguments of `add_text_arguments` that leave nothing to do, and OSError for no such text.
+
+    A model may take minutes to load, and the text is read behind it.
+    """
     if args.chunks == 0:
         raise UsageError("--chunks 0 leaves nothing to read: give 1 or more, or -1 for the whole text")
+    if args.file not in (None, "-"):
+        os.stat(args.file)
+
+
+def nats(value: float, digits: int) -> str:
+    """A divergence for reading. What rounding leaves of none may be below 0, and is not to be read as "-0.000"."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def read_text(path: str) -> bytes:

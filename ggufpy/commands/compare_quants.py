@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._measuring import add_text_arguments, check_text_arguments, cpu_name, text_windows
+from ggufpy.commands._measuring import add_text_arguments, check_text_arguments, cpu_name, nats, text_windows
 from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine, whole
 from ggufpy.commands.bench import plot_path
 from ggufpy.errors import GGUFError
@@ -129,8 +129,8 @@ def table(report: dict[str, Any]) -> str:
     ]
     for one in (report["source"], *report["types"]):
         lines.append(
-            f"{one['type']:<10}{human_bytes(one['bytes']):>10}{one['bits_per_weight']:>7.2f}{one['kld_mean']:>11.6f}"
-            f"{one['kld_median']:>11.6f}{one['kld_p99']:>10.4f}{100 * one['same_top']:>7.2f} %{one['ppl']:>10.4f}"
-            f"{one['tg_tps_median']:>9.1f} t/s"
+            f"{one['type']:<10}{human_bytes(one['bytes']):>10}{one['bits_per_weight']:>7.2f}"
+            f"{nats(one['kld_mean'], 6):>11}{nats(one['kld_median'], 6):>11}{nats(one['kld_p99'], 4):>10}"
+            f"{100 * one['same_top']:>7.2f} %{one['ppl']:>10.4f}{one['tg_tps_median']:>9.1f} t/s"
         )
     return "\n".join(lines)

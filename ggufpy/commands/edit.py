@@ -141,7 +141,7 @@ def parse_value(text: str, kind: str, key: str) -> Typed:
     if split_array_type(kind) is not None:
         try:
             value: Any = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise GGUFError(f"{key}: {kind} takes a JSON list such as [1, 2], and this is none: {e}") from None
         if not isinstance(value, list):
             raise GGUFError(f"{key}: {kind} takes a JSON list such as [1, 2], not {text[:40]!r}")
@@ -181,6 +181,8 @@ def _apply_json(path: Path, draft: Draft) -> None:
         if isinstance(e, GGUFError):
             raise
         raise GGUFError(f"{path} is not JSON: {e}") from None
+    except RecursionError:
+        raise GGUFError(f"{path} has lists within lists, too deep to be read; a GGUF value has few") from None
     if not isinstance(data, dict):
         raise GGUFError(f"{path} must hold a JSON object of keys and values")
     for key, value in data.items():

@@ -79,12 +79,13 @@ class Check:
 
 def run(args: argparse.Namespace) -> int:
     """Print the digests; 0, or 1 where a check fails. Raises GGUFError for a file or manifest that is no such thing."""
+    from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.digest import digests, read_manifest
     from ggufpy.progress import Progress
 
     with open_gguf(args.file) as file:
-        check = None if args.check is None else Check(read_manifest(args.check, file))
+        check = None if args.check is None else Check(read_manifest(args.check, file, printable))
         algorithms = _algorithms(args, check)
         found: list[Digests] = []
         with Progress() as progress:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, and print the file; 0. Raises GGUFError where the set is not complete or OUT cannot be written."""
+    from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.split import merge
     from ggufpy.progress import Progress, human_bytes
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
         found = {"file": str(args.output), "files": files, "tensors": tensors, "bytes": written}
         print(json.dumps({**found, "seconds": time.perf_counter() - started}))
     else:
-        print(f"{args.output}  {tensors} tensors of {files} files, {human_bytes(written)}")
+        print(f"{printable(str(args.output))}  {tensors} tensors of {files} files, {human_bytes(written)}")
     return 0

@@ -18,6 +18,7 @@ from ggufpy.commands._measuring import (
     check_output,
     check_text_arguments,
     load_model,
+    nats,
     text_windows,
 )
 from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine
@@ -128,8 +129,8 @@ def text(result: Result, n_ctx: int) -> str:
     if d is not None:
         lines += [
             f"perplexity ratio   {d.ppl_ratio:.5f} ± {d.ppl_ratio_error:.5f}  (base {d.ppl_base:.4f})",
-            f"KL divergence      {d.kld_mean:.6f} ± {d.kld_error:.6f} nats  "
-            f"(median {d.kld_median:.6f}, 99 % {d.kld_p99:.5f}, maximum {d.kld_max:.5f})",
+            f"KL divergence      {nats(d.kld_mean, 6)} ± {nats(d.kld_error, 6)} nats  "
+            f"(median {nats(d.kld_median, 6)}, 99 % {nats(d.kld_p99, 5)}, maximum {nats(d.kld_max, 5)})",
             f"same top token     {100 * d.same_top:.2f} %",
         ]
     return "\n".join(lines)

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantise, and print the table or one object of JSON."""
     if args.pure and args.target_bpw is not None:
         raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
+    from ggufpy.commands.inspect import printable
     from ggufpy.hub import resolve
     from ggufpy.progress import Progress
     from ggufpy.quantizer import quantize_file
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.verbose:
         for tensor in report.tensors:
-            print(f"{tensor.name:<40}{tensor.source:>8} -> {tensor.target:<8}{tensor.bytes:>15,}")
+            print(f"{printable(tensor.name):<40}{tensor.source:>8} -> {tensor.target:<8}{tensor.bytes:>15,}")
     for line in report.table():
         print(line)
     print(f"{report.bits_per_weight:.3f} bits per weight" + (", nothing written" if args.dry_run else ""))

@@ -50,6 +50,7 @@ def size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Split, and print the files; 0. Raises GGUFError, with nothing written, where that is not possible."""
+    from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.split import Limits, plan, split
     from ggufpy.progress import Progress, human_bytes
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"files": files, "bytes": written, "seconds": seconds, "dry_run": args.dry_run}))
         return 0
     for part in parts:
-        print(f"{part.path}  {len(part.tensors)} tensors, {human_bytes(part.nbytes)}")
-    print(f"{len(parts)} files {'would be' if args.dry_run else 'were'} written")
+        print(f"{printable(str(part.path))}  {len(part.tensors)} tensors, {human_bytes(part.nbytes)}")
+    many, verb = ("1 file", "was") if len(parts) == 1 else (f"{len(parts)} files", "were")
+    print(f"{many} {'would be' if args.dry_run else verb} written")
     return 0

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import time
 import weakref
@@ -36,8 +37,9 @@ class AtomicFile:
     """A binary file open for writing that takes its name only on `commit`.
 
     Until then it is a hidden temporary file in the same folder, removed on `abort`, on an exception inside a
-    `with` block, and when the object is dropped. Raises GGUFError where the folder cannot be written, or where the
-    disk has no room for the `size` bytes that are to come.
+    `with` block, and when the object is dropped. A file that it replaces hands down its permissions. Raises GGUFError
+    where the folder cannot be written, where the name is that of a folder, a pipe or a device, or where the disk has
+    no room for the `size` bytes that are to come.
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
@@ -46,10 +48,9 @@ class AtomicFile:
         self._synced = False
         try:
             self._target = Path(os.path.realpath(path))
-            if self._target.is_dir():
-                raise GGUFError(f"cannot write {path}: it is a directory")
+            self._mode = _replaced_mode(path)
             check_space(path, size)
-            self.file, self._temporary = _create(self._target.parent)
+            self.file, self._temporary = _create(self._target.parent, self._mode)
         except OSError as e:
             raise GGUFError(f"cannot write {path}: {e.strerror or e}") from None
         except ValueError as e:  # a NUL inside the name; GGUFError is one too and passes on
@@ -87,11 +88,12 @@ class AtomicFile:
         if not self._synced:
             self.prepare(check)
         try:
+            _set_mode(self._temporary, self._mode)
             if sys.platform == "win32":
                 self.file.close()  # Windows does not rename what is open; elsewhere the lock is held until after
             os.replace(self._temporary, self._target)
             self.file.close()
-            _sync_folder(self._target.parent)
+            sync_folder(self._target.parent)
         except BaseException as e:
             self.abort()
             raise self._failure(e) from None
@@ -124,9 +126,16 @@ class AtomicFile:
 def check_target(target: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]]) -> None:
     """GGUFError if writing `target` would replace one of the files that are being read, under any of its names."""
     for source in sources:
-        with contextlib.suppress(FileNotFoundError):  # a target that is not there yet is no source
-            if os.path.samefile(source, target):
-                raise GGUFError(f"{target} is the file that is being read ({source}): write to another one")
+        try:
+            same = os.path.samefile(source, target)
+        except FileNotFoundError:  # a target that is not there yet is no source
+            continue
+        except OSError as e:
+            raise GGUFError(f"cannot write {target}: {e.strerror or e}") from None
+        except ValueError as e:  # a NUL inside the name
+            raise GGUFError(f"cannot write {str(target)!r}: {e}") from None
+        if same:
+            raise GGUFError(f"{target} is the file that is being read ({source}): write to another one")
 
 
 def check_space(path: str | os.PathLike[str], size: int) -> None:
@@ -152,16 +161,40 @@ def _shown(count: int) -> str:
     return human_bytes(count)
 
 
-def _create(folder: Path) -> tuple[BinaryIO, Path]:
-    """A new temporary file, locked."""
+def _replaced_mode(path: str | os.PathLike[str]) -> int | None:
+    """The permissions of the file that is at `path`, None where there is none. GGUFError for what is no file."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise GGUFError(f"cannot write {path}: it is a directory; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise GGUFError(f"cannot write {path}: it is a pipe or a device, which a file would replace; give another name")
+    return stat.S_IMODE(mode)
+
+
+def keep_mode(path: Path, replaced: Path) -> None:
+    """Give the file at `path` the permissions of the one that it is to replace."""
+    _set_mode(path, _replaced_mode(replaced))
+
+
+def _set_mode(path: Path, mode: int | None) -> None:
+    if mode is not None and sys.platform != "win32":
+        with contextlib.suppress(OSError):  # some file systems have no permissions, and refuse to set any
+            path.chmod(mode)
+
+
+def _create(folder: Path, mode: int | None) -> tuple[BinaryIO, Path]:
+    """A new temporary file, locked, and open to no others than a file of that `mode` is."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     if sys.platform == "win32":
         flags |= os.O_BINARY
     while True:
         temporary = folder / f".ggufpy-{secrets.token_hex(8)}.tmp"
-        file = os.fdopen(os.open(temporary, flags, 0o666), "wb", 1 << 20)
+        file = os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600 | mode & 0o666), "wb", 1 << 20)
         try:
-            _lock(file.fileno())
+            take_lock(file.fileno())
             if temporary.exists():
                 return file, temporary
         except BlockingIOError:
@@ -172,7 +205,7 @@ def _create(folder: Path) -> tuple[BinaryIO, Path]:
         _discard(file, temporary)  # another process took it for stale before it was locked: once more
 
 
-def _lock(descriptor: int) -> bool:
+def take_lock(descriptor: int) -> bool:
     """Take the lock that says that a file is in use: BlockingIOError if another has it, False where there are none."""
     if sys.platform == "win32":
         return False
@@ -198,7 +231,7 @@ def _remove_stale(folder: Path) -> None:
                 continue
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                if _lock(descriptor):
+                if take_lock(descriptor):
                     os.unlink(path)
             finally:
                 os.close(descriptor)
@@ -226,7 +259,7 @@ def _discard(file: BinaryIO, temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can open folders and sync them: the file is there already."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):

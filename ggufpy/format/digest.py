@@ -8,7 +8,8 @@ Metadata and padding are not hashed. A manifest has lines `ALGORITHM  DIGEST  FI
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.reader import GGUFFile
 
 CHUNK = 4 << 20  # bytes that all hashes take before the next are read: they come from a cache then
+
+_LINE = re.compile(r"\s*(\S+)\s+(\S+)\s+(\S[^\n]*)\n?")
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,21 +94,23 @@ class Manifest:
         return [name for name in ALGORITHMS if name in have]
 
 
-def read_manifest(path: Path, file: GGUFFile) -> Manifest:
+def read_manifest(path: Path, file: GGUFFile, written: Callable[[str], str] = str) -> Manifest:
     """The lines of a manifest that are about `file`, which may have moved or been renamed since.
 
-    A line of several files' manifest belongs to `file` by its name without folders. Raises GGUFError where the
-    manifest cannot be read or has no line of a known algorithm about the file.
+    A line of several files' manifest belongs to `file` by its name without folders; `written` is how names were
+    written into it. Raises GGUFError where the manifest cannot be read or has no line of a known algorithm about the
+    file.
     """
     try:
-        lines = path.read_text("utf-8", "surrogateescape").splitlines()
-    except OSError as e:
-        raise GGUFError(f"cannot read {path}: {e.strerror or e}") from None
-    entries = [entry for entry in (line.split(None, 2) for line in lines) if len(entry) == 3 and entry[0] in ALGORITHMS]
+        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+            entries = [entry for line in lines if (entry := _LINE.fullmatch(line)) and entry[1] in ALGORITHMS]
+    except (OSError, ValueError) as e:  # a NUL inside the name
+        raise GGUFError(f"cannot read {path}: {(isinstance(e, OSError) and e.strerror) or e}") from None
     if not entries:
         raise GGUFError(f"{path} has no line of {', '.join(ALGORITHMS)}; `ggufpy hash FILE > MANIFEST` writes one")
-    named = [(algorithm, digest.lower(), *_names(name.rstrip(), file)) for algorithm, digest, name in entries]
-    about = _files(named, file)
+    tensors = {written(name): name for name in file.tensors} | {name: name for name in file.tensors}
+    named = [(entry[1], entry[2].lower(), *_names(entry[3], tensors)) for entry in entries]
+    about = _files(named, {str(file.path), written(str(file.path))})
     mine = [entry for entry in named if entry[2] in about]
     if not mine:
         others = sorted({Path(name).name for _, _, name, _ in named})
@@ -116,22 +121,27 @@ def read_manifest(path: Path, file: GGUFFile) -> Manifest:
     )
 
 
-def _names(name: str, file: GGUFFile) -> tuple[str, str]:
-    """The file and the tensor that FILE:TENSOR or FILE stands for; both may have colons in them."""
+def _names(name: str, tensors: Mapping[str, str]) -> tuple[str, str]:
+    """The file and the tensor that FILE:TENSOR or FILE stands for; both may have colons in them.
+
+    `tensors` are those of the file, by their names as a manifest has them.
+    """
     cuts = [i for i, c in enumerate(name) if c == ":"]
-    for i in cuts:
-        if name[i + 1 :] in file.tensors:
-            return name[:i], name[i + 1 :]
+    for end in (None, len(name.rstrip())):  # spaces at the end may be of the name, or of an editor
+        for i in cuts:
+            if (known := tensors.get(name[i + 1 : end])) is not None:
+                return name[:i], known
+    name = name.rstrip()
     at = name.find(".gguf:")
     if at >= 0:  # a tensor that the file does not have
         return name[: at + 5], name[at + 6 :]
     return name, ""
 
 
-def _files(named: Iterable[tuple[str, str, str, str]], file: GGUFFile) -> set[str]:
-    """The file names of a manifest that mean `file`: its own name, else the only one there is."""
+def _files(named: Iterable[tuple[str, str, str, str]], paths: set[str]) -> set[str]:
+    """The file names of a manifest that mean the file with `paths`: its own name, else the only one there is."""
     names = {name for _, _, name, _ in named}
-    same = {name for name in names if Path(name).name == file.path.name}
-    if str(file.path) in names:
-        return {str(file.path)}
+    same = {name for name in names if Path(name).name in {Path(path).name for path in paths}}
+    if names & paths:
+        return names & paths
     return same or (names if len(names) == 1 else set())

@@ -148,15 +148,12 @@ class Identity:
     inode: int
     size: int
     modified: int
-    mode: int
     links: int
 
     @staticmethod
     def of(status: os.stat_result) -> Identity:
         """The identity of an open file."""
-        return Identity(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode, status.st_nlink
-        )
+        return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_nlink)
 
 
 class Editor:
@@ -321,8 +318,6 @@ class Editor:
                         atomic.file.seek(0)
                         atomic.file.write(head)
                     atomic.file.flush()
-                    if output is None and sys.platform != "win32":
-                        os.fchmod(atomic.file.fileno(), self._identity.mode & 0o7777)
             except OSError as e:
                 raise GGUFError(f"cannot write {atomic.path}: {e.strerror or e}") from None
             atomic.prepare(lambda written: _check(written, size))
@@ -335,6 +330,7 @@ class Editor:
         total, done = sum(t.nbytes for t in tensors), 0
         infos = [TensorInfo(t.name, t.shape, t.type) for t in tensors]
         values = {key: draft.typed(key) for key in draft.values}
+        self._unchanged(os.stat(self.path))
         with Writer(target, values, infos, version=header.version, byteorder=header.byteorder) as writer:
             for tensor in tensors:
                 for chunk in tensor.chunks(_CHUNK):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
-from ggufpy.format.atomic import check_space, check_target
+from ggufpy.format.atomic import check_space, check_target, keep_mode, sync_folder, take_lock
 from ggufpy.format.edit import ALIGNMENT
 from ggufpy.format.header import align_up
 from ggufpy.format.reader import GGUFFile
@@ -68,6 +68,8 @@ def shard_name(prefix: str, number: int, count: int) -> str:
 
 def plan(file: GGUFFile, prefix: Path, limits: Limits) -> list[Part]:
     """The files that `file` is to be split into. GGUFError where a limit cannot be kept."""
+    if not prefix.name:
+        raise GGUFError(f"{prefix} is a folder and no prefix; give also what the names begin with, such as model")
     groups: list[list[Tensor]] = [[]] if limits.first else [[], []]
     size = 0
     for i, tensor in enumerate(file.tensors.values()):
@@ -104,7 +106,7 @@ def split(file: GGUFFile, parts: Sequence[Part], *, force: bool = False, progres
     for part in parts:
         check_target(part.path, file.files)
         refuse_existing(part.path, force)
-    _check_room(parts[0].path, sum(part.nbytes for part in parts))
+    check_space(parts[0].path, sum(part.nbytes for part in parts))
     with _staging(folder) as staging:
         total, done = sum(part.nbytes for part in parts), 0
         for i, part in enumerate(parts):
@@ -133,7 +135,7 @@ def merge(file: GGUFFile, target: Path, *, force: bool = False, progress: Progre
     refuse_existing(target, force)
     tensors = list(file.tensors.values())
     total, done = sum(t.nbytes for t in tensors), 0
-    _check_room(target, total)
+    check_space(target, total)
     for count in _write(target, _plain_metadata(file), tensors, file):
         done += count
         if progress is not None:
@@ -142,7 +144,9 @@ def merge(file: GGUFFile, target: Path, *, force: bool = False, progress: Progre
 
 
 def refuse_existing(target: Path, force: bool) -> None:
-    """GGUFError where there is a file of that name already, unless `force`."""
+    """GGUFError where there is a file of that name already, unless `force`; a folder is never replaced."""
+    if target.is_dir():
+        raise GGUFError(f"{target} is a folder; give another name")
     if not force and os.path.lexists(target):
         raise GGUFError(f"{target} is there already; remove it, give another name, or replace it with --force")
 
@@ -175,13 +179,6 @@ def _write(path: Path, values: dict[str, Typed], tensors: Sequence[Tensor], file
             tensor.release()
 
 
-def _check_room(target: Path, nbytes: int) -> None:
-    try:
-        check_space(target, nbytes)
-    except FileNotFoundError:
-        raise GGUFError(f"there is no folder {target.parent}; make it first") from None
-
-
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A hidden folder beside the target for as long as the block lasts; those of killed processes are removed."""
@@ -202,34 +199,37 @@ def _make_staging(folder: Path) -> tuple[Path, int]:
     while True:
         staging = folder / f"{_FOLDER}{secrets.token_hex(8)}"
         staging.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # another split took it for left over before the lock held
-            return staging, _lock(staging)
+        # Another split may take it for left over before the lock holds, and remove it.
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            return staging, _lock(staging)[0]
 
 
-def _lock(staging: Path) -> int:
-    """Lock a hidden folder; BlockingIOError where it is in use, FileNotFoundError where it is gone."""
+def _lock(staging: Path) -> tuple[int, bool]:
+    """A descriptor that holds the lock of a hidden folder, and whether the file system has such locks at all.
+
+    BlockingIOError where the folder is in use, FileNotFoundError where it is gone.
+    """
     if sys.platform == "win32":  # has no such locks
-        return os.open(os.devnull, os.O_RDONLY)
-    import fcntl
-
+        return os.open(os.devnull, os.O_RDONLY), False
     descriptor = os.open(staging, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = take_lock(descriptor)
         os.stat(staging)
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, locked
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove hidden folders that no living process holds. On Windows, without locks, they stay."""
+    """Remove hidden folders that no living process holds. Where there are no locks, as on Windows, they stay."""
     if sys.platform == "win32":
         return
     for old in folder.glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError):  # held by another split, gone meanwhile, or somebody else's
-            descriptor = _lock(old)
-            shutil.rmtree(old, ignore_errors=True)
+            descriptor, locked = _lock(old)
+            if locked:
+                shutil.rmtree(old, ignore_errors=True)
             os.close(descriptor)
 
 
@@ -242,14 +242,17 @@ def _publish(staging: Path, targets: Sequence[Path]) -> None:
         for target in targets:
             if os.path.lexists(target):
                 os.link(target, kept / target.name, follow_symlinks=sys.platform == "win32")
+                keep_mode(staging / target.name, target)
         for target in reversed(targets):
             done.append(target)
             os.replace(staging / target.name, target)
-        _sync(targets[0].parent)
-    except OSError as e:
+    except BaseException as e:  # an interruption too: the old files go with the hidden folder
         for target in done:
             _put_back(staging, kept, target)
+        if not isinstance(e, OSError):
+            raise
         raise GGUFError(f"cannot write {e.filename or targets[0]}: {e.strerror or e}; nothing was changed") from None
+    sync_folder(targets[0].parent)
 
 
 def _put_back(staging: Path, kept: Path, target: Path) -> None:
@@ -260,13 +263,3 @@ def _put_back(staging: Path, kept: Path, target: Path) -> None:
         os.replace(kept / target.name, target)
     else:
         target.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make renames durable, where the system can open folders."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -63,13 +63,20 @@ def rows_of(shape: tuple[int, ...]) -> int:
     return rows
 
 
+def matrix_of(rows: NDArray[np.int64], job: Job) -> NDArray[np.int64]:
+    """Which matrix of its importance weighs each of these rows of a tensor; a fourth dimension repeats them."""
+    assert job.importance is not None
+    count = len(job.importance)
+    return rows // job.tensor.shape[-2] % count if count > 1 else np.zeros_like(rows)
+
+
 def pieces(job: Job) -> Iterator[Piece]:
     """A tensor in pieces of about PIECE weights; at least one, were it empty."""
     shape = job.tensor.shape
     rows, columns = rows_of(shape), shape[-1] if shape else 1
     step = max(PIECE // max(columns, 1) // 16, 1) * 16  # kernels take 16 rows at a time
-    apart = job.importance is not None and len(job.importance) > 1  # each matrix has an importance of its own
-    height = shape[-2] if apart else rows
+    matrices = 1 if job.importance is None else len(job.importance)
+    height = shape[-2] if matrices > 1 else rows  # each matrix has an importance of its own
     if not rows * columns:
         yield Piece(job, 0, rows)
         return
@@ -77,7 +84,7 @@ def pieces(job: Job) -> Iterator[Piece]:
     for matrix in range(rows // height):
         for start in range(matrix * height, (matrix + 1) * height, step):
             stop = min(start + step, (matrix + 1) * height)
-            yield Piece(job, start, stop, matrix if apart else 0, max(1, round((stop - start) * share)))
+            yield Piece(job, start, stop, matrix % matrices, max(1, round((stop - start) * share)))
 
 
 def convert(piece: Piece, allow_nonfinite: bool) -> Converted:
@@ -207,11 +214,14 @@ def _refused(piece: Piece, bad: NDArray[np.bool_]) -> GGUFError:
     first = piece.start + int(row)
     value = numbers(raw_rows(tensor, first, first + 1), tensor.type)
     number = float(floats(value)[0, column])
+    if tensor.type == "F64":  # float32 may not hold what it is
+        number = float(raw_rows(tensor, first, first + 1).view("<f8")[0, column])
     place = [*np.unravel_index(first, tensor.shape[:-1]), column] if tensor.shape[:-1] else [column]
     at = ", ".join(str(int(i)) for i in place)
     what = f"tensor {shown(tensor.name)}: the weight at [{at}] is {number:g}"
     if np.isfinite(number):
-        return GGUFError(f"{what}, too large for {piece.job.target}: choose BF16 or F32")
+        advice = "choose BF16 or F32" if abs(number) <= float(np.finfo(np.float32).max) else "scale the weights down"
+        return GGUFError(f"{what}, too large for {piece.job.target}: {advice}")
     return GGUFError(
         f"{what}, and a model with such weights is damaged (--allow-nonfinite writes zero in its place, or it as it is "
         "where the type can hold it)"

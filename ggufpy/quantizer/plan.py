@@ -150,14 +150,13 @@ class _Chooser:
 
     def _asked(self, name: str) -> str | None:
         """The type that the user names for this tensor."""
+        found = [i for i, (pattern, _) in enumerate(self._patterns) if pattern.search(name)]
+        for i in found:
+            self._found[i] = True
         named = self._named.get(kind_of(name))
         if named is not None:
             return named
-        for i, (pattern, chosen) in enumerate(self._patterns):
-            if pattern.search(name):
-                self._found[i] = True
-                return chosen
-        return None
+        return self._patterns[found[0]][1] if found else None
 
 
 def weighed(job: Job, importance: Importance | None) -> Job:
@@ -202,7 +201,8 @@ def _check(job: Job, target: FileType, options: QuantizeOptions, have_matrix: bo
     if not quants.get(job.target).encodes:
         raise GGUFError(f"tensor {name} would be {job.target}, which cannot be written yet: choose another type")
     if _lacks_importance(job, target):
-        what = "has no entry for it" if have_matrix else "is not given (--imatrix FILE; 'ggufpy imatrix' measures one)"
+        how = "'ggufpy imatrix' measures one"
+        what = f"has no entry for it: {how} on this very model" if have_matrix else f"is not given (--imatrix FILE; {how})"
         raise GGUFError(f"tensor {name} as {job.target} needs an importance matrix, which {what}")
 
 

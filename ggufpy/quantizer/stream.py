@@ -72,8 +72,9 @@ def _report(tensors: Sequence[TensorReport], bytes_out: int, plan: Plan, files: 
 
 def _write(file: GGUFFile, shards: Sequence[Shard], plan: Plan, options: QuantizeOptions) -> Report:
     """Convert and write every tensor; all files get their names at the end, one right after the other."""
+    read = [*file.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
     for shard in shards:
-        check_target(shard.path, file.files)
+        check_target(shard.path, read)
     check_space(shards[0].path, sum(shard.size for shard in shards))
     tensors: list[TensorReport] = []
     with ExitStack() as undo, Converter(plan.jobs, options) as converter:
@@ -86,7 +87,7 @@ def _write(file: GGUFFile, shards: Sequence[Shard], plan: Plan, options: Quantiz
                 tensors.append(converter.put(job, writer))
         for writer in writers:
             writer.prepare()
-        for writer in writers:
+        for writer in reversed(writers):  # a set is opened by its first file: that one comes last
             writer.close()
     return _report(tensors, sum(writer.size for writer in writers), plan, [str(shard.path) for shard in shards])
 

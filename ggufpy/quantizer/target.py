@@ -20,7 +20,7 @@ import numpy as np
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
-from ggufpy.quantizer.convert import floats, numbers, raw_rows, rows_of, squares
+from ggufpy.quantizer.convert import floats, matrix_of, numbers, raw_rows, rows_of, squares
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import Importance, QuantizeOptions
 from ggufpy.quantizer.plan import Job, Plan, weighed
@@ -172,7 +172,7 @@ def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
     x[~np.isfinite(x)] = 0
     weight = None
     if job.importance is not None:
-        weight = np.ascontiguousarray(job.importance[picked // tensor.shape[-2] if len(job.importance) > 1 else [0]])
+        weight = np.ascontiguousarray(job.importance[matrix_of(picked, job)])
     found = []
     for name in names:
         size = blocktypes.total_bytes(blocktypes.by_name(name), tensor.shape)
@@ -184,7 +184,10 @@ def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
             data = block.encode(x)
         else:
             data = np.empty((len(x), columns // block.weights * block.nbytes), np.uint8)
-            Encoder(block, 1).encode(x, weight, data)
+            try:
+                Encoder(block, 1).encode(x, weight, data)
+            except GGUFError:  # weights beyond what its scales can hold: not a type for this tensor
+                continue
         wrong, whole = squares(x, quants.dequantize(data, name), weight)
         found.append(Choice(name, size, wrong / whole if whole else 0.0))
     tensor.release()

@@ -171,7 +171,10 @@ def _importance(importance: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _numbers(x: ArrayLike, what: str) -> NDArray[Any]:
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # lists of several lengths
+        raise GGUFError(f"{what} cannot be made an array: {error}") from None
     if array.dtype.kind not in "fiu":
         raise GGUFError(f"{what} must be an array of real numbers, got dtype {array.dtype}")
     return array

@@ -89,7 +89,8 @@ def _parts(rows: int, columns: int) -> Iterator[slice]:
 
 
 def _check(block: BlockType, x: NDArray[Any], importance: Floats | None, out: Bytes) -> None:
-    if x.ndim != 2 or x.dtype.name not in SOURCES or not x.flags.c_contiguous or x.shape[1] % block.weights:
+    numbers = x.dtype.name in SOURCES and x.dtype.isnative
+    if x.ndim != 2 or not numbers or not x.flags.c_contiguous or x.shape[1] % block.weights:
         raise ValueError(f"x is {x.dtype} {x.shape}")
     rows, columns = x.shape
     width = columns // block.weights * block.nbytes

@@ -191,17 +191,24 @@ class Engine:
     def collect(self, output: bool = False) -> Iterator[Collector]:
         """Steps within it add the squares of what matrices multiply to the collector's sums, `output`: the head's too.
 
-        Logits keep their bits. Raises GGUFError if another thread is at work with the model.
+        Logits keep their bits. Raises GGUFError if another thread is at work with the model, or collects already.
         """
         plan = self._model.plan
+        collector = Collector({"body": plan.body, **({"head": plan.head} if output else {})})
         with self._alone():
-            self._collector = Collector({"body": plan.body, **({"head": plan.head} if output else {})})
-            self._tapes.clear()
+            if self._collector is not None:
+                raise GGUFError("what the model multiplies is being summed already: end that first")
+            self._collect_with(collector)
         try:
-            yield self._collector
+            yield collector
         finally:
-            self._collector = None
-            self._tapes.clear()
+            with self._lock:  # another thread's step ends before the sums that it adds to are dropped
+                self._collect_with(None)
+
+    def _collect_with(self, collector: Collector | None) -> None:
+        """Tapes hold the addresses of a collector's sums: they are made anew."""
+        self._collector = collector
+        self._tapes.clear()
 
     def _evaluate(self, placed: list[_Placed]) -> None:
         """The body of a step; sequences are longer by their chunks then."""
@@ -230,10 +237,10 @@ class Engine:
         bulk = [bool(self._model.bulk) and not c.exact and len(p) >= BULK for c, p in zip(chunks, ids, strict=True)]
         rows = [0] * len(chunks)
         end = 0
-        for i in sorted(range(len(chunks)), key=lambda i: (bulk[i], len(ids[i]) > 1)):
-            if bulk[i] and end % MOST:
-                end += MOST - end % MOST
-            rows[i], end = end, end + len(ids[i])
+        for many in (False, True):
+            for i in sorted((i for i in range(len(chunks)) if bulk[i] == many), key=lambda i: len(ids[i]) > 1):
+                rows[i], end = end, end + len(ids[i])
+            end += -end % MOST  # exact rows are filled up once: bulk rows stand close together
         return [_Placed(*item) for item in zip(chunks, ids, rows, bulk, strict=True)]
 
     def _fill(self, order: list[_Placed]) -> None:

@@ -98,7 +98,7 @@ class Worker:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            raise PeerError(f"it ended with status {self._process.returncode}: {_last_line(self._log.read())}")
+            raise PeerError(f"it ended with status {self._process.returncode}: {last_line(self._log.read())}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise PeerError(answer["error"])
@@ -165,7 +165,7 @@ class Xllamacpp:
         pip = [str(self._python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", self._requirement]
         made = subprocess.run(pip, capture_output=True, check=False)
         if made.returncode:
-            raise PeerError(f"pip cannot install {self._requirement}: {_last_line(made.stderr)}")
+            raise PeerError(f"pip cannot install {self._requirement}: {last_line(made.stderr)}")
         done.touch()
 
     def open(self, model: Path, settings: Settings) -> Runner:
@@ -201,7 +201,7 @@ class _LlamaBenchRunner:
         depth = ["-d", str(self._depth)] if task == "decode" and self._depth else []
         ran = subprocess.run([*self._command, *counts, *depth], capture_output=True, check=False)
         if ran.returncode:
-            raise PeerError(f"it ended with status {ran.returncode}: {_last_line(ran.stderr)}")
+            raise PeerError(f"it ended with status {ran.returncode}: {last_line(ran.stderr)}")
         try:
             (row,) = json.loads(ran.stdout)
             rate = float(row["avg_ts"])
@@ -218,6 +218,7 @@ class _LlamaBenchRunner:
         """Nothing stays open."""
 
 
-def _last_line(output: bytes) -> str:
+def last_line(output: bytes) -> str:
+    """The last line of a program's output that says anything."""
     lines = output.decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -22,7 +22,7 @@ import numpy as np
 import ggufpy
 from ggufpy import quants
 
-from . import PeerError, _last_line
+from . import PeerError, last_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,7 +57,7 @@ def seconds(command: Sequence[str], target: Path) -> float:
         raise PeerError(f"{command[0]} cannot be run: {error.strerror}") from error
     took = time.perf_counter() - start
     if ran.returncode or not target.is_file():
-        raise PeerError(f"{Path(command[0]).name} ended with status {ran.returncode}: {_last_line(ran.stderr)}")
+        raise PeerError(f"{Path(command[0]).name} ended with status {ran.returncode}: {last_line(ran.stderr)}")
     return took
 
 
