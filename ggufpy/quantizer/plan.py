@@ -202,7 +202,7 @@ def _check(job: Job, target: FileType, options: QuantizeOptions, have_matrix: bo
         raise GGUFError(f"tensor {name} would be {job.target}, which cannot be written yet: choose another type")
     if _lacks_importance(job, target):
         how = "'ggufpy imatrix' measures one"
-        what = f"has no entry for it: {how} on this very model" if have_matrix else f"is not given (--imatrix FILE; {how})"
+        what = f"has no entry for it: {how} on this model" if have_matrix else f"is not given (--imatrix FILE; {how})"
         raise GGUFError(f"tensor {name} as {job.target} needs an importance matrix, which {what}")
 
 
