@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   ggufpy run -p "Why is the sky blue?"       the default model, fetched on first use
   ggufpy run model.gguf --raw -p "Once"      continue a text with a model of yours
   ggufpy bench model.gguf                    how fast it runs here
+  ggufpy quantize f16.gguf q4.gguf Q4_K_M    a smaller file of the same model
   ggufpy COMMAND --help                      everything about one command"""
 
 
@@ -92,7 +93,8 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 def top_parser() -> argparse.ArgumentParser:
     """The parser behind `ggufpy --help`, with one line for every command."""
-    lines = [f"  {name:<12} {load_command(name).HELP}" for name in command_names()]
+    width = max(map(len, command_names()))
+    lines = [f"  {name:<{width}} {load_command(name).HELP}" for name in command_names()]
     parser = Parser(
         prog="ggufpy",
         usage="ggufpy COMMAND [MODEL] [options]",

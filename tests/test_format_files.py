@@ -405,6 +405,9 @@ def test_examples(tmp_path: Path) -> None:
     write(path, {"general.architecture": "llama"}, {"w": rows(4).reshape(2, 2), "v": rows(2)})
     assert "general.architecture" in run_tool(EXAMPLES / "inspect_file.py", path)
     assert "shape (2, 2)" in run_tool(EXAMPLES / "read_tensor.py", path, "w")
+    write(path, {"general.architecture": "llama", "llama.block_count": 1}, {"output.weight": rows(64).reshape(2, 32)})
+    out = run_tool(EXAMPLES / "quantise_file.py", path, tmp_path / "q.gguf", "Q8_0")
+    assert "output.weight: F32 -> Q8_0, 68 bytes" in out
 
 
 def test_every_type_that_quants_know_has_its_layout() -> None:
