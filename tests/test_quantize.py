@@ -177,10 +177,9 @@ def test_importance_weighs_each_matrix(source: Path, tmp_path: Path) -> None:
 
 
 def test_an_importance_matrix_is_read_from_its_file(source: Path, tmp_path: Path) -> None:
-    imatrix = pytest.importorskip("ggufpy.imatrix")
     sums = {name: np.full((1, COLUMNS), 2.0, np.float32) for name in ("blk.0.attn_q.weight",)}
     path = tmp_path / "m.gguf"
-    imatrix.ImportanceMatrix(sums, {name: np.ones(1, np.float32) for name in sums}, ("a.txt",), 3).write(path)
+    ImportanceMatrix(sums, {name: np.ones(1, np.float32) for name in sums}, ("a.txt",), 3).write(path)
     out = tmp_path / "out.gguf"
     quantize_file(source, out, "Q4_0", options(imatrix=path))
     with gguf.open(out) as file:

@@ -125,12 +125,12 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{Path(report['model']).name} on {report['tokens']:,} tokens of {Path(report['text']).name}, "
         f"{report['cpu']}, {report['threads']} threads, {report['isa']}",
-        header + f"{'ppl':>10}{'decode':>13}",
+        header + f"{'ppl':>13}{'decode':>13}",
     ]
     for one in (report["source"], *report["types"]):
         lines.append(
             f"{one['type']:<10}{human_bytes(one['bytes']):>10}{one['bits_per_weight']:>7.2f}"
             f"{nats(one['kld_mean'], 6):>11}{nats(one['kld_median'], 6):>11}{nats(one['kld_p99'], 4):>10}"
-            f"{100 * one['same_top']:>7.2f} %{one['ppl']:>10.4f}{one['tg_tps_median']:>9.1f} t/s"
+            f"{100 * one['same_top']:>7.2f} %{one['ppl']:>13.4f}{one['tg_tps_median']:>9.1f} t/s"
         )
     return "\n".join(lines)

@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"files": files, "bytes": written, "seconds": seconds, "dry_run": args.dry_run}))
         return 0
     for part in parts:
-        print(f"{printable(str(part.path))}  {len(part.tensors)} tensors, {human_bytes(part.nbytes)}")
+        count = len(part.tensors)
+        print(f"{printable(str(part.path))}  {count} tensor{'s' * (count != 1)}, {human_bytes(part.nbytes)}")
     many, verb = ("1 file", "was") if len(parts) == 1 else (f"{len(parts)} files", "were")
     print(f"{many} {'would be' if args.dry_run else verb} written")
     return 0
