@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,7 +277,9 @@ def collect(engine: Engine, chunks: NDArray[np.int64], options: CollectOptions) 
                 sequence.truncate(0)
                 for first in range(0, len(tokens), engine.rows):
                     part = tokens[first : first + engine.rows].tolist()
-                    engine.visit(Chunk(sequence, part, "all" if options.output else "none"), lambda at, rows: None)
+                    rows: Literal["all", "none"] = "all" if options.output else "none"
+                    chunk = Chunk(sequence, part, rows, engine.reads_in_bulk(len(tokens)))
+                    engine.visit(chunk, lambda at, rows: None)
                 if options.report is not None:
                     options.report(done, len(chunks))
                 if options.save is not None and options.due(done):

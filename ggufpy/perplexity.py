@@ -224,4 +224,5 @@ def _evaluate(engine: Engine, sequence: Sequence, tokens: Ints, chunk: _Chunk) -
         part = tokens[first : first + engine.rows]
         start, stop = max(wanted.start, first), min(wanted.stop, first + len(part))
         rows = range(start - first, stop - first) if start < stop else range(0)
-        engine.visit(Chunk(sequence, part.tolist(), rows), chunk.taker(start - wanted.start))
+        bulk = engine.reads_in_bulk(len(tokens))
+        engine.visit(Chunk(sequence, part.tolist(), rows, bulk), chunk.taker(start - wanted.start))

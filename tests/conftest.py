@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ggufpy.simd import isa
+from ggufpy.simd.isa import Level
+
+_PRESENT = isa.available()
+# The level that runs by default and the one with tiles in memory always; the others with the longer tests.
+LEVELS = [
+    pytest.param(level, id=level.name, marks=[] if level in (_PRESENT[0], isa.EMULATED) else [pytest.mark.slow])
+    for level in (*_PRESENT, isa.EMULATED)
+]
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[Level]:
+    """Each SIMD level that runs here, in force: for modules whose tests all run at each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GGUFPY_ISA", request.param.name)
+        yield request.param
 
 
 @pytest.fixture(scope="session")

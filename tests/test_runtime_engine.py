@@ -18,6 +18,9 @@ from ggufpy.errors import GGUFError
 from ggufpy.runtime import EngineOptions, Session, load
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.runtime.scheduler import Scheduler
+from ggufpy.simd.isa import Level
+
+pytestmark = pytest.mark.usefixtures("level")
 
 N_CTX = 300
 RNG = np.random.default_rng(4)
@@ -32,10 +35,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(path: Path) -> Iterator[Session]:
+def session(path: Path, level: Level) -> Iterator[Session]:
     with gguf.open(path) as file:
         options = EngineOptions(n_threads=2, n_ctx=N_CTX, n_batch=64, n_parallel=4)
         with load(file, options) as session:
+            assert session.isa == level.name
             yield session
 
 
@@ -50,10 +54,10 @@ def alone(session: Session) -> list[Any]:
     return found
 
 
-def feed(engine: Engine, sequence: Any, tokens: list[int]) -> Any:
+def feed(engine: Engine, sequence: Any, tokens: list[int], bulk: bool = False) -> Any:
     """All logits of tokens that may be more than a step's."""
     steps = [tokens[i : i + engine.rows] for i in range(0, len(tokens), engine.rows)]
-    return np.concatenate([engine.step([Chunk(sequence, part, "all")])[0] for part in steps])
+    return np.concatenate([engine.step([Chunk(sequence, part, "all", bulk)])[0] for part in steps])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,7 +71,8 @@ def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: 
             count = min(data.draw(st.sampled_from([0, 1, 1, 2, 5, 17, 40])), left, len(TEXTS[i]) - done[i])
             if count:
                 logits = data.draw(st.sampled_from(["none", "last", "all"]))
-                chunks.append(Chunk(sequences[i], TEXTS[i][done[i] : done[i] + count], logits))
+                part = TEXTS[i][done[i] : done[i] + count]
+                chunks.append(Chunk(sequences[i], part, logits, engine.reads_in_bulk(len(TEXTS[i]))))
                 rows.append((i, {"none": count, "last": count - 1, "all": 0}[logits], count))
                 left -= count
         if not chunks:
@@ -90,18 +95,18 @@ def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: 
 
 def test_forks_share_pages_until_one_writes(session: Session, alone: list[Any]) -> None:
     engine = session.engine
-    first = engine.sequence()
-    feed(engine, first, TEXTS[0][:200])
+    first, bulk = engine.sequence(), engine.reads_in_bulk(len(TEXTS[0]))
+    feed(engine, first, TEXTS[0][:200], bulk)
     free = engine.free_pages
     second, third = first.fork(150), first.fork(128)
     assert engine.free_pages == free
     other = [5, 6, 7]
     engine.step([Chunk(second, other)])  # into the page that both have
     assert engine.free_pages == free - 1
-    np.testing.assert_array_equal(feed(engine, first, TEXTS[0][200:220]), alone[0][200:220])
-    np.testing.assert_array_equal(feed(engine, third, TEXTS[0][128:140]), alone[0][128:140])
+    np.testing.assert_array_equal(feed(engine, first, TEXTS[0][200:220], bulk), alone[0][200:220])
+    np.testing.assert_array_equal(feed(engine, third, TEXTS[0][128:140], bulk), alone[0][128:140])
     second.truncate(150)
-    np.testing.assert_array_equal(feed(engine, second, TEXTS[0][150:160]), alone[0][150:160])
+    np.testing.assert_array_equal(feed(engine, second, TEXTS[0][150:160], bulk), alone[0][150:160])
     del first, second, third  # dropped sequences give their pages back
     assert engine.free_pages == 12
 
@@ -124,12 +129,12 @@ def test_a_shift_is_as_if_positions_had_been_lower(tmp_path: Path, keep: int, dr
 
 def test_a_shift_leaves_a_fork_alone(session: Session, alone: list[Any]) -> None:
     engine = session.engine
-    first = engine.sequence()
-    feed(engine, first, TEXTS[1][:100])
+    first, bulk = engine.sequence(), engine.reads_in_bulk(len(TEXTS[1]))
+    feed(engine, first, TEXTS[1][:100], bulk)
     second = first.fork(100)
     first.shift(10, 20)
     assert first.n_past == 80
-    np.testing.assert_array_equal(feed(engine, second, TEXTS[1][100:]), alone[1][100:])
+    np.testing.assert_array_equal(feed(engine, second, TEXTS[1][100:], bulk), alone[1][100:])
     first.close()
     second.close()
 

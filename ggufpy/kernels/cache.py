@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufpy.quants import HELPERS
+from ggufpy.simd.emulated import STATE_SYMBOL, state_function
 from ggufpy.simd.isa import Level, target
 
 from .spec import Kernel
@@ -89,10 +90,8 @@ class Library:
         self.level = level
         self._llvm = llvm
         self._addresses: dict[Kernel, int] = {}
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_default_triple().create_target_machine()
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._linked: list[Any] = []  # keeps code in memory
+        self._jit = _linker()
 
     def load(self, kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
         """Makes kernels callable; those that no cache holds are compiled, `progress(done, total)` counting them."""
@@ -113,11 +112,14 @@ class Library:
             self._link({k: code for k, code in found.items() if code is not None})
 
     def _link(self, objects: dict[Kernel, bytes]) -> None:
-        for code in objects.values():
-            self._engine.add_object_file(self._llvm.object_file.ObjectFileRef.from_data(code))
-        self._engine.finalize_object()
-        for kernel in objects:
-            self._addresses[kernel] = self._engine.get_function_address(kernel.symbol)
+        """Puts objects into memory, each with its constants beside its code, out of reach of the others."""
+        for kernel, code in objects.items():
+            builder = self._llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+            if self.level.lowering == "amx_emulated":
+                builder.import_symbol(STATE_SYMBOL, state_function()[1])
+            linked = builder.export_symbol(kernel.symbol).link(self._jit, f"{kernel.symbol}-{self.level.name}")
+            self._linked.append(linked)
+            self._addresses[kernel] = int(linked[kernel.symbol])
 
     def address(self, kernel: Kernel) -> int:
         """The entry point `void (int64 args, int64 ith, int64 nth)` of a kernel, loading it first if need be."""
@@ -128,6 +130,16 @@ class Library:
     def call(self, kernel: Kernel, args: Any, ith: int = 0, nth: int = 1) -> None:
         """Calls a kernel on this thread with one structured value; the GIL is released meanwhile."""
         function(self.address(kernel))(args.ctypes.data, ith, nth)
+
+
+@functools.cache
+def _linker() -> Any:
+    """LLVM's JITLink: an object is laid out as one piece, and a distance that does not fit is an error."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.create_lljit_compiler(use_jit_link=True)
 
 
 def function(address: int) -> Callable[[int, int, int], None]:

@@ -15,15 +15,25 @@ from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from ggufpy.simd.emulated import STATE_SYMBOL
 from ggufpy.simd.frontend import Frontend
 from ggufpy.simd.isa import Level, target
 from ggufpy.simd.primitives import primitives
 from ggufpy.simd.vectors import Struct
 
+from .objects import ALLOWED_SYMBOLS, ObjectError, check_object
 from .spec import Kernel, load_source
 
-# What compiled code may refer to: plain C library functions that every process has.
-ALLOWED_SYMBOLS = frozenset({"memcpy", "memset", "memmove", "bcmp", "memcmp"})
+
+def allowed_symbols(level: Level) -> frozenset[str]:
+    """What code of a level may refer to."""
+    return ALLOWED_SYMBOLS | ({STATE_SYMBOL} if level.lowering == "amx_emulated" else frozenset())
+
+
+def object_triple() -> str:
+    """What objects are made for: this process; as ELF on Windows, so that they are checked and linked as elsewhere."""
+    triple = str(llvm.get_process_triple())
+    return f"{triple}-elf" if "windows" in triple and not triple.endswith("-elf") else triple
 
 
 def target_machine(level: Level) -> Any:
@@ -31,8 +41,8 @@ def target_machine(level: Level) -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     cpu, features = target(level)
-    triple = llvm.Target.from_triple(llvm.get_process_triple())
-    return triple.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="jitdefault")
+    triple = llvm.Target.from_triple(object_triple())
+    return triple.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
 
 
 def _flags() -> Flags:
@@ -103,15 +113,20 @@ def lower(kernel: Kernel, level: Level) -> tuple[Any, Any]:
     _optimise(module, machine)
     module.verify()
     used = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    if used - ALLOWED_SYMBOLS:
-        raise RuntimeError(f"kernel {kernel.symbol} needs {', '.join(sorted(used - ALLOWED_SYMBOLS))}")
+    if surplus := used - allowed_symbols(level):
+        raise RuntimeError(f"kernel {kernel.symbol} needs {', '.join(sorted(surplus))}")
     return module, machine
 
 
 def object_code(kernel: Kernel, level: Level) -> bytes:
-    """Compiles a kernel to a relocatable object file's bytes."""
+    """Compiles a kernel to a relocatable object file's bytes. Raises ObjectError for one that must not be linked."""
     module, machine = lower(kernel, level)
-    return bytes(machine.emit_object(module))
+    code = bytes(machine.emit_object(module))
+    try:
+        check_object(code, allowed_symbols(level))
+    except ObjectError as error:
+        raise ObjectError(f"kernel {kernel.symbol} at {level.name} is refused: {error}") from error
+    return code
 
 
 def assembly(kernel: Kernel, level: Level) -> str:

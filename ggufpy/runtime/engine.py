@@ -1,8 +1,9 @@
 """The engine: one step takes any mix of prompt chunks and single tokens of several sequences.
 
-Rows of a step stand in this order: single rows and runs that must be *exact*, and then *bulk* rows of prompts. Exact
-rows go through products that give the same bits whatever their company; bulk rows through those that are fastest for
-many. A level without bulk kernels for a model (`kernels/matmul_tiles.py`) has no bulk rows: there every row is exact.
+Rows of a step are *exact* or *bulk*, and stand in this order. Exact rows go through the products of decoding, bulk
+rows through those that are fastest for many; both give the same bits whatever their company. Which a chunk's rows are
+is said with the chunk, so that a text can be cut into steps anywhere. A level without bulk kernels for a model
+(`kernels/matmul_tiles.py`) has no bulk rows: there every row is exact.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .tape import GROUPS, MOST, Call, Kind, Lowering, Parts, Tape, Workspace
 from .threads import Team
 
 HEAD_ROWS = 64  # rows of logits computed at a time
-BULK = 17  # rows of a prompt chunk from which it counts as bulk
+BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
 
@@ -42,14 +43,15 @@ Floats = NDArray[np.float32]
 class Chunk:
     """Tokens that a step appends to a sequence, and which of their logits are wanted.
 
-    `logits` may be a range of the tokens' numbers, from 0 in this chunk. `exact`: the logits must have the bits that
-    the tokens have when they are evaluated one by one.
+    `logits` may be a range of the tokens' numbers, from 0 in this chunk. `bulk`: the rows go through bulk products
+    where the model has them; otherwise they have the bits that tokens have when they are evaluated one by one.
+    `Engine.reads_in_bulk` says it of a whole text.
     """
 
     sequence: Sequence
     tokens: Items[int]
     logits: Literal["none", "last", "all"] | range = "last"
-    exact: bool = False
+    bulk: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Engine:
         self._cache = KvCache(plan.heads, plan.layers, shape, model.library.level.lanes, model.threads)
         self._rope = RopeTable(plan.rope)
         self.rows = max(min(n_batch, shape.positions * shape.sequences), shape.sequences)
+        self._n_batch = n_batch
         rows = self.rows + MOST  # exact rows are filled up to whole groups when others follow
         body = {n: w for n, w in plan.widths.items() if n != "logits"}
         head = {n: plan.widths[n] for op in plan.head for n in buffers(op)}
@@ -127,6 +130,10 @@ class Engine:
     def free_pages(self) -> int:
         """Pages of 128 positions that no sequence holds."""
         return self._cache.free
+
+    def reads_in_bulk(self, count: int) -> bool:
+        """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
+        return bool(self._model.bulk) and min(count, self._n_batch) >= BULK
 
     def sequence(self) -> Sequence:
         """A new, empty sequence."""
@@ -212,9 +219,8 @@ class Engine:
 
     def _evaluate(self, placed: list[_Placed]) -> None:
         """The body of a step; sequences are longer by their chunks then."""
-        order = sorted(placed, key=lambda p: p.row)
-        self._fill(order)
-        self._run_body(order)
+        self._fill(sorted(placed, key=lambda p: (len(p.ids) > 1, p.row)))  # attention takes single rows first
+        self._run_body(sorted(placed, key=lambda p: p.row))
         for p in placed:
             p.chunk.sequence.advance(len(p.ids))
 
@@ -234,11 +240,11 @@ class Engine:
             if not chunk.sequence.belongs_to(self._cache):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(len(part))
-        bulk = [bool(self._model.bulk) and not c.exact and len(p) >= BULK for c, p in zip(chunks, ids, strict=True)]
+        bulk = [chunk.bulk and bool(self._model.bulk) for chunk in chunks]
         rows = [0] * len(chunks)
         end = 0
         for many in (False, True):
-            for i in sorted((i for i in range(len(chunks)) if bulk[i] == many), key=lambda i: len(ids[i]) > 1):
+            for i in (i for i in range(len(chunks)) if bulk[i] == many):
                 rows[i], end = end, end + len(ids[i])
             end += -end % MOST  # exact rows are filled up once: bulk rows stand close together
         return [_Placed(*item) for item in zip(chunks, ids, rows, bulk, strict=True)]
@@ -279,7 +285,7 @@ class Engine:
         """
         for bulk in (False, True):
             rows = [(row, n, i) for n, p in enumerate(placed) for i, row in enumerate(p.wanted)
-                    if (p.bulk and len(p.wanted) >= BULK) == bulk]  # fmt: skip
+                    if p.bulk == bulk]  # fmt: skip
             for start in range(0, len(rows), self._head.rows):
                 part = rows[start : start + self._head.rows]
                 self._head.step.sources[: len(part)] = [row for row, _, _ in part]

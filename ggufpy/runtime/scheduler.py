@@ -1,9 +1,9 @@
 """Continuous batching: a queue of requests over an engine, whose steps mix prompt chunks and decoded tokens.
 
 Requests go in with `submit`, tokens come out of `step`. Every step decodes one token of each running request and fills
-up with chunks of prompts, oldest first. A request's tokens do not depend on what else is running, unless prompts have
-bulk rows (`Engine`): then the cut of a prompt into chunks may change its last bits. What a request has read stays for
-later ones that begin alike, until its pages are needed.
+up with chunks of prompts, oldest first. A request's tokens do not depend on what else is running or has run. What a
+request has read stays for later ones that begin alike and are read the same way (in bulk or not), until its pages are
+needed.
 """
 
 from __future__ import annotations
@@ -47,24 +47,38 @@ class Request:
 
 @dataclass(eq=False)
 class _Held:
-    """A sequence and the tokens that its pages hold."""
+    """A sequence, the tokens that its pages hold, and how many of them, from the first, were read in bulk."""
 
     sequence: Sequence
     tokens: list[int]
+    bulk: int = 0
 
-    def common(self, prompt: Items[int]) -> int:
-        """How many of the prompt's tokens it begins with."""
-        pairs = zip(self.tokens, prompt, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.tokens), len(prompt)))
+    def common(self, prompt: Items[int], bulk: bool) -> int:
+        """How many of the prompt's tokens it begins with, read the way that they are to be read."""
+        most = self.bulk if bulk else (0 if self.bulk else len(self.tokens))
+        pairs = zip(self.tokens[:most], prompt, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(most, len(prompt)))
 
 
 @dataclass(eq=False)
 class _Running:
-    """A request, what its sequence holds, and the tokens that are still to be evaluated."""
+    """A request, what its sequence holds, the tokens that are still to be evaluated, and how its prompt is read."""
 
     request: Request
     held: _Held
     pending: list[int]
+    bulk: bool
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether what is pending is read in bulk."""
+        return self.bulk and not self.request.produced
+
+    def read(self, tokens: Items[int]) -> None:
+        """The first of what was pending has been evaluated."""
+        self.held.tokens.extend(tokens)
+        self.held.bulk += len(tokens) if self.in_bulk else 0
+        del self.pending[: len(tokens)]
 
 
 class Scheduler:
@@ -106,8 +120,7 @@ class Scheduler:
         rows = self._engine.step([chunk for _, chunk in planned])
         found = []
         for (running, chunk), logits in zip(planned, rows, strict=True):
-            running.held.tokens.extend(chunk.tokens)
-            del running.pending[: len(chunk.tokens)]
+            running.read(chunk.tokens)
             token = self._next(running, logits[0]) if not running.pending else None
             if token is not None:
                 found.append((running.request, token))
@@ -144,20 +157,21 @@ class Scheduler:
         """Starts waiting requests while there are places, each behind what has been read of its prompt already."""
         while self._waiting and len(self._running) < self._engine.parallel:
             request = self._waiting.popleft()
-            held = self._begin(request.prompt)
-            self._running.append(_Running(request, held, list(request.prompt[len(held.tokens) :])))
+            bulk = self._engine.reads_in_bulk(len(request.prompt))
+            held = self._begin(request.prompt, bulk)
+            self._running.append(_Running(request, held, list(request.prompt[len(held.tokens) :]), bulk))
 
-    def _begin(self, prompt: tuple[int, ...]) -> _Held:
+    def _begin(self, prompt: tuple[int, ...], bulk: bool) -> _Held:
         """A sequence that holds as much of the prompt as any other does, its last token always left to evaluate."""
         known = [*self._kept, *(running.held for running in self._running)]
-        best = max(known, key=lambda held: held.common(prompt), default=None)
-        shared = min(best.common(prompt), len(prompt) - 1) if best is not None else 0
+        best = max(known, key=lambda held: held.common(prompt, bulk), default=None)
+        shared = min(best.common(prompt, bulk), len(prompt) - 1) if best is not None else 0
         if best is None or not shared:
             return _Held(self._engine.sequence(), [])
         if best in self._kept:
             self._kept.remove(best)
             self._kept.append(best)  # used last
-        return _Held(best.sequence.fork(shared), best.tokens[:shared])
+        return _Held(best.sequence.fork(shared), best.tokens[:shared], min(best.bulk, shared))
 
     def _plan(self) -> list[tuple[_Running, Chunk]]:
         """The chunks of the next step: what decodes first, then prompts in order of arrival."""
@@ -167,7 +181,8 @@ class Scheduler:
             count = min(len(running.pending), left)
             if count:
                 logits: Literal["last", "none"] = "last" if count == len(running.pending) else "none"
-                planned.append((running, Chunk(running.held.sequence, running.pending[:count], logits)))
+                chunk = Chunk(running.held.sequence, running.pending[:count], logits, running.in_bulk)
+                planned.append((running, chunk))
                 left -= count
         return planned
 

@@ -86,9 +86,8 @@ class Session:
         """The type that most of the matrices' bytes are in."""
         return self._model.type_name
 
-    def _steps(self, tokens: Items[int]) -> Iterator[tuple[int, NDArray[np.int64], bool]]:
+    def _steps(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], bool]]:
         """(first, tokens, whether it is the last) of every step. Raises GGUFError if they do not fit."""
-        ids = self.engine.tokens(tokens)
         self._sequence.reserve(ids.size)
         rows = self.engine.rows
         for start in range(0, ids.size, rows):
@@ -97,8 +96,10 @@ class Session:
 
     def eval(self, tokens: Items[int]) -> None:
         """Appends tokens to the context, `n_batch` a step; `last_logits` then speaks of the last of them."""
-        for _, ids, last in self._steps(tokens):
-            (rows,) = self.engine.step([Chunk(self._sequence, ids.tolist(), "last" if last else "none")])
+        text = self.engine.tokens(tokens)
+        bulk = self.engine.reads_in_bulk(text.size)
+        for _, ids, last in self._steps(text):
+            (rows,) = self.engine.step([Chunk(self._sequence, ids.tolist(), "last" if last else "none", bulk)])
             self._newest = rows[0] if last else None
 
     def last_logits(self) -> NDArray[np.float32]:
@@ -113,10 +114,12 @@ class Session:
 
         `exact` gives them the bits that they have when tokens are evaluated one by one, at the speed of small batches.
         """
-        out = np.empty((len(self.engine.tokens(tokens)), self.n_vocab), np.float32)
-        for start, ids, _ in self._steps(tokens):
+        text = self.engine.tokens(tokens)
+        bulk = not exact and self.engine.reads_in_bulk(text.size)
+        out = np.empty((text.size, self.n_vocab), np.float32)
+        for start, ids, _ in self._steps(text):
             rows = out[start : start + ids.size]
-            self.engine.step([Chunk(self._sequence, ids.tolist(), "all", exact)], [rows])
+            self.engine.step([Chunk(self._sequence, ids.tolist(), "all", bulk)], [rows])
             self._newest = rows[-1].copy()
         return out
 

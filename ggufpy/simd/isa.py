@@ -48,7 +48,7 @@ LEVELS = (
     Level("portable", 4, 16, "portable", _X86 | _ARM | {""}),
 )
 
-# For tests: the kernels of `amx` on any machine, its tiles being memory. It is none of LEVELS.
+# For tests: the kernels of `amx` on any machine, its tiles being memory. It is none of LEVELS, but can be forced.
 EMULATED = Level("amx_emulated", 16, 32, "amx_emulated", _X86 | _ARM, host_tuned=True)
 
 # Linux gives a process its 8 KiB of tiles when it asks (Documentation/arch/x86/xstate.rst): the number of the system
@@ -122,7 +122,7 @@ def current() -> Level:
     present = available()
     if not wanted:
         return present[0]
-    for level in present:
+    for level in (*present, EMULATED):
         if level.name == wanted:
             return level
     names = ", ".join(level.name for level in present)
@@ -133,6 +133,7 @@ def current() -> Level:
     raise GGUFError(f"GGUFPY_ISA={wanted}: {reason}; choose one of {names}")
 
 
+@functools.cache
 def target(level: Level) -> tuple[str, str]:
     """LLVM's CPU name and feature string for code at this level."""
     if not level.host_tuned:

@@ -10,9 +10,10 @@ from typing import Any
 
 from llvmlite import ir
 
+from .emulated import STATE_SYMBOL
 from .vectors import Vec
 
-I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 def call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
@@ -197,12 +198,27 @@ class Avx512(X86):
         return call(b, "llvm.x86.avx512bf16.dpbf16ps.512", self.F.ir, [acc, x, y])  # newer LLVM: as for dot4
 
 
+def tile_shapes(b: Any) -> Any:
+    """The address of 64 bytes on the stack that give all eight tiles 16 rows of 64 bytes.
+
+    Intel SDM, LDTILECFG: palette 1, then bytes a row from 16, rows from 48. On the stack, because a constant of the
+    module needs a relocation, and what that becomes is up to whoever links.
+    """
+    with b.goto_entry_block():
+        memory = b.alloca(ir.ArrayType(I64, 8))
+        memory.align = 64
+    wide, rows = 64 * 0x0001000100010001, 16 * 0x0101010101010101
+    for i, word in enumerate((1, 0, wide, wide, 0, 0, rows, 0)):
+        b.store(I64(word), b.gep(memory, [I32(0), I32(i)]))
+    return memory
+
+
 class Amx(Avx512):
     """AVX-512 and tiles: eight registers of 16 rows of 64 bytes. Tile numbers are Python integers."""
 
     def tile_config(self, b: Any) -> None:
         """All tiles get 16 rows of 64 bytes, and zeros."""
-        call(b, "llvm.x86.ldtilecfg", ir.VoidType(), [self._config(b)])
+        call(b, "llvm.x86.ldtilecfg", ir.VoidType(), [b.bitcast(tile_shapes(b), I8.as_pointer())])
 
     def tile_release(self, b: Any) -> None:
         call(b, "llvm.x86.tilerelease", ir.VoidType(), [])
@@ -219,36 +235,20 @@ class Amx(Avx512):
     def tile_dot_bf16(self, b: Any, c: int, x: int, y: int) -> None:
         call(b, "llvm.x86.tdpbf16ps", ir.VoidType(), [I8(c), I8(x), I8(y)])
 
-    def _config(self, b: Any) -> Any:
-        """The address of 64 bytes (Intel SDM, LDTILECFG): palette 1, bytes a row from 16, rows from 48."""
-        columns, rows = [64, 0] * 8 + [0] * 16, [16] * 8 + [0] * 8
-        values = [1, *[0] * 15, *columns, *rows]
-        config = shared_global(b, "ggufpy_tile_config", ir.ArrayType(I8, 64), values)
-        return b.bitcast(config, I8.as_pointer())
-
 
 def _bytes_at(b: Any, address: Any) -> Any:
     return b.inttoptr(address, I8.as_pointer())
 
 
-def shared_global(b: Any, name: str, kind: Any, value: Any) -> Any:
-    """A variable of the kernel: the one of this name in every function that is linked into it."""
-    module = b.module
-    found = module.globals.get(name)
-    if found is None:
-        found = ir.GlobalVariable(module, kind, name)
-        found.linkage, found.align = "linkonce_odr", 64
-        found.initializer = ir.Constant(kind, value)
-    return found
-
-
 class EmulatedAmx(Lowering):
-    """Tiles in the kernel's own memory, for one thread at a time: `emulated.py` has what is done with them."""
+    """Tiles in memory of each thread's own: `emulated.py` has what is done with them."""
 
     def tile_state(self, b: Any) -> Any:
-        """The address of eight tiles of 1 KiB and of their number of rows, an i64."""
-        state = shared_global(b, "ggufpy_tiles", ir.ArrayType(I8, 8 * 1024 + 64), None)
-        return b.ptrtoint(state, ir.IntType(64))
+        """The address of the thread's tiles and their configuration."""
+        return call(b, STATE_SYMBOL, I64, [])
+
+    def tile_shapes(self, b: Any) -> Any:
+        return b.ptrtoint(tile_shapes(b), I64)
 
 
 class Avx2(X86):

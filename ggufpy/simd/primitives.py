@@ -18,11 +18,10 @@ from numba.core.extending import intrinsic
 from .emulated import emulated_tiles
 from .frontend import helper
 from .isa import Level, has_bf16_dot, has_tiles
-from .lowering import I8, I16, I32, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
+from .lowering import I8, I16, I32, I64, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
 from .vectors import Registers, Struct, Vec, splat
 
 Codegen = Callable[[Any, list[Any]], Any]
-I64 = ir.IntType(64)
 
 
 def _intrinsic(result: Any, arguments: tuple[Any, ...], emit: Codegen) -> Any:
@@ -320,6 +319,8 @@ def _tiles(v: dict[str, Any], low: Lowering) -> None:
     """Tile registers of 16 rows of 64 bytes, where the level has them."""
     if isinstance(low, EmulatedAmx):
         v["tile_state"] = _intrinsic(types.int64, (), lambda b, a: low.tile_state(b))
+        v["tile_shapes"] = _intrinsic(types.int64, (), lambda b, a: low.tile_shapes(b))
+        v["trap"] = _intrinsic(types.void, (), lambda b, a: call(b, "llvm.trap", ir.VoidType(), []))
         v.update(emulated_tiles(_as_module("emulated", v)))
     elif isinstance(low, Amx):
         v["tile_config"] = _intrinsic(types.void, (), lambda b, a: low.tile_config(b))
