@@ -35,7 +35,7 @@ def folder() -> Path:
 
 
 @functools.cache
-def _sources_digest(block_type: str) -> str:
+def sources_digest(block_type: str = "") -> str:
     """Of everything that shapes a kernel; those that encode or decode a block type depend on its module too."""
     package = Path(__file__).resolve().parent
     digest = hashlib.sha256()
@@ -51,7 +51,7 @@ def _sources_digest(block_type: str) -> str:
 
 
 def cache_path(kernel: Kernel, level: Level) -> Path:
-    sources = _sources_digest(str(kernel.parameters.get("type", "")))
+    sources = sources_digest(str(kernel.parameters.get("type", "")))
     key = "\0".join([sources, level.name, *target(level), kernel.symbol])
     return folder() / f"{kernel.symbol}-{level.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.o"
 

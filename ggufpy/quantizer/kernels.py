@@ -12,7 +12,7 @@ def compile_kernels(wanted: Iterable[tuple[str, bool]], progress: Advance) -> No
     """Make the encoders of these (type, weighted) ready; `progress` counts those that no cache holds, as "compile"."""
     from ggufpy.kernels.cache import library
     from ggufpy.kernels.spec import kernel
-    from ggufpy.simd.isa import current
+    from ggufpy.kernels.verdicts import current
 
     blocks = [(quants.get(name), weighted) for name, weighted in sorted(wanted)]
     kernels = [

@@ -32,7 +32,7 @@ def run_kernel(block: BlockType, blocks: Bytes, out: Floats) -> None:
     """As `decode_blocks`, on the calling thread."""
     from ggufpy.kernels.cache import library
     from ggufpy.kernels.spec import kernel, load_source
-    from ggufpy.simd.isa import current
+    from ggufpy.kernels.verdicts import current
 
     code = kernel("decode", type=block.name.lower())
     args = np.zeros((), load_source(code).ARGS)

@@ -107,7 +107,7 @@ def run_kernel(block: BlockType, x: NDArray[Any], importance: Floats | None, out
     """Encodes checked rows on the calling thread; the number of a row with a value that is not finite, or -1."""
     from ggufpy.kernels.cache import library
     from ggufpy.kernels.spec import kernel, load_source
-    from ggufpy.simd.isa import current
+    from ggufpy.kernels.verdicts import current
 
     level = current()
     rows = len(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufpy.simd import isa
+from ggufpy.kernels import verdicts
 
 from .options import EngineOptions
 from .session import Session, load
@@ -10,7 +10,7 @@ from .session import Session, load
 
 def isa_name() -> str:
     """The SIMD level that runs: "avx512", "avx2", "portable", …"""
-    return isa.current().name
+    return verdicts.current().name
 
 
 __all__ = ["EngineOptions", "Session", "isa_name", "load"]

@@ -7,7 +7,7 @@ import time
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.measure import OPERATIONS, operations
 from ggufpy.kernels.spec import kernel
-from ggufpy.simd import isa
+from ggufpy.kernels.verdicts import current
 
 from .memory import Region
 from .tape import Call, Tape
@@ -22,8 +22,8 @@ def _timed(what: str, buffer: Region, size: int, threads: int, repeats: int) -> 
     code = kernel("measure", what=what)
     result = Region(64 * threads, "result")
     arguments = {"buffer": buffer.at(0, buffer.nbytes), "size": size, "result": result.at(0, 64 * threads)}
-    tape = Tape([Call(code, arguments, frozenset(), frozenset())], library(isa.current()))
-    team = Team(threads, library(isa.current()))
+    tape = Tape([Call(code, arguments, frozenset(), frozenset())], library(current()))
+    team = Team(threads, library(current()))
     best = float("inf")
     try:
         for _ in range(repeats):
@@ -49,7 +49,7 @@ def peaks(n_threads: int) -> dict[str, float]:
     """
     buffer = Region(4096, "the arithmetic test")
     found = {}
-    for what, each in operations(isa.current()).items():
+    for what, each in operations(current()).items():
         rounds = TILE_ROUNDS if what == "tiles" else ROUNDS
         seconds = _timed(what, buffer, rounds, n_threads, 3)
         found[what] = rounds * OPERATIONS * each * n_threads / seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,20 +13,22 @@ from numpy.typing import NDArray
 
 from ggufpy import models, quants
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
+from ggufpy.kernels import verdicts
+from ggufpy.kernels.cache import Library, library
 from ggufpy.kernels.kv_types import of_name
 from ggufpy.kernels.matmul_tiles import bulk_kernel, scratch_bytes
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.plan import MatMul, Op, Plan
 from ggufpy.quants.base import IntPanel
-from ggufpy.simd import isa
+from ggufpy.simd.isa import Level
 
 from .cache import CacheShape
 from .memory import Region, aligned
 from .options import EngineOptions, Progress
 from .tape import GROUPS, Forms, cache_constants
 from .threads import LAUNCH, WORK
+from .trial import Trial, fault_of
 from .weights import Matrix, Packer, matmul_kernel, pack_kernel, packed_bytes, vector
 
 MOST_SEQUENCES = 1024
@@ -56,25 +59,54 @@ def matrix_names(ops: Sequence[Op]) -> list[str]:
 
 
 class Model:
-    """`plan` with everything in memory that it needs, packed for the SIMD level in force."""
+    """`plan` with everything in memory that it needs, packed for `level`, by default the best that gives right answers.
 
-    def __init__(self, file: Any, plan: Plan, options: EngineOptions) -> None:
+    Raises GGUFError for tensors that cannot be packed, a context longer than the model's, or too little memory.
+    """
+
+    def __init__(self, file: Any, plan: Plan, options: EngineOptions, level: Level | None = None) -> None:
         self.plan, self._file = plan, file
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
-        self.library = library(isa.current())
         self.shape = _cache_shape(plan, options)
-        panels = {n: quants.get(file.tensors[n].type).panel for n in self._names}
-        found = {n: bulk_kernel(panel, self.library.level) for n, panel in panels.items()}
-        self.bulk = {n: code for n, code in found.items() if code is not None}
-        self._load_kernels(options.progress)
+        self.library = library(level) if level is not None else self._tried_library(options.progress)
+        self.bulk = self._bulk(self.library.level)
+        self._load_kernels(self.library, options.progress)
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights().values() if len(w.shape) == 1]
         self.vectors = {name: _padded(vector(file.tensors[name], name), name) for name in vectors}
         embedding = file.tensors[plan.embedding.name]
         self._embedding, self._embedding_rows = quants.get(embedding.type), embedding.little()
 
-    def _load_kernels(self, progress: Progress | None) -> None:
+    def _bulk(self, level: Level) -> dict[str, Kernel]:
+        """Kernels for bulk rows, of matrices that have one at a level."""
+        panels = {n: quants.get(self._file.tensors[n].type).panel for n in self._names}
+        found = {n: bulk_kernel(panel, level) for n, panel in panels.items()}
+        return {n: code for n, code in found.items() if code is not None}
+
+    def _tried_library(self, progress: Progress | None) -> Library:
+        """The kernels of the best level that gives right answers on this machine; new ones are tried first."""
+        *better, last = verdicts.usable()
+        for level in (*better, last):
+            found = library(level)
+            wanted = self._load_kernels(found, progress)
+            if verdicts.was_right(wanted, level):
+                return found
+            reason = fault_of(self._trial(level))
+            if not reason:
+                verdicts.record_right(wanted, level)
+                return found
+            verdicts.record_fault(level, reason)
+            _warn(level, reason)
+        raise GGUFError(f"{verdicts.reason_of(last, reason)}; please report it with what `ggufpy doctor` prints")
+
+    def _trial(self, level: Level) -> Trial:
+        h, kinds = self.plan.heads, (self.shape.key_type.name, self.shape.value_type.name)
+        types = tuple(sorted({self._file.tensors[name].type for name in self._names}))
+        threads = min(self.threads, 2)
+        return Trial(level.name, h.queries, h.shared, h.key_length, h.value_length, types, kinds, threads)
+
+    def _load_kernels(self, found: Library, progress: Progress | None) -> list[Kernel]:
         """Loads every kernel that packing and running take, so that none is compiled while a user waits for text."""
         h = self.plan.heads
         cached = cache_constants(h, self.shape)
@@ -89,9 +121,11 @@ class Model:
         embedding = quants.get(self._file.tensors[self.plan.embedding.name].type)
         if embedding.decoder == "blocks":
             wanted.append(kernel("decode", type=embedding.name.lower()))
-        wanted += [kernel("to_tiles"), *sorted(set(self.bulk.values()), key=repr)] if self.bulk else []
+        bulk = sorted(set(self._bulk(found.level).values()), key=repr)
+        wanted += [kernel("to_tiles"), *bulk] if bulk else []
         report = None if progress is None else lambda done, total: progress("compile", done, total)
-        self.library.load(wanted, report)
+        found.load(wanted, report)
+        return wanted
 
     def _pack(self, progress: Progress | None) -> dict[str, Matrix]:
         tensors = {name: self._file.tensors[name] for name in self._names}
@@ -135,6 +169,13 @@ class Model:
         for name in self._names:
             sizes[self._file.tensors[name].type] += self._file.tensors[name].nbytes
         return sizes.most_common(1)[0][0]
+
+
+def _warn(level: Level, reason: str) -> None:
+    """One line for whoever can report it; the next level is used."""
+    if sys.stderr is not None:
+        line = f"ggufpy: {verdicts.reason_of(level, reason)} and are left out; please report it with `ggufpy doctor`"
+        print(line, file=sys.stderr)
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

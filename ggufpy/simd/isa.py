@@ -90,6 +90,16 @@ def available() -> tuple[Level, ...]:
     return tuple(found)
 
 
+def absence(level: Level) -> str:
+    """Why this process cannot run a level that is not among `available`."""
+    if _present(level):
+        return tiles_refused()
+    if platform.machine() not in level.machine:
+        return "it belongs to another kind of CPU"
+    missing = sorted(set(level.needs) - host_features())
+    return f"the CPU has no {', '.join(missing)}"
+
+
 def notes() -> list[str]:
     """A line for each level that the CPU has but this process cannot use."""
     return [f"{at.name} is not used: {tiles_refused()}" for at in LEVELS if _unusable(at)]

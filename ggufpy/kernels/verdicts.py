@@ -1,0 +1,89 @@
+"""What is known of the kernels of this machine: which gave right answers when tried, and which levels did not.
+
+Kept beside compiled kernels, under a hash of what shapes them, so that another CPU, other versions or other sources
+begin anew. What a trial is, `runtime/trial.py` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from ggufpy.errors import GGUFError
+from ggufpy.simd import isa
+from ggufpy.simd.isa import Level, target
+
+from .cache import cache_path, folder, sources_digest
+from .spec import Kernel
+
+
+def _level_path(level: Level) -> Path:
+    key = "\0".join([sources_digest(), level.name, *target(level)])
+    return folder() / f"wrong-{level.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+
+
+def _trial_path(kernels: Iterable[Kernel], level: Level) -> Path:
+    names = "\0".join(sorted(cache_path(kernel, level).name for kernel in set(kernels)))
+    return folder() / f"right-{level.name}-{hashlib.sha256(names.encode()).hexdigest()[:20]}.json"
+
+
+def fault(level: Level) -> str:
+    """What was wrong when the level was tried; empty if nothing is known against it."""
+    try:
+        known = json.loads(_level_path(level).read_text(encoding="utf8"))
+        return str(known["fault"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # nothing was kept, or nothing that can be read: it is tried again
+
+
+def record_fault(level: Level, reason: str) -> None:
+    """From now on the level is left out. A folder that cannot be written keeps nothing: it is tried at each start."""
+    _write(_level_path(level), {"level": level.name, "fault": reason})
+
+
+def was_right(kernels: Iterable[Kernel], level: Level) -> bool:
+    """Whether these kernels, as they are in the cache, have given right answers here."""
+    return _trial_path(kernels, level).exists()
+
+
+def record_right(kernels: Iterable[Kernel], level: Level) -> None:
+    """These kernels need no trial any more."""
+    _write(_trial_path(kernels, level), {"level": level.name, "verdict": "right"})
+
+
+def usable() -> tuple[Level, ...]:
+    """Levels to run at, best first: the one that GGUFPY_ISA names, or all that this process has but faulty ones.
+
+    Raises GGUFError if GGUFPY_ISA names one that is not there, or is known to be faulty.
+    """
+    if not os.environ.get("GGUFPY_ISA", "").strip():
+        return tuple(level for level in isa.available() if not fault(level)) or isa.available()[-1:]
+    level = isa.current()
+    if reason := fault(level):
+        others = ", ".join(other.name for other in isa.available() if other != level and not fault(other))
+        raise GGUFError(f"GGUFPY_ISA={level.name}: {reason_of(level, reason)}; choose one of {others}")
+    return (level,)
+
+
+def current() -> Level:
+    """The best of `usable`."""
+    return usable()[0]
+
+
+def reason_of(level: Level, reason: str) -> str:
+    """A clause for people."""
+    return f"the {level.name} kernels are wrong on this machine ({reason})"
+
+
+def _write(path: Path, value: dict[str, str]) -> None:
+    with contextlib.suppress(OSError):  # as for compiled kernels: what cannot be kept is found out again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+        with os.fdopen(handle, "w", encoding="utf8") as file:
+            json.dump(value, file)
+        os.replace(temporary, path)
