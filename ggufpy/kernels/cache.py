@@ -132,7 +132,6 @@ class Library:
         function(self.address(kernel))(args.ctypes.data, ith, nth)
 
 
-@functools.cache
 def _linker() -> Any:
     """LLVM's JITLink: an object is laid out as one piece, and a distance that does not fit is an error."""
     import llvmlite.binding as llvm

@@ -30,6 +30,7 @@ WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more tha
 PROMPT = 141
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
+SMALL_SCALES = {"MXFP4": [("e", 119, 123)], "NVFP4": [("d", 0x10, 0x1A)]}  # bytes that stand for scales of about SPREAD
 LARGEST_ERROR = 0.1  # over the spread of logits, root of the mean square; tests/test_trial.py has what is usual
 SECONDS = 300  # until a child that hangs is ended
 
@@ -87,11 +88,13 @@ def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.G
     blocks = np.zeros((rows * columns // kind.weights,), kind.record)
     raw = blocks.view(np.uint8).reshape(len(blocks), -1)
     raw[:] = rng.integers(0, 256, raw.shape, np.uint8)
+    for field, low, high in SMALL_SCALES.get(type_name, ()):
+        blocks[field] = rng.integers(low, high, blocks[field].shape)
     floats = [field for field in kind.record.names or () if blocks[field].dtype.kind == "f"]
     for field in floats:  # a scale, a minimum (which is negative where it is added) or the weight itself
-        low, high = (-8.0, -7.0) if field == "m" else (0.5, 1.0)
+        span = (-8.0, -7.0) if field == "m" else (0.5, 1.0)
         signs = rng.choice([-1.0, 1.0], blocks[field].shape) if kind.weights == 1 else 1.0
-        blocks[field] = SPREAD * rng.uniform(low, high, blocks[field].shape) * signs
+        blocks[field] = SPREAD * rng.uniform(*span, blocks[field].shape) * signs
     if floats and kind.weights > 1:
         factor = SPREAD / kind.decode(raw).std()
         for field in floats:

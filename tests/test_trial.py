@@ -1,0 +1,179 @@
+"""The known-answer check: right kernels pass it with room to spare, broken ones are found and their level left out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from engine import write_model
+
+from ggufpy import cli, quants
+from ggufpy import format as gguf
+from ggufpy.errors import GGUFError
+from ggufpy.kernels import cache, verdicts
+from ggufpy.kernels.cache import Library
+from ggufpy.kernels.compile import target_machine
+from ggufpy.kernels.spec import kernel
+from ggufpy.runtime import EngineOptions, load, trial
+from ggufpy.runtime.trial import LARGEST_ERROR, Trial, error_of, fault_of
+from ggufpy.simd import isa
+from ggufpy.simd.isa import Level
+
+LEVELS = (*isa.available(), isa.EMULATED)
+PLAIN = Trial("portable", 4, 2, 64, 64, ("Q4_0",), ("f16", "f16"), 2)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_every_level_is_far_from_the_limit(level: Any) -> None:
+    assert error_of(replace(PLAIN, level=level.name)) < LARGEST_ERROR / 5
+
+
+@pytest.mark.parametrize("kinds", [("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")], ids=lambda kinds: kinds[0])
+def test_coarse_caches_are_within_it(kinds: tuple[str, str]) -> None:
+    assert error_of(replace(PLAIN, level=isa.available()[0].name, cache_types=kinds)) < LARGEST_ERROR / 2
+
+
+def test_every_type_gives_weights_of_a_sensible_size() -> None:
+    for name in quants.names():
+        if not name.startswith("I") or name.startswith("IQ"):
+            values = trial._matrix("w", name, 16, 256, np.random.default_rng(1)).to_numpy()
+            assert np.isfinite(values).all(), name
+            assert 0.001 < values.std() < 6 * trial.SPREAD, name
+
+
+def test_the_same_trial_is_the_same_every_time() -> None:
+    assert error_of(PLAIN) == error_of(PLAIN)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache in which no verdict is known yet; compiled kernels are those that there are already."""
+    kernels, made = cache.folder(), tmp_path / "cache" / "kernels"
+    made.mkdir(parents=True)
+    for path in kernels.glob("*.o"):
+        os.link(path, made / path.name)
+    monkeypatch.setenv("GGUFPY_CACHE", str(made.parent))
+    monkeypatch.delenv("GGUFPY_ISA", raising=False)
+    monkeypatch.setattr("ggufpy.runtime.model.library", functools.cache(Library))  # nothing is loaded yet
+
+
+BROKEN = {"wrong": ("ret void", "off by"), "dies": ("call void @llvm.trap()\n  unreachable", "ended with SIG")}
+
+
+def put_broken(how: str, level: Level, source: str = "norm") -> None:
+    """Code that does nothing, or kills, in place of a compiled kernel."""
+    of, machine = kernel(source), target_machine(level)
+    text = f'target triple = "{machine.triple}"\ndeclare void @llvm.trap()\n'
+    text += f"define void @{of.symbol}(i64 %a, i64 %b, i64 %c) {{\n  {BROKEN[how][0]}\n}}"
+    path = cache.cache_path(of, level)
+    path.unlink(missing_ok=True)  # it may be a link to the real one
+    cache._write(path, bytes(machine.emit_object(llvm.parse_assembly(text))))
+
+
+@pytest.mark.skipif(len(isa.available()) < 2, reason="there is no level to fall back to")
+@pytest.mark.parametrize("how", list(BROKEN))
+def test_a_level_with_a_broken_kernel_is_left_out(
+    how: str, fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, second = isa.available()[:2]
+    put_broken(how, best)
+    with gguf.open(write_model(tmp_path / "m")) as file:
+        with load(file, EngineOptions(n_threads=1)) as session:
+            assert session.isa == second.name
+            assert np.isfinite(session.eval_logits([1, 2, 3])).all()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"ggufpy: the {best.name} kernels are wrong on this machine (")
+        assert BROKEN[how][1] in line
+        assert "report" in line
+        with load(file, EngineOptions(n_threads=1)) as session:  # known now
+            assert session.isa == second.name
+        assert capsys.readouterr().err == ""
+        monkeypatch.setenv("GGUFPY_ISA", best.name)
+        with pytest.raises(GGUFError, match=f"GGUFPY_ISA={best.name}: .* wrong on this machine .* one of .*portable"):
+            load(file, EngineOptions(n_threads=1))
+    monkeypatch.delenv("GGUFPY_ISA")
+    assert cli.main(["doctor", "--quick", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    verdict = {level["name"]: level["verdict"] for level in report["levels"]}
+    assert verdict[best.name].startswith("wrong: ")
+    assert [level["name"] for level in report["levels"] if level["current"]] == [second.name]
+
+
+def test_a_forced_level_that_turns_out_broken_is_an_error(
+    fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = isa.available()[0]
+    put_broken("wrong", best)
+    monkeypatch.setenv("GGUFPY_ISA", best.name)
+    with gguf.open(write_model(tmp_path / "m")) as file, pytest.raises(GGUFError, match="wrong on this machine"):
+        load(file, EngineOptions(n_threads=1))
+
+
+def test_right_kernels_are_tried_once(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Trial] = []
+
+    def counted(of: Trial) -> str:
+        tried.append(of)
+        return fault_of(of)
+
+    monkeypatch.setattr("ggufpy.runtime.model.fault_of", counted)
+    with gguf.open(write_model(tmp_path / "m")) as file:
+        for _ in range(2):
+            with load(file, EngineOptions(n_threads=1)) as session:
+                assert session.isa == isa.available()[0].name
+    assert len(tried) == 1
+    assert tried[0].types == ("F32",)
+
+
+def test_new_kernels_are_tried_again(fresh: None, tmp_path: Path) -> None:
+    level = isa.available()[0]
+    assert not verdicts.was_right([kernel("norm")], level)
+    verdicts.record_right([kernel("norm")], level)
+    assert verdicts.was_right([kernel("norm")], level)
+    assert not verdicts.was_right([kernel("norm"), kernel("swiglu")], level)
+
+
+def test_a_verdict_that_cannot_be_read_is_none(fresh: None) -> None:
+    level = isa.available()[0]
+    verdicts.record_fault(level, "it is off")
+    assert verdicts.fault(level) == "it is off"
+    for path in cache.folder().glob("wrong-*"):
+        path.write_text("{")
+    assert verdicts.fault(level) == ""
+
+
+# -- doctor --------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_a_report_needs(fresh: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--quick", "--json"]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(shown.splitlines()[-1])
+    wanted = {"cpu", "levels", "threads", "machine_gb_per_s", "peak_tflops", "cache", "versions", "missing"}
+    assert wanted <= set(report)
+    assert [level["name"] for level in report["levels"]] == [level.name for level in isa.LEVELS]
+    present = {level.name for level in isa.available()}
+    for level in report["levels"]:
+        assert (level["verdict"] == "not tried") == (level["name"] in present)
+        assert level["verdict"] in ("not tried",) or level["verdict"].startswith("not here: ")
+    assert {"ggufpy", "python", "numpy", "numba", "llvmlite"} <= set(report["versions"])
+    assert report["cache"]["writable"]
+    for text in (report["cpu"], report["cache"]["folder"], report["versions"]["numba"], "(in use)"):
+        assert text in shown
+
+
+@pytest.mark.slow
+def test_doctor_tries_every_level(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    present = {level.name for level in isa.available()}
+    assert {level["name"] for level in report["levels"] if level["verdict"] == "right"} == present
+    assert report["machine_gb_per_s"] > 0
+    assert report["peak_tflops"] > 0
