@@ -67,6 +67,12 @@ def test_chatml() -> None:
         ),
         ("{% set a, b = 1, 2 %}{{ a + b }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ '-' * 3 }}", "338---"),
         ("{{ strftime_now('%Y') | length }}{{ missing }}{{ missing is defined }}", "4False"),
+        ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "Hi <b>"),
+        (
+            "{% for m in [1, 2] -%}\n  {%- generation -%}\n {% if m == 2 %}{% break %}{% endif %}{{ m }}\n"
+            "  {%- endgeneration %}\n.{% endfor %}",
+            "1.",
+        ),
         ("{{ raise_exception is defined }}{{ range(3) | list }}{{ dict(a=1).a }}", "True[0, 1, 2]1"),
     ],
 )
@@ -140,6 +146,8 @@ def test_messages_are_checked(messages: Any, message: str) -> None:
     ("source", "message"),
     [
         ("{% if %}", r"not a valid jinja2 template: .* \(line 1\)"),
+        ("{% generation %}x", "not a valid"),
+        ("{% endgeneration %}", "unknown tag 'endgeneration'"),
         ("{{ 'x' | nothing }}", "No filter named 'nothing'"),
         ("{{ 'x' | urlize }}", "No filter named 'urlize'"),
         ("x" * (template.MAX_SOURCE + 1), "too many for a template"),

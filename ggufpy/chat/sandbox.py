@@ -21,7 +21,8 @@ from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context
@@ -122,9 +123,20 @@ class _PlainNamespace(Namespace):
         return "<namespace>"
 
 
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}` marks what a model is trained to say (Hugging Face:
+    apply_chat_template's assistant masks): here it is the plain content between the two."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, `tojson` without
-    HTML escapes, `raise_exception`, `strftime_now`; every template metered."""
+    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, generation marks,
+    `tojson` without HTML escapes, `raise_exception`, `strftime_now`; every template metered."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -132,7 +144,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[loopcontrols],
+            extensions=[loopcontrols, _Generation],
             optimized=False,
             finalize=_finalize,
         )
