@@ -125,24 +125,6 @@ def test_a_template_that_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ("hello", "messages must be a list"),
-        ({"role": "user"}, "messages must be a list"),
-        ([], "messages is empty"),
-        (["hello"], r"messages\[0\] must be a mapping"),
-        ([USER[0], {"content": "x"}], r"messages\[1\] must be a mapping with a text under 'role'"),
-        ([{"role": 1, "content": "x"}], "'role'"),
-        ([{"role": "user"}], "has no 'content'"),
-        ([{"role": "user", "content": 5}], "'content' must be a text or a list of parts, not int"),
-    ],
-)
-def test_messages_are_checked(messages: Any, message: str) -> None:
-    with pytest.raises(GGUFError, match=message):
-        render(CHATML, messages)
-
-
-@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("{% if %}", r"not a valid jinja2 template: .* \(line 1\)"),

@@ -50,8 +50,12 @@ _NO_FILTERS = (
 _WIDTH = re.compile(r"\d{4,}|\*")
 
 
+class TooMuch(SecurityError):
+    """One rendering has used all the work, time or text that it may."""
+
+
 class Meter:
-    """What one rendering has used. Raises SecurityError when it is too much."""
+    """What one rendering has used. Raises TooMuch when it is too much."""
 
     def __init__(self) -> None:
         self._left = MAX_WORK
@@ -61,9 +65,9 @@ class Meter:
         """Counts work that is done or about to be."""
         self._left -= math.ceil(work)
         if self._left < 0:
-            raise SecurityError("it does more work than any chat needs")
+            raise TooMuch("it does more work than any chat needs")
         if time.monotonic() > self._end:
-            raise SecurityError(f"it takes longer than {MAX_SECONDS:g} seconds")
+            raise TooMuch(f"it takes longer than {MAX_SECONDS:g} seconds")
 
     def made(self, value: Any) -> Any:
         """`value`, charged by its size."""
@@ -83,7 +87,7 @@ def metered(render: Callable[[], Iterable[str]], max_output: int) -> str:
         for chunk in render():
             left -= len(chunk)
             if left < 0:
-                raise SecurityError(f"it writes more than {max_output:,} characters")
+                raise TooMuch(f"it writes more than {max_output:,} characters")
             _METER.get().charge(1)
             chunks.append(chunk)
     finally:
