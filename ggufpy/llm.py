@@ -283,8 +283,9 @@ class Llama:
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Answer `messages` ({"role", "content"} each) through the model's chat template, as OpenAI does.
 
-        Options as `create_completion`, but `logprobs` is a bool and `top_logprobs` a count. Raises GGUFError
-        for a model without a template.
+        Contents are texts or text parts, and a message may hold `tool_calls`; they are brought into the form
+        that the template takes. Options as `create_completion`, but `logprobs` is a bool and `top_logprobs` a
+        count. Raises GGUFError for messages of another form and for a model without a template.
         """
         from ggufpy import completion
 
@@ -300,7 +301,7 @@ class Llama:
                 "the model has no chat template: use create_completion (on the command line: --raw)"
             )
         tokenizer = self.tokenizer
-        text = template.render(list(messages), add_generation_prompt=True)
+        text = template.render(messages, add_generation_prompt=True)
         tokens = tokenizer.encode(text, add_special=False, parse_special=True)
         if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
             tokens = [tokenizer.bos, *tokens]

@@ -67,6 +67,12 @@ def test_chatml() -> None:
         ),
         ("{% set a, b = 1, 2 %}{{ a + b }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ '-' * 3 }}", "338---"),
         ("{{ strftime_now('%Y') | length }}{{ missing }}{{ missing is defined }}", "4False"),
+        ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "Hi <b>"),
+        (
+            "{% for m in [1, 2] -%}\n  {%- generation -%}\n {% if m == 2 %}{% break %}{% endif %}{{ m }}\n"
+            "  {%- endgeneration %}\n.{% endfor %}",
+            "1.",
+        ),
         ("{{ raise_exception is defined }}{{ range(3) | list }}{{ dict(a=1).a }}", "True[0, 1, 2]1"),
     ],
 )
@@ -119,27 +125,11 @@ def test_a_template_that_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ("hello", "messages must be a list"),
-        ({"role": "user"}, "messages must be a list"),
-        ([], "messages is empty"),
-        (["hello"], r"messages\[0\] must be a mapping"),
-        ([USER[0], {"content": "x"}], r"messages\[1\] must be a mapping with a text under 'role'"),
-        ([{"role": 1, "content": "x"}], "'role'"),
-        ([{"role": "user"}], "has no 'content'"),
-        ([{"role": "user", "content": 5}], "'content' must be a text or a list of parts, not int"),
-    ],
-)
-def test_messages_are_checked(messages: Any, message: str) -> None:
-    with pytest.raises(GGUFError, match=message):
-        render(CHATML, messages)
-
-
-@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("{% if %}", r"not a valid jinja2 template: .* \(line 1\)"),
+        ("{% generation %}x", "not a valid"),
+        ("{% endgeneration %}", "unknown tag 'endgeneration'"),
         ("{{ 'x' | nothing }}", "No filter named 'nothing'"),
         ("{{ 'x' | urlize }}", "No filter named 'urlize'"),
         ("x" * (template.MAX_SOURCE + 1), "too many for a template"),

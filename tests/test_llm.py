@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts
 
 import ggufpy
+from ggufpy.chat import ChatTemplate
 from ggufpy.generation import StopFilter
 from ggufpy.llm import Llama
 from ggufpy.loading import Later, LoadOptions
@@ -293,6 +295,16 @@ def test_chat_completion() -> None:
     assert [entry["token"] for entry in choice["logprobs"]["content"]] == ["b", "c", "d"]
     assert choice["logprobs"]["content"][0]["top_logprobs"][0]["bytes"] == [98]
     assert out["usage"] == {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+
+
+def test_chat_messages_meet_the_template() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.role + ':' + m.content }};{% endfor %}")
+    llm = Llama.from_parts(replace(parts(), template=Later(lambda: template, start=False)))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert llm.chat_tokens(messages) == [BOS, *ids("user:a\nb;")]
+    for wrong in ("hi", {"role": "user", "content": "hi"}, 5):
+        with pytest.raises(ggufpy.GGUFError, match="messages must be a list"):
+            llm.create_chat_completion(wrong)  # type: ignore[arg-type]
 
 
 def test_chat_streams_deltas() -> None:

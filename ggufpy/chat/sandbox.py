@@ -21,7 +21,8 @@ from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context
@@ -49,8 +50,12 @@ _NO_FILTERS = (
 _WIDTH = re.compile(r"\d{4,}|\*")
 
 
+class TooMuch(SecurityError):
+    """One rendering has used all the work, time or text that it may."""
+
+
 class Meter:
-    """What one rendering has used. Raises SecurityError when it is too much."""
+    """What one rendering has used. Raises TooMuch when it is too much."""
 
     def __init__(self) -> None:
         self._left = MAX_WORK
@@ -60,9 +65,9 @@ class Meter:
         """Counts work that is done or about to be."""
         self._left -= math.ceil(work)
         if self._left < 0:
-            raise SecurityError("it does more work than any chat needs")
+            raise TooMuch("it does more work than any chat needs")
         if time.monotonic() > self._end:
-            raise SecurityError(f"it takes longer than {MAX_SECONDS:g} seconds")
+            raise TooMuch(f"it takes longer than {MAX_SECONDS:g} seconds")
 
     def made(self, value: Any) -> Any:
         """`value`, charged by its size."""
@@ -82,7 +87,7 @@ def metered(render: Callable[[], Iterable[str]], max_output: int) -> str:
         for chunk in render():
             left -= len(chunk)
             if left < 0:
-                raise SecurityError(f"it writes more than {max_output:,} characters")
+                raise TooMuch(f"it writes more than {max_output:,} characters")
             _METER.get().charge(1)
             chunks.append(chunk)
     finally:
@@ -122,9 +127,20 @@ class _PlainNamespace(Namespace):
         return "<namespace>"
 
 
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}` marks what a model is trained to say (Hugging Face:
+    apply_chat_template's assistant masks): here it is the plain content between the two."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, `tojson` without
-    HTML escapes, `raise_exception`, `strftime_now`; every template metered."""
+    """The environment of chat templates: trim_blocks, lstrip_blocks, break and continue, generation marks,
+    `tojson` without HTML escapes, `raise_exception`, `strftime_now`; every template metered."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -132,7 +148,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[loopcontrols],
+            extensions=[loopcontrols, _Generation],
             optimized=False,
             finalize=_finalize,
         )

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ggufpy.chat.messages import adapted, checked
+from ggufpy.chat.probe import Message, Probe
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class ChatTemplate:
         self.source = source
         self.name = name
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._probe = Probe(source, self._try)
         try:
             self._template = Sandbox().compile_metered(source)
         except Exception as error:  # whatever jinja2 makes of a hostile source: syntax, recursion, encoding
@@ -63,44 +66,32 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **extra: Any
     ) -> str:
-        """The prompt for `messages`, each a mapping with a text `role` and `content` (a text, parts, or
-        None).
+        """The prompt for `messages`, each a mapping with a text `role` and `content` (a text, text parts, or
+        None) and perhaps `tool_calls`, brought into the form that the template takes.
 
         `extra` (such as `tools`) are further variables of the template. Raises GGUFError for messages of
         another form, for what the template refuses (`raise_exception`), and for a template that fails or
         does too much.
         """
-        variables = {"tools": None, "documents": None, **self._tokens, **extra}
-        variables["messages"] = _checked(messages)
-        variables["add_generation_prompt"] = add_generation_prompt
-        from ggufpy.chat.sandbox import metered
-
+        chat = adapted(checked(messages), self._probe)
         try:
-            return metered(lambda: self._template.generate(variables), MAX_OUTPUT)
+            return self._written({**extra, "messages": chat, "add_generation_prompt": add_generation_prompt})
         except Exception as error:  # a template can raise anything that Python's operators raise
             raise GGUFError(f"{self.name} cannot render these messages: {_line(error)}") from error
+
+    def _written(self, variables: Mapping[str, Any]) -> str:
+        """What the template writes, within the limits of the sandbox. Raises whatever it raises."""
+        from ggufpy.chat.sandbox import metered
+
+        variables = {"tools": None, "documents": None, **self._tokens, **variables}
+        return metered(lambda: self._template.generate(variables), MAX_OUTPUT)
+
+    def _try(self, messages: list[Message], tools: Any) -> str:
+        return self._written({"messages": messages, "tools": tools, "add_generation_prompt": False})
 
 
 def _token_text(tokenizer: Tokenizer, token: int | None) -> str:
     return "" if token is None else tokenizer.decode([token], special=True)
-
-
-def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise GGUFError(f"messages must be a list of {{role, content}}, not {type(messages).__name__}")
-    if not messages:
-        raise GGUFError("messages is empty: give at least one {role, content}")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise GGUFError(f"messages[{i}] must be a mapping with a text under 'role'")
-        content = message.get("content")
-        if "content" not in message and "tool_calls" not in message:
-            raise GGUFError(f"messages[{i}] has no 'content'")
-        if content is not None and not isinstance(content, (str, list, tuple)):
-            raise GGUFError(
-                f"messages[{i}]: 'content' must be a text or a list of parts, not {type(content).__name__}"
-            )
-    return [dict(message) for message in messages]
 
 
 def _line(error: BaseException) -> str:
