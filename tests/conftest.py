@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ggufpy.kernels import ahead
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # there is such a process for each core
+        ahead.MOST_WORKERS = 1
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """Ends the process, with a traceback, if the test hangs. How long it takes otherwise is no matter."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

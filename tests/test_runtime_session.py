@@ -453,14 +453,14 @@ def _alone(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs code that may hang or crash in a process of its own."""
     start = "import sys\nfrom ggufpy import format as gguf\nfrom ggufpy.runtime import EngineOptions, load\n"
     command = [sys.executable, "-X", "faulthandler", "-c", start + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_closed_session_refuses_to_run(folder: Path) -> None:
     code = """
 from ggufpy.errors import GGUFError
 import os, threading
-threading.Timer(5, lambda: os._exit(3)).start()
+threading.Timer(120, lambda: os._exit(3)).start()
 session = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2))
 session.close()
 try:
@@ -496,9 +496,9 @@ print(threading.active_count())
 @pytest.mark.skipif(sys.platform == "win32", reason="no interval timer")
 def test_an_interrupt_leaves_the_session_in_order(folder: Path) -> None:
     code = """
-import faulthandler, random, signal, time
+import faulthandler, random, signal
 import numpy as np
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(240, exit=True)
 session = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2, n_ctx=32))
 
 def logits(token):
@@ -511,8 +511,7 @@ def interrupt(*ignored):
 
 wanted = [logits(t) for t in range(4)]
 signal.signal(signal.SIGALRM, interrupt)
-end = time.monotonic() + 4
-while time.monotonic() < end:
+for _ in range(500):
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.003))
         while True:
