@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numba import njit
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler import CompilerBase
@@ -86,38 +83,6 @@ class Frontend(CompilerBase):
 
 
 def helper(function: Callable[..., Any]) -> Any:
-    """Makes a function callable from kernels (and from nowhere else).
-
-    One that differs in nothing from an earlier one, such as a helper of several kernels, is that one: a process types
-    and lowers it once. What it closes over is looked at here, so it must not change afterwards.
-    """
-    try:
-        return _made(_Helper(_identity(function), function))
-    except TypeError:  # it closes over something without a hash
-        return _made.__wrapped__(_Helper((), function))
-
-
-@dataclass(frozen=True)
-class _Helper:
-    """A function, and all that its code depends on."""
-
-    identity: tuple[Any, ...]
-    function: Callable[..., Any] = field(compare=False)
-
-
-@functools.cache
-def _made(of: _Helper) -> Any:
+    """Makes a function callable from kernels (and from nowhere else)."""
     options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(pipeline_class=Frontend, **options)(of.function)
-
-
-def _identity(function: Any) -> tuple[Any, ...]:
-    cells = tuple(_exact(cell.cell_contents) for cell in function.__closure__ or ())
-    return function.__code__, function.__module__, _exact(function.__defaults__), cells
-
-
-def _exact(value: Any) -> Any:
-    """Stands for a value: 1, 1.0 and True are equal, and so are 0.0 and -0.0, but they do not compile to the same."""
-    if isinstance(value, tuple):
-        return type(value), tuple(map(_exact, value))
-    return type(value), repr(value) if isinstance(value, float | np.floating) else value
+    return njit(pipeline_class=Frontend, **options)(function)
