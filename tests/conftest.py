@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ggufpy.kernels import ahead
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
@@ -25,6 +27,19 @@ def level(request: pytest.FixtureRequest) -> Iterator[Level]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GGUFPY_ISA", request.param.name)
         yield request.param
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # there is such a process for each core
+        ahead.MOST_WORKERS = 1
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """Ends the process, with a traceback, if the test hangs. How long it takes otherwise is no matter."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import pickle
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 
 from ggufpy import format as gguf
 from ggufpy import quants
-from ggufpy.kernels.cache import cache_path, library
+from ggufpy.kernels.cache import library
 from ggufpy.kernels.spec import Kernel, load_source
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
@@ -67,19 +65,9 @@ def run(kernel: Kernel, level: Level, nth: int = 1, **fields: Room | float) -> N
 
 
 def compile_ahead(wanted: Sequence[tuple[Kernel, Level]]) -> None:
-    """Compiles kernels that the cache on disk lacks, half of them in another process."""
-    missing = [pair for pair in dict.fromkeys(wanted) if not cache_path(*pair).exists()]
-    if len(missing) < 4:
-        return
-    code = "import pickle, sys; from ggufpy.kernels.cache import library\n"
-    code += "for kernel, level in pickle.load(sys.stdin.buffer): library(level).load([kernel])"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as other:
-        assert other.stdin is not None
-        other.stdin.write(pickle.dumps(missing[1::2]))
-        other.stdin.close()
-        for kernel, level in missing[::2]:
-            library(level).load([kernel])
-    assert other.returncode == 0
+    """Loads kernels together, so that those that the cache lacks are compiled by several processes."""
+    for level in dict.fromkeys(level for _, level in wanted):
+        library(level).load(kernel for kernel, at in wanted if at == level)
 
 
 def padded(x: Any, columns: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -201,15 +200,14 @@ GROW = "{% set ns = namespace(x='a', l=[1], d={'k': 1}) %}{% for i in range(60) 
         "{% set x = 'a' * 9999999 %}" + "".join(f"{{% set x{i} = x[1:] %}}" for i in range(2000)),
     ],
 )
+@pytest.mark.usefixtures("deadline")
 def test_templates_that_do_too_much(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ggufpy.chat import sandbox
 
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.3)
     monkeypatch.setattr(sandbox, "MAX_ITEMS", 1 << 14)
-    start = time.monotonic()
     with pytest.raises(GGUFError):
         render(source)
-    assert time.monotonic() - start < 5
 
 
 def test_namespaces_are_not_written_out() -> None:

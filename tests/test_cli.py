@@ -356,7 +356,7 @@ def test_a_real_sigint_ends_cleanly(endless: subprocess.Popen[str]) -> None:
     out = "b" + endless.stdout.read()
     assert out == "b" * (len(out) - 1) + "\n"
     assert endless.stderr is not None
-    assert (endless.wait(timeout=30), endless.stderr.read()) == (0, "")
+    assert (endless.wait(timeout=300), endless.stderr.read()) == (0, "")
     endless.stdout.close()
     endless.stderr.close()
 
@@ -366,7 +366,7 @@ def test_a_reader_that_leaves_ends_it_quietly(endless: subprocess.Popen[str]) ->
     assert endless.stderr is not None
     endless.stdout.read(1)
     endless.stdout.close()
-    assert endless.wait(timeout=30) == 1
+    assert endless.wait(timeout=300) == 1
     assert endless.stderr.read() == ""
     endless.stderr.close()
 

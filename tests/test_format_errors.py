@@ -1,11 +1,10 @@
-"""Files that are wrong: each raises one clear GGUFError, fast and without allocating what it claims."""
+"""Files that are wrong: each raises one clear GGUFError, without allocating what it claims."""
 
 from __future__ import annotations
 
 import os
 import struct
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -268,7 +267,7 @@ PLACE = st.integers(0, len(VALID) - 1)
 NUMBERS = st.sampled_from([struct.pack(code, n) for code in "IQ" for n in (0, 1, 9, 33, 2**31, 2**32 - 1)])
 
 
-@settings(max_examples=1500, deadline=1000)
+@settings(max_examples=1500, deadline=None)
 @given(
     edits=st.lists(st.tuples(PLACE, NUMBERS | st.binary(min_size=1, max_size=9)), max_size=4),
     keep=st.none() | PLACE,
@@ -314,9 +313,10 @@ CROWDED = {
 
 
 @pytest.mark.parametrize("case", CROWDED)
-def test_crowded_files_are_refused_in_time_and_memory(case: str) -> None:
+@pytest.mark.usefixtures("deadline")
+def test_crowded_files_are_refused_in_little_memory(case: str) -> None:
     data = CROWDED[case]()
-    with pytest.raises(GGUFError):  # compiles, on a first run, what the timed one needs
+    with pytest.raises(GGUFError):  # compiles, on a first run, what the measured one needs
         from_bytes(data)
     tracemalloc.start()
     with pytest.raises(GGUFError):
@@ -324,7 +324,3 @@ def test_crowded_files_are_refused_in_time_and_memory(case: str) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * len(data) + 100_000
-    start = time.perf_counter()
-    with pytest.raises(GGUFError):
-        from_bytes(data)
-    assert time.perf_counter() - start < 1

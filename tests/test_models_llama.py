@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from ggufpy.models.base import Keys
 from ggufpy.plan import Attend, MatMul, Norm, Plan, SwiGlu
 from ggufpy.runtime import EngineOptions, load
 
+pytestmark = pytest.mark.usefixtures("deadline")
+
 
 def refused(path: Path, match: str) -> str:
-    """The one line with which a model is refused, in less than a second."""
-    start = time.perf_counter()
+    """The one line with which a model is refused."""
     with gguf.open(path) as file, pytest.raises(GGUFError, match=match) as error:
         load(file, EngineOptions(n_threads=1)).close()
-    assert time.perf_counter() - start < 1.0
     message = str(error.value)
     assert message.isprintable(), "one line, without control characters"
     assert len(message) < 500

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
+from ggufpy.kernels.cache import Library
 from ggufpy.runtime import EngineOptions, Session, load
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.runtime.scheduler import Scheduler
@@ -152,9 +153,17 @@ def test_cache_types(path: Path, kind: str, most: float) -> None:
             assert session.kv_bytes / whole == {"bf16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}[kind]
 
 
-def test_cache_types_that_do_not_fit(tmp_path: Path, path: Path) -> None:
+def test_cache_types_that_do_not_fit(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused before kernels are compiled for them and weights are packed."""
+
+    def too_late(*given: object) -> None:
+        raise AssertionError("kernels are loaded")
+
+    monkeypatch.setattr(Library, "load", too_late)
     with gguf.open(write_model(tmp_path / "m")) as file, pytest.raises(GGUFError, match="multiple of 32"):
         load(file, EngineOptions(cache_type_k="q8_0"))
+    with gguf.open(write_model(tmp_path / "m")) as file, pytest.raises(GGUFError, match="multiple of 32"):
+        load(file, EngineOptions(cache_type_v="q4_0"))
     with gguf.open(path) as file, pytest.raises(GGUFError, match="q5_1"):
         load(file, EngineOptions(cache_type_v="q5_1"))
 

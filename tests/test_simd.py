@@ -638,7 +638,7 @@ print(assembly.count("sdot"), assembly.count("fcvtl"), assembly.count("fmla"))
 
 
 def test_matrix_products_compile_to_arm_dot_products() -> None:
-    done = subprocess.run([sys.executable, "-c", CROSS], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", CROSS], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode and "no target" in done.stderr:
         pytest.skip(f"this LLVM cannot generate code for Arm: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr

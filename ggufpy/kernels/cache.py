@@ -81,6 +81,10 @@ def _write(path: Path, code: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def _ignored(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
 class Library:
     """The kernels of one level, loaded into this process. Addresses stay valid for the life of the process."""
 
@@ -99,16 +103,14 @@ class Library:
             wanted = [k for k in dict.fromkeys(kernels) if k not in self._addresses]
             found = {k: _read(cache_path(k, self.level)) for k in wanted}
             missing = [k for k in wanted if found[k] is None]
-            for done, kernel in enumerate(missing):
-                if progress is not None:
-                    progress(done, len(missing))
-                from .compile import object_code
+            if missing:
+                from .ahead import compiled
 
-                code = object_code(kernel, self.level)
-                _write(cache_path(kernel, self.level), code)
-                found[kernel] = code
-            if progress is not None and missing:
-                progress(len(missing), len(missing))
+                report = progress or _ignored
+                report(0, len(missing))
+                for done, (kernel, code) in enumerate(compiled(missing, self.level), 1):
+                    found[kernel] = code
+                    report(done, len(missing))
             self._link({k: code for k, code in found.items() if code is not None})
 
     def _link(self, objects: dict[Kernel, bytes]) -> None:

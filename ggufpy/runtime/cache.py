@@ -48,8 +48,6 @@ class KvCache:
     """
 
     def __init__(self, heads: Heads, layers: int, shape: CacheShape, lanes: int, threads: int) -> None:
-        shape.key_type.check(heads.key_length, "keys")
-        shape.value_type.check(heads.value_length, "values")
         self.shape, self.lanes = shape, lanes
         self._heads, self._layers = heads, layers
         self.pages = shape.chunks * shape.sequences

@@ -50,7 +50,10 @@ def _cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     sequences = options.whole("n_parallel", 1)
     if sequences > MOST_SEQUENCES:
         raise GGUFError(f"n_parallel is {sequences}; it may be 1 to {MOST_SEQUENCES}")
-    return CacheShape(n_ctx, sequences, of_name(options.cache_type_k), of_name(options.cache_type_v))
+    shape = CacheShape(n_ctx, sequences, of_name(options.cache_type_k), of_name(options.cache_type_v))
+    shape.key_type.check(plan.heads.key_length, "keys")
+    shape.value_type.check(plan.heads.value_length, "values")
+    return shape
 
 
 def matrix_names(ops: Sequence[Op]) -> list[str]:
