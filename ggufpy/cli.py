@@ -7,15 +7,14 @@ anything to show. Only the module of the command that was asked for is imported.
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
-from ggufpy import __version__, commands
+from ggufpy import __version__, commands, console
 from ggufpy.commands import UsageError
 from ggufpy.errors import GGUFError
 
@@ -49,7 +48,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` on stderr and leave with status 2."""
         hint = self._suggestion(message)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}{hint}; see '{self.prog} --help'\n")
+        console.note(f"{self.prog}: {message}{hint}; see '{self.prog} --help'")
+        raise SystemExit(EXIT_USAGE)
 
     def _suggestion(self, message: str) -> str:
         """The option that a mistyped one is closest to, as a clause, or nothing."""
@@ -110,15 +110,31 @@ def top_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with `argv` (default: the process's own arguments) and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the answer
+    name = words[0] if words and words[0] in command_names() else ""
+    with console.streams() as output:
+        status = _status(name, words, output)
+        if output.error is None:
+            return status
+        if not isinstance(output.error, BrokenPipeError):  # whoever read our output has had enough, as in `| head`
+            prog = f"ggufpy {name}".strip()
+            console.note(f"{prog}: cannot write to standard output: {output.error.strerror or output.error}")
+        return EXIT_FAILED
+
+
+def _status(name: str, words: list[str], output: console.Output) -> int:
+    """Run what was asked for, and return its exit status; one for an error of `output` is not to be reported here."""
     try:
-        if words and words[0] in command_names():
-            return _run_command(words[0], words[1:])
-        return _no_command(words)
+        status = _run_command(name, words[1:], output) if name else _no_command(words)
+        output.flush()
+        return status
     except SystemExit as stop:  # argparse leaves this way after --help (0) and usage errors (2)
+        with suppress(OSError):  # `output` keeps it
+            output.flush()
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except OSError:
+        if output.error is None:
+            raise
+        return EXIT_FAILED
 
 
 def _no_command(words: list[str]) -> int:
@@ -143,16 +159,11 @@ def _usage(parser: argparse.ArgumentParser, message: str) -> int:
     parser.error(message)
 
 
-def _run_command(name: str, words: list[str]) -> int:
+def _run_command(name: str, words: list[str], output: console.Output) -> int:
     command = load_command(name)
     args = command_parser(name, command).parse_args(words)
     try:
-        status = command.run(args)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # whoever read our output has had enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
-        return EXIT_FAILED
+        return command.run(args)
     except KeyboardInterrupt:
         return _fail(name, "interrupted", args, EXIT_INTERRUPTED)
     except UsageError as error:
@@ -164,6 +175,8 @@ def _run_command(name: str, words: list[str]) -> int:
         hint = "try a smaller -c, or a smaller model"
         return _fail(name, f"not enough memory{wants}: {hint}", args, EXIT_FAILED)
     except OSError as error:
+        if output.error is not None:
+            raise
         where = f"{error.filename}: " if error.filename else ""
         return _fail(name, f"{where}{error.strerror or error}", args, EXIT_FAILED)
     except Exception as error:
@@ -177,5 +190,5 @@ def _fail(name: str, message: str, args: argparse.Namespace, status: int) -> int
         import traceback
 
         traceback.print_exc()
-    print(f"ggufpy {name}: {' '.join(message.split())}", file=sys.stderr)
+    console.note(f"ggufpy {name}: {' '.join(message.split())}")
     return status

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.generation import StopFilter, top_logprobs
 
 if TYPE_CHECKING:
+    from ggufpy.generation import Generation
     from ggufpy.llm import Llama
     from ggufpy.sampling import Sampling
 
@@ -53,10 +55,10 @@ def text_request(llm: Llama, prompt: str | Sequence[int], limit: int | None, opt
         tokens = llm.tokenizer.encode(prompt, add_special=True, parse_special=True)
         text = prompt
     else:
-        tokens = [int(token) for token in prompt]
+        tokens = checks.tokens("prompt", prompt, llm.n_vocab(), "a text (str) or a list of token ids")
         text = llm.tokenizer.decode(tokens)
-    echo = text if options.pop("echo", False) else ""
-    logprobs = options.pop("logprobs", None)
+    echo = text if checks.switch("echo", options.pop("echo", None)) else ""
+    logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
     return _request(llm, tokens, limit, options, echo=echo, logprobs=logprobs, kind="cmpl")
 
 
@@ -65,7 +67,8 @@ def chat_request(
 ) -> Request:
     """The request behind `create_chat_completion`."""
     options = dict(options)
-    wanted, top = options.pop("logprobs", False), options.pop("top_logprobs", None)
+    wanted = checks.switch("logprobs", options.pop("logprobs", None))
+    top = _alternatives(llm, "top_logprobs", options.pop("top_logprobs", None))
     if top is not None and not wanted:
         raise GGUFError("top_logprobs needs logprobs=True")
     logprobs = (top or 0) if wanted else None
@@ -74,44 +77,62 @@ def chat_request(
     )
 
 
+def _alternatives(llm: Llama, name: str, count: object) -> int | None:
+    """How many alternatives to list, if any are."""
+    if count is not None and not 0 <= checks.whole(name, count) <= llm.n_vocab():
+        raise GGUFError(f"{name} is {count}, and must be how many alternatives to list, 0 or more")
+    return None if count is None else checks.whole(name, count)
+
+
 def _request(llm: Llama, tokens: list[int], limit: int | None, options: Record, **fixed: Any) -> Request:
+    """All that can be wrong with a request is found here; the seed is drawn last."""
     from uuid import uuid4
 
-    stop = options.pop("stop", None) or ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if any(not isinstance(text, str) or not text for text in stops):
-        raise GGUFError("stop must be a string or strings, none of them empty")
-    logprobs = fixed["logprobs"]
-    if logprobs is not None and (isinstance(logprobs, bool) or not 0 <= logprobs <= llm.n_vocab()):
-        raise GGUFError(f"logprobs is {logprobs}, and must be how many alternatives to list, 0 or more")
-    model = options.pop("model", None) or llm.name
+    most = None if limit is None else checks.whole("max_tokens", limit)
+    stops = _stops(options.pop("stop", None))
+    model = options.pop("model", None)
+    if model is not None:
+        checks.text("model", model)
+    llm.context.check_prompt(len(tokens))
     kind = fixed.pop("kind")
     return Request(
         tuple(tokens),
         llm.sampling(**options),
-        limit if limit is not None and limit > 0 else None,
+        most if most is not None and most > 0 else None,
         stop=stops,
-        model=model,
+        model=model or llm.name,
         id=f"{kind}-{uuid4()}",
         **fixed,
     )
 
 
-def pieces(llm: Llama, request: Request) -> Iterator[Piece]:
+def _stops(stop: object) -> tuple[str, ...]:
+    """Stop strings, from one or some or none."""
+    if stop is None or isinstance(stop, str):
+        return (stop,) if stop else ()
+    stops = tuple(checks.items("stop", stop, "a string or a list of strings"))
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise GGUFError(f"stop is {checks.shown(stop)}; it must be a string or strings, none of them empty")
+    return stops
+
+
+def pieces(llm: Llama, request: Request, generation: Generation) -> Iterator[Piece]:
     """Run a request: a piece for every token (its text may be empty), then one with a `finish`."""
-    generation = llm.generate(request.tokens, request.sampling)
     decoder, stop = llm.tokenizer.stream(), StopFilter(request.stop)
     finish = ""
-    for count, token in enumerate(generation, 1):
-        text = stop.push(decoder.push(token))
-        logprob: float = 0.0
-        top: list[tuple[int, float]] = []
-        if request.logprobs is not None and generation.logits is not None:
-            logprob, top = top_logprobs(generation.logits, token, request.logprobs)
-        yield Piece(text, token, logprob, tuple(top))
-        if stop.hit or count == request.max_tokens:
-            finish = "stop" if stop.hit else "length"
-            break
+    try:
+        for count, token in enumerate(generation, 1):
+            text = stop.push(decoder.push(token))
+            logprob: float = 0.0
+            top: list[tuple[int, float]] = []
+            if request.logprobs is not None and generation.logits is not None:
+                logprob, top = top_logprobs(generation.logits, token, request.logprobs)
+            yield Piece(text, token, logprob, tuple(top))
+            if stop.hit or count == request.max_tokens:
+                finish = "stop" if stop.hit else "length"
+                break
+    finally:  # also where nobody wants the rest
+        generation.close()
     rest = stop.push(decoder.flush())
     yield Piece(rest + stop.flush(), finish="stop" if stop.hit else finish or generation.finish or "length")
 
@@ -151,12 +172,12 @@ def _text_choice(text: str, logprobs: Record | None, finish: str | None) -> Reco
     return {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}
 
 
-def text_chunks(llm: Llama, request: Request) -> Iterator[Record]:
+def text_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
     """Chunks of a streamed text completion; the last has a `finish_reason`."""
     at = len(request.echo)
     if request.echo:
         yield {**_head(request, "text_completion"), "choices": [_text_choice(request.echo, None, None)]}
-    for piece in pieces(llm, request):
+    for piece in pieces(llm, request, generation):
         if piece.text or piece.finish or request.logprobs is not None:
             logprobs = None if request.logprobs is None else _text_logprobs(llm, [piece], at)
             choice = _text_choice(piece.text, logprobs, piece.finish)
@@ -164,9 +185,9 @@ def text_chunks(llm: Llama, request: Request) -> Iterator[Record]:
         at += len(piece.text)
 
 
-def whole_text(llm: Llama, request: Request) -> Record:
+def whole_text(llm: Llama, request: Request, generation: Generation) -> Record:
     """A text completion in one dict."""
-    found = list(pieces(llm, request))
+    found = list(pieces(llm, request, generation))
     text = request.echo + "".join(piece.text for piece in found)
     logprobs = None if request.logprobs is None else _text_logprobs(llm, found, len(request.echo))
     choice = _text_choice(text, logprobs, found[-1].finish)
@@ -197,11 +218,11 @@ def _chat_delta(delta: Record, logprobs: Record | None, finish: str | None) -> R
     return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def chat_chunks(llm: Llama, request: Request) -> Iterator[Record]:
+def chat_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
     """Chunks of a streamed chat completion: the role, the text in deltas, the reason it ended."""
     head = _head(request, "chat.completion.chunk")
     yield {**head, "choices": [_chat_delta({"role": "assistant"}, None, None)]}
-    for piece in pieces(llm, request):
+    for piece in pieces(llm, request, generation):
         if piece.text or (piece.token is not None and request.logprobs is not None):
             logprobs = None if request.logprobs is None else _chat_logprobs(llm, [piece])
             yield {**head, "choices": [_chat_delta({"content": piece.text}, logprobs, None)]}
@@ -209,9 +230,9 @@ def chat_chunks(llm: Llama, request: Request) -> Iterator[Record]:
             yield {**head, "choices": [_chat_delta({}, None, piece.finish)]}
 
 
-def whole_chat(llm: Llama, request: Request) -> Record:
+def whole_chat(llm: Llama, request: Request, generation: Generation) -> Record:
     """A chat completion in one dict."""
-    found = list(pieces(llm, request))
+    found = list(pieces(llm, request, generation))
     message = {"role": "assistant", "content": "".join(piece.text for piece in found)}
     logprobs = None if request.logprobs is None else _chat_logprobs(llm, found)
     choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": found[-1].finish}

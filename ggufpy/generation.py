@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.ownership import Owner
 from ggufpy.speculation import Drafter, Speculation
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 class Context:
     """A session and the tokens that its key-value cache holds, in step even when a call is interrupted.
 
-    The newest of them may be guesses (`guess`), which are no part of the text until they are confirmed.
+    The newest of them may be guesses (`guess`), which are no part of the text until they are confirmed. Whoever uses it
+    holds `owner` meanwhile.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.owner = Owner()
         self._tokens: list[int] = []
         self._sure: int | None = None  # how many tokens are no guesses; None: all
         self._turn = 0
@@ -54,16 +57,33 @@ class Context:
     def take(self) -> int:
         """Start a new turn, which ends any generation of an earlier one. Returns its number."""
         self.drop_guesses()
+        self.owner.leave()
         self._turn += 1
         return self._turn
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` after what is there; raises GGUFError when they do not fit."""
-        if len(tokens) > self.room:
+    def check_room(self, count: int) -> None:
+        """Raise GGUFError, with nothing changed, unless `count` tokens fit behind the text."""
+        if count > self.session.n_ctx - self.n_tokens:
             raise GGUFError(
-                f"{len(tokens)} tokens do not fit: {self.session.n_past} of the {self.session.n_ctx} "
+                f"{count} tokens do not fit: {self.n_tokens} of the {self.session.n_ctx} "
                 "in the context are taken; shorten the prompt, or load the model with a larger n_ctx (-c)"
             )
+
+    def check_prompt(self, count: int) -> None:
+        """Raise GGUFError unless a text may begin with `count` tokens."""
+        if not count:
+            raise GGUFError(
+                "nothing to start from: the prompt is empty and the model adds no token of its own"
+            )
+        if count > self.session.n_ctx:
+            raise GGUFError(
+                f"the prompt is {count} tokens and the context holds {self.session.n_ctx}: "
+                "shorten it, or load the model with a larger n_ctx (-c)"
+            )
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` after what is there; raises GGUFError when they do not fit."""
+        self.check_room(len(tokens))
         start = self.session.n_past
         try:
             self.session.eval(tokens)
@@ -134,12 +154,13 @@ class Context:
         self._sure = self._whole = None
 
     def logits(self, tokens: Sequence[int]) -> Floats:
-        """Logits after each of `tokens`, float32 (len(tokens), n_vocab), in a fresh context."""
-        self.reset()
-        if len(tokens) > self.room:
+        """Logits after each of `tokens`, float32 (len(tokens), n_vocab), in a fresh context and a new turn."""
+        if len(tokens) > self.session.n_ctx:
             raise GGUFError(
                 f"{len(tokens)} tokens are more than the context's {self.session.n_ctx}: use a larger n_ctx"
             )
+        self.take()
+        self.reset()
         try:
             return self.session.eval_logits(tokens)
         finally:
@@ -163,15 +184,7 @@ class Generation(Iterator[int]):
         drafter: Drafter | None = None,
         keep: int | None = None,
     ) -> None:
-        if not tokens:
-            raise GGUFError(
-                "nothing to start from: the prompt is empty and the model adds no token of its own"
-            )
-        if len(tokens) > context.session.n_ctx:
-            raise GGUFError(
-                f"the prompt is {len(tokens)} tokens and the context holds {context.session.n_ctx}: "
-                "shorten it, or load the model with a larger n_ctx (-c)"
-            )
+        context.check_prompt(len(tokens))
         self.finish: str | None = None
         self.logits: Floats | None = None
         self._context = context
@@ -195,7 +208,17 @@ class Generation(Iterator[int]):
         return self._speculation.accepted
 
     def prefill(self) -> None:
-        """Evaluate the prompt now rather than with the first token."""
+        """Evaluate the prompt now rather than with the first token. GGUFError if another thread has the context."""
+        with self._context.owner.held(self):
+            self._begin()
+            self._context.owner.keep(self)
+
+    def close(self) -> None:
+        """End here; it need not be called, but other threads can have the context then."""
+        self.finish = self.finish or "length"
+        self._context.owner.leave(self)
+
+    def _begin(self) -> None:
         if self._turn:
             return
         turn = self._context.take()
@@ -212,21 +235,32 @@ class Generation(Iterator[int]):
     def __next__(self) -> int:
         if self.finish is not None:
             raise StopIteration
-        self.prefill()
-        if self._context.turn != self._turn:
-            raise GGUFError(
-                "another call took over this model's context: finish one generation before the next, "
-                "or open the model twice"
-            )
+        owner = self._context.owner
+        with owner.held(self):
+            self._begin()
+            if self._context.turn != self._turn:
+                raise GGUFError(
+                    "another call took over this model's context: finish one generation before the next, "
+                    "or open the model twice"
+                )
+            owner.keep(self)
+            token = self._advance()
+            if token is None:
+                owner.leave(self)
+                raise StopIteration
+            return token
+
+    def _advance(self) -> int | None:
+        """The next token, or None where the text ends."""
         if not self._rows and not self._step():
             self.finish = "length"
-            raise StopIteration
+            return None
         self.logits = self._rows[0]
         token = int(self._sampler.sample(self.logits))
         if token in self._ends:
             self._context.drop_guesses()
             self.finish = "stop"
-            raise StopIteration
+            return None
         self._sampler.accept(token)
         self._rows.popleft()
         if self._speculation.check(token):

@@ -7,12 +7,12 @@ What was fetched before is found without the network, and without importing hugg
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ggufpy import console
 from ggufpy.errors import GGUFError
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")  # which quantisation `hf:owner/repo` means, first that there is
@@ -109,7 +109,7 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
         ) from error
     utils: Any = import_module("huggingface_hub.utils")
     utils.logging.set_verbosity_error()  # its warnings of every retry would hide our one line
-    if not sys.stderr.isatty():
+    if not console.is_terminal("stderr"):
         utils.disable_progress_bars()
     try:
         files = choose(huggingface_hub.HfApi().list_repo_files(ref.repo), ref)

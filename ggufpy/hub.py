@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 
 ProgressCall = Callable[[str, int, int], None]
@@ -64,14 +65,20 @@ def cache_dir() -> Path:
     return base / "ggufpy"
 
 
+def in_cache(path: Path) -> bool:
+    """Whether a file is one of those that were fetched into the cache."""
+    folders = [cache_dir() / "huggingface", *(cache_dir() / "models" / name for name in MODELS)]
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
+
+
 def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) -> Path:
     """The file behind MODEL: a path, a known name or `hf:owner/repo[:file-or-quant]`, fetched if need be.
 
     Raises GGUFError when there is no such file, or it cannot be fetched.
     """
-    path = Path(name)
-    text = os.fspath(name)
-    if path.is_file() or (path.exists() and text not in MODELS):
+    text = checks.path("the model", name, "the path of a .gguf file, a known name or hf:owner/repo")
+    path = Path(text)
+    if text and (path.is_file() or (path.exists() and text not in MODELS)):
         return path
     if text in MODELS or text.startswith("hf:"):
         return pull(text, progress)

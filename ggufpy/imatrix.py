@@ -90,6 +90,8 @@ class ImportanceMatrix:
                 magic = file.read(4)
         except OSError as error:
             raise GGUFError(f"cannot read the importance matrix {path}: {error.strerror or error}") from error
+        except ValueError as error:  # no system has a file of such a name
+            raise GGUFError(f"cannot read the importance matrix {str(path)!r}: {error}") from error
         if magic in (b"GGUF", b"FUGG"):
             return _read_gguf(path, chunk_size)
         with open(path, "rb") as file:

@@ -6,12 +6,11 @@ In: a model's name and options. Out: tokens, logits, text, and OpenAI-shaped com
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ggufpy import loading
+from ggufpy import checks, console, loading
 from ggufpy.errors import GGUFError
 from ggufpy.generation import Context, Generation
 from ggufpy.loading import LoadOptions, Parts
@@ -34,8 +33,10 @@ NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as 
 class Llama:
     """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
-    One object is one context: use it from one thread at a time. Raises GGUFError for whatever the model or a
-    call cannot do. `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
+    One object is one context: while one thread uses it, for a call or for a generation that has not ended, calls of
+    others are refused with GGUFError. A call that is refused, for this or any other reason, changes nothing. Within a
+    thread a new call ends a generation that has not ended. Raises GGUFError for whatever the model or a call cannot do.
+    `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
 
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
@@ -63,14 +64,19 @@ class Llama:
 
         options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers, cache_type_k, cache_type_v, n_parallel)
         options = replace(options, lookup=lookup, draft_model=draft_model)
+        checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
+        checks.flag("verbose", verbose)
+        if not isinstance(draft_model, Llama | None):
+            checks.path("draft_model", draft_model)
+        seed = checks.seed("seed", seed)
         with Progress() as progress:
-            if verbose or sys.stderr.isatty():
+            if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
             s = self._parts.session
             how = f"{s.type_name}, {s.n_threads} threads, {s.isa}, context {s.n_ctx}"
-            print(f"ggufpy: {self._parts.name}: {how}", file=sys.stderr)
+            console.note(f"ggufpy: {self._parts.name}: {how}")
 
     @classmethod
     def from_options(
@@ -171,33 +177,38 @@ class Llama:
 
     # -- text and tokens --
 
-    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+    def tokenize(self, text: bytes | str, add_bos: bool = True, special: bool = False) -> list[int]:
         """Token ids of UTF-8 `text`; `add_bos` adds what the model wants around it, `special` reads tags."""
-        return self.tokenizer.encode(text, add_special=add_bos, parse_special=special)
+        add, tags = checks.flag("add_bos", add_bos), checks.flag("special", special)
+        return self.tokenizer.encode(text, add_special=add, parse_special=tags)
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """The bytes of `tokens`, which need not be whole characters."""
-        return self.tokenizer.decode_bytes(tokens)
+        return self.tokenizer.decode_bytes(checks.items("tokens", tokens, "a list of token ids (whole numbers)"))
 
     # -- evaluation --
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate `tokens` after what is evaluated already; raises GGUFError when the context is full."""
         context = self._live()
-        context.take()
-        context.extend(_ids(tokens))
+        with context.owner.held():
+            ids = self._ids(tokens)
+            context.check_room(len(ids))
+            context.take()
+            context.extend(ids)
 
     def reset(self) -> None:
         """Forget everything that was evaluated."""
         context = self._live()
-        context.take()
-        context.reset()
+        with context.owner.held():
+            context.take()
+            context.reset()
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each of `tokens`, float32 (len(tokens), n_vocab), from a fresh context."""
         context = self._live()
-        context.take()
-        return context.logits(_ids(tokens))
+        with context.owner.held():
+            return context.logits(self._ids(tokens))
 
     def generate(
         self,
@@ -216,19 +227,34 @@ class Llama:
         `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
         all of it; a beginning token is always kept), and the text goes on.
         """
-        from ggufpy.sampling import Sampler
-
-        if sampling is None:
-            sampling = self.sampling(**options)
-        elif options:
+        if sampling is not None and options:
             raise TypeError(f"generate() takes sampling or sampling options, not both: {', '.join(options)}")
+        context = self._live()
+        with context.owner.held():
+            ids = self._ids(tokens)
+            context.check_prompt(len(ids))
+            checks.flag("ignore_eos", ignore_eos)
+            checks.whole("keep", keep, -1)
+            kept = self._kept(ids, keep) if checks.flag("context_shift", context_shift) else None
+            if sampling is None:
+                sampling = self.sampling(**options)
+            return self._generation(ids, sampling, ignore_eos, kept)
+
+    def _generation(self, ids: list[int], sampling: Sampling, ignore_eos: bool, kept: int | None) -> Generation:
+        from ggufpy.sampling import Sampler, Sampling
+
+        if not isinstance(sampling, Sampling):
+            raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
         ends = self.end_tokens()
         if ignore_eos:
             never = tuple((token, float("-inf")) for token in ends)
             sampling, ends = replace(sampling, logit_bias=(*sampling.logit_bias, *never)), frozenset()
-        context, ids = self._live(), _ids(tokens)
-        kept = self._kept(ids, keep) if context_shift else None
-        return Generation(context, ids, Sampler(sampling, self.n_vocab()), ends, self._drafter, kept)
+        sampler = Sampler(sampling, self.n_vocab())
+        return Generation(self._live(), ids, sampler, ends, self._drafter, kept)
+
+    def _ids(self, tokens: Sequence[int]) -> list[int]:
+        """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
+        return checks.tokens("tokens", tokens, self.n_vocab())
 
     def _kept(self, tokens: list[int], keep: int) -> int:
         """How many tokens of a prompt a shift keeps; the beginning token is one more (llama.cpp: tools/main)."""
@@ -239,9 +265,11 @@ class Llama:
         """Sampling options in one object, with this model's next seed where none is given."""
         from ggufpy.sampling import Sampling
 
-        if options.get("seed") in NEW_SEED:
-            options["seed"] = None if self._seeds is None else next(self._seeds)
-        return Sampling.from_options(**options)
+        chosen = Sampling.from_options(**options)
+        chosen.check_tokens(self.n_vocab())
+        if chosen.seed not in NEW_SEED:
+            return chosen
+        return replace(chosen, seed=None if self._seeds is None else next(self._seeds))
 
     def end_tokens(self) -> frozenset[int]:
         """Ids that end a generation; none for a model without a vocabulary."""
@@ -269,9 +297,13 @@ class Llama:
         """
         from ggufpy import completion
 
-        request = completion.text_request(self, prompt, max_tokens, options)
-        chunks = completion.text_chunks(self, request)
-        return chunks if stream else completion.whole_text(self, request)
+        with self._live().owner.held():
+            one_by_one = checks.switch("stream", stream)
+            request = completion.text_request(self, prompt, max_tokens, options)
+            generation = self.generate(request.tokens, request.sampling)
+            if not one_by_one:
+                return completion.whole_text(self, request, generation)
+        return completion.text_chunks(self, request, generation)
 
     def create_chat_completion(
         self,
@@ -289,9 +321,13 @@ class Llama:
         """
         from ggufpy import completion
 
-        request = completion.chat_request(self, messages, max_tokens, options)
-        chunks = completion.chat_chunks(self, request)
-        return chunks if stream else completion.whole_chat(self, request)
+        with self._live().owner.held():
+            one_by_one = checks.switch("stream", stream)
+            request = completion.chat_request(self, messages, max_tokens, options)
+            generation = self.generate(request.tokens, request.sampling)
+            if not one_by_one:
+                return completion.whole_chat(self, request, generation)
+        return completion.chat_chunks(self, request, generation)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
@@ -310,9 +346,13 @@ class Llama:
     # -- the end --
 
     def close(self) -> None:
-        """Give back threads, memory and the file; closing twice is fine."""
+        """Give back threads, memory and the file; closing twice is fine.
+
+        Raises GGUFError, with nothing closed, while another thread is at work with it.
+        """
         if self._context is None:
             return
+        self._context.owner.close()
         self._context = None
         if self._draft_model is not None:
             self._draft_model.close()
@@ -333,8 +373,3 @@ class Llama:
         if self._context is None:
             raise GGUFError("this model is closed: open it again with Llama(...)")
         return self._context
-
-
-def _ids(tokens: Sequence[int]) -> list[int]:
-    """Plain ints, from a list or an integer array."""
-    return [int(token) for token in tokens]

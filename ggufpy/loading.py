@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.hub import ProgressCall, resolve
 from ggufpy.kernels.kv_types import of_name
@@ -52,22 +53,17 @@ class LoadOptions:
 
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
-        if self.n_gpu_layers:
+        if checks.whole("n_gpu_layers", self.n_gpu_layers, -1):
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
-        for kind in (self.cache_type_k, self.cache_type_v):
-            of_name(kind)
+        for name in ("cache_type_k", "cache_type_v"):
+            of_name(checks.text(name, getattr(self, name)))
         least = {"n_ctx": 0, "n_batch": 1, "n_parallel": 1, "lookup": 0, "draft_max": 1}
         for name, bound in least.items():
-            _check_whole(name, getattr(self, name), bound)
+            checks.whole(name, getattr(self, name), bound)
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
         if self.n_threads is not None:
-            _check_whole("n_threads", self.n_threads, 1)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+            checks.whole("n_threads", self.n_threads, 1)
 
 
 class Later(Generic[T]):

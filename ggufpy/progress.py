@@ -6,9 +6,10 @@ imported only once a stage has lasted and is not nearly over, so that a fast sta
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
+
+from ggufpy import console
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -89,9 +90,9 @@ class Progress:
 
     def _show(self, done: int, total: int) -> None:
         self._shown = True
-        if not sys.stderr.isatty():
+        if not console.is_terminal("stderr"):
             size = f" ({human_bytes(total) if self._in_bytes() else total})" if total else ""
-            print(f"ggufpy: {self._label()}{size} ...", file=sys.stderr, flush=True)
+            console.note(f"ggufpy: {self._label()}{size} ...")
             return
         from rich import progress as bars
         from rich.console import Console
@@ -117,7 +118,7 @@ class Progress:
             seconds = max(time.perf_counter() - self._started, 1e-9)
             done = self._last[0]
             rate = f"{human_bytes(done / seconds)}/s" if self._in_bytes() else f"{done / seconds:.1f}/s"
-            print(f"ggufpy: {self._label()}: {seconds:.1f} s ({rate})", file=sys.stderr, flush=True)
+            console.note(f"ggufpy: {self._label()}: {seconds:.1f} s ({rate})")
         self._bar = self._task = None
         self._shown = False
         self._stage = ""

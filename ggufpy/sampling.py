@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _ALIASES = {"temperature": "temp", "typical_p": "typical"}
-_SEED_LIMIT = 1 << 64
 _MOST_RECENT = 1 << 31
 _SLACK = 1e-3  # min-p is decided in float64 afterwards
 _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
@@ -55,22 +55,20 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _number("temp", self.temp)
-        _whole("top_k", self.top_k)
+        checked: dict[str, object] = {"logit_bias": _pairs(self.logit_bias), "seed": checks.seed("seed", self.seed)}
+        for name in ("temp", "presence_penalty", "frequency_penalty", "repeat_penalty"):
+            checked[name] = checks.number(name, getattr(self, name))
         for name in ("top_p", "min_p", "typical"):
-            _number(name, getattr(self, name), 0.0, 1.0)
-        if _number("repeat_penalty", self.repeat_penalty) <= 0:
+            checked[name] = _share(name, getattr(self, name))
+        for name in ("top_k", "repeat_last_n"):
+            checked[name] = checks.whole(name, getattr(self, name))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.repeat_penalty <= 0:
             raise GGUFError(f"repeat_penalty is {self.repeat_penalty}, and must be above 0 (1 turns it off)")
-        if _whole("repeat_last_n", self.repeat_last_n) < -1:
+        if self.repeat_last_n < -1:
             raise GGUFError(
                 f"repeat_last_n is {self.repeat_last_n}, and must be 0 or more, or -1 for all tokens"
-            )
-        _number("presence_penalty", self.presence_penalty)
-        _number("frequency_penalty", self.frequency_penalty)
-        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
-        if self.seed is not None and not -1 <= _whole("seed", self.seed) < _SEED_LIMIT:
-            raise GGUFError(
-                f"seed is {self.seed}, and must be from 0 to 2^64 - 1, or -1 for another one every time"
             )
 
     @classmethod
@@ -90,6 +88,12 @@ class Sampling:
                 raise TypeError(f"sampling option {name!r} is given twice (as {given!r} too)")
             values[name] = value
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+    def check_tokens(self, n_vocab: int) -> None:
+        """Raise GGUFError where `logit_bias` has a token that is not among `n_vocab`."""
+        for token, _ in self.logit_bias:
+            if token >= n_vocab:
+                raise GGUFError(f"logit_bias: token {token} is not in the vocabulary of {n_vocab:,} tokens")
 
     @property
     def greedy(self) -> bool:
@@ -116,9 +120,7 @@ class Sampler:
         last = sampling.repeat_last_n
         self._recent: deque[int] = deque(maxlen=None if last < 0 else min(last, _MOST_RECENT))
         self._counts: Counter[int] = Counter()
-        for token, _ in sampling.logit_bias:
-            if token >= n_vocab:
-                raise GGUFError(f"logit_bias: token {token} is not in the vocabulary of {n_vocab:,} tokens")
+        sampling.check_tokens(n_vocab)
         self._bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
 
@@ -253,32 +255,26 @@ def _no_choice(best: float) -> str:
     return f"the model's logits hold {kind} values: its weights are damaged, or a logit_bias is infinite"
 
 
-def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise GGUFError(f"{name} must be a number, not {type(value).__name__}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise GGUFError(
-            f"{name} is {value}, and must be " + (f"from {low:g} to {high:g}" if low == 0 else "finite")
-        )
-    return float(value)
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise GGUFError(f"{name} must be a whole number, not {value!r:.40}")
-    return int(value)
+def _share(name: str, value: object) -> float:
+    share = checks.number(name, value)
+    if not 0 <= share <= 1:
+        raise GGUFError(f"{name} is {share}, and must be from 0 to 1")
+    return share
 
 
 def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
     """`logit_bias` as pairs of token and bias, each token once; texts of digits count as tokens (JSON has no
     others)."""
-    items: Iterable[Any] = bias.items() if isinstance(bias, Mapping) else bias
     pairs: dict[int, float] = {}
     try:
-        for token, value in items:
+        if isinstance(bias, str | bytes):
+            raise TypeError("a text has no pairs")
+        for token, value in bias.items() if isinstance(bias, Mapping) else bias:
             pairs[operator.index(int(token) if isinstance(token, str) else token)] = float(value)
-    except (TypeError, ValueError) as error:
-        raise GGUFError("logit_bias must map tokens (whole numbers) to numbers") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GGUFError(
+            f"logit_bias is {checks.shown(bias)}; it must map tokens (whole numbers) to numbers"
+        ) from error
     for token, value in pairs.items():
         if token < 0 or math.isnan(value) or value == math.inf:
             raise GGUFError(f"logit_bias: {token}={value}: a token is 0 or more, a bias finite or -inf")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ggufpy.errors import GGUFError
+from ggufpy.ownership import BusyError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,18 +114,29 @@ class DraftModel:
         n_ctx, tokens = self._llama.n_ctx(), list(tokens)
         self._text = tokens if len(tokens) <= n_ctx else tokens[:1] + tokens[len(tokens) - n_ctx // 2 :]
         self._same = 0
-        if self._understood:
-            self._catch_up()
+        try:
+            with self._llama.context.owner.held():
+                if self._understood:
+                    self._catch_up()
+        except BusyError:
+            pass  # no guesses while another thread has the smaller model; `propose` tries again
 
     def add(self, token: int) -> None:
         """The text has grown; it is evaluated when a draft is asked for."""
         self._text.append(token)
 
     def propose(self, most: int) -> list[int]:
-        """The likeliest tokens, one after the other."""
+        """The likeliest tokens, one after the other; none while another thread has the smaller model."""
         count = min(most, self._count, self._llama.n_ctx() // 4)
         if count < 1 or not self._understood:
             return []
+        try:
+            with self._llama.context.owner.held():
+                return self._guess(count)
+        except BusyError:
+            return []
+
+    def _guess(self, count: int) -> list[int]:
         self._make_room(count)
         self._catch_up()
         context = self._llama.context

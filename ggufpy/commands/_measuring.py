@@ -6,11 +6,11 @@ import argparse
 import contextlib
 import os
 import platform
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import whole
 from ggufpy.errors import GGUFError
@@ -56,7 +56,7 @@ def nats(value: float, digits: int) -> str:
 
 def read_text(path: str) -> bytes:
     """The bytes of a text. Raises GGUFError for one without any, or that is not UTF-8."""
-    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    data = console.read_input("give -f FILE") if path == "-" else Path(path).read_bytes()
     if not data.strip():
         raise GGUFError(f"{path}: there is no text in it")
     try:
@@ -123,8 +123,8 @@ class Running:
         self._printed = False
 
     def __call__(self, done: int, total: int, figure: float) -> None:
-        if not sys.stderr.isatty():
-            print(f"[{done}]{figure:.4f},", end="", file=sys.stderr, flush=True)
+        if not console.is_terminal("stderr"):
+            console.note(f"[{done}]{figure:.4f},", end="")
             self._printed = True
             return
         if self._bar is None:
@@ -152,4 +152,4 @@ class Running:
         if self._bar is not None:
             self._bar.stop()
         elif self._printed:
-            print(file=sys.stderr, flush=True)
+            console.note("")

@@ -4,13 +4,60 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from ggufpy import console
 from ggufpy.commands import UsageError
+from ggufpy.hub import DEFAULT_MODEL, resolve
 
 DRAFT_MAX = 16  # llama.cpp's
-MODEL_HELP = "path of a .gguf file, a known name, or hf:owner/repo[:file-or-quant] (default: smollm2)"
+MODEL_HELP = "path of a .gguf file, a known name (smollm2), or hf:owner/repo[:file-or-quant]"
+_ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|([nrt'\"\\]))")
+_CHARACTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+def add_model_argument(parser: argparse.ArgumentParser, name: str = "model", metavar: str = "MODEL") -> None:
+    """A model that the command cannot do without."""
+    parser.add_argument(name, metavar=metavar, help=MODEL_HELP)
+
+
+def add_default_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, or the default model."""
+    text = f"{MODEL_HELP} (default: {DEFAULT_MODEL})"
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=text)
+
+
+def find_model(model: str) -> Path:
+    """The file of what a user gave as MODEL, fetched if need be. Raises GGUFError where there is none."""
+    from ggufpy.progress import Progress
+
+    with Progress() as progress:
+        return resolve(model, progress)
+
+
+def add_escape_arguments(parser: argparse.ArgumentParser) -> None:
+    """-e and --no-escape, for commands with a prompt (`unescaped`)."""
+    escape = parser.add_mutually_exclusive_group()
+    escape.add_argument(
+        "-e",
+        "--escape",
+        action="store_true",
+        default=True,
+        help=r"""replace \n \r \t \\ \' \" and \xHH (a byte) in the prompt, also of a file or stdin (default)""",
+    )
+    escape.add_argument("--no-escape", dest="escape", action="store_false", help="take the prompt as it is")
+
+
+def unescaped(prompt: bytes) -> bytes:
+    """A prompt with its escapes replaced, in one pass; others stay (llama.cpp: common.cpp, string_process_escapes)."""
+
+    def one(match: re.Match[bytes]) -> bytes:
+        if match[1] is not None:
+            return bytes([int(match[1], 16)])
+        return _CHARACTERS.get(match[2], match[2])
+
+    return _ESCAPE.sub(one, prompt)
 
 
 def report_machine() -> None:
@@ -18,7 +65,7 @@ def report_machine() -> None:
     from ggufpy.simd import isa
 
     for note in isa.notes():
-        print(f"ggufpy: {note}", file=sys.stderr)
+        console.note(f"ggufpy: {note}")
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -141,7 +188,7 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
         "-md",
         "--model-draft",
         metavar="MODEL",
-        help="guess with a smaller model of the same vocabulary",
+        help=f"guess with a smaller model of the same vocabulary: {MODEL_HELP}",
     )
     group.add_argument(
         "--draft-max",

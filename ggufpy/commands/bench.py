@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
-    MODEL_HELP,
     add_cache_arguments,
+    add_default_model_argument,
     add_engine_arguments,
     report_machine,
     whole,
 )
-from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ggufpy.loading import LoadOptions, Parts
@@ -112,7 +111,7 @@ def plot_path(text: str) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench`."""
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    add_default_model_argument(parser)
     for flag, name, kind, value, text in (
         ("-p", "--n-prompt", numbers(0), "512", "tokens of the prompt, or a list such as 128,512"),
         ("-n", "--n-gen", whole(0), "128", "tokens to decode"),

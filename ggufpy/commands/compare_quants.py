@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import add_text_arguments, check_text_arguments, cpu_name, nats, text_windows
-from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine, whole
+from ggufpy.commands._options import add_engine_arguments, add_model_argument, find_model, report_machine, whole
 from ggufpy.commands.bench import plot_path
 from ggufpy.errors import GGUFError
 
@@ -44,7 +44,7 @@ def names(text: str) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `compare-quants`."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_model_argument(parser)
     add_text_arguments(parser, required=True)
     parser.add_argument("--types", type=names, required=True, metavar="LIST", help="file types, such as Q8_0,Q4_K_M")
     parser.add_argument("--imatrix", metavar="FILE", help="quantise with this importance matrix")
@@ -74,12 +74,11 @@ def run(args: argparse.Namespace) -> int:
     if args.keep is not None and not Path(args.keep).is_dir():
         raise GGUFError(f"there is no folder {args.keep!r} to keep files in: make it first")
     from ggufpy.comparison import as_json, compare
-    from ggufpy.hub import resolve
     from ggufpy.progress import Progress
 
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
-        source = Path(resolve(args.model, progress))
+        source = find_model(args.model)
         folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="ggufpy-types-"))
         report = as_json(compare(_plan(args, source, Path(folder), progress)))
     report |= {"cpu": cpu_name(), "text": args.file, "n_ctx": args.ctx_size, "imatrix": args.imatrix}

@@ -6,12 +6,14 @@ import argparse
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufpy import console
 from ggufpy.commands import UsageError
+from ggufpy.commands._options import add_model_argument, find_model
 from ggufpy.errors import GGUFError
+from ggufpy.hub import in_cache
 
 if TYPE_CHECKING:
     from ggufpy.format.edit import Change, Draft, Editor
@@ -43,8 +45,8 @@ _WIDTH = 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .gguf file")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write the changed file here, FILE stays")
+    add_model_argument(parser, "file")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write the changed file here, MODEL stays")
     for flag, metavar, text in (
         ("--set", "KEY[:TYPE]=VALUE", "change a value, or add one with its type; again for more"),
         ("--remove", "KEY", "remove a key; again for more"),
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.set or args.remove or args.rename or args.set_json or args.chat_template):
         raise UsageError("nothing to change: give --set, --remove, --rename, --set-json or --chat-template")
+    args.file = _input(args)
     editor = Editor(args.file)
     _check_output(args)
     draft = editor.draft()
@@ -79,6 +82,14 @@ def run(args: argparse.Namespace) -> int:
             mode, written = editor.save(draft, args.output, progress)
     _report(args, editor, draft, (mode, written))
     return 0
+
+
+def _input(args: argparse.Namespace) -> Path:
+    """The file to change. Raises GGUFError for one of the cache, which is to stay what was fetched."""
+    path = find_model(args.file)
+    if in_cache(path) and args.output is None and not args.dry_run:
+        raise GGUFError(f"{args.file} is a fetched model, which is not changed in the cache: write a copy with -o OUT")
+    return path
 
 
 def _check_output(args: argparse.Namespace) -> None:
@@ -200,7 +211,7 @@ def _apply_json(path: Path, draft: Draft) -> None:
 def _text(path: Path) -> str:
     """A UTF-8 file, or stdin for `-`."""
     try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        raw = console.read_input("give the name of a file") if str(path) == "-" else path.read_bytes()
         return raw.decode()
     except OSError as e:
         raise GGUFError(f"cannot read {path}: {e.strerror or e}") from None

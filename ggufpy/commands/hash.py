@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
+from ggufpy.commands._options import add_model_argument, find_model
 
 if TYPE_CHECKING:
     from ggufpy.format import GGUFFile
@@ -34,7 +35,7 @@ _NAMES = ("xxh64", "xxh3", "sha1", "sha256")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .gguf file, or any of a split set")
+    add_model_argument(parser, "file")
     for name in _NAMES:
         usual = " (default)" if name in _DEFAULT else ""
         parser.add_argument(f"--{name}", action="store_true", help=f"hash with {name}{usual}")
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.format.digest import digests, read_manifest
     from ggufpy.progress import Progress
 
+    args.file = find_model(args.file)
     with open_gguf(args.file) as file:
         check = None if args.check is None else Check(read_manifest(args.check, file, printable))
         algorithms = _algorithms(args, check)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from typing import TYPE_CHECKING
 
+from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import (
     add_text_arguments,
@@ -16,8 +16,7 @@ from ggufpy.commands._measuring import (
     load_model,
     text_windows,
 )
-from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine, whole
-from ggufpy.hub import DEFAULT_MODEL
+from ggufpy.commands._options import add_default_model_argument, add_engine_arguments, report_machine, whole
 
 if TYPE_CHECKING:
     from ggufpy.imatrix import ImportanceMatrix
@@ -41,7 +40,7 @@ OUTPUT_FREQUENCY = 10  # llama.cpp's
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `imatrix`."""
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    add_default_model_argument(parser)
     add_text_arguments(parser, required=False)
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the file to write, such as imatrix.gguf")
     parser.add_argument(
@@ -88,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**numbers, "datasets": matrix.datasets, "seconds": seconds, "tokens_per_second": rate}))
     else:
         print(f"{args.output}: {len(matrix.names)} matrices, {matrix.chunks} chunks of {matrix.chunk_size} tokens")
-    if args.verbose or sys.stderr.isatty():
-        print(f"{seconds:.1f} s with loading" + (f", {rate:.1f} tokens/s" if rate else ""), file=sys.stderr)
+    if args.verbose or console.is_terminal("stderr"):
+        console.note(f"{seconds:.1f} s with loading" + (f", {rate:.1f} tokens/s" if rate else ""))
     if args.verbose:
         report_machine()
     return 0

@@ -7,14 +7,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ggufpy.commands._options import add_model_argument, find_model
 
 if TYPE_CHECKING:
     from ggufpy.format import GGUFFile, Metadata
 
 HELP = "show the header, metadata and tensors of a GGUF file"
 DESCRIPTION = """Show the header, metadata and tensors of a GGUF file, or of a split set by any of its files.
+MODEL is fetched if it is a name.
 Long values are shown in part; --json gives all of them.
 
 examples:
@@ -28,7 +30,7 @@ WIDTH = 72  # characters shown of a value
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .gguf file")
+    add_model_argument(parser)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
 
 
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the file's contents; 0. Raises GGUFError where it cannot be read."""
     from ggufpy.format import open as open_gguf
 
-    with open_gguf(args.file) as file:
+    with open_gguf(find_model(args.model)) as file:
         if args.json:
             print(json.dumps(as_json(file)))
         else:

@@ -7,6 +7,8 @@ import json
 import time
 from pathlib import Path
 
+from ggufpy.commands._options import add_model_argument, find_model
+
 HELP = "merge a split model into one file"
 DESCRIPTION = """Merge the files of a split set into one, without the split.* keys. The set is found by any of its
 files, and must be complete. OUT is there whole at the end, or as it was before.
@@ -18,7 +20,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("first", metavar="FIRST", type=Path, help="a file of the set")
+    add_model_argument(parser, "first", "FIRST")
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument("--force", action="store_true", help="replace OUT where it is there already")
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.progress import Progress, human_bytes
 
     started = time.perf_counter()
-    with open_gguf(args.first) as file:
+    with open_gguf(find_model(args.first)) as file:
         with Progress() as progress:
             written = merge(file, args.output, force=args.force, progress=progress)
         files, tensors = len(file.files), len(file.tensors)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import (
     N_CTX,
@@ -21,9 +21,8 @@ from ggufpy.commands._measuring import (
     nats,
     text_windows,
 )
-from ggufpy.commands._options import MODEL_HELP, add_engine_arguments, report_machine
+from ggufpy.commands._options import add_default_model_argument, add_engine_arguments, report_machine
 from ggufpy.errors import GGUFError
-from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ggufpy.klbase import KlBase
@@ -53,7 +52,7 @@ KL_FIELDS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `perplexity`."""
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    add_default_model_argument(parser)
     add_text_arguments(parser, required=False, default=None)
     parser.add_argument("--kl-base", metavar="FILE", help="measure the KL divergence from what FILE was saved from")
     parser.add_argument("--save-kl-base", metavar="FILE", help="save what other models are to be measured against")
@@ -78,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(fields(result) | {"n_ctx": n_ctx}))
     else:
         print(text(result, n_ctx))
-    if args.verbose or sys.stderr.isatty():
-        print(f"{result.seconds:.1f} s, {result.tokens_per_second:.1f} tokens/s", file=sys.stderr)
+    if args.verbose or console.is_terminal("stderr"):
+        console.note(f"{result.seconds:.1f} s, {result.tokens_per_second:.1f} tokens/s")
     if args.verbose:
         report_machine()
     return 0

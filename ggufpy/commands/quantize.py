@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
+from ggufpy import console
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import real, whole
+from ggufpy.commands._options import add_model_argument, find_model, real, whole
 
 if TYPE_CHECKING:
     from ggufpy.progress import Progress
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = "write a model in a smaller type, such as Q4_K_M"
 DESCRIPTION = """Write the model IN as file type TYPE to OUT, each tensor in the type that llama-quantize gives it.
 
-IN is an F32, F16 or BF16 .gguf file, any file of a split set, or hf:owner/repo[:file]. OUT gets its name when it is
-whole: whatever goes wrong, a file that was there before stays as it was.
+IN is a model in F32, F16 or BF16; of a split set, any of its files. OUT gets its name when it is whole: whatever goes
+wrong, a file that was there before stays as it was.
 
 TYPE, the larger the better:
   Q8_0              8.5 bits a weight, hardly to be told from F16
@@ -60,7 +60,7 @@ def tensor_type(text: str) -> tuple[str, str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `quantize`."""
-    parser.add_argument("input", metavar="IN", help="the .gguf file to start from")
+    add_model_argument(parser, "input", "IN")
     parser.add_argument("output", metavar="OUT", help="the .gguf file to write")
     parser.add_argument("type", metavar="TYPE", help="a file type of those above, in any case")
     parser.add_argument("--imatrix", metavar="FILE", help="weigh columns by this importance matrix")
@@ -98,18 +98,18 @@ def run(args: argparse.Namespace) -> int:
     if args.pure and args.target_bpw is not None:
         raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
     from ggufpy.commands.inspect import printable
-    from ggufpy.hub import resolve
     from ggufpy.progress import Progress
     from ggufpy.quantizer import quantize_file
 
+    source = find_model(args.input)
     with Progress() as progress:
         options = _options(args, progress)
-        report = quantize_file(resolve(args.input, progress), args.output, args.type, options)
+        report = quantize_file(source, args.output, args.type, options)
     for note in report.notes:
-        print(f"ggufpy quantize: {note}", file=sys.stderr)
+        console.note(f"ggufpy quantize: {note}")
     bad = sum(tensor.nonfinite for tensor in report.tensors)
     if bad:
-        print(f"ggufpy quantize: {bad} weights were infinite or NaN", file=sys.stderr)
+        console.note(f"ggufpy quantize: {bad} weights were infinite or NaN")
     if args.json:
         print(json.dumps(report.as_json()))
         return 0

@@ -10,20 +10,22 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
     DRAFT_MAX,
-    MODEL_HELP,
     add_cache_arguments,
+    add_default_model_argument,
     add_engine_arguments,
+    add_escape_arguments,
     add_sampling_arguments,
     add_speculation_arguments,
     check_speculation,
     report_machine,
+    unescaped,
     whole,
 )
 from ggufpy.errors import GGUFError
-from ggufpy.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ggufpy.generation import Generation
@@ -35,16 +37,18 @@ HELP = "answer a prompt, or continue a text (--raw)"
 DESCRIPTION = """Answer a prompt, printing the text as it comes.
 
 The prompt goes through the model's chat template when it has one; --raw continues the text as it stands.
-Without -p or -f the prompt is read from stdin. Ctrl-C ends the answer with the text so far (exit status 0;
-130 before there is any). --json prints one object instead of the text: text, tokens, prompt_tokens,
-prompt_per_second, decode_per_second, seconds, finish ("stop", "length" or "interrupt"), drafted, accepted
-(tokens that --lookup or -md guessed, and those that came).
+Without -p or -f the prompt is read from stdin. As in llama.cpp, \\n and other escapes in the prompt are replaced,
+wherever it comes from: give --no-escape with files that hold backslashes.
+Ctrl-C ends the answer with the text so far (exit status 0; 130 before there is any).
+--json prints one object instead of the text: text, tokens, prompt_tokens, prompt_per_second, decode_per_second,
+seconds, finish ("stop", "length" or "interrupt"), drafted, accepted (tokens that --lookup or -md guessed, and
+those that came).
 
 examples:
   ggufpy run -p "Why is the sky blue?"
   ggufpy run model.gguf -sys "Answer in French." -p "Name three rivers." --temp 0
   ggufpy run model.gguf --raw -p "Once upon a time" -n 100 -s 7
-  git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - -c 8192
+  git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - --no-escape -c 8192
   ggufpy run model.gguf -f edit.txt --lookup 8      faster where the answer repeats the prompt
   ggufpy run model.gguf -p "Tell me a story." -c 2048 --context-shift --ignore-eos -n 10000"""
 
@@ -66,11 +70,14 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `run`."""
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    add_default_model_argument(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help="what to answer or continue")
     source.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file ('-': stdin)")
-    parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions ahead of the prompt")
+    add_escape_arguments(parser)
+    parser.add_argument(
+        "-sys", "--system-prompt", metavar="TEXT", help="instructions ahead of the prompt, taken as they are"
+    )
     parser.add_argument("--raw", action="store_true", help="no chat template: continue the text as it stands")
     parser.add_argument(
         "-n",
@@ -132,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(result)))
     elif not result.text.endswith("\n"):
         print()
-    if args.verbose or sys.stderr.isatty():
+    if args.verbose or console.is_terminal("stderr"):
         _report(result)
     if args.verbose:
         report_machine()
@@ -140,25 +147,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompt(args: argparse.Namespace) -> str:
-    """The prompt from -p, a file or stdin; the newline that ends a file is no part of it."""
-    if args.prompt is not None:
-        raw, where = os.fsencode(args.prompt), "the prompt"
-    elif args.file is not None and args.file != "-":
-        with open(args.file, "rb") as file:
-            raw, where = file.read(), args.file
-    elif args.file == "-" or not sys.stdin.isatty():
-        raw, where = sys.stdin.buffer.read(), "the prompt on stdin"
-    else:
-        raise UsageError("no prompt: give -p TEXT, -f FILE, or text on stdin")
+    """The prompt from -p, a file or stdin; the newline that ends a file is no part of it. Escapes are replaced."""
+    raw, where = _raw_prompt(args)
+    if args.prompt is None:
+        if not raw.strip():
+            raise UsageError(f"no prompt: {where} is empty; give -p TEXT or -f FILE")
+        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
     try:
-        text = raw.decode("utf-8")
+        return (unescaped(raw) if args.escape else raw).decode("utf-8")
     except UnicodeDecodeError as error:
         raise GGUFError(f"{where} is not UTF-8 text (byte {error.start}): convert it first") from error
+
+
+def _raw_prompt(args: argparse.Namespace) -> tuple[bytes, str]:
+    """The prompt's bytes, and what to call it."""
     if args.prompt is not None:
-        return text
-    if not text.strip():
-        raise UsageError(f"no prompt: {where} is empty; give -p TEXT or -f FILE")
-    return text.removesuffix("\n").removesuffix("\r")
+        return os.fsencode(args.prompt), "the prompt"
+    if args.file is not None and args.file != "-":
+        with open(args.file, "rb") as file:
+            return file.read(), args.file
+    if args.file is None and not console.has_input():
+        raise UsageError("no prompt: give -p TEXT, -f FILE, or text on stdin")
+    return console.read_input("give -p TEXT or -f FILE"), "the prompt on stdin"
 
 
 def _load(args: argparse.Namespace) -> Llama:
@@ -253,5 +263,5 @@ def _report(result: Result) -> None:
     )
     if result.drafted:
         line += f", {result.accepted} of {result.drafted} guesses right"
-    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\x1b[2m{line}\x1b[0m" if dim else line, file=sys.stderr)
+    dim = console.is_terminal("stderr") and not os.environ.get("NO_COLOR")
+    console.note(f"\x1b[2m{line}\x1b[0m" if dim else line)

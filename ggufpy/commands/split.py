@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from ggufpy.commands._options import whole
+from ggufpy.commands._options import add_model_argument, find_model, whole
 
 HELP = "split a model into several files"
 DESCRIPTION = """Split a model into PREFIX-00001-of-0000N.gguf and so on, as llama-gguf-split does: every 128
@@ -26,7 +26,7 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("file", metavar="IN", type=Path, help="a .gguf file")
+    add_model_argument(parser, "file", "IN")
     parser.add_argument("prefix", metavar="PREFIX", type=Path, help="what the names of the files begin with")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument(
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     limits = Limits(args.split_max_size, args.split_max_tensors, not args.no_tensor_first_split)
-    with open_gguf(args.file) as file:
+    with open_gguf(find_model(args.file)) as file:
         parts = plan(file, args.prefix, limits)
         written = 0
         if not args.dry_run:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufpy.commands._options import MODEL_HELP
+from ggufpy import console
+from ggufpy.commands._options import add_escape_arguments, add_model_argument, find_model, unescaped
 
 if TYPE_CHECKING:
     from ggufpy.tokenizers import Tokenizer
@@ -16,20 +17,21 @@ if TYPE_CHECKING:
 HELP = "show the tokens of a text"
 DESCRIPTION = """Show the tokens of a text: a line `id -> 'piece'` each, or the ids alone.
 The model's beginning and end tokens are added where it wants them, and texts of special tokens are found,
-as in llama-tokenize.
+as in llama-tokenize; so are escapes in the text, such as \\n (--no-escape).
 
 examples:
   ggufpy tokenize model.gguf -p "Hello world"
-  ggufpy tokenize model.gguf -f book.txt --ids --no-bos
+  ggufpy tokenize model.gguf -f book.txt --no-escape --ids --no-bos
   echo -n "<|im_start|>" | ggufpy tokenize smollm2 --no-parse-special"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_model_argument(parser)
     text = parser.add_mutually_exclusive_group()
     text.add_argument("-p", "--prompt", metavar="TEXT", help="the text (default: read it from stdin)")
     text.add_argument("-f", "--file", metavar="FILE", help="a file with the text; - is stdin")
+    add_escape_arguments(parser)
     parser.add_argument("--ids", action="store_true", help="print the ids as one list")
     parser.add_argument("--show-count", action="store_true", help="print how many tokens there are")
     parser.add_argument("--pre", metavar="NAME", help="the pre-tokenizer, in place of the one the file names")
@@ -50,10 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tokens; 0. Raises GGUFError for a model without a usable vocabulary."""
-    from ggufpy.hub import resolve
     from ggufpy.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(resolve(args.model), pre=args.pre)
+    tokenizer = load_tokenizer(find_model(args.model), pre=args.pre)
     ids = tokenizer.encode(_text(args), add_special=not args.no_bos, parse_special=args.special)
     if args.bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
@@ -69,13 +70,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text(args: argparse.Namespace) -> bytes | str:
-    """The text as it is: of a prompt, a file, or stdin."""
+def _text(args: argparse.Namespace) -> bytes:
+    """The text of a prompt, a file, or stdin, byte by byte, its escapes replaced."""
     if args.prompt is not None:
-        return str(args.prompt)
-    if args.file is not None and args.file != "-":
-        return Path(args.file).read_bytes()
-    return sys.stdin.buffer.read()
+        raw = os.fsencode(args.prompt)
+    elif args.file is not None and args.file != "-":
+        raw = Path(args.file).read_bytes()
+    else:
+        raw = console.read_input("give -p TEXT or -f FILE")
+    return unescaped(raw) if args.escape else raw
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> str:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.commands._options import whole
+from ggufpy.commands._options import add_model_argument, find_model, whole
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SHOWN = 20  # problems printed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .gguf file, or any of a split set")
+    add_model_argument(parser, "file")
     parser.add_argument("-t", "--threads", type=whole(1), metavar="T", help="threads (default: one a core)")
 
 
@@ -60,6 +60,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     from ggufpy.verification import check_metadata, check_sizes, check_tensors
 
     threads = EngineOptions(n_threads=args.threads).threads()
+    args.file = find_model(args.file)
     with open_gguf(args.file) as file:
         problems = list(check_metadata(file))
         warnings = list(check_sizes(file))

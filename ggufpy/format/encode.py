@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format.strings import StringArray
 from ggufpy.format.values import BY_NAME, MAX_DEPTH, Typed, split_array_type
@@ -36,6 +37,7 @@ def infer(value: Any, field: str) -> Typed:
     what holds all of its elements (of int32 where it is empty).
     """
     if isinstance(value, Typed):
+        checks.text(f"{field}: the type", value.type)
         return value
     if isinstance(value, StringArray):
         return Typed("array[string]", value)
@@ -133,7 +135,8 @@ def _body(typed: Typed, order: str, field: str, depth: int) -> bytes:
 def _array(element: str, values: Any, order: str, field: str, depth: int) -> bytes:
     if depth > MAX_DEPTH:
         raise GGUFError(f"{field}: arrays are nested more than {MAX_DEPTH} deep")
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+    flat = isinstance(values, np.ndarray) and values.ndim == 0
+    if flat or isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
         raise GGUFError(f"{field}: array[{element}] takes a list, not {type(values).__name__}")
     inner = "array" if element == "array" else element
     head = pack(
@@ -191,7 +194,7 @@ def _short(v: Any) -> str:
     """A value as it stands in an error; Python itself refuses to print integers of thousands of digits."""
     if isinstance(v, int) and v.bit_length() > 256:
         return f"a number of {v.bit_length()} bits"
-    return str(v)[:60]
+    return " ".join(str(v).split())[:60]
 
 
 def _is_int(v: Any) -> bool:

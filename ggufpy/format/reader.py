@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format.header import Header, parse, read_entry
 from ggufpy.format.metadata import Metadata, MissingKeyError
@@ -120,7 +121,7 @@ def open(path: str | os.PathLike[str]) -> GGUFFile:
     Nothing is copied: tensors are views of the mapped file. Raises GGUFError, naming the field and the byte
     where it stands, for whatever is wrong with the file or with the other files of its set.
     """
-    path = Path(path)
+    path = Path(checks.path("path", path, "the path of a GGUF file (str or Path)"))
     shard = _map(path)
     return GGUFFile(path, _split_set(path, shard))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
 from ggufpy.format.atomic import AtomicFile
@@ -70,12 +71,13 @@ class Writer:
         byteorder: str = "little",
         alignment: int | None = None,
     ) -> None:
-        if version not in (2, 3):
+        path = Path(checks.path("path", path))
+        if checks.whole("version", version) not in (2, 3):
             raise GGUFError(f"GGUF version {version} cannot be written; 2 and 3 can")
-        if byteorder not in ORDERS:
+        if checks.text("byteorder", byteorder) not in ORDERS:
             raise GGUFError(f"byteorder is {byteorder!r}; it must be 'little' or 'big'")
         values, self.alignment = _with_alignment(_typed(metadata), alignment)
-        _check_split(Path(path), values)
+        _check_split(path, values)
         head, self._plan = _head(values, tensors, self.alignment, version, ORDERS[byteorder])
         self._swap = byteorder == "big"
         self._next = 0  # the tensor that takes the next chunk
@@ -90,6 +92,7 @@ class Writer:
     def append(self, name: str, data: Data) -> None:
         """Append data of tensor `name`, the next: whole blocks in little-endian layout (bytes or uint8), or
         an array of the tensor's own NumPy dtype. Tensors of no bytes are skipped."""
+        checks.text("name", name)
         if self._next == len(self._plan):
             raise GGUFError(f"tensor {shown(name)}: every tensor declared has its data already")
         tensor = self._plan[self._next]
@@ -208,7 +211,8 @@ def write(
     defaults to the metadata's "general.alignment", else 32. Raises GGUFError for whatever cannot be written,
     leaving no file.
     """
-    infos = [TensorInfo(name, *_shape_and_type(tensors[name], name)) for name in tensors]
+    checks.mapping("tensors", tensors)
+    infos = [TensorInfo(name, *_shape_and_type(tensors[name], str(name))) for name in tensors]
     with Writer(path, metadata, infos, version=version, byteorder=byteorder, alignment=alignment) as writer:
         for name in tensors:
             for chunk in _chunks(tensors[name]):
@@ -218,7 +222,8 @@ def write(
 def _typed(metadata: Mapping[str, Any]) -> dict[str, Typed]:
     if isinstance(metadata, Metadata):
         return metadata.typed_items()
-    return {key: infer(value, f"metadata {shown(str(key))}") for key, value in metadata.items()}
+    items = checks.mapping("metadata", metadata).items()
+    return {key: infer(value, f"metadata {shown(str(key))}") for key, value in items}
 
 
 def _with_alignment(values: dict[str, Typed], wanted: int | None) -> tuple[dict[str, Typed], int]:
@@ -230,10 +235,10 @@ def _with_alignment(values: dict[str, Typed], wanted: int | None) -> tuple[dict[
         if said.type != "uint32":
             raise GGUFError(f"metadata {_ALIGNMENT!r} must be a uint32, not {said.type}")
         wanted = said.value
-    elif wanted != DEFAULT_ALIGNMENT or _ALIGNMENT in values:
+    elif not isinstance(wanted, int) or wanted != DEFAULT_ALIGNMENT or _ALIGNMENT in values:
         values = {**values, _ALIGNMENT: Typed("uint32", wanted)}
     if not isinstance(wanted, int) or not 0 < wanted < 2**32 or wanted & (wanted - 1):
-        raise GGUFError(f"alignment is {wanted}; it must be a power of two below 2^32")
+        raise GGUFError(f"alignment is {checks.shown(wanted)}; it must be a power of two below 2^32")
     return values, wanted
 
 
@@ -276,7 +281,9 @@ def _lay_out(tensors: Iterable[TensorInfo], alignment: int, order: str) -> tuple
     entries: list[bytes] = []
     names: set[str] = set()
     offset = 0
-    for info in tensors:
+    for info in checks.items("tensors", tensors, "a list of TensorInfo"):
+        if not isinstance(info, TensorInfo):
+            raise GGUFError(f"tensors holds {checks.shown(info)}; it must be a list of TensorInfo")
         raw = check_name(info.name, "tensor name")
         if info.name in names:
             raise GGUFError(f"tensor {shown(info.name)} is declared twice")
@@ -301,7 +308,7 @@ def _measure(info: TensorInfo) -> tuple[tuple[int, ...], Layout, int]:
     """Shape, type and bytes of a declared tensor, checked."""
     try:
         layout = blocktypes.by_name(info.type)
-        shape = tuple(info.shape)
+        shape = tuple(checks.items("shape", info.shape, "a tuple of whole numbers"))
         if len(shape) > MAX_DIMS:
             raise GGUFError(f"shape {list(shape)} has more than {MAX_DIMS} dimensions")
         extent = layout.nbytes
@@ -362,7 +369,11 @@ def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
 def _as_bytes(data: Data, layout: Layout, name: str) -> NDArray[np.uint8]:
     """Data as flat uint8 in little-endian layout."""
     if not isinstance(data, np.ndarray):
-        return np.frombuffer(data, np.uint8)
+        try:
+            return np.frombuffer(data, np.uint8)
+        except (TypeError, ValueError, BufferError):
+            what = checks.shown(data)
+            raise GGUFError(f"tensor {shown(name)}: {what} are no data; bytes or an array are wanted") from None
     if data.dtype == np.uint8:
         return np.ascontiguousarray(data).reshape(-1)
     if layout.dtype is None or data.dtype.newbyteorder("=") != np.dtype(layout.dtype):

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from ggufpy import quants
+from ggufpy import checks, quants
 from ggufpy.errors import GGUFError
 from ggufpy.quants.encoding import default_threads
 
@@ -18,6 +18,7 @@ Advance = Callable[[str, int, int], None]
 FAR = 32.0  # bits per weight: nothing is larger
 
 
+@runtime_checkable
 class Importance(Protocol):
     """What quantising needs of an importance matrix; `ggufpy.imatrix.ImportanceMatrix` is one."""
 
@@ -65,13 +66,17 @@ class QuantizeOptions:
     progress: Advance = _nothing
 
     def __post_init__(self) -> None:
+        if self.imatrix is not None and not isinstance(self.imatrix, Importance):
+            checks.path("imatrix", self.imatrix, "the path of a file, or an importance matrix,")
+        for name in ("pure", "leave_output_tensor", "keep_split", "dry_run", "allow_requantize", "allow_nonfinite"):
+            checks.flag(name, getattr(self, name))
         self.patterns()
         for chosen in (self.output_tensor_type, self.token_embedding_type):
             if chosen is not None:
                 writable(chosen)
-        if self.target_bpw is not None and not 0 < self.target_bpw <= FAR:
+        if self.target_bpw is not None and not 0 < checks.number("target_bpw", self.target_bpw) <= FAR:
             raise GGUFError(f"a target of {self.target_bpw:g} bits per weight cannot be: from 0 to {FAR:g} can")
-        if self.threads is not None and self.threads < 1:
+        if self.threads is not None and checks.whole("threads", self.threads) < 1:
             raise GGUFError(f"{self.threads} threads cannot work: ask for 1 or more, or leave it out for one a core")
 
     def thread_count(self) -> int:
@@ -81,7 +86,10 @@ class QuantizeOptions:
     def patterns(self) -> list[tuple[re.Pattern[str], str]]:
         """`tensor_types`, compiled; as in llama-quantize, capitals and small letters are the same."""
         found = []
-        for pattern, name in self.tensor_types:
+        for pair in checks.items("tensor_types", self.tensor_types, "a list of (pattern, type) pairs"):
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise GGUFError(f"tensor_types holds {checks.shown(pair)}; (pattern, type) pairs are wanted")
+            pattern, name = pair
             try:
                 found.append((re.compile(pattern, re.IGNORECASE), writable(name)))
             except re.error as e:

@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from ggufpy import checks
+from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Writer, blocktypes
 from ggufpy.format import open as open_gguf
 from ggufpy.format.atomic import check_space, check_target
@@ -41,7 +43,10 @@ def quantize_file(
     options, and for a tensor that cannot be quantised as asked.
     """
     started = time.perf_counter()
-    options = options or QuantizeOptions()
+    options = QuantizeOptions() if options is None else options
+    if not isinstance(options, QuantizeOptions):
+        raise GGUFError(f"options is {checks.shown(options)}; QuantizeOptions are wanted")
+    target = checks.path("target", target)
     wanted = file_type(type_name)
     with open_gguf(source) as file:
         importance = read_importance(options.imatrix)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 
 FLOATS = ("F32", "F16", "BF16", "F64")
@@ -56,7 +57,7 @@ ALIASES = MappingProxyType({"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"
 
 def file_type(name: str) -> FileType:
     """The file type called `name` (any case), or numbered so ("15"). GGUFError, with names that are close."""
-    upper = name.upper()
+    upper = checks.text("the file type", name).upper()
     upper = ALIASES.get(upper, upper)
     if upper in FILE_TYPES:
         return FILE_TYPES[upper]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.quants.base import (
     CHUNK,
@@ -59,7 +60,7 @@ REMOVED = {
 def get(name: str) -> BlockType:
     """The type called `name` ("Q4_K", any case). GGUFError, with names that are close, if there is none."""
     if not isinstance(name, str):
-        raise GGUFError(f"a tensor type is named by a string such as 'Q4_K', got {name!r}")
+        raise GGUFError(f"a tensor type is named by a string such as 'Q4_K', not {checks.shown(name)}")
     module = name.lower()
     if module in _modules():
         return _load(module)
@@ -92,7 +93,12 @@ def names() -> tuple[str, ...]:
 
 def dequantize(blocks: NDArray[np.uint8], name: str) -> Floats:
     """uint8 (..., bytes a row) → float32 (..., n). GGUFError if they are not whole blocks of type `name`."""
-    return get(name).decode(np.asarray(blocks))
+    block = get(name)
+    try:
+        array = np.asarray(blocks)
+    except ValueError as error:  # lists of several lengths
+        raise GGUFError(f"blocks of {block.name} cannot be made an array: {error}") from None
+    return block.decode(array)
 
 
 def quantize(x: ArrayLike, name: str, importance: ArrayLike | None = None) -> Bytes:

@@ -330,8 +330,9 @@ class Engine:
         return [call for pair in calls for call in pair]
 
     def close(self) -> None:
-        """Ends the threads. The engine cannot be used afterwards."""
-        self._team.close()
+        """Ends the threads. The engine cannot be used afterwards. Raises GGUFError while another thread's step runs."""
+        with self._alone():
+            self._team.close()
 
 
 def _group(rows: int) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 
 Progress = Callable[[str, int, int], None]
@@ -31,10 +32,7 @@ class EngineOptions:
 
     def whole(self, name: str, least: int) -> int:
         """The option's value. Raises GGUFError unless it is a whole number of at least `least`."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise GGUFError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        return value
+        return checks.whole(name, getattr(self, name), least)
 
     def threads(self) -> int:
         """The number of threads to use. Raises GGUFError if what was asked for is not a sensible number."""

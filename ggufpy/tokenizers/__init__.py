@@ -6,6 +6,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers.base import Tokenizer, TokenStream
 
@@ -23,11 +24,16 @@ def load_tokenizer(source: str | os.PathLike[str] | GGUFFile, pre: str | None = 
     `pre` names the pre-tokenizer of a BPE vocabulary instead of `tokenizer.ggml.pre`. Raises GGUFError for a
     kind or a pre-tokenizer that is not known, and for a vocabulary that is missing or contradicts itself.
     """
-    if isinstance(source, (str, os.PathLike)):
-        from ggufpy.format.reader import open as open_file
+    from ggufpy.format.reader import GGUFFile
+    from ggufpy.format.reader import open as open_file
 
+    if pre is not None:
+        checks.text("pre", pre)
+    if isinstance(source, (str, os.PathLike)):
         with open_file(source) as file:
             return _load(file, pre)
+    if not isinstance(source, GGUFFile):
+        raise GGUFError(f"source is {checks.shown(source)}; the path of a GGUF file, or an open one, is wanted")
     return _load(source, pre)
 
 

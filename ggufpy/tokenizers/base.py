@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers.special import Partition
 from ggufpy.tokenizers.vocab import CONTROL, UNKNOWN, Vocab
@@ -67,6 +68,8 @@ class Tokenizer(ABC):
             text = bytes(text).decode("utf-8", "surrogateescape")
         elif not isinstance(text, str):
             raise GGUFError(f"text to tokenize must be str or bytes, not {type(text).__name__}")
+        add_special = checks.flag("add_special", add_special)
+        parse_special = checks.flag("parse_special", parse_special)
         vocab = self.vocab
         ids = [vocab.bos] if add_special and vocab.add_bos and vocab.bos is not None else []
         after_special = True
@@ -96,7 +99,8 @@ class Tokenizer(ABC):
         The space that a vocabulary with a space prefix puts first is taken away after BOS only, as
         llama_cpp's `detokenize` does: ids without BOS may continue a text, and then their space counts.
         """
-        ids = list(ids)
+        ids = checks.items("ids", ids, "a list of token ids (whole numbers)")
+        special = checks.flag("special", special)
         data = b"".join([self.token_bytes(token, special) for token in ids])
         if self.vocab.add_space_prefix and len(ids) > 1 and ids[0] == self.vocab.bos:
             head = len(self.token_bytes(ids[0], special))
@@ -116,7 +120,9 @@ class Tokenizer(ABC):
         try:
             index = operator.index(token)
         except TypeError:
-            raise GGUFError(f"a token id must be a whole number, not {type(token).__name__}") from None
+            index = None
+        if index is None or isinstance(token, bool):
+            raise GGUFError(f"a token id must be a whole number, not {type(token).__name__}")
         if not 0 <= index < len(self._hidden):
             raise GGUFError(f"token {index} is not in the vocabulary of {len(self._hidden):,} tokens")
         return index
