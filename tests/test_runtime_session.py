@@ -43,7 +43,7 @@ TOKENS = [5, 17, 3, 3, 250, 99, 0, 319, 41]
 def _compiled() -> None:
     panels = dict.fromkeys(quants.get(name).panel for name in TYPES)
     compile_ahead([(matmul_kernel(panel, tokens), BEST) for panel in panels for tokens in (1, 2, 4)])
-    compile_ahead([(pack_kernel(panel), BEST) for panel in panels])
+    compile_ahead([(pack_kernel(quants.get(name)), BEST) for name in TYPES])
     others = [matmul_kernel(quants.get("Q4_0").panel, tokens) for tokens in (1, 2, 4)]
     others.append(kernel("attention", key_length=64, value_length=64, group=2, key_type="f16", value_type="f16"))
     compile_ahead([(of, level) for level in LEVELS[1:] for of in others])

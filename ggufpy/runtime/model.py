@@ -24,9 +24,10 @@ from ggufpy.simd import isa
 from .cache import CacheShape
 from .memory import Region, aligned
 from .options import EngineOptions, Progress
+from .packing import Packer
 from .tape import GROUPS, Forms, cache_constants
 from .threads import LAUNCH, WORK
-from .weights import Matrix, Packer, matmul_kernel, pack_kernel, packed_bytes, vector
+from .weights import Matrix, matmul_kernel, pack_kernel, packed_bytes, vector
 
 MOST_SEQUENCES = 1024
 
@@ -85,7 +86,9 @@ class Model:
         wanted.append(kernel("attention_join", value_length=h.value_length, group=h.group))
         panels = {quants.get(self._file.tensors[n].type).panel for n in self._names}
         for panel in sorted(panels, key=repr):
-            wanted += [pack_kernel(panel), *(matmul_kernel(panel, group) for group in GROUPS)]
+            wanted += [matmul_kernel(panel, group) for group in GROUPS]
+        types = {self._file.tensors[n].type for n in self._names}
+        wanted += [pack_kernel(quants.get(name)) for name in sorted(types)]
         embedding = quants.get(self._file.tensors[self.plan.embedding.name].type)
         if embedding.decoder == "blocks":
             wanted.append(kernel("decode", type=embedding.name.lower()))
@@ -100,7 +103,8 @@ class Model:
         room = Region(sum(map(aligned, sizes.values())), "the weights").parts(sizes)
         advance = _counter(progress, sum(t.nbytes for t in tensors.values()))
         with Packer(self.library, self.threads, advance) as packer:
-            return {name: packer.pack(t, room[name]) for name, t in tensors.items()}
+            packed = packer.pack_all([(tensor, room[name]) for name, tensor in tensors.items()])
+        return dict(zip(tensors, packed, strict=True))
 
     def forms(self, ops: Sequence[Op]) -> Forms:
         """How matrices read the buffers of these ops."""

@@ -238,6 +238,7 @@ def _rounding(v: dict[str, Any], low: Lowering) -> None:
     v["half_i"] = _intrinsic(N, (F,), half_i)
     v["half_f"] = _intrinsic(F, (N,), lambda b, a: low.half_to_float(b, b.trunc(a[0], vector(I16, lanes))))
     v["trunc_i"] = _intrinsic(N, (F,), lambda b, a: b.fptosi(a[0], N.ir))
+    v["byte_table"] = lambda table: _intrinsic(N, (N,), lambda b, a: low.lookup(b, a[0], table))
     v["sqrt_f"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.sqrt.v{lanes}f32", F.ir, a))
 
 
@@ -276,10 +277,59 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
 
         return emit
 
+    v["rows"] = _row_loader(N)
+    v["evens_first"] = _intrinsic(N, (N,), lambda b, a: _evens_first(b, a[0]))
     for name, load in loads.items():
         v[f"transpose_{name}"] = _intrinsic(types.void, (address,) * 3, transpose(load))
     v["gather_f"] = _intrinsic(F, (address, N), gather(F.ir))
     v["gather_i"] = _intrinsic(N, (address, N), gather(N.ir))
+
+
+def _row_loader(vec: Vec) -> Any:
+    """`v.rows(at, stride, ints, n)`: 16 bytes of each of `lanes` rows, `stride` apart → ints[n] to ints[n + 3]."""
+    lanes, quad = vec.lanes, vector(I32, 4)
+
+    def emit(b: Any, at: Any, stride: Any) -> list[Any]:
+        def row(r: int) -> Any:
+            return _load(b, b.add(at, b.mul(stride, I64(r))), quad)
+
+        # Each vector has rows i, i + 4, i + 8, ..., four words of each: what is left is to transpose 4 × 4 words.
+        four = [_joined(b, [row(r) for r in range(i, lanes, 4)]) for i in range(4)]
+        for step in (1, 2):
+            for i in (0, 1) if step == 2 else (0, 2):
+                x, y = four[i], four[i + step]
+                low = [k if not k & step else lanes + k - step for k in range(lanes)]
+                high = [k + step if not k & step else lanes + k for k in range(lanes)]
+                four[i] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), low))
+                four[i + step] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), high))
+        return four
+
+    @intrinsic
+    def rows(typingctx: Any, at: Any, stride: Any, ints: Any, n: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            for i, word in enumerate(emit(builder, args[0], args[1])):
+                builder.store(word, builder.gep(args[2], [builder.add(args[3], I64(i))]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, ints, types.int64), codegen
+
+    return rows
+
+
+def _evens_first(b: Any, words: Any) -> Any:
+    """The lower halves of all lanes, then the upper ones."""
+    lanes = words.type.count
+    halves = b.bitcast(words, vector(I16, 2 * lanes))
+    order = ir.Constant(vector(I32, 2 * lanes), [*range(0, 2 * lanes, 2), *range(1, 2 * lanes, 2)])
+    return b.bitcast(b.shuffle_vector(halves, ir.Constant(halves.type, ir.Undefined), order), words.type)
+
+
+def _joined(b: Any, parts: list[Any]) -> Any:
+    """Vectors one after the other as one; their number is a power of two."""
+    while len(parts) > 1:
+        mask = ir.Constant(vector(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
+        parts = [b.shuffle_vector(parts[i], parts[i + 1], mask) for i in range(0, len(parts), 2)]
+    return parts[0]
 
 
 def _transposed(b: Any, rows: list[Any], lanes: int) -> list[Any]:
