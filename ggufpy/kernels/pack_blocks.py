@@ -50,6 +50,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     put, scales_at, size = _joiner(v, panel.bits), scale_offset(panel.bits, L), block_bytes(panel, L)
     words = Words(block)
     loads, steps, count = words.pieces, len(words.pieces), words.count
+    lines = -(-nbytes * L // 64)  # of a block of each row: as many of the next panel, whose rows follow, are prefetched
 
     @v.njit
     def load(at, stride, work):
@@ -73,6 +74,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             source = args.source + panel * L * stride
             for b in range(blocks):
                 load(source + b * nbytes, stride, work)
+                for i in range(lines):
+                    v.prefetch(source + L * stride + 64 * (b * lines + i))
                 for s in range(parts):
                     codes_of(work, s, codes)
                     put(codes, out, keep)
