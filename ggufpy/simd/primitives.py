@@ -19,6 +19,7 @@ from .emulated import emulated_tiles
 from .frontend import helper
 from .isa import Level, has_bf16_dot, has_tiles
 from .lowering import I8, I16, I32, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
+from .shuffles import evens_first, joined, transposed
 from .vectors import Registers, Struct, Vec, splat
 
 Codegen = Callable[[Any, list[Any]], Any]
@@ -260,7 +261,7 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
         def emit(b: Any, a: list[Any]) -> None:
             """`lanes` elements of each of `lanes` rows, a[1] bytes apart at a[0] → as many f32 vectors at a[2]."""
             rows = [load(b, b.add(a[0], b.mul(a[1], I64(r)))) for r in range(lanes)]
-            for i, column in enumerate(_transposed(b, rows, lanes)):
+            for i, column in enumerate(transposed(b, rows)):
                 _store(b, column, b.add(a[2], I64(4 * lanes * i)))
 
         return emit
@@ -278,7 +279,7 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
         return emit
 
     v["rows"] = _row_loader(N)
-    v["evens_first"] = _intrinsic(N, (N,), lambda b, a: _evens_first(b, a[0]))
+    v["evens_first"] = _intrinsic(N, (N,), lambda b, a: evens_first(b, a[0]))
     for name, load in loads.items():
         v[f"transpose_{name}"] = _intrinsic(types.void, (address,) * 3, transpose(load))
     v["gather_f"] = _intrinsic(F, (address, N), gather(F.ir))
@@ -287,22 +288,12 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
 
 def _row_loader(vec: Vec) -> Any:
     """`v.rows(at, stride, ints, n)`: 16 bytes of each of `lanes` rows, `stride` apart → ints[n] to ints[n + 3]."""
-    lanes, quad = vec.lanes, vector(I32, 4)
+    quad = vector(I32, 4)
 
     def emit(b: Any, at: Any, stride: Any) -> list[Any]:
-        def row(r: int) -> Any:
-            return _load(b, b.add(at, b.mul(stride, I64(r))), quad)
-
-        # Each vector has rows i, i + 4, i + 8, ..., four words of each: what is left is to transpose 4 × 4 words.
-        four = [_joined(b, [row(r) for r in range(i, lanes, 4)]) for i in range(4)]
-        for step in (1, 2):
-            for i in (0, 1) if step == 2 else (0, 2):
-                x, y = four[i], four[i + step]
-                low = [k if not k & step else lanes + k - step for k in range(lanes)]
-                high = [k + step if not k & step else lanes + k for k in range(lanes)]
-                four[i] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), low))
-                four[i + step] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), high))
-        return four
+        rows = [_load(b, b.add(at, b.mul(stride, I64(r))), quad) for r in range(vec.lanes)]
+        # Each vector has rows i, i + 4, i + 8, ..., four words of each.
+        return transposed(b, [joined(b, rows[i::4]) for i in range(4)])
 
     @intrinsic
     def rows(typingctx: Any, at: Any, stride: Any, ints: Any, n: Any) -> Any:
@@ -313,38 +304,6 @@ def _row_loader(vec: Vec) -> Any:
 
         return types.void(types.int64, types.int64, ints, types.int64), codegen
 
-    return rows
-
-
-def _evens_first(b: Any, words: Any) -> Any:
-    """The lower halves of all lanes, then the upper ones."""
-    lanes = words.type.count
-    halves = b.bitcast(words, vector(I16, 2 * lanes))
-    order = ir.Constant(vector(I32, 2 * lanes), [*range(0, 2 * lanes, 2), *range(1, 2 * lanes, 2)])
-    return b.bitcast(b.shuffle_vector(halves, ir.Constant(halves.type, ir.Undefined), order), words.type)
-
-
-def _joined(b: Any, parts: list[Any]) -> Any:
-    """Vectors one after the other as one; their number is a power of two."""
-    while len(parts) > 1:
-        mask = ir.Constant(vector(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
-        parts = [b.shuffle_vector(parts[i], parts[i + 1], mask) for i in range(0, len(parts), 2)]
-    return parts[0]
-
-
-def _transposed(b: Any, rows: list[Any], lanes: int) -> list[Any]:
-    """Rows → columns, swapping ever larger blocks across the diagonal."""
-    step = 1
-    while step < lanes:
-        for i in range(lanes):
-            if i & step:
-                continue
-            x, y = rows[i], rows[i + step]
-            low = [k if not k & step else lanes + k - step for k in range(lanes)]
-            high = [k + step if not k & step else lanes + k for k in range(lanes)]
-            rows[i] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), low))
-            rows[i + step] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), high))
-        step *= 2
     return rows
 
 
