@@ -52,7 +52,8 @@ def panel_of(type_name: str) -> Panel:
 def _compiled() -> None:
     panels = [panel_of(name) for name in (*FORMATS, *FLOATS)]
     wanted = [(bulk(panel, level), level) for level in RUN for panel in panels]
-    compile_ahead([*wanted, *((pack_kernel(panel), PACKS) for panel in panels)])
+    packing = [(pack_kernel(quants.get(name)), PACKS) for name in (*FORMATS, *FLOATS)]
+    compile_ahead([*wanted, *packing])
 
 
 def bf16(x: Any) -> Any:

@@ -42,8 +42,9 @@ TOKENS = [5, 17, 3, 3, 250, 99, 0, 319, 41]
 def _compiled(level: Level) -> None:
     panels = dict.fromkeys(quants.get(name).panel for name in TYPES)
     bulk = [of for panel in panels if (of := bulk_kernel(panel, level)) is not None]
-    wanted = [*(matmul_kernel(panel, tokens) for panel in panels for tokens in (1, 2, 4)), *map(pack_kernel, panels)]
-    compile_ahead([(of, level) for of in (*wanted, *bulk)])
+    products = [matmul_kernel(panel, tokens) for panel in panels for tokens in (1, 2, 4)]
+    packs = [pack_kernel(quants.get(name)) for name in TYPES]
+    compile_ahead([(of, level) for of in (*products, *packs, *bulk)])
 
 
 @pytest.fixture(scope="module")

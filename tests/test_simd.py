@@ -23,7 +23,10 @@ OPS = (
     "half_bits", "store_i8", "fma", "to_f", "iota", "bits", "float_ops", "shifts", "min_max_abs", "store_bf16",
     "bf16_pairs", "dot_bf16", "compare", "compare_i", "choose", "min_max_i", "any", "half_i", "half_f", "trunc_i",
     "sqrt_f", "transpose_f32", "transpose_f16", "transpose_bf16", "gather_f", "gather_i",
+    "rows", "evens_first", "byte_table",
 )  # fmt: skip
+
+TABLE = bytes([200, 0, 255, 7, 128, 127, 3, 90, 91, 92, 1, 2, 250, 33, 64, 16])
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Any:
@@ -104,7 +107,8 @@ def _encoding(v: Any) -> Any:
     """What encoders use, as above. Comparisons leave bits: 1 greater, 2 greater or equal, 4 equal."""
     compare, compare_i, choose, min_max_i, any_, half_i, half_f, trunc_i, sqrt_f = range(23, 32)
     transpose_f32, transpose_f16, transpose_bf16, gather_f, gather_i = range(32, 37)
-    L = v.L
+    rows, evens_first, byte_table = range(37, 40)
+    L, look = v.L, v.byte_table(TABLE)
 
     @v.njit
     def bits(above, not_below, equal):
@@ -140,6 +144,15 @@ def _encoding(v: Any) -> Any:
             v.store_f(out, v.gather_f(args.b, v.load_i(a)))
         elif what == gather_i:
             v.store_i(out, v.gather_i(args.b, v.load_i(a)))
+        elif what == evens_first:
+            v.store_i(out, v.evens_first(v.load_i(a)))
+        elif what == byte_table:
+            v.store_i(out, look(v.load_i(a)))
+        elif what == rows:  # bytes i to i + 15 of rows of count + 15 bytes
+            words = v.ints(5)
+            v.rows(args.a + i, args.count + 15, words, 1)
+            for n in range(4):
+                v.store_i(args.out + 16 * L * i + 4 * L * n, words[n + 1])
         elif i % L == 0:  # a square of L vectors: columns i of the L rows, which lie `count` elements apart
             if what == transpose_f32:
                 v.transpose_f32(args.a + 4 * i, 4 * args.count, out)
@@ -468,6 +481,27 @@ def test_rows_become_lanes(v: Primitives) -> None:
         np.testing.assert_array_equal(found, rows.T)
 
 
+def test_pieces_of_rows_become_lanes(v: Primitives) -> None:
+    lanes, count = v.level.lanes, 21
+    source = np.random.default_rng(16).integers(0, 256, (lanes, count + 15), np.uint8)
+    found = v("rows", np.zeros((count, 4, lanes), np.int32), source, count=count)
+    for i in range(count):
+        np.testing.assert_array_equal(found[i], source[:, i : i + 16].copy().view(np.int32).T)
+
+
+def test_lower_halves_come_before_upper_ones(v: Primitives) -> None:
+    lanes, x = v.level.lanes, np.arange(0, 30 * v.level.lanes, dtype=np.int16)
+    halves = x.reshape(-1, lanes, 2)
+    found = v("evens_first", np.zeros(x.size // 2, np.int32), x.view(np.int32))
+    np.testing.assert_array_equal(found.view(np.int16), np.concatenate(halves.transpose(0, 2, 1), axis=None))
+
+
+def test_bytes_are_looked_up(v: Primitives) -> None:
+    index = np.random.default_rng(17).integers(0, 16, 64 * v.level.lanes).astype(np.uint8)
+    found = v("byte_table", np.zeros(index.size // 4, np.int32), index.view(np.int32))
+    np.testing.assert_array_equal(found.view(np.uint8), np.frombuffer(TABLE, np.uint8)[index])
+
+
 def test_gathers(v: Primitives) -> None:
     rng = np.random.default_rng(15)
     table, index = rng.integers(-(2**31), 2**31, 77).astype(np.int32), rng.integers(0, 77, 480).astype(np.int32)
@@ -633,16 +667,18 @@ def for_arm(of, level):
 
 compiler._numba_ir, compiler.target_machine = for_arm, lambda level: machine
 assembly = compiler.assembly(kernel("matmul_int", bits=4, group=32, has_min=0, offset=8, tokens=1), neon)
-print(assembly.count("sdot"), assembly.count("fcvtl"), assembly.count("fmla"))
+packing = compiler.assembly(kernel("pack_blocks", type="iq4_nl"), neon)
+print(*(assembly.count(name) for name in ("sdot", "fcvtl", "fmla")), packing.count("tbl"))
 """
 
 
-def test_matrix_products_compile_to_arm_dot_products() -> None:
+def test_kernels_compile_to_arm_dot_products_and_tables() -> None:
     done = subprocess.run([sys.executable, "-c", CROSS], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode and "no target" in done.stderr:
         pytest.skip(f"this LLVM cannot generate code for Arm: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    sdot, fcvtl, fmla = map(int, done.stdout.split())
+    sdot, fcvtl, fmla, tbl = map(int, done.stdout.split())
+    assert tbl >= 8
     assert sdot >= 8
     assert fcvtl >= 1
     assert fmla >= 1

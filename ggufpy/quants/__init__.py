@@ -48,6 +48,7 @@ __all__ = [
 
 HELPERS = (
     "base", "bits", "codebooks", "decoding", "encoding", "grids", "kscales", "lanes", "neighbours",
+    "words",
 )  # fmt: skip
 LARGE = 1 << 24  # weights that compiled encoders are given at a time, to share among threads
 # Numbers that GGUF files no longer use, from ggml.h: what they were.

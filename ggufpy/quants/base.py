@@ -108,6 +108,7 @@ class BlockType(ABC):
     needs_importance: ClassVar[bool] = False
     uses_importance: ClassVar[bool] = True  # False: ggml rounds the same whatever the importance
     decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CHUNK
+    packer: ClassVar[Literal["numpy", "lanes"]] = "numpy"  # how an integer panel is packed: from `fields`, or compiled
     source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
 
     def __init_subclass__(cls) -> None:
@@ -161,6 +162,10 @@ class BlockType(ABC):
 
     def block_decoder(self, v: Any) -> Any:
         """The function `decode(at, out)` of kernels/decode.py; see there. Its bits are those of `decode_blocks`."""
+        raise NotImplementedError(self.name)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """The functions codes, scale and minimum (or None) of quants/words.py. Their values are those of `fields`."""
         raise NotImplementedError(self.name)
 
     def tables(self) -> Sequence[NDArray[Any]]:

@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import code_table, compact, planes, remap
 from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
 from ggufpy.quants.lanes import inverse, put_half, put_nibbles
+from ggufpy.quants.words import Words, half_field, level_codes, nibble_codes
 
 TABLE = code_table(IQ4_LEVELS, 128)
 
@@ -36,11 +37,17 @@ class IQ4_NL(BlockType):
     formula = "d * level[q]"
     panel = IntPanel(8, 32, 128)
     encoder = "lanes"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]), 4), TABLE)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two indices a byte."""
+        words = Words(self)
+        return level_codes(v, nibble_codes(v, words.first("qs")), TABLE), half_field(v, words, "d"), None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """The best of 16 scales by weighted square error, then the nearest level to each weight."""

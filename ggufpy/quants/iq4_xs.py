@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import code_table, compact, planes, remap, shifted
 from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
 from ggufpy.quants.lanes import inverse, put_half, put_nibbles
+from ggufpy.quants.words import Words, half_field, level_codes, nibble_codes
 
 TABLE = code_table(IQ4_LEVELS, 128)
 
@@ -30,6 +31,7 @@ class IQ4_XS(BlockType):
     formula = "d * (ls - 32) * level[q]"
     panel = IntPanel(8, 32, 128)
     encoder = "lanes"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -38,6 +40,19 @@ class IQ4_XS(BlockType):
         ls = shifted(compact(rec["scales_l"]), (0, 4), 15) | high << np.uint8(4)
         scale = rec["d"].astype(np.float32)[..., None] * (ls.astype(np.float32) - np.float32(32))
         return Fields(codes, scale)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two indices a byte; scales of four bits and two."""
+        words = Words(self)
+        d, low, (high, shift) = half_field(v, words, "d"), words.first("scales_l"), words.small("scales_h")
+
+        @v.njit
+        def scale(work, s, h):
+            ls = (work[low] >> (4 * s)) & v.splat_i(15)
+            ls = ls | (((work[high] >> (shift + 2 * s)) & v.splat_i(3)) << 4)
+            return d(work, s, h) * v.to_f(ls - v.splat_i(32))
+
+        return level_codes(v, nibble_codes(v, words.first("qs")), TABLE), scale, None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """A scale for each group as in IQ4_NL, then levels again for the scales as they are stored."""

@@ -14,6 +14,7 @@ import numpy as np
 from ggufpy.quants.base import Bytes, Floats, Records
 from ggufpy.quants.bits import compact
 from ggufpy.quants.lanes import TINY, WEIGHED, Scan, affine_search, emphasis, nearest
+from ggufpy.quants.words import Words, byte_field, half_field
 
 GROUPS = 16  # at most
 SCALES, MINIMA, SUMS, SCALE_CODES, MINIMUM_CODES, FREE = range(256, 256 + 6 * GROUPS, GROUPS)  # vectors of `work`
@@ -49,6 +50,30 @@ def scale_and_minimum(v: Any) -> Any:
         return v.to_f(v.splat_i(sc)), v.to_f(v.splat_i(mn))
 
     return codes
+
+
+def lane_scales_and_minima(v: Any, words: Words) -> tuple[Any, Any]:
+    """The functions scale and minimum (words.py) of d, dmin and 12 bytes of scales."""
+    d, dmin, packed = half_field(v, words, "d"), half_field(v, words, "dmin"), byte_field(v, words.first("scales"))
+
+    @v.njit
+    def code(work, s, first, shift):
+        """Six bits: those of byte `first` + s, or four bits of the last bytes and the upper two of the first."""
+        one = packed(work, first + s % 4)
+        if s < 4:
+            return v.to_f(one & v.splat_i(63))
+        low = (packed(work, 8 + s % 4) >> shift) & v.splat_i(15)
+        return v.to_f(low | ((one >> 2) & v.splat_i(48)))
+
+    @v.njit
+    def scale(work, s, h):
+        return d(work, s, h) * code(work, s, 0, 0)
+
+    @v.njit
+    def minimum(work, s, h):
+        return v.splat_f(-1.0) * dmin(work, s, h) * code(work, s, 4, 4)
+
+    return scale, minimum
 
 
 @dataclass(frozen=True)

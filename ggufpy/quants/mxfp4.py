@@ -13,6 +13,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, Floats, IntPanel, Recor
 from ggufpy.quants.bits import code_table, compact, planes, remap
 from ggufpy.quants.codebooks import E2M1_LEVELS, e2m1, magnitude
 from ggufpy.quants.lanes import put_nibbles
+from ggufpy.quants.words import Words, level_codes, nibble_codes
 
 TABLE = code_table(E2M1_LEVELS, 16)
 
@@ -40,11 +41,25 @@ class MXFP4(BlockType):
     panel = IntPanel(5, 32, 16)
     encoder = "lanes"
     uses_importance = False
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]), 4), TABLE)
         return Fields(codes, np.take(scale_table(), rec["e"]))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two indices a byte; the scale's exponent, below 2 that of a subnormal."""
+        words = Words(self)
+        at, shift = words.small("e")
+
+        @v.njit
+        def scale(work, s, h):
+            e = (work[at] >> shift) & v.splat_i(255)
+            normal, subnormal = (e - v.splat_i(1)) << 23, (e + v.splat_i(1)) << 21
+            return v.as_f(v.choose_i(v.gt_i(e, v.splat_i(1)), normal, subnormal))
+
+        return level_codes(v, nibble_codes(v, words.first("qs")), TABLE), scale, None
 
     def faults(self, records: Records) -> Iterator[tuple[Field, NDArray[np.bool_]]]:
         """255 is NaN in the OCP format; ggml, too, refuses it when it checks a file."""

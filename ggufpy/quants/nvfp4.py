@@ -10,6 +10,7 @@ import numpy as np
 from ggufpy.quants.base import BlockType, Field, Fields, Floats, IntPanel, Records
 from ggufpy.quants.bits import code_table, compact, planes, remap
 from ggufpy.quants.codebooks import E2M1_LEVELS, e2m1, magnitude
+from ggufpy.quants.words import Words, byte_field
 
 TABLE = code_table(E2M1_LEVELS, 32)
 
@@ -35,12 +36,32 @@ class NVFP4(BlockType):
     panel = IntPanel(6, 16, 32)
     encoder = "lanes"
     uses_importance = False
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]).reshape(-1, 8), 4), TABLE)
         scale = np.take(scale_table(), compact(rec["d"]))
         return Fields(codes, scale)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Runs of 8 bytes, two indices each, with a scale."""
+        words = Words(self)
+        first, look = words.first("qs"), v.byte_table(TABLE[:16])
+        scales, value = byte_field(v, words.first("d")), half_e4m3(v)
+
+        @v.njit
+        def codes(work, s, out):
+            for g in range(8):
+                word = work[first + 4 * s + g // 4 * 2 + g % 2] >> (g // 2 % 2 * 4)
+                out[g] = look(word & v.splat_i(0x0F0F0F0F))
+
+        @v.njit
+        def scale(work, s, h):
+            code = scales(work, 2 * s + h)
+            return value(v.choose_i(v.eq_i(code, v.splat_i(0x7F)), v.splat_i(0), code & v.splat_i(0x7F)))
+
+        return codes, scale, None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """Scales that put the largest magnitude of a group on level 12; an importance changes nothing.

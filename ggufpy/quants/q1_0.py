@@ -9,6 +9,7 @@ import numpy as np
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import bit_string, compact
 from ggufpy.quants.lanes import put_half
+from ggufpy.quants.words import Words, bit_codes, half_field
 
 
 class Q1_0(BlockType):
@@ -26,12 +27,26 @@ class Q1_0(BlockType):
     panel = IntPanel(2, 32, 1)
     encoder = "lanes"
     uses_importance = False
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = bit_string(compact(rec["qs"]))
         codes <<= np.uint8(1)  # 0 or 2, around 1
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 4, axis=1))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """A bit a weight, doubled."""
+        words = Words(self)
+        bits = bit_codes(v, words.first("qs"))
+
+        @v.njit
+        def codes(work, s, out):
+            bits(work, s, out)
+            for g in range(8):
+                out[g] = out[g] << 1
+
+        return codes, half_field(v, words, "d"), None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """The mean magnitude with each weight's sign, that of zero being plus; an importance changes nothing."""

@@ -12,6 +12,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, shifted
 from ggufpy.quants.codebooks import ternary
 from ggufpy.quants.lanes import put_half
+from ggufpy.quants.words import Words, byte_field, half_field
 
 
 class Q2_0(BlockType):
@@ -29,11 +30,25 @@ class Q2_0(BlockType):
     panel = IntPanel(2, 32, 1)
     encoder = "lanes"
     uses_importance = False
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = np.take(_quads(), compact(rec["qs"])).view(np.uint8)
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 2, axis=1))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Four codes a byte, whose bits move to bytes of their own."""
+        words = Words(self)
+        quads = byte_field(v, words.first("qs"))
+
+        @v.njit
+        def codes(work, s, out):
+            for g in range(8):
+                four = quads(work, 8 * s + g)
+                out[g] = (four | (four << 6) | (four << 12) | (four << 18)) & v.splat_i(0x03030303)
+
+        return codes, half_field(v, words, "d"), None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """Each weight to the nearest of -1, 0 and 1 times the largest magnitude; an importance changes nothing."""

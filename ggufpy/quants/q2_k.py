@@ -11,6 +11,7 @@ from ggufpy.quants.bits import compact, planes
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import MINIMUM_CODES, SCALE_CODES, Groups, affine_groups, put_pairs
 from ggufpy.quants.lanes import Scan, put_half
+from ggufpy.quants.words import Words, byte_field, half_field, plane_codes
 
 SHAPE = Groups(16, 3, 15, Scan(-0.5, 0.1, 16, absolute=True), spread=False, square=1.0)
 
@@ -37,6 +38,7 @@ class Q2_K(BlockType):
     panel = IntPanel(2, 16, 0, has_min=True)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -45,6 +47,21 @@ class Q2_K(BlockType):
         scale = rec["d"].astype(np.float32)[..., None] * (pairs & np.uint8(15)).astype(np.float32)
         minimum = -rec["dmin"].astype(np.float32)[..., None] * (pairs >> np.uint8(4)).astype(np.float32)
         return Fields(codes, scale, minimum)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of two bits, and for each 16 a byte of scale and minimum."""
+        words = Words(self)
+        d, dmin, pairs = half_field(v, words, "d"), half_field(v, words, "dmin"), byte_field(v, words.first("scales"))
+
+        @v.njit
+        def scale(work, s, h):
+            return d(work, s, h) * v.to_f(pairs(work, 2 * s + h) & v.splat_i(15))
+
+        @v.njit
+        def minimum(work, s, h):
+            return v.splat_f(-1.0) * dmin(work, s, h) * v.to_f(pairs(work, 2 * s + h) >> 4)
+
+        return plane_codes(v, words.first("qs"), 2), scale, minimum
 
     def block_decoder(self, v: Any) -> Any:
         """Four planes of each run, two groups a plane."""

@@ -11,6 +11,7 @@ from ggufpy.quants.bits import compact, planes, put_high
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.kscales import SCALE_CODES, SCALES, SUMS, change, put_bits, put_pairs, recode, square_sum, total
 from ggufpy.quants.lanes import TINY, emphasis, extreme, nearest, put_half, symmetric_search
+from ggufpy.quants.words import Words, byte_field, half_field, joined_codes, plane_codes
 
 
 class Q3_K(BlockType):
@@ -36,6 +37,7 @@ class Q3_K(BlockType):
     panel = IntPanel(4, 16, 8)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -48,6 +50,27 @@ class Q3_K(BlockType):
         sc = low | np.concatenate(high, axis=-1) << np.uint8(4)
         scale = rec["d"].astype(np.float32)[..., None] * (sc.astype(np.float32) - np.float32(32))
         return Fields(codes, scale)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of two bits and of one; scales in halves of bytes, their upper bits in quarters of others."""
+        words = Words(self)
+        d, packed = half_field(v, words, "d"), byte_field(v, words.first("scales"))
+        three = joined_codes(v, plane_codes(v, words.first("qs"), 2), plane_codes(v, words.first("hmask"), 1), 2)
+
+        @v.njit
+        def codes(work, s, out):
+            three(work, s, out)
+            for g in range(8):
+                out[g] = out[g] + v.splat_i(0x04040404)
+
+        @v.njit
+        def scale(work, s, h):
+            group = 2 * s + h
+            low = (packed(work, group % 8) >> (group // 8 * 4)) & v.splat_i(15)
+            high = (packed(work, 8 + group % 4) >> (group // 4 * 2)) & v.splat_i(3)
+            return d(work, s, h) * v.to_f((low | (high << 4)) - v.splat_i(32))
+
+        return codes, scale, None
 
     def block_decoder(self, v: Any) -> Any:
         """Four planes of each run, two groups a plane, and a plane of upper bits for every two groups."""

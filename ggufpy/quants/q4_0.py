@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.lanes import emphasis, put_half, put_nibbles, symmetric, symmetric_search
+from ggufpy.quants.words import Words, half_field, nibble_codes
 
 
 class Q4_0(BlockType):
@@ -32,12 +33,18 @@ class Q4_0(BlockType):
     panel = IntPanel(4, 32, 8)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         scale = rec["d"].astype(np.float32)
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, scale)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two nibbles a byte."""
+        words = Words(self)
+        return nibble_codes(v, words.first("qs")), half_field(v, words, "d"), None
 
     def block_decoder(self, v: Any) -> Any:
         """Sixteen bytes, low and high halves."""

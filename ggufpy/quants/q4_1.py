@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.lanes import affine, affine_search, emphasis, put_half, put_nibbles
+from ggufpy.quants.words import Words, half_field, nibble_codes
 
 
 class Q4_1(BlockType):
@@ -33,11 +34,17 @@ class Q4_1(BlockType):
     panel = IntPanel(4, 32, 0, has_min=True)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two nibbles a byte."""
+        words = Words(self)
+        return nibble_codes(v, words.first("qs")), half_field(v, words, "d"), half_field(v, words, "m")
 
     def block_decoder(self, v: Any) -> Any:
         """Sixteen bytes, low and high halves."""

@@ -10,12 +10,14 @@ from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import (
     Groups,
     affine_groups,
+    lane_scales_and_minima,
     put_nibble_runs,
     put_scales_and_minima,
     scale_and_minimum,
     scales_and_minima,
 )
 from ggufpy.quants.lanes import Scan, put_half
+from ggufpy.quants.words import Words, plane_codes
 
 SHAPE = Groups(32, 15, 63, Scan(-1.0, 0.1, 21), spread=True, square=2.0)
 
@@ -48,12 +50,18 @@ class Q4_K(BlockType):
     panel = IntPanel(4, 32, 0, has_min=True)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]).reshape(-1, 32), 4)
         scale, minimum = scales_and_minima(rec)
         return Fields(codes, scale, minimum)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of four bits."""
+        words = Words(self)
+        return plane_codes(v, words.first("qs"), 4), *lane_scales_and_minima(v, words)
 
     def block_decoder(self, v: Any) -> Any:
         """Four runs of bytes, the low halves one group, the high ones the next."""

@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import bit_string, compact, planes, put_high
 from ggufpy.quants.decoding import fifth_bits, half_at, put_above
 from ggufpy.quants.lanes import affine, affine_search, emphasis, put_fifth_bits, put_half, put_nibbles
+from ggufpy.quants.words import Words, bit_codes, half_field, joined_codes, nibble_codes
 
 
 class Q5_1(BlockType):
@@ -29,12 +30,19 @@ class Q5_1(BlockType):
     panel = IntPanel(5, 32, 0, has_min=True)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]), 4)
         put_high(codes, bit_string(compact(rec["qh"][..., None])), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Two nibbles a byte, each with its fifth bit."""
+        words = Words(self)
+        codes = joined_codes(v, nibble_codes(v, words.first("qs")), bit_codes(v, words.first("qh")), 4)
+        return codes, half_field(v, words, "d"), half_field(v, words, "m")
 
     def block_decoder(self, v: Any) -> Any:
         """Sixteen bytes, low and high halves, each with its fifth bits."""

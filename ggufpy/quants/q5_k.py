@@ -10,6 +10,7 @@ from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import (
     Groups,
     affine_groups,
+    lane_scales_and_minima,
     put_bits,
     put_nibble_runs,
     put_scales_and_minima,
@@ -17,6 +18,7 @@ from ggufpy.quants.kscales import (
     scales_and_minima,
 )
 from ggufpy.quants.lanes import Scan, put_half
+from ggufpy.quants.words import Words, joined_codes, plane_codes
 
 SHAPE = Groups(32, 31, 63, Scan(-0.5, 0.1, 16), spread=True, square=2.0)
 
@@ -45,6 +47,7 @@ class Q5_K(BlockType):
     panel = IntPanel(5, 32, 0, has_min=True)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -52,6 +55,12 @@ class Q5_K(BlockType):
         put_high(codes, planes(compact(rec["qh"]), 1), 4)
         scale, minimum = scales_and_minima(rec)
         return Fields(codes, scale, minimum)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of four bits and of one."""
+        words = Words(self)
+        codes = joined_codes(v, plane_codes(v, words.first("qs"), 4), plane_codes(v, words.first("qh"), 1), 4)
+        return codes, *lane_scales_and_minima(v, words)
 
     def block_decoder(self, v: Any) -> Any:
         """Four runs of bytes, the low halves one group, the high ones the next, with a plane of upper bits each."""

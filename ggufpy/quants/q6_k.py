@@ -11,6 +11,7 @@ from ggufpy.quants.bits import compact, planes, put_high
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.kscales import SCALES, put_pairs, recode
 from ggufpy.quants.lanes import TINY, extreme, nearest, put_half, symmetric_search
+from ggufpy.quants.words import Words, byte_field, half_field, joined_codes, plane_codes
 
 
 class Q6_K(BlockType):
@@ -42,6 +43,7 @@ class Q6_K(BlockType):
     panel = IntPanel(6, 16, 32)
     encoder = "lanes"
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
@@ -49,6 +51,18 @@ class Q6_K(BlockType):
         put_high(codes, planes(compact(rec["qh"]).reshape(-1, 32), 2), 4)
         scale = rec["d"].astype(np.float32)[..., None] * rec["scales"].astype(np.float32)
         return Fields(codes, scale)
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of four bits and of two, a signed byte of scale for each 16."""
+        words = Words(self)
+        d, scales = half_field(v, words, "d"), byte_field(v, words.first("scales"))
+
+        @v.njit
+        def scale(work, s, h):
+            return d(work, s, h) * v.to_f((scales(work, 2 * s + h) ^ v.splat_i(128)) - v.splat_i(128))
+
+        codes = joined_codes(v, plane_codes(v, words.first("ql"), 4, 64), plane_codes(v, words.first("qh"), 2), 4)
+        return codes, scale, None
 
     def block_decoder(self, v: Any) -> Any:
         """Two runs of 128 weights: 32 at a time in the low or high halves of `ql`, two bits in `qh`."""

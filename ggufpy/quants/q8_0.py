@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.lanes import inverse, put_half
+from ggufpy.quants.words import Words, byte_codes, half_field
 
 
 class Q8_0(BlockType):
@@ -28,11 +29,17 @@ class Q8_0(BlockType):
     encoder = "lanes"
     uses_importance = False
     decoder = "blocks"
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = compact(rec["qs"]) ^ np.uint8(128)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Bytes."""
+        words = Words(self)
+        return byte_codes(v, words.first("qs")), half_field(v, words, "d"), None
 
     def block_decoder(self, v: Any) -> Any:
         """Thirty-two signed bytes."""

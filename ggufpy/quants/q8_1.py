@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
+from ggufpy.quants.words import Words, byte_codes, half_field
 
 
 class Q8_1(BlockType):
@@ -22,11 +25,17 @@ class Q8_1(BlockType):
     )
     formula = "d * q"
     panel = IntPanel(8, 32, 128)
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = compact(rec["qs"]) ^ np.uint8(128)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Bytes."""
+        words = Words(self)
+        return byte_codes(v, words.first("qs")), half_field(v, words, "d"), None
 
 
 BLOCK = Q8_1()

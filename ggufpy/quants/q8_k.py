@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
+from ggufpy.quants.words import Words, byte_codes
 
 
 class Q8_K(BlockType):
@@ -22,11 +25,23 @@ class Q8_K(BlockType):
     )
     formula = "d * q"
     panel = IntPanel(8, 32, 128)
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = compact(rec["qs"]) ^ np.uint8(128)
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 8, axis=1))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Bytes, and one scale that is a float32."""
+        words = Words(self)
+        d = words.first("d")
+
+        @v.njit
+        def scale(work, s, h):
+            return v.as_f(work[d])
+
+        return byte_codes(v, words.first("qs")), scale, None
 
 
 BLOCK = Q8_K()

@@ -10,6 +10,7 @@ from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact, planes
 from ggufpy.quants.codebooks import ternary
 from ggufpy.quants.lanes import put_half
+from ggufpy.quants.words import Words, half_field, plane_codes
 
 
 class TQ2_0(BlockType):
@@ -32,11 +33,18 @@ class TQ2_0(BlockType):
     panel = IntPanel(2, 32, 1)
     encoder = "lanes"
     uses_importance = False
+    packer = "lanes"
 
     def unpack(self, rec: Records) -> Fields:
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]).reshape(-1, 32), 2)
         return Fields(codes, np.repeat(rec["d"].astype(np.float32), 8, axis=1))
+
+    def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
+        """Planes of two bits."""
+        words = Words(self)
+        codes = plane_codes(v, words.first("qs"), 2)
+        return codes, half_field(v, words, "d"), None
 
     def lane_encoder(self, v: Any, weighted: bool) -> Any:
         """Each weight to the nearest of -1, 0 and 1 times the largest magnitude; an importance changes nothing."""

@@ -26,10 +26,11 @@ from ggufpy.simd.isa import Level
 from .cache import CacheShape
 from .memory import Region, aligned
 from .options import EngineOptions, Progress
+from .packing import Packer
 from .tape import GROUPS, Forms, cache_constants
 from .threads import LAUNCH, WORK
 from .trial import Trial, fault_of
-from .weights import Matrix, Packer, matmul_kernel, pack_kernel, packed_bytes, vector
+from .weights import Matrix, matmul_kernel, pack_kernel, packed_bytes, vector
 
 MOST_SEQUENCES = 1024
 
@@ -72,9 +73,12 @@ class Model:
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
         self.shape = _cache_shape(plan, options)
-        self.library = library(level) if level is not None else self._tried_library(options.progress)
+        if level is None:
+            self.library = self._tried_library(options.progress)
+        else:
+            self.library = library(level)
+            self._load_kernels(self.library, options.progress)
         self.bulk = self._bulk(self.library.level)
-        self._load_kernels(self.library, options.progress)
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights().values() if len(w.shape) == 1]
         self.vectors = {name: _padded(vector(file.tensors[name], name), name) for name in vectors}
@@ -120,7 +124,9 @@ class Model:
         wanted.append(kernel("attention_join", value_length=h.value_length, group=h.group))
         panels = {quants.get(self._file.tensors[n].type).panel for n in self._names}
         for panel in sorted(panels, key=repr):
-            wanted += [pack_kernel(panel), *(matmul_kernel(panel, group) for group in GROUPS)]
+            wanted += [matmul_kernel(panel, group) for group in GROUPS]
+        types = {self._file.tensors[n].type for n in self._names}
+        wanted += [pack_kernel(quants.get(name)) for name in sorted(types)]
         embedding = quants.get(self._file.tensors[self.plan.embedding.name].type)
         if embedding.decoder == "blocks":
             wanted.append(kernel("decode", type=embedding.name.lower()))
@@ -137,7 +143,8 @@ class Model:
         room = Region(sum(map(aligned, sizes.values())), "the weights").parts(sizes)
         advance = _counter(progress, sum(t.nbytes for t in tensors.values()))
         with Packer(self.library, self.threads, advance) as packer:
-            return {name: packer.pack(t, room[name]) for name, t in tensors.items()}
+            packed = packer.pack_all([(tensor, room[name]) for name, tensor in tensors.items()])
+        return dict(zip(tensors, packed, strict=True))
 
     def forms(self, ops: Sequence[Op]) -> Forms:
         """How matrices read the buffers of these ops."""

@@ -145,6 +145,17 @@ class Lowering:
         return b.sub(shifted, fill(self.I.ir, 0x4B400000))
 
 
+    def lookup(self, b: Any, indices: Any, table: bytes) -> Any:
+        """Bytes below 16 → the bytes of `table` at these places, by halving what may be chosen four times."""
+        bytes_ = vector(I8, 4 * self.lanes)
+        at = b.bitcast(indices, bytes_)
+        left = [fill(bytes_, value) for value in table]
+        for bit in range(4):
+            odd = b.icmp_unsigned("!=", b.and_(at, fill(bytes_, 1 << bit)), fill(bytes_, 0))
+            left = [b.select(odd, left[i + 1], left[i]) for i in range(0, len(left), 2)]
+        return b.bitcast(left[0], self.I.ir)
+
+
 class Hardware(Lowering):
     """A CPU with fused multiply-add and f16 conversion."""
 
@@ -165,14 +176,22 @@ class Hardware(Lowering):
 class X86(Hardware):
     """What the x86 levels share."""
 
+    shuffle = ""  # LLVM's name of pshufb
+
     def pause(self, b: Any) -> None:
         call(b, "llvm.x86.sse2.pause", ir.VoidType(), [])
+
+    def lookup(self, b: Any, indices: Any, table: bytes) -> Any:
+        bytes_ = vector(I8, 4 * self.lanes)
+        places = ir.Constant(bytes_, [*table] * (self.lanes // 4))
+        return b.bitcast(call(b, self.shuffle, bytes_, [places, b.bitcast(indices, bytes_)]), self.I.ir)
 
 
 class Avx512(X86):
     """AVX-512 with VNNI: dot4 is one instruction."""
 
     signed8_bias = -128
+    shuffle = "llvm.x86.avx512.pshuf.b.512"
 
     def dot4(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
         # Newer LLVM types the operands as bytes and still reads this older form.
@@ -256,6 +275,7 @@ class Avx2(X86):
 
     wide_dot = False
     pairs = True
+    shuffle = "llvm.x86.avx2.pshuf.b"
 
     def multiply_pairs(self, b: Any, unsigned: Any, signed: Any) -> Any:
         """Σ of two neighbouring unsigned × signed products in each i16, saturating."""
@@ -288,6 +308,11 @@ class Neon(Hardware):
     """Arm with the dot-product extension; unsigned bytes stay below 128, so the signed product serves both."""
 
     wide_dot = False
+
+    def lookup(self, b: Any, indices: Any, table: bytes) -> Any:
+        bytes_ = vector(I8, 4 * self.lanes)
+        args = [ir.Constant(bytes_, [*table]), b.bitcast(indices, bytes_)]
+        return b.bitcast(call(b, "llvm.aarch64.neon.tbl1.v16i8", bytes_, args), self.I.ir)
 
     def dot4(self, b: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
         bytes_ = vector(I8, 4 * self.lanes)

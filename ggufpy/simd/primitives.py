@@ -19,6 +19,7 @@ from .emulated import emulated_tiles
 from .frontend import helper
 from .isa import Level, has_bf16_dot, has_tiles
 from .lowering import I8, I16, I32, I64, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
+from .shuffles import evens_first, joined, transposed
 from .vectors import Registers, Struct, Vec, splat
 
 Codegen = Callable[[Any, list[Any]], Any]
@@ -237,6 +238,7 @@ def _rounding(v: dict[str, Any], low: Lowering) -> None:
     v["half_i"] = _intrinsic(N, (F,), half_i)
     v["half_f"] = _intrinsic(F, (N,), lambda b, a: low.half_to_float(b, b.trunc(a[0], vector(I16, lanes))))
     v["trunc_i"] = _intrinsic(N, (F,), lambda b, a: b.fptosi(a[0], N.ir))
+    v["byte_table"] = lambda table: _intrinsic(N, (N,), lambda b, a: low.lookup(b, a[0], table))
     v["sqrt_f"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.sqrt.v{lanes}f32", F.ir, a))
 
 
@@ -258,7 +260,7 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
         def emit(b: Any, a: list[Any]) -> None:
             """`lanes` elements of each of `lanes` rows, a[1] bytes apart at a[0] → as many f32 vectors at a[2]."""
             rows = [load(b, b.add(a[0], b.mul(a[1], I64(r)))) for r in range(lanes)]
-            for i, column in enumerate(_transposed(b, rows, lanes)):
+            for i, column in enumerate(transposed(b, rows)):
                 _store(b, column, b.add(a[2], I64(4 * lanes * i)))
 
         return emit
@@ -275,25 +277,32 @@ def _columns(v: dict[str, Any], low: Lowering) -> None:
 
         return emit
 
+    v["rows"] = _row_loader(N)
+    v["evens_first"] = _intrinsic(N, (N,), lambda b, a: evens_first(b, a[0]))
     for name, load in loads.items():
         v[f"transpose_{name}"] = _intrinsic(types.void, (address,) * 3, transpose(load))
     v["gather_f"] = _intrinsic(F, (address, N), gather(F.ir))
     v["gather_i"] = _intrinsic(N, (address, N), gather(N.ir))
 
 
-def _transposed(b: Any, rows: list[Any], lanes: int) -> list[Any]:
-    """Rows → columns, swapping ever larger blocks across the diagonal."""
-    step = 1
-    while step < lanes:
-        for i in range(lanes):
-            if i & step:
-                continue
-            x, y = rows[i], rows[i + step]
-            low = [k if not k & step else lanes + k - step for k in range(lanes)]
-            high = [k + step if not k & step else lanes + k for k in range(lanes)]
-            rows[i] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), low))
-            rows[i + step] = b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), high))
-        step *= 2
+def _row_loader(vec: Vec) -> Any:
+    """`v.rows(at, stride, ints, n)`: 16 bytes of each of `lanes` rows, `stride` apart → ints[n] to ints[n + 3]."""
+    quad = vector(I32, 4)
+
+    def emit(b: Any, at: Any, stride: Any) -> list[Any]:
+        rows = [_load(b, b.add(at, b.mul(stride, I64(r))), quad) for r in range(vec.lanes)]
+        # Each vector has rows i, i + 4, i + 8, ..., four words of each.
+        return transposed(b, [joined(b, rows[i::4]) for i in range(4)])
+
+    @intrinsic
+    def rows(typingctx: Any, at: Any, stride: Any, ints: Any, n: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            for i, word in enumerate(emit(builder, args[0], args[1])):
+                builder.store(word, builder.gep(args[2], [builder.add(args[3], I64(i))]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, ints, types.int64), codegen
+
     return rows
 
 
