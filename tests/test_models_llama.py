@@ -16,8 +16,10 @@ from ggufpy import models
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.models.base import Keys
+from ggufpy.models.llama import read_config
 from ggufpy.plan import Attend, MatMul, Norm, Plan, SwiGlu
 from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime.rope import RopeTable
 
 
 def refused(path: Path, match: str) -> str:
@@ -67,8 +69,8 @@ COUNTS = (
     "rope.scaling.original_context_length",
 )  # fmt: skip
 BAD_COUNTS = [
-    0, -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
-    Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**31), "x" * 100_000,
+    -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
+    Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**32), "x" * 100_000,
 ]  # fmt: skip
 
 
@@ -79,21 +81,33 @@ def test_counts_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     refused(tmp_path / "m", re.escape(f"llama.{key}"))
 
 
+@pytest.mark.parametrize("key", [key for key in COUNTS if key != "rope.scaling.original_context_length"])
+def test_counts_of_nothing(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: 0}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key} is 0; it must be a whole number from 1"))
+
+
 @pytest.mark.parametrize("key", ["context_length", "embedding_length", "block_count", "feed_forward_length"])
 def test_counts_that_are_missing(key: str, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", metadata({k: v for k, v in SIZES.items() if k != key}), weights(SIZES, 61, "F32"))
     refused(tmp_path / "m", f"the metadata has no llama.{key}")
 
 
+FACTORS = ("rope.scaling.factor", "rope.scale_linear")  # 0 in them means none
 NUMBERS = (
-    "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scale_linear",
-    "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-    "rope.scaling.low_freq_factor", "rope.scaling.high_freq_factor",
+    "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow", "rope.scaling.low_freq_factor", "rope.scaling.high_freq_factor",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), "1", True, [1.0]])
 @pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_that_must_not_be_zero(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: 0.0}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key} is 0.0"))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), -float("inf"), "1", True, False, [1.0]])
+@pytest.mark.parametrize("key", [*NUMBERS, *FACTORS])
 def test_numbers_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", metadata({**SIZES, key: value}), weights(SIZES, 61, "F32"))
     refused(tmp_path / "m", re.escape(f"llama.{key}"))
@@ -142,10 +156,10 @@ EXTREMES: dict[str, dict[str, Any]] = {
     },
     "epsilon tiny": {"attention.layer_norm_rms_epsilon": Typed("float64", 5e-324)},
     "epsilon huge": {"attention.layer_norm_rms_epsilon": Typed("float64", 1.7e308)},
-    "window huge": {"attention.sliding_window": 2**31 - 1},
+    "window huge": {"attention.sliding_window": 2**32 - 1},
     "window of one": {"attention.sliding_window": 1},
     "context of one": {"context_length": 1},
-    "context huge": {"context_length": 2**31 - 1},
+    "context huge": {"context_length": 2**32 - 1},
 }  # fmt: skip
 
 
@@ -162,6 +176,66 @@ def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
         with session:
             session.eval([1] if session.n_ctx == 1 else [1, 2, 3, 4, 5])
             assert session.last_logits().shape == (61,)
+
+
+# -- defaults: those of llama.cpp (src/llama-model.cpp, src/llama-context.cpp) ------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "factor"),
+    [
+        ({}, "linear", 1.0),
+        ({"rope.scaling.factor": 4.0}, "linear", 4.0),
+        ({"rope.scale_linear": 2.0}, "linear", 2.0),
+        ({"rope.scaling.type": "yarn", "rope.scale_linear": 2.0}, "yarn", 2.0),
+        ({"rope.scaling.factor": 4.0, "rope.scale_linear": 2.0}, "linear", 4.0),
+        ({"rope.scaling.factor": 0.0, "rope.scale_linear": 2.0}, "linear", 1.0),
+        ({"rope.scaling.factor": 0.0}, "linear", 1.0),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, "none", 4.0),
+    ],
+)
+def test_how_positions_are_scaled(changes: dict[str, Any], kind: str, factor: float, tmp_path: Path) -> None:
+    rope = plan(write_model(tmp_path / "m", changes)).rope
+    assert (rope.scaling, rope.factor) == (kind, factor)
+    base = 10000.0 ** (-np.arange(0, 20, 2) / 20)
+    if kind != "yarn":
+        np.testing.assert_allclose(RopeTable(rope).frequency, base / (1.0 if kind == "none" else factor), rtol=1e-12)
+
+
+def test_what_a_file_leaves_out(tmp_path: Path) -> None:
+    heads = read_config(Keys(metadata({k: v for k, v in SIZES.items() if k != "attention.head_count_kv"}))).heads
+    assert (heads.queries, heads.shared, heads.key_length, heads.value_length) == (2, 2, 20, 20)
+    found = plan(write_model(tmp_path / "m"))
+    rope = found.rope
+    assert (rope.dimensions, rope.base, rope.neox, rope.original_context) == (20, 10000.0, False, 64)
+    assert (rope.attention_factor, rope.beta_fast, rope.beta_slow) == (1.0, 32.0, 1.0)
+    assert {op.window for op in found.body if isinstance(op, Attend)} == {0}
+
+
+def test_the_length_of_values_does_not_follow_that_of_keys() -> None:
+    heads = read_config(Keys(metadata({**SIZES, "attention.key_length": 8}))).heads
+    assert (heads.key_length, heads.value_length) == (8, 20)
+
+
+def test_a_model_without_an_epsilon_is_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", {"attention.layer_norm_rms_epsilon": None})
+    refused(path, r"the metadata has no llama\.attention\.layer_norm_rms_epsilon")
+
+
+def test_an_original_context_of_0_is_the_models(tmp_path: Path) -> None:
+    assert plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0})).rope.original_context == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "magnitude"), [("none", 1.0, 0.5), ("linear", 4.0, 0.5), ("yarn", 4.0, 0.5 + 0.05 * np.log(4.0))]
+)
+def test_an_attention_factor_counts_whatever_the_scaling(
+    kind: str, factor: float, magnitude: float, tmp_path: Path
+) -> None:
+    changes = {"rope.scaling.type": kind, "rope.scaling.factor": factor, "rope.scaling.attn_factor": 0.5}
+    table, out = RopeTable(plan(write_model(tmp_path / "m", changes)).rope), np.empty((1, 10, 2), np.float32)
+    table.fill(np.array([7]), out)
+    np.testing.assert_allclose(np.hypot(out[..., 0], out[..., 1]), magnitude, rtol=1e-6)
 
 
 # -- tensors -----------------------------------------------------------------------------------------------
