@@ -76,7 +76,7 @@ class Later(Generic[T]):
     def __init__(self, make: Callable[[], T], start: bool) -> None:
         self._make = make
         self._made: list[T] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._thread = Thread(target=self._run, daemon=True) if start else None
         if self._thread is not None:
             self._thread.start()
@@ -84,7 +84,7 @@ class Later(Generic[T]):
     def _run(self) -> None:
         try:
             self._made.append(self._make())
-        except Exception as error:  # kept for whoever asks for the value
+        except BaseException as error:  # kept for whoever asks for the value
             self._error = error
 
     def wait(self) -> None:
