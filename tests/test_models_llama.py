@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from engine import SIZES, metadata, weights, write_model
 
+import ggufpy
 from ggufpy import format as gguf
 from ggufpy import models
 from ggufpy.errors import GGUFError
@@ -261,6 +263,46 @@ def test_a_tensor_of_another_shape(name: str, tmp_path: Path) -> None:
 def test_an_optional_tensor_of_another_shape(name: str, count: int, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", {}, {name: np.ones(count, np.float32)})
     refused(path, f"tensor {re.escape(name)} has shape")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("name", ["token_embd", "blk.1.attn_norm", "blk.0.ffn_up", "output", "rope_freqs"])
+def test_weights_that_are_whole_numbers(name: str, kind: type[np.generic], tmp_path: Path) -> None:
+    given = {**weights(SIZES, 61, "F32"), "rope_freqs.weight": np.ones(10)}[f"{name}.weight"]
+    path = write_model(tmp_path / "m", {}, {f"{name}.weight": np.ones(given.shape, kind)})
+    refused(path, f"tensor {re.escape(name)}.weight is I{8 * np.dtype(kind).itemsize}, whole numbers, where weights")
+
+
+def with_tokens(path: Path, count: int, tensors: Mapping[str, Any], **keys: Any) -> Path:
+    """A model of 61 rows and a vocabulary of `count` tokens."""
+    texts = [chr(33 + i) for i in range(count)]
+    vocabulary = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": texts, "tokenizer.ggml.merges": ["! #"]}
+    made = {**weights(SIZES, 61, "F32"), **tensors}
+    gguf.write(path, {**metadata(SIZES), **vocabulary, "tokenizer.ggml.eos_token_id": count - 1, **keys}, made)
+    return path
+
+
+def test_a_vocabulary_longer_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    message = refused(with_tokens(tmp_path / "m", 62, {}), "token_embd.weight has 61 rows for the 62 tokens")
+    assert "tokenizer.ggml.tokens" in message
+
+
+def test_a_vocabulary_that_is_no_array(tmp_path: Path) -> None:
+    refused(with_tokens(tmp_path / "m", 61, {}, **{"tokenizer.ggml.tokens": "abc"}), "tokens' is string, not an array")
+
+
+def test_rows_without_a_token_are_never_drawn(tmp_path: Path) -> None:
+    """Padding is the likeliest by far, and is drawn by nothing: neither the first tokens nor those after drafts."""
+    bias = np.zeros(61, np.float32)
+    bias[50:] = 40.0
+    path = with_tokens(tmp_path / "m", 50, {"output.bias": bias})
+    for options in ({}, {"lookup": 4}):
+        with ggufpy.Llama(path, n_threads=1, **options) as llm:
+            assert llm.logits([1, 2, 3]).argmax(axis=1).min() >= 50
+            for sampling in ({"temp": 0.0}, {"temp": 1.5, "seed": 3}, {"temp": 1.0, "top_k": 0, "top_p": 1.0}):
+                made = llm.generate([1, 2, 3, 1, 2, 3], ignore_eos=True, **sampling)
+                drawn = [next(made) for _ in range(30)]
+                assert max(drawn) < 49
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 from ggufpy.plan import Weight
@@ -21,6 +22,8 @@ class TensorLike(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> str: ...
 
     def to_numpy(self) -> NDArray[Any]: ...
 
@@ -96,11 +99,14 @@ class Tensors:
         return name in self._table
 
     def weight(self, name: str, *shape: int) -> Weight:
-        """A tensor that must be there. Raises GGUFError if it is missing or has another shape."""
+        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers."""
         if name not in self._table:
             raise GGUFError(f"tensor {name} is missing (shape {shape} expected)")
         if tuple(self._table[name].shape) != shape:
             raise GGUFError(f"tensor {name} has shape {tuple(self._table[name].shape)}; {shape} expected")
+        kind = self._table[name].type
+        if quants.get(kind).whole:
+            raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
 
