@@ -127,11 +127,9 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         return load_tokenizer(file, pre=options.pre)
 
     def make_template() -> ChatTemplate | None:
-        if "tokenizer.chat_template" not in file.metadata:
-            return None
-        from ggufpy.chat import ChatTemplate
+        from ggufpy.chat import ChatTemplate, template_key
 
-        return ChatTemplate.from_metadata(file, tokenizer.get())
+        return ChatTemplate.from_metadata(file, tokenizer.get()) if template_key(file.metadata) else None
 
     has_text = options.text and "tokenizer.ggml.model" in file.metadata
     tokenizer = Later(make_tokenizer, start=has_text)

@@ -197,7 +197,8 @@ class _Parser:
     def array_value(self, at: int, field: str, depth: int) -> int:
         if depth > MAX_DEPTH:
             raise GGUFError(f"{field} at byte {at}: arrays are nested more than {MAX_DEPTH} deep")
-        self.need(12, at, f"array header of {field}")
+        if self.size - at < 12:
+            self.need(12, at, f"array header of {field}")
         type_id, count = self.u32(self.buffer, at)[0], self.u64(self.buffer, at + 4)[0]
         size = _SIZES.get(type_id)
         if size is None:
@@ -206,7 +207,8 @@ class _Parser:
             )
         start = at + 12
         least = size or (8 if type_id == STRING else 12)
-        self.bound(count, least, self.size - start, f"length of {field} at byte {at + 4}")
+        if count * least > self.size - start:  # asked here, because millions of small arrays need no message
+            self.bound(count, least, self.size - start, f"length of {field} at byte {at + 4}")
         if type_id == STRING:
             return self.string_array(start, count, field, keep=depth == 1)
         if type_id == ARRAY:
