@@ -127,6 +127,23 @@ def test_a_panic_in_a_library_is_one_error() -> None:
         assert caught.value is error
 
 
+@pytest.mark.parametrize("metadata", [bpe_metadata(), spm_metadata(PIECES)])
+def test_a_panic_while_a_text_is_read_is_one_error(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    class Panicking:
+        """A backend whose every call ends as a panic does."""
+
+        def encode(self, *_: Any, **__: Any) -> None:
+            raise BaseException("search failed")
+
+        encode_batch_fast = encode
+
+    tokenizer = load(tmp_path, metadata)
+    tokenizer._backend = Panicking()  # type: ignore[attr-defined]
+    for text in ("a", "a b\n" * 3000):
+        with pytest.raises(GGUFError, match=r"^the text cannot be tokenized: search failed$"):
+            tokenizer.encode(text)
+
+
 def test_a_panic_while_a_model_loads_reaches_whoever_asks() -> None:
     def make() -> None:
         raise BaseException("boom")
