@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,9 @@ from ggufpy.runtime.rope import RopeTable
 
 
 def refused(path: Path, match: str) -> str:
-    """The one line with which a model is refused, in less than a second."""
-    start = time.perf_counter()
+    """The one line with which a model is refused."""
     with gguf.open(path) as file, pytest.raises(GGUFError, match=match) as error:
         load(file, EngineOptions(n_threads=1)).close()
-    assert time.perf_counter() - start < 1.0
     message = str(error.value)
     assert message.isprintable(), "one line, without control characters"
     assert len(message) < 500
