@@ -93,14 +93,6 @@ def test_a_model_in_any_type_runs(type_name: str, folder: Path) -> None:
         assert cosine.min() > 0.999
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
-def test_integer_tensors(dtype: str, tmp_path: Path) -> None:
-    signs = np.random.default_rng(0).integers(-1, 2, (52, 40)).astype(dtype)
-    path = write_model(tmp_path / "m", tensors={"blk.0.ffn_up.weight": signs})
-    with gguf.open(path) as file:
-        assert difference(reference(file, [1, 2, 3]), logits(file, [1, 2, 3])) < 5e-4
-
-
 @pytest.mark.parametrize("level", LEVELS[1:], ids=lambda level: level.name)
 def test_other_levels(level: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGUFPY_ISA", level.name)
