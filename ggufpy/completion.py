@@ -126,7 +126,8 @@ def pieces(llm: Llama, request: Request, generation: Generation) -> Iterator[Pie
             logprob: float = 0.0
             top: list[tuple[int, float]] = []
             if request.logprobs is not None and generation.logits is not None:
-                logprob, top = top_logprobs(generation.logits, token, request.logprobs)
+                logits = generation.logits[: llm.n_known()]  # padding has no text to be listed by
+                logprob, top = top_logprobs(logits, token, request.logprobs)
             yield Piece(text, token, logprob, tuple(top))
             if stop.hit or count == request.max_tokens:
                 finish = "stop" if stop.hit else "length"

@@ -117,9 +117,9 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
             huggingface_hub.hf_hub_download(ref.repo, file, cache_dir=cache, force_download=force)
             for file in files
         ]
-    except GGUFError:
+    except (GGUFError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # its transport errors share no base class across versions
+    except BaseException as error:  # transport errors share no base class, and a panic of hf_xet is no Exception
         offline = choose_offline(ref, cache)
         if offline is not None and not force:
             return offline
@@ -136,7 +136,7 @@ def choose_offline(ref: Reference, cache: Path) -> Path | None:
     return here[min(here)] if len(stems) == 1 else None
 
 
-def _hf_error(name: str, ref: Reference, error: Exception) -> GGUFError:
+def _hf_error(name: str, ref: Reference, error: BaseException) -> GGUFError:
     """One line for what huggingface_hub raised; class names are its public ones since 0.25."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:

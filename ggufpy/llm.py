@@ -158,6 +158,16 @@ class Llama:
         """How many tokens the model knows."""
         return self.session.n_vocab
 
+    def n_known(self) -> int:
+        """How many of them have a text; the others are padding at the end, and are never drawn."""
+        n_vocab = self.n_vocab()
+        return min(self.tokenizer.n_vocab, n_vocab) if self._has_text else n_vocab
+
+    @property
+    def _has_text(self) -> bool:
+        """Whether the file has a vocabulary; some say that they have none."""
+        return self.metadata.get("tokenizer.ggml.model") not in (None, "none", "no_vocab")
+
     def n_embd(self) -> int:
         """The width of the model."""
         return self.session.n_embd
@@ -249,7 +259,7 @@ class Llama:
         if ignore_eos:
             never = tuple((token, float("-inf")) for token in ends)
             sampling, ends = replace(sampling, logit_bias=(*sampling.logit_bias, *never)), frozenset()
-        sampler = Sampler(sampling, self.n_vocab())
+        sampler = Sampler(sampling, self.n_vocab(), self.n_known())
         return Generation(self._live(), ids, sampler, ends, self._drafter, kept)
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
@@ -258,7 +268,7 @@ class Llama:
 
     def _kept(self, tokens: list[int], keep: int) -> int:
         """How many tokens of a prompt a shift keeps; the beginning token is one more (llama.cpp: tools/main)."""
-        has_bos = "tokenizer.ggml.model" in self.metadata and tokens[:1] == [self.token_bos()]
+        has_bos = self._has_text and tokens[:1] == [self.token_bos()]
         return len(tokens) if keep < 0 else min(keep + has_bos, len(tokens))
 
     def sampling(self, **options: Any) -> Sampling:
@@ -273,7 +283,7 @@ class Llama:
 
     def end_tokens(self) -> frozenset[int]:
         """Ids that end a generation; none for a model without a vocabulary."""
-        return self.tokenizer.end_tokens if "tokenizer.ggml.model" in self.metadata else frozenset()
+        return self.tokenizer.end_tokens if self._has_text else frozenset()
 
     # -- completions, in OpenAI's shapes --
 

@@ -72,7 +72,7 @@ class Later(Generic[T]):
     def __init__(self, make: Callable[[], T], start: bool) -> None:
         self._make = make
         self._made: list[T] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._thread = Thread(target=self._run, daemon=True) if start else None
         if self._thread is not None:
             self._thread.start()
@@ -80,7 +80,7 @@ class Later(Generic[T]):
     def _run(self) -> None:
         try:
             self._made.append(self._make())
-        except Exception as error:  # kept for whoever asks for the value
+        except BaseException as error:  # kept for whoever asks for the value
             self._error = error
 
     def wait(self) -> None:
@@ -123,11 +123,9 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         return load_tokenizer(file, pre=options.pre)
 
     def make_template() -> ChatTemplate | None:
-        if "tokenizer.chat_template" not in file.metadata:
-            return None
-        from ggufpy.chat import ChatTemplate
+        from ggufpy.chat import ChatTemplate, template_key
 
-        return ChatTemplate.from_metadata(file, tokenizer.get())
+        return ChatTemplate.from_metadata(file, tokenizer.get()) if template_key(file.metadata) else None
 
     has_text = options.text and "tokenizer.ggml.model" in file.metadata
     tokenizer = Later(make_tokenizer, start=has_text)

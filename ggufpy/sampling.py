@@ -110,12 +110,14 @@ class Sampling:
 class Sampler:
     """Draws tokens for one text: it holds the random numbers and the recent tokens.
 
-    The same seed, logits and accepted tokens give the same tokens.
+    The same seed, logits and accepted tokens give the same tokens. Of `n_vocab` logits only the first `n_known` can be
+    drawn: what follows are rows of padding, which stand for no token.
     """
 
-    def __init__(self, sampling: Sampling, n_vocab: int) -> None:
+    def __init__(self, sampling: Sampling, n_vocab: int, n_known: int | None = None) -> None:
         self.sampling = sampling
         self.n_vocab = n_vocab
+        self.n_known = n_vocab if n_known is None else n_known
         self._random = np.random.Generator(np.random.PCG64(None if sampling.seed == -1 else sampling.seed))
         last = sampling.repeat_last_n
         self._recent: deque[int] = deque(maxlen=None if last < 0 else min(last, _MOST_RECENT))
@@ -149,7 +151,7 @@ class Sampler:
         if logits.shape != (self.n_vocab,):
             raise GGUFError(f"logits have the shape {logits.shape}, and must have ({self.n_vocab},)")
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = self._adjusted(logits)
+            logits = self._adjusted(logits)[: self.n_known]
         best = int(logits.argmax())  # the first of equals; NaN counts as the largest
         if not math.isfinite(logits[best]):
             raise GGUFError(_no_choice(float(logits[best])))

@@ -103,7 +103,7 @@ class DraftModel:
         _check_vocabulary(draft, target)
         self._llama = draft
         self._count = count
-        self._known = min(draft.n_vocab(), target.n_vocab())  # padding beyond it means nothing to one of them
+        self._known = min(draft.n_known(), target.n_known())  # what is beyond it means nothing to one of them
         self._ends = draft.end_tokens()
         self._text: list[int] = []
         self._same = 0  # how many tokens of the text the draft's context is known to hold
@@ -142,7 +142,7 @@ class DraftModel:
         context = self._llama.context
         tokens: list[int] = []
         while True:
-            token, sure = _likeliest(context.session.last_logits())
+            token, sure = _likeliest(context.session.last_logits()[: self._llama.n_known()])
             if not sure >= LEAST_SURE or token >= self._known or token in self._ends:
                 return tokens
             tokens.append(token)

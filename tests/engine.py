@@ -121,13 +121,14 @@ def synthetic() -> ModuleType:
     return sys.modules[spec.name]
 
 
-SIZES: Mapping[str, int] = {
+SIZES: Mapping[str, Any] = {
     "context_length": 64,
     "embedding_length": 40,
     "block_count": 2,
     "feed_forward_length": 52,
     "attention.head_count": 2,
     "attention.head_count_kv": 1,
+    "attention.layer_norm_rms_epsilon": 1e-5,
 }
 VOCABULARY = 61
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -146,7 +147,7 @@ def weights(sizes: Mapping[str, Any], vocabulary: int, type_name: str, seed: int
     width, hidden = sizes["embedding_length"], sizes["feed_forward_length"]
     heads, shared = sizes["attention.head_count"], sizes["attention.head_count_kv"]
     key = sizes.get("attention.key_length", width // heads)
-    value = sizes.get("attention.value_length", key)
+    value = sizes.get("attention.value_length", width // heads)
 
     def matrix(rows: int, columns: int) -> Any:
         return encoded(rng.standard_normal((rows, columns)) / math.sqrt(columns), type_name)
@@ -189,16 +190,15 @@ def frequencies(keys: Mapping[str, Any], dims: int, factors: Any = None) -> tupl
     Su et al. 2021 (RoPE); Chen et al. 2023 (linear); Peng et al. 2023 (YaRN, eq. 22 and section 3.4, by pair index);
     Meta's Llama 3.1 reference code (wavelength bands).
     """
-    base, kind = keys.get("rope.freq_base", 10000.0), keys.get("rope.scaling.type", "none")
+    base, kind = keys.get("rope.freq_base", 10000.0), keys.get("rope.scaling.type", "linear")
     factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
-    if kind == "none" and "rope.scale_linear" in keys:
-        kind = "linear"
+    magnitude = keys.get("rope.scaling.attn_factor", 1.0)
     trained = keys.get("rope.scaling.original_context_length", keys["context_length"])
     theta = np.array([base ** (-2 * i / dims) for i in range(dims // 2)])
     if factors is not None:
         theta = theta / np.asarray(factors, np.float64)
     if kind == "linear":
-        return theta / factor, 1.0
+        return theta / factor, magnitude
     if kind == "yarn":
         edges = []
         for turns, toward in (("rope.scaling.yarn_beta_fast", math.floor), ("rope.scaling.yarn_beta_slow", math.ceil)):
@@ -209,7 +209,7 @@ def frequencies(keys: Mapping[str, Any], dims: int, factors: Any = None) -> tupl
         for i, t in enumerate(theta):
             slow = min(max((i - first) / max(last - first, 0.001), 0.0), 1.0)
             out.append(t / factor * slow + t * (1 - slow))
-        return np.array(out), keys.get("rope.scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1.0)
+        return np.array(out), magnitude * (0.1 * math.log(factor) + 1.0)
     if kind == "llama3":
         low, high = keys.get("rope.scaling.low_freq_factor", 1.0), keys.get("rope.scaling.high_freq_factor", 4.0)
         out = []

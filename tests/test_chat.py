@@ -103,6 +103,26 @@ def test_from_metadata(tmp_path: Path) -> None:
     assert tools.render(USER) == "T</s>"
 
 
+@pytest.mark.parametrize(
+    ("chat", "right"),
+    [
+        ({}, None),
+        ({"": ""}, None),
+        ({"": "A", ".tool_use": "T"}, "A"),
+        ({"": "", ".tool_use": "T"}, "T"),
+        ({".tool_use": "T"}, "T"),
+        ({"": "", ".tool_use": "", ".rag": "R"}, None),
+    ],
+)
+def test_which_template_of_a_file_is_taken(tmp_path: Path, chat: dict[str, str], right: str | None) -> None:
+    """As llama.cpp takes it (common/chat.cpp), but that a file without one is continued as it stands."""
+    keys = {f"tokenizer.chat_template{name}": source for name, source in chat.items()}
+    write(tmp_path / "m.gguf", bpe_metadata() | keys, {})
+    with open_gguf(tmp_path / "m.gguf") as file:
+        found = ChatTemplate.from_metadata(file, load_tokenizer(file))
+    assert (None if found is None else found.render(USER)) == right
+
+
 def test_templates_of_files(shared: Path) -> None:
     for name, start in (
         ("phi-3", "<s><|user|>\nHi <b><|end|>\n<|assistant|>\n"),

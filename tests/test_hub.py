@@ -352,15 +352,22 @@ def test_hf_errors_are_one_line(cache: Path, hugging: FakeHub, monkeypatch: pyte
 
     class GatedRepoError(RepositoryNotFoundError): ...
 
+    class PanicException(BaseException):
+        """What a panic of its transport in Rust raises."""
+
     for error, match in (
         (RepositoryNotFoundError("404\nlong story"), "no repository o/r on Hugging Face"),
         (GatedRepoError("403"), "HF_TOKEN"),
         (OSError("no route\nto host"), r"not in the cache .*\(OSError: no route\).*'ggufpy pull hf:o/r'"),
+        (PanicException("range\nend"), r"could not be fetched \(PanicException: range\)"),
     ):
         hugging.error = error
         with pytest.raises(GGUFError, match=match) as caught:
             hub.resolve("hf:o/r")
         assert "\n" not in str(caught.value)
+    hugging.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        hub.resolve("hf:o/r")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(GGUFError, match=r"pip install 'ggufpy\[hub\]'"):
         hub.resolve("hf:o/r")

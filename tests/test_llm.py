@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,8 +347,39 @@ def test_later_hands_over_values_and_errors() -> None:
                 broken.get()
 
 
-def test_a_model_without_vocabulary_still_evaluates() -> None:
+def test_rows_without_a_token_are_never_drawn_or_listed() -> None:
+    """An embedding padded with rows: `logits` shows them, text and drafts never have them."""
+
+    def rows(held: Sequence[int]) -> np.ndarray:
+        row = np.zeros(VOCAB + 6, np.float32)
+        row[EOS if held[-1] == ord("z") else held[-1] + 1] = 10.0
+        row[VOCAB + 3] = 30.0
+        return row
+
+    def padded(**options: Any) -> Llama:
+        made = parts(rows=rows)
+        made.session.n_vocab = VOCAB + 6  # type: ignore[misc]
+        return Llama.from_parts(made, options=LoadOptions(**options))
+
+    llm = padded()
+    assert (llm.n_vocab(), llm.n_known()) == (VOCAB + 6, VOCAB)
+    for temp in (0.0, 0.1):
+        assert list(llm.generate(ids("v"), temp=temp)) == ids("wxyz")
+    assert llm.logits(ids("v"))[0].argmax() == VOCAB + 3
+    choice = llm.create_completion("v", 3, logprobs=2, temperature=0.0)["choices"][0]
+    assert choice["text"] == "wxy"
+    assert choice["logprobs"]["token_logprobs"][0] > -0.1  # of the tokens that there are
+    drafting = padded(draft_model=padded())
+    made = drafting.generate(ids("a"), temp=0.0)
+    assert list(made) == ids("bcdefghijklmnopqrstuvwxyz")
+    assert made.accepted > 5
+
+
+@pytest.mark.parametrize("kind", [None, "none", "no_vocab"])
+def test_a_model_without_vocabulary_still_evaluates(kind: str | None) -> None:
     bare = parts()
-    bare.file.metadata.pop("tokenizer.ggml.model")  # type: ignore[attr-defined]
+    bare.file.metadata["tokenizer.ggml.model"] = kind  # type: ignore[index]
+    if kind is None:
+        bare.file.metadata.pop("tokenizer.ggml.model")  # type: ignore[attr-defined]
     llm = Llama.from_parts(bare)
     assert take(llm, "w", 4) == [*ids("xyz"), EOS]

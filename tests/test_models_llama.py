@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 from engine import SIZES, metadata, weights, write_model
 
+import ggufpy
 from ggufpy import format as gguf
 from ggufpy import models
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.models.base import Keys
+from ggufpy.models.llama import read_config
 from ggufpy.plan import Attend, MatMul, Norm, Plan, SwiGlu
 from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime.rope import RopeTable
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -66,8 +70,8 @@ COUNTS = (
     "rope.scaling.original_context_length",
 )  # fmt: skip
 BAD_COUNTS = [
-    0, -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
-    Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**31), "x" * 100_000,
+    -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
+    Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**32), "x" * 100_000,
 ]  # fmt: skip
 
 
@@ -78,21 +82,33 @@ def test_counts_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     refused(tmp_path / "m", re.escape(f"llama.{key}"))
 
 
+@pytest.mark.parametrize("key", [key for key in COUNTS if key != "rope.scaling.original_context_length"])
+def test_counts_of_nothing(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: 0}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key} is 0; it must be a whole number from 1"))
+
+
 @pytest.mark.parametrize("key", ["context_length", "embedding_length", "block_count", "feed_forward_length"])
 def test_counts_that_are_missing(key: str, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", metadata({k: v for k, v in SIZES.items() if k != key}), weights(SIZES, 61, "F32"))
     refused(tmp_path / "m", f"the metadata has no llama.{key}")
 
 
+FACTORS = ("rope.scaling.factor", "rope.scale_linear")  # 0 in them means none
 NUMBERS = (
-    "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scale_linear",
-    "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-    "rope.scaling.low_freq_factor", "rope.scaling.high_freq_factor",
+    "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow", "rope.scaling.low_freq_factor", "rope.scaling.high_freq_factor",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), "1", True, [1.0]])
 @pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_that_must_not_be_zero(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: 0.0}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key} is 0.0"))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), -float("inf"), "1", True, False, [1.0]])
+@pytest.mark.parametrize("key", [*NUMBERS, *FACTORS])
 def test_numbers_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", metadata({**SIZES, key: value}), weights(SIZES, 61, "F32"))
     refused(tmp_path / "m", re.escape(f"llama.{key}"))
@@ -141,10 +157,10 @@ EXTREMES: dict[str, dict[str, Any]] = {
     },
     "epsilon tiny": {"attention.layer_norm_rms_epsilon": Typed("float64", 5e-324)},
     "epsilon huge": {"attention.layer_norm_rms_epsilon": Typed("float64", 1.7e308)},
-    "window huge": {"attention.sliding_window": 2**31 - 1},
+    "window huge": {"attention.sliding_window": 2**32 - 1},
     "window of one": {"attention.sliding_window": 1},
     "context of one": {"context_length": 1},
-    "context huge": {"context_length": 2**31 - 1},
+    "context huge": {"context_length": 2**32 - 1},
 }  # fmt: skip
 
 
@@ -161,6 +177,66 @@ def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
         with session:
             session.eval([1] if session.n_ctx == 1 else [1, 2, 3, 4, 5])
             assert session.last_logits().shape == (61,)
+
+
+# -- defaults: those of llama.cpp (src/llama-model.cpp, src/llama-context.cpp) ------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "factor"),
+    [
+        ({}, "linear", 1.0),
+        ({"rope.scaling.factor": 4.0}, "linear", 4.0),
+        ({"rope.scale_linear": 2.0}, "linear", 2.0),
+        ({"rope.scaling.type": "yarn", "rope.scale_linear": 2.0}, "yarn", 2.0),
+        ({"rope.scaling.factor": 4.0, "rope.scale_linear": 2.0}, "linear", 4.0),
+        ({"rope.scaling.factor": 0.0, "rope.scale_linear": 2.0}, "linear", 1.0),
+        ({"rope.scaling.factor": 0.0}, "linear", 1.0),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, "none", 4.0),
+    ],
+)
+def test_how_positions_are_scaled(changes: dict[str, Any], kind: str, factor: float, tmp_path: Path) -> None:
+    rope = plan(write_model(tmp_path / "m", changes)).rope
+    assert (rope.scaling, rope.factor) == (kind, factor)
+    base = 10000.0 ** (-np.arange(0, 20, 2) / 20)
+    if kind != "yarn":
+        np.testing.assert_allclose(RopeTable(rope).frequency, base / (1.0 if kind == "none" else factor), rtol=1e-12)
+
+
+def test_what_a_file_leaves_out(tmp_path: Path) -> None:
+    heads = read_config(Keys(metadata({k: v for k, v in SIZES.items() if k != "attention.head_count_kv"}))).heads
+    assert (heads.queries, heads.shared, heads.key_length, heads.value_length) == (2, 2, 20, 20)
+    found = plan(write_model(tmp_path / "m"))
+    rope = found.rope
+    assert (rope.dimensions, rope.base, rope.neox, rope.original_context) == (20, 10000.0, False, 64)
+    assert (rope.attention_factor, rope.beta_fast, rope.beta_slow) == (1.0, 32.0, 1.0)
+    assert {op.window for op in found.body if isinstance(op, Attend)} == {0}
+
+
+def test_the_length_of_values_does_not_follow_that_of_keys() -> None:
+    heads = read_config(Keys(metadata({**SIZES, "attention.key_length": 8}))).heads
+    assert (heads.key_length, heads.value_length) == (8, 20)
+
+
+def test_a_model_without_an_epsilon_is_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", {"attention.layer_norm_rms_epsilon": None})
+    refused(path, r"the metadata has no llama\.attention\.layer_norm_rms_epsilon")
+
+
+def test_an_original_context_of_0_is_the_models(tmp_path: Path) -> None:
+    assert plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0})).rope.original_context == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "magnitude"), [("none", 1.0, 0.5), ("linear", 4.0, 0.5), ("yarn", 4.0, 0.5 + 0.05 * np.log(4.0))]
+)
+def test_an_attention_factor_counts_whatever_the_scaling(
+    kind: str, factor: float, magnitude: float, tmp_path: Path
+) -> None:
+    changes = {"rope.scaling.type": kind, "rope.scaling.factor": factor, "rope.scaling.attn_factor": 0.5}
+    table, out = RopeTable(plan(write_model(tmp_path / "m", changes)).rope), np.empty((1, 10, 2), np.float32)
+    table.fill(np.array([7]), out)
+    np.testing.assert_allclose(np.hypot(out[..., 0], out[..., 1]), magnitude, rtol=1e-6)
 
 
 # -- tensors -----------------------------------------------------------------------------------------------
@@ -186,6 +262,46 @@ def test_a_tensor_of_another_shape(name: str, tmp_path: Path) -> None:
 def test_an_optional_tensor_of_another_shape(name: str, count: int, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", {}, {name: np.ones(count, np.float32)})
     refused(path, f"tensor {re.escape(name)} has shape")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("name", ["token_embd", "blk.1.attn_norm", "blk.0.ffn_up", "output", "rope_freqs"])
+def test_weights_that_are_whole_numbers(name: str, kind: type[np.generic], tmp_path: Path) -> None:
+    given = {**weights(SIZES, 61, "F32"), "rope_freqs.weight": np.ones(10)}[f"{name}.weight"]
+    path = write_model(tmp_path / "m", {}, {f"{name}.weight": np.ones(given.shape, kind)})
+    refused(path, f"tensor {re.escape(name)}.weight is I{8 * np.dtype(kind).itemsize}, whole numbers, where weights")
+
+
+def with_tokens(path: Path, count: int, tensors: Mapping[str, Any], **keys: Any) -> Path:
+    """A model of 61 rows and a vocabulary of `count` tokens."""
+    texts = [chr(33 + i) for i in range(count)]
+    vocabulary = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": texts, "tokenizer.ggml.merges": ["! #"]}
+    made = {**weights(SIZES, 61, "F32"), **tensors}
+    gguf.write(path, {**metadata(SIZES), **vocabulary, "tokenizer.ggml.eos_token_id": count - 1, **keys}, made)
+    return path
+
+
+def test_a_vocabulary_longer_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    message = refused(with_tokens(tmp_path / "m", 62, {}), "token_embd.weight has 61 rows for the 62 tokens")
+    assert "tokenizer.ggml.tokens" in message
+
+
+def test_a_vocabulary_that_is_no_array(tmp_path: Path) -> None:
+    refused(with_tokens(tmp_path / "m", 61, {}, **{"tokenizer.ggml.tokens": "abc"}), "tokens' is string, not an array")
+
+
+def test_rows_without_a_token_are_never_drawn(tmp_path: Path) -> None:
+    """Padding is the likeliest by far, and is drawn by nothing: neither the first tokens nor those after drafts."""
+    bias = np.zeros(61, np.float32)
+    bias[50:] = 40.0
+    path = with_tokens(tmp_path / "m", 50, {"output.bias": bias})
+    for options in ({}, {"lookup": 4}):
+        with ggufpy.Llama(path, n_threads=1, **options) as llm:
+            assert llm.logits([1, 2, 3]).argmax(axis=1).min() >= 50
+            for sampling in ({"temp": 0.0}, {"temp": 1.5, "seed": 3}, {"temp": 1.0, "top_k": 0, "top_p": 1.0}):
+                made = llm.generate([1, 2, 3, 1, 2, 3], ignore_eos=True, **sampling)
+                drawn = [next(made) for _ in range(30)]
+                assert max(drawn) < 49
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])

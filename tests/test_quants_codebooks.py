@@ -51,11 +51,11 @@ def iq4_scale(x, w):
     top = x[np.abs(x).argmax()]
     if abs(top) < F(1e-15):
         return F(0)
-    scale, best = top / F(127), F(0)
-    for factor in [F(1) / scale, *(F(step - 127) / top for step in range(-7, 8))]:
+    scale, best = F(0), F(0)
+    for i, factor in enumerate([F(1) / (top / F(127)), *(F(step - 127) / top for step in range(-7, 8))]):
         level = IQ4_LEVELS[iq4_codes(x * factor)]
         dot, norm = total(w * level * x), total(w * level * level)
-        if norm > 0 and dot * dot > best * norm:
+        if norm > 0 and (i == 0 or dot * dot > best * norm):
             scale, best = dot / norm, dot / norm * dot
     return scale
 
@@ -246,11 +246,16 @@ def test_importance_lowers_the_weighted_error(name):
 
 
 @pytest.mark.parametrize("name", IQ4)
-def test_no_importance_at_all_still_gives_the_weights(name):
-    x = np.random.default_rng(12).standard_normal((4, 256)).astype(F)
-    for importance in (0.0, 1e-45):
-        decoded = quants.dequantize(quants.quantize(x, name, importance), name)
-        assert np.abs(decoded - x).max() < np.abs(x).max() / 6
+def test_a_group_of_no_importance_is_zero(name):
+    """As ggml has it since llama.cpp#20460; in IQ4_XS the other groups of the block keep their scales."""
+    x = np.random.default_rng(12).standard_normal((4, 512)).astype(F)
+    importance = np.ones(512)
+    importance[32:64] = importance[256:] = 0
+    decoded = quants.dequantize(quants.quantize(x, name, importance), name)
+    nothing = importance == 0
+    assert not decoded[:, nothing].any()
+    assert np.abs(decoded - x)[:, ~nothing].max() < np.abs(x).max() / 6
+    assert not quants.dequantize(quants.quantize(x, name, 0.0), name).any()
 
 
 @pytest.mark.parametrize("name", [*IQ4, *TERNARY, "Q1_0"])

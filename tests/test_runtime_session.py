@@ -91,14 +91,6 @@ def test_a_model_in_any_type_runs(type_name: str, folder: Path) -> None:
         assert cosine.min() > 0.999
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
-def test_integer_tensors(dtype: str, tmp_path: Path) -> None:
-    signs = np.random.default_rng(0).integers(-1, 2, (52, 40)).astype(dtype)
-    path = write_model(tmp_path / "m", tensors={"blk.0.ffn_up.weight": signs})
-    with gguf.open(path) as file:
-        assert difference(reference(file, [1, 2, 3]), logits(file, [1, 2, 3])) < 5e-4
-
-
 def test_the_level_in_force_is_the_one_that_runs(level: Level, tiny: Session) -> None:
     assert tiny.isa == isa_name() == level.name
 

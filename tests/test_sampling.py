@@ -214,6 +214,21 @@ def test_logits_that_cannot_be() -> None:
         Sampler(Sampling(logit_bias={9: 1.0}), 5)
 
 
+@pytest.mark.parametrize(
+    "change", [{"temp": 0.0}, {"top_k": 1}, {"top_k": 0}, {"top_k": 3}, {"typical": 0.9}, {"logit_bias": {6: 9.0}}]
+)
+def test_rows_without_a_token_are_never_drawn(change: dict[str, Any]) -> None:
+    """The last two of seven logits are padding, whatever they hold, and may stand in a prompt that is given as ids."""
+    logits = np.array([1, 3, 2, 0, 1, 50, np.nan], np.float32)
+    sampling = Sampling(**{"temp": 2.0, "top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.5, "seed": 1, **change})
+    sampler = Sampler(sampling, 7, 5)
+    sampler.accept(6)
+    drawn = {sampler.sample(logits) for _ in range(200)}
+    assert drawn <= set(range(5))
+    assert 1 in drawn
+    assert drawn == {1} if sampling.greedy else len(drawn) > 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=200),

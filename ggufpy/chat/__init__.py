@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ggufpy.chat.template import ChatTemplate
+from ggufpy.chat.template import ChatTemplate, template_key
 
-__all__ = ["ChatTemplate"]
+__all__ = ["ChatTemplate", "template_key"]

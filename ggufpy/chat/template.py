@@ -50,12 +50,12 @@ class ChatTemplate:
     def from_metadata(
         cls, file: GGUFFile, tokenizer: Tokenizer, name: str | None = None
     ) -> ChatTemplate | None:
-        """The template of `file`, or the one called `name` (such as "tool_use"); None if there is none.
+        """The template of `file` (`template_key`), or the one called `name`; None if there is none.
 
         Raises GGUFError if it is not a text or no template.
         """
-        key = _KEY if name is None else f"{_KEY}.{name}"
-        if key not in file.metadata:
+        key = template_key(file.metadata) if name is None else f"{_KEY}.{name}"
+        if key is None or key not in file.metadata:
             return None
         source = file.metadata[key]
         if not isinstance(source, str):
@@ -88,6 +88,14 @@ class ChatTemplate:
 
     def _try(self, messages: list[Message], tools: Any) -> str:
         return self._written({"messages": messages, "tools": tools, "add_generation_prompt": False})
+
+
+def template_key(metadata: Mapping[str, Any]) -> str | None:
+    """The key of a file's template: an empty one counts as absent, and then the one for tools is taken.
+
+    Source: llama.cpp, common/chat.cpp.
+    """
+    return next((key for key in (_KEY, f"{_KEY}.tool_use") if metadata.get(key, "") != ""), None)
 
 
 def _token_text(tokenizer: Tokenizer, token: int | None) -> str:

@@ -45,11 +45,7 @@ UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 ORDERS = {"little": "<", "big": ">"}
 
 MAX_DEPTH = 16  # arrays within arrays
-MAX_KEYS = 1 << 14
-MAX_TENSORS = 1 << 16
-MAX_NESTED = 1 << 14  # arrays inside arrays, in one file
-MAX_ELEMENTS = 1 << 23  # strings and bools in arrays, which are looked at one by one, in one file
-MAX_NAME = 65_535  # bytes of a key or of a tensor's name
+MAX_NAME = 65_535  # bytes of a key or of a tensor's name, as the specification has it
 MAX_DIMS = 4
 
 

@@ -25,8 +25,6 @@ from ggufpy.format.metadata import Metadata
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import (
     MAX_DIMS,
-    MAX_KEYS,
-    MAX_TENSORS,
     ORDERS,
     Blocks,
     TensorInfo,
@@ -266,8 +264,6 @@ def _data_bytes(plan: list[_Planned], alignment: int) -> int:
 
 
 def _keys(values: dict[str, Typed], order: str) -> bytes:
-    if len(values) > MAX_KEYS:
-        raise GGUFError(f"{len(values)} metadata keys are above the limit of {MAX_KEYS}")
     parts = []
     for key, value in values.items():
         raw = check_name(key, "metadata key")
@@ -299,8 +295,6 @@ def _lay_out(tensors: Iterable[TensorInfo], alignment: int, order: str) -> tuple
         offset = align_up(offset + nbytes, alignment)
         if offset > _DIMENSION_MAX:
             raise GGUFError(f"tensor {shown(info.name)}: the file would pass 2^63 bytes")
-    if len(plan) > MAX_TENSORS:
-        raise GGUFError(f"{len(plan)} tensors are above the limit of {MAX_TENSORS}")
     return plan, b"".join(entries)
 
 

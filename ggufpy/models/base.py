@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 from ggufpy.plan import Weight
 
-LARGEST = 1 << 31  # no count of a real model comes near it
+LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
 
 
@@ -21,6 +22,8 @@ class TensorLike(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> str: ...
 
     def to_numpy(self) -> NDArray[Any]: ...
 
@@ -52,16 +55,24 @@ class Keys:
             if not value or any(v != value[0] for v in value):
                 raise GGUFError(f"{name} differs between layers, which ggufpy does not run yet")
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < LARGEST:
-            raise GGUFError(f"{name} is {_short(value)}; it must be a whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= LARGEST:
+            raise GGUFError(f"{name} is {_short(value)}; it must be a whole number from {least} to {LARGEST}")
         return int(value)
 
-    def number(self, key: str, default: float | None = None, within: tuple[float, float] = SENSIBLE) -> float:
-        """A number within the bounds given, which are far beyond any that a model has."""
+    def number(
+        self,
+        key: str,
+        default: float | None = None,
+        within: tuple[float, float] = SENSIBLE,
+        or_zero: bool = False,
+    ) -> float:
+        """A number within the bounds given, which are far beyond any that a model has, or 0 where that is allowed."""
         name, value = self._value(key, default)
         low, high = within
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise GGUFError(f"{name} is {_short(value)}; it must be a number from {low:g} to {high:g}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not (low <= value <= high or (or_zero and value == 0)):
+            zero = "0 or " if or_zero else ""
+            raise GGUFError(f"{name} is {_short(value)}; it must be {zero}a number from {low:g} to {high:g}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
@@ -88,11 +99,14 @@ class Tensors:
         return name in self._table
 
     def weight(self, name: str, *shape: int) -> Weight:
-        """A tensor that must be there. Raises GGUFError if it is missing or has another shape."""
+        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers."""
         if name not in self._table:
             raise GGUFError(f"tensor {name} is missing (shape {shape} expected)")
         if tuple(self._table[name].shape) != shape:
             raise GGUFError(f"tensor {name} has shape {tuple(self._table[name].shape)}; {shape} expected")
+        kind = self._table[name].type
+        if quants.get(kind).whole:
+            raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
 

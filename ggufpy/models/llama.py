@@ -38,7 +38,7 @@ def read_config(keys: Keys) -> Config:
     if keys.count("expert_count", 0, least=0):
         raise GGUFError("the model is a mixture of experts, which ggufpy does not run yet")
     key_length = keys.count("attention.key_length", max(width // queries, 1))
-    value_length = keys.count("attention.value_length", key_length)
+    value_length = keys.count("attention.value_length", max(width // queries, 1))
     if max(key_length, value_length) > 1024 or queries // shared > 64:
         sizes = f"{key_length} and {value_length}, {queries // shared} to one key"
         raise GGUFError(f"attention heads of {sizes}: larger than ggufpy runs")
@@ -48,9 +48,21 @@ def read_config(keys: Keys) -> Config:
         width=width,
         hidden=keys.count("feed_forward_length"),
         heads=Heads(queries, shared, key_length, value_length, 1.0 / key_length**0.5),
-        eps=keys.number("attention.layer_norm_rms_epsilon", 1e-5, (1e-12, 1.0)),
+        eps=keys.number("attention.layer_norm_rms_epsilon", within=(1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
+
+
+def read_scaling(keys: Keys) -> tuple[str, float]:
+    """How positions are scaled, and by what: linear where the file does not say, by 1 where it says 0 or nothing.
+
+    `rope.scale_linear` is the older name of the factor. Defaults: llama.cpp, src/llama-model.cpp.
+    """
+    kind = keys.text("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn", "llama3"):
+        raise GGUFError(f"rope.scaling.type is {shown(kind)}; ggufpy knows none, linear, yarn and llama3")
+    older = keys.number("rope.scale_linear", 0.0, or_zero=True)
+    return kind, keys.number("rope.scaling.factor", older, or_zero=True) or 1.0
 
 
 def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
@@ -64,19 +76,14 @@ def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
         if not np.all((values >= SENSIBLE[0]) & (values <= SENSIBLE[1])):
             raise GGUFError("rope_freqs.weight has a factor that is not from {:g} to {:g}".format(*SENSIBLE))
         factors = tuple(values.tolist())
-    scaling = keys.text("rope.scaling.type", "none")
-    linear = keys.number("rope.scale_linear", 1.0)
-    if scaling == "none" and linear != 1.0:
-        scaling = "linear"  # how files wrote it before rope.scaling.type
-    if scaling not in ("none", "linear", "yarn", "llama3"):
-        raise GGUFError(f"rope.scaling.type is {shown(scaling)}; ggufpy knows none, linear, yarn and llama3")
+    scaling, factor = read_scaling(keys)
     return Rope(
         dimensions=rotated,
         base=keys.number("rope.freq_base", 10000.0, (1.5, 1e12)),
         factors=factors,
         scaling=scaling,
-        factor=keys.number("rope.scaling.factor", linear),
-        original_context=keys.count("rope.scaling.original_context_length", config.context),
+        factor=factor,
+        original_context=keys.count("rope.scaling.original_context_length", 0, least=0) or config.context,
         attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
         beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),

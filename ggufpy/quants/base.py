@@ -182,6 +182,11 @@ class BlockType(ABC):
                 yield field, wrong if wrong.ndim == 1 else wrong.any(axis=-1)
 
     @property
+    def whole(self) -> bool:
+        """Whether it holds whole numbers as they are, which weights never are."""
+        return self.weights == 1 and self.layout[0].dtype[0] == "i"
+
+    @property
     def encodes(self) -> bool:
         """Whether the type can be written."""
         return bool(self.encoder)

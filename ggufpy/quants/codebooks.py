@@ -77,9 +77,9 @@ def iq4_weights(v: Any, count: int, weighted: bool) -> Any:
 def iq4_search(v: Any) -> Any:
     """search(x, w): of 16 scales for 32 weights, the one of least weighted square error once refitted; any sign.
 
-    The first puts the extreme on 127, beyond the last level, the others on -127 - TRIES to -127 + TRIES. Where no
-    error costs anything the first is as good as any. The scale is 0 where nothing is larger than TINY, and infinite,
-    to be refused, where something is larger than HUGE.
+    The first puts the extreme on 127, beyond the last level, the others on -127 - TRIES to -127 + TRIES. The scale is
+    0 where no error costs anything and where nothing is larger than TINY, and infinite, to be refused, where something
+    is larger than HUGE.
     """
     size = 4 * v.L
     extreme_of, level_of = extreme(v, 32), iq4_level(v)
@@ -88,11 +88,11 @@ def iq4_search(v: Any) -> Any:
     @v.njit
     def search(x, w):
         top, zero = extreme_of(x), v.splat_f(0.0)
-        scale, score = top / v.splat_f(reach), zero
+        scale, score = zero, zero
         for step in range(2 * TRIES + 2):
             factor = v.splat_f(step - 1 - TRIES - reach) / top
             if step == 0:
-                factor = v.splat_f(1.0) / scale
+                factor = v.splat_f(1.0) / (top / v.splat_f(reach))
             dot, norm = zero, zero
             for i in range(32):
                 one = v.load_f(x + size * i)

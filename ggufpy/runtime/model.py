@@ -40,7 +40,19 @@ def read_plan(file: Any) -> Plan:
     keys = Keys(file.metadata)
     if not isinstance(keys.architecture, str):
         raise GGUFError("the metadata has no general.architecture: the file does not say what model it is")
-    return models.find(keys.architecture).plan(keys, file.tensors)
+    plan = models.find(keys.architecture).plan(keys, file.tensors)
+    _check_vocabulary(file.metadata, plan)
+    return plan
+
+
+def _check_vocabulary(metadata: Any, plan: Plan) -> None:
+    """GGUFError for tokens without a row. Rows without a token are padding: they are never drawn (`Sampler`)."""
+    key = "tokenizer.ggml.tokens"
+    if key in metadata and (count := metadata.count(key)) > plan.vocabulary:
+        raise GGUFError(
+            f"tensor {plan.embedding.name} has {plan.vocabulary:,} rows for the {count:,} tokens of {key}; "
+            "convert the model again, with rows for the tokens that were added"
+        )
 
 
 def _cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:

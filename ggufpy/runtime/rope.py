@@ -22,12 +22,12 @@ class RopeTable:
         frequency = rope.base ** (-2.0 * pairs / max(rope.dimensions, 1))
         if rope.factors:
             frequency = frequency / np.array(rope.factors)
-        self.magnitude = 1.0
+        self.magnitude = rope.attention_factor  # whatever the scaling, as llama.cpp has it (src/llama-context.cpp)
         if rope.scaling == "linear":
             frequency = frequency / rope.factor
         elif rope.scaling == "yarn":
             frequency = _yarn(rope, pairs, frequency)
-            self.magnitude = rope.attention_factor * (1.0 + 0.1 * math.log(max(rope.factor, 1.0)))
+            self.magnitude *= 1.0 + 0.1 * math.log(max(rope.factor, 1.0))
         elif rope.scaling == "llama3":
             frequency = _llama3(rope, frequency)
         self.frequency: NDArray[np.float64] = frequency

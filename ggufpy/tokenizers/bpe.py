@@ -13,10 +13,12 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
-from ggufpy.tokenizers.library import import_library
+from ggufpy.tokenizers.library import guarded, import_library
 from ggufpy.tokenizers.strings import decode_strings
 from ggufpy.tokenizers.vocab import (
     BYTE,
@@ -52,12 +54,17 @@ class BPETokenizer(Tokenizer):
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         text = replace_invalid(text)
         if len(text) < _LONG:
-            return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+            return list(self._encoded([text])[0].ids)
         parts = self._cut.split(text)
         different = list(set(parts))  # most words of a long text come again
-        encoded = self._backend.encode_batch_fast(different, add_special_tokens=False)
-        ids = {part: piece.ids for part, piece in zip(different, encoded, strict=True)}
+        ids = {part: piece.ids for part, piece in zip(different, self._encoded(different), strict=True)}
         return list(chain.from_iterable(map(ids.__getitem__, parts)))
+
+    def _encoded(self, texts: list[str]) -> Any:
+        return guarded(
+            "the text cannot be tokenized",
+            lambda: self._backend.encode_batch_fast(texts, add_special_tokens=False),
+        )
 
     def _text_bytes(self, token: int) -> bytes:
         kind = self.vocab.types[token]
@@ -96,24 +103,38 @@ def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer) -
     entries = _entries(vocab)
     head = f'{{"type":"BPE","ignore_merges":{json.dumps(pre.ignore_merges)},'
     tail = '"version":"1.0","added_tokens":[],"model":'
-    try:
-        backend = library.Tokenizer.from_str(
-            f'{{{tail}{head}"vocab":{_vocab_json(entries)},"merges":{_merges_json(merges)}}}}}'
+
+    def make(vocab_json: str, merges_json: str) -> Any:
+        return guarded(
+            f"tokenizer.ggml.tokens and {_MERGES} make no BPE vocabulary",
+            lambda: library.Tokenizer.from_str(f'{{{tail}{head}"vocab":{vocab_json},"merges":{merges_json}}}}}'),
         )
-    except (
-        Exception
-    ):  # the library raises bare Exceptions; the likely one is a merge of tokens that are not there
-        vocab_json = json.dumps({text: i for i, text in _unique(entries)})
-        pairs = json.dumps(list(_known_pairs(merges, entries)))
+
+    def make_of_known() -> Any:
+        pairs = list(_known_pairs(merges, entries))
+        return make(json.dumps({text: i for i, text in _unique(entries)}), json.dumps(pairs))
+
+    def cut(backend: Any) -> Any:
+        splits = [cutters.Split(library.Regex(pattern), "isolated") for pattern in pre.patterns]
+        cutter = cutters.Sequence([*splits, cutters.ByteLevel(add_prefix_space=False, use_regex=False)])
+        backend.pre_tokenizer = cutter
+        return backend
+
+    if _longest(merges) - 1 > _longest(entries):  # the library panics where a merge makes no token, and prints that
+        backend = make_of_known()
+    else:
         try:
-            backend = library.Tokenizer.from_str(f'{{{tail}{head}"vocab":{vocab_json},"merges":{pairs}}}}}')
-        except Exception as error:
-            raise GGUFError(f"tokenizer.ggml.tokens and {_MERGES} make no BPE vocabulary: {error}") from error
-    splits = [cutters.Split(library.Regex(pattern), "isolated") for pattern in pre.patterns]
-    backend.pre_tokenizer = cutters.Sequence(
-        [*splits, cutters.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    return backend
+            backend = make(_vocab_json(entries), _merges_json(merges))
+        except GGUFError:  # most likely a merge of tokens that are not there
+            backend = make_of_known()
+    return guarded(f"the pre-tokenizer {pre.names[0]!r} does not work", lambda: cut(backend))
+
+
+def _longest(texts: list[str]) -> int:
+    """Bytes of the longest text (of the longest line, where texts hold line ends)."""
+    data = np.frombuffer("\n".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    return int(np.diff(ends, prepend=-1, append=len(data)).max()) - 1
 
 
 def _entries(vocab: Vocab) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
-from ggufpy.tokenizers.library import import_library
+from ggufpy.tokenizers.library import guarded, import_library
 from ggufpy.tokenizers.vocab import (
     BYTE,
     CONTROL,
@@ -65,9 +65,18 @@ class SPMTokenizer(Tokenizer):
         # No token reaches over the beginning of a word: then each different word is looked up once.
         words = _WORDS.findall(text) if self._by_words else [text]
         different = list(set(words))
-        ids = dict(zip(different, self._backend.encode(different, out_type=int), strict=True))
-        found = chain.from_iterable(map(ids.__getitem__, words))
-        return list(found) if self.vocab.unknown is not None else [i for i in found if i < self.n_vocab]
+        encoded = guarded(
+            "the text cannot be tokenized", lambda: self._backend.encode(different, out_type=int)
+        )
+        ids = dict(zip(different, map(self._ours, encoded), strict=True))
+        return list(chain.from_iterable(map(ids.__getitem__, words)))
+
+    def _ours(self, ids: list[int]) -> list[int]:
+        """Ids of the library as ids of the vocabulary: one more than it has tokens stands for what is unknown."""
+        if self.n_vocab not in ids:
+            return ids
+        unknown = [] if self.vocab.unknown is None else [self.vocab.unknown]
+        return [token for i in ids for token in (unknown if i == self.n_vocab else [i])]
 
     def _encode_invalid(self, text: str) -> list[int]:
         """Ids of bytes that are not UTF-8: byte tokens, or the unknown token if there is one."""
@@ -122,8 +131,8 @@ def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
         else:
             pieces.append((text, NORMAL))
     unknown = vocab.unknown
-    if unknown is None:
-        pieces.append((_HIDDEN, UNKNOWN))  # the library wants one; it is left out of what is found
+    if unknown is None or pieces[unknown][1] == NORMAL:  # one that text may spell out stays what it is
+        pieces.append((_HIDDEN, UNKNOWN))  # the library wants one; `_ours` takes it out of what is found
     else:
         pieces[unknown] = (_HIDDEN, UNKNOWN)
     return pieces
@@ -142,12 +151,10 @@ def _backend(pieces: list[tuple[str, int]], vocab: Vocab, byte_fallback: bool) -
     # normalizer_spec: add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces all off
     proto.append(_field(3, _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 0)))
     processor = import_library("sentencepiece").SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(b"".join(proto))
-    except (RuntimeError, ValueError) as error:
-        raise GGUFError(
-            f"tokenizer.ggml.tokens: sentencepiece cannot hold this vocabulary: {error}"
-        ) from error
+    guarded(
+        "tokenizer.ggml.tokens: sentencepiece cannot hold this vocabulary",
+        lambda: processor.LoadFromSerializedProto(b"".join(proto)),
+    )
     return processor
 
 

@@ -28,8 +28,6 @@ USER_DEFINED: Final = 4
 UNUSED: Final = 5
 BYTE: Final = 6
 
-MAX_TOKENS: Final = 1 << 24  # far above any model; a bound for hostile files
-
 _KEY = "tokenizer.ggml."
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
 _END_OF_TURN = (
@@ -140,16 +138,16 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
     metadata: Metadata = file.metadata
     texts = token_texts(file)
     n = len(texts)
-    stored = _array(metadata, "token_type", np.int32, n, NORMAL)
-    scores = _array(metadata, "scores", np.float32, n, 0.0)
+    stored = _token_types(metadata, n)
+    scores = _scores(metadata, n)
     if np.isnan(scores).any():
         raise GGUFError(f"{_KEY}scores: a score is not a number; write the vocabulary again from its source")
     ids = dict(zip(texts, range(n), strict=True))
     if len(ids) != n:  # duplicates: the first one counts
         ids = dict(zip(reversed(texts), range(n - 1, -1, -1), strict=True))
     types = stored.copy()
-    bos = _special(metadata, "bos", n, _default(rules.bos, types, n))
-    eos = _special(metadata, "eos", n, _default(rules.eos, types, n))
+    bos = _special(metadata, "bos", n, rules.bos)
+    eos = _special(metadata, "eos", n, rules.eos)
     end_tokens = _end_tokens(metadata, ids, types, eos)
     add_bos = _flag(metadata, "add_bos_token")
     add_eos = _flag(metadata, "add_eos_token")
@@ -167,7 +165,7 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
         ids=ids,
         bos=bos,
         eos=eos,
-        unknown=_special(metadata, "unknown", n, _default(rules.unknown, types, n)),
+        unknown=_special(metadata, "unknown", n, rules.unknown),
         add_bos=(rules.add_bos and bos is not None) if add_bos is None else add_bos,
         add_eos=bool(add_eos),
         add_space_prefix=rules.add_space_prefix if prefix is None else prefix,
@@ -187,25 +185,39 @@ def token_texts(file: GGUFFile) -> list[str]:
     texts = decode_strings(file.metadata.strings(key))
     if not texts:
         raise GGUFError(f"{key} is empty: the file has no vocabulary")
-    if len(texts) > MAX_TOKENS:
-        raise GGUFError(f"{key} holds {len(texts):,} tokens; at most {MAX_TOKENS:,} are read")
     if "" in texts:
         return [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
     return texts
 
 
-def _array(metadata: Metadata, name: str, dtype: type[np.generic], n: int, missing: float) -> NDArray[Any]:
-    """`tokenizer.ggml.<name>` as (n,) of `dtype`; `missing` n times if it is not there. Longer arrays are
-    cut."""
+def _token_types(metadata: Metadata, n: int) -> NDArray[np.int32]:
+    """`tokenizer.ggml.token_type` as (n,); every token is a normal one if it is not there."""
+    array = _array(metadata, "token_type", "iu", "whole numbers (int32)", n)
+    if array is None:
+        return np.full(n, NORMAL, np.int32)
+    known = (array >= NORMAL) & (array <= BYTE)  # what another reader may know is undefined here, as in llama.cpp
+    return np.where(known, array, 0).astype(np.int32)
+
+
+def _scores(metadata: Metadata, n: int) -> NDArray[np.float32]:
+    """`tokenizer.ggml.scores` as (n,); 0 if it is not there."""
+    array = _array(metadata, "scores", "f", "floats (float32)", n)
+    return np.zeros(n, np.float32) if array is None else array.astype(np.float32)
+
+
+def _array(metadata: Metadata, name: str, kinds: str, meant: str, n: int) -> NDArray[Any] | None:
+    """The first n elements of `tokenizer.ggml.<name>`, of one of NumPy's `kinds`; None if it is not there."""
     key = _KEY + name
     if key not in metadata:
-        return np.full(n, missing, dtype)
+        return None
     array = metadata.array(key)
+    if array.dtype.kind not in kinds:
+        raise GGUFError(f"{key} is {metadata.type(key)}; it must be an array of {meant}, write it again")
     if len(array) < n:
         raise GGUFError(
             f"{key} has {len(array):,} entries for {n:,} tokens; write the vocabulary again from its source"
         )
-    return array[:n].astype(dtype)
+    return array[:n]
 
 
 def _flag(metadata: Metadata, name: str) -> bool | None:
@@ -217,19 +229,16 @@ def _flag(metadata: Metadata, name: str) -> bool | None:
 
 def _special(metadata: Metadata, name: str, n: int, default: int | None) -> int | None:
     """The id under `tokenizer.ggml.<name>_token_id`; one outside the vocabulary counts as missing, as in
-    llama.cpp."""
+    llama.cpp, and so does a default."""
     key = f"{_KEY}{name}_token_id"
     value = metadata.get(key)
+    if default is not None and default >= n:
+        default = None
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise GGUFError(f"{key} must be a token number, not {str(value)[:40]!r}")
     return int(value) if 0 <= value < n else default
-
-
-def _default(token: int | None, types: NDArray[np.int32], n: int) -> int | None:
-    """A kind's usual id, if this vocabulary has a special token there."""
-    return token if token is not None and token < n and types[token] in (CONTROL, UNKNOWN) else None
 
 
 def _end_tokens(
