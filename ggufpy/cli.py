@@ -7,6 +7,7 @@ anything to show. Only the module of the command that was asked for is imported.
 from __future__ import annotations
 
 import argparse
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -87,6 +88,7 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="timings, and a traceback with an error")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--isa", metavar="LEVEL", help="force a SIMD level, as GGUFPY_ISA does (ggufpy doctor: which)")
     command.add_arguments(parser)
     return parser
 
@@ -162,6 +164,8 @@ def _usage(parser: argparse.ArgumentParser, message: str) -> int:
 def _run_command(name: str, words: list[str], output: console.Output) -> int:
     command = load_command(name)
     args = command_parser(name, command).parse_args(words)
+    if args.isa is not None:
+        os.environ["GGUFPY_ISA"] = args.isa
     try:
         return command.run(args)
     except KeyboardInterrupt:

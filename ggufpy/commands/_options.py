@@ -62,9 +62,12 @@ def unescaped(prompt: bytes) -> bytes:
 
 def report_machine() -> None:
     """Says what the CPU has and cannot be used, for -v."""
+    from ggufpy.kernels import verdicts
     from ggufpy.simd import isa
 
-    for note in isa.notes():
+    faults = [(level, verdicts.fault(level)) for level in isa.available()]
+    left_out = [verdicts.reason_of(level, fault) for level, fault in faults if fault]
+    for note in (*isa.notes(), *left_out):
         console.note(f"ggufpy: {note}")
 
 

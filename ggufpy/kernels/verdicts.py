@@ -66,7 +66,8 @@ def usable() -> tuple[Level, ...]:
     level = isa.current()
     if reason := fault(level):
         others = ", ".join(other.name for other in isa.available() if other != level and not fault(other))
-        raise GGUFError(f"GGUFPY_ISA={level.name}: {reason_of(level, reason)}; choose one of {others}")
+        why = reason_of(level, reason)
+        raise GGUFError(f"SIMD level {level.name} (--isa, GGUFPY_ISA): {why}; choose one of {others}")
     return (level,)
 
 

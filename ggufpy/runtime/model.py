@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy import models, quants
+from ggufpy import console, models, quants
 from ggufpy.errors import GGUFError
 from ggufpy.kernels import verdicts
 from ggufpy.kernels.cache import Library, library
@@ -195,9 +194,8 @@ class Model:
 
 def _warn(level: Level, reason: str) -> None:
     """One line for whoever can report it; the next level is used."""
-    if sys.stderr is not None:
-        line = f"ggufpy: {verdicts.reason_of(level, reason)} and are left out; please report it with `ggufpy doctor`"
-        print(line, file=sys.stderr)
+    what = f"{verdicts.reason_of(level, reason)}; the next level is used instead"
+    console.note(f"ggufpy: {what}. Please report it with what `ggufpy doctor` prints")
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -8,8 +8,6 @@ take the process with it. What is tried is what will run: the same packing, tape
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -237,6 +235,9 @@ def _level(name: str) -> Level:
 
 def fault_of(trial: Trial) -> str:
     """Runs the trial in a child process: what is wrong, or an empty string."""
+    import signal
+    import subprocess
+
     if not sys.executable or getattr(sys, "frozen", False):
         return _judged(error_of(trial))  # a program with Python inside has no child to run it in
     code = f"import sys; sys.path[:] = {sys.path!r}; from ggufpy.runtime.trial import main; main()"

@@ -140,7 +140,7 @@ def current() -> Level:
     reason = "this CPU does not have it" if known else "there is no such level"
     if known and _present(known[0]):
         reason = tiles_refused()
-    raise GGUFError(f"GGUFPY_ISA={wanted}: {reason}; choose one of {names}")
+    raise GGUFError(f"SIMD level {wanted} (--isa, GGUFPY_ISA): {reason}; choose one of {names}")
 
 
 @functools.cache
