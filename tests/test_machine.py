@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def test_operations_are_counted_for_each_instruction(monkeypatch: pytest.MonkeyP
 
 def test_a_rate_is_operations_over_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_timed", lambda what, buffer, size, threads, repeats: 0.5)
-    monkeypatch.setattr(machine, "isa", SimpleNamespace(current=lambda: EMULATED))
+    monkeypatch.setattr(machine, "current", lambda: EMULATED)
     assert machine.peaks(3)["tiles"] == machine.TILE_ROUNDS * 12 * 16384 * 3 / 0.5
 
 

@@ -24,6 +24,7 @@ from ggufpy.simd.isa import Level, target
 from .spec import Kernel
 
 Progress = Callable[[int, int], None]
+NOT_SHAPING = frozenset({"ahead", "cache", "host", "verdicts"})  # modules here that no code depends on
 _LOCK = threading.RLock()
 
 
@@ -42,7 +43,8 @@ def sources_digest(block_type: str = "") -> str:
     quants = package.parent / "quants"
     named = {quants / f"{name}.py" for name in (block_type, *HELPERS)} if block_type else set()
     types = [path for path in quants.glob("*.py") if path in named]
-    for source in sorted([*package.glob("*.py"), *(package.parent / "simd").glob("*.py"), *types]):
+    shaping = [path for path in package.glob("*.py") if path.stem not in NOT_SHAPING]
+    for source in sorted([*shaping, *(package.parent / "simd").glob("*.py"), *types]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     for distribution in ("numba", "llvmlite"):
         digest.update(metadata.version(distribution).encode() + b"\0")
