@@ -47,6 +47,6 @@ def shared() -> Path:
     """The folder of reference data: GGUFPY_SHARED, or `shared` beside the repository. Skips without one."""
     beside = Path(__file__).resolve().parent.parent.parent / "shared"
     folder = Path(os.environ.get("GGUFPY_SHARED", beside))
-    if not folder.is_dir():
+    if not (folder / "README.md").is_file():  # an empty folder has no reference data either
         pytest.skip(f"no reference data at {folder} (set GGUFPY_SHARED)")
     return folder
