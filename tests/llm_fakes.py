@@ -31,7 +31,7 @@ class FakeSession:
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
-    weight_bytes, kv_bytes, flops_per_token, type_name = 1000, 100, 2e6, "F32"
+    weight_bytes, kv_bytes, type_name = 1000, 100, "F32"
 
     def __init__(
         self, n_ctx: int = 64, succ: Callable[[int], int] | None = None, rows: Rows | None = None
@@ -77,6 +77,9 @@ class FakeSession:
         assert 0 < drop <= len(self.held) - keep
         self.shifts.append((keep, drop))
         del self.held[keep : keep + drop]
+
+    def prompt_flops(self, tokens: int) -> float:
+        return 2e6 * tokens
 
     def truncate(self, n: int) -> None:
         assert 0 <= n <= len(self.held)

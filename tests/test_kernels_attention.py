@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from kv_reference import Pages, rounded
 
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.attention import part_bytes, scratch_bytes
+from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.host import walk_strings
 from ggufpy.kernels.kv_types import CHUNK
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.runtime.tape import Call, Tape, barriers
 from ggufpy.runtime.threads import Team
-from ggufpy.simd.isa import Level
+from ggufpy.simd.isa import EMULATED, Level, has_tiles
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,33 @@ class Shape:
     shared: int = 2
     key_type: str = "f16"
     value_type: str = "f16"
+    source: str = "attention"
 
     def __str__(self) -> str:
         types = "" if self.key_type == self.value_type == "f16" else f"-{self.key_type}-{self.value_type}"
-        return f"{self.key}-{self.value}-{self.group}{types}"
+        return f"{self.key}-{self.value}-{self.group}{types}{'-tiles' if self.tiled else ''}"
+
+    @property
+    def tiled(self) -> bool:
+        return self.source == "attention_tiles"
 
     @property
     def kernel(self) -> Kernel:
         return kernel(
-            "attention", key_length=self.key, value_length=self.value, group=self.group, key_type=self.key_type,
+            self.source, key_length=self.key, value_length=self.value, group=self.group, key_type=self.key_type,
             value_type=self.value_type,
         )  # fmt: skip
+
+    def check(self, found: Any, q: Any, cache: Cache, window: int = 0) -> None:
+        """Rows against softmax in float64, of numbers rounded as tiles want them."""
+        if not self.tiled:
+            np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window), rtol=1e-5, atol=1e-5)
+            return
+        log2e = np.float32(1.4426950408889634)
+        q = rounded(q * log2e, "bf16") / log2e
+        difference = found - attend(q, rounded(cache.k, "bf16"), rounded(cache.v, "bf16"), window)
+        assert np.abs(difference).max() < 0.012  # weights are rounded to 2^-9 too
+        assert np.sqrt(np.mean(difference**2)) < 0.0015
 
 
 class Cache:
@@ -74,17 +91,21 @@ def attention(shape: Shape, level: Level, caches: list[tuple[Cache, Any]], windo
         parts.append(Room(np.full((position // CHUNK + 1) * size, 0xFF, np.uint8)))
         records.append([row, n, position, tables[-1].address, parts[-1].address])
         row, base = row + n, base + len(c.pages.keys.array)
-    single = sum(len(q) == 1 for _, q in caches)
-    spans = Room(np.array([single, len(caches) - single, *np.ravel(records)], np.int64))
-    scratch = scratch_bytes(shape.key, shape.value, shape.group, lanes)
+    single = 0 if shape.tiled else sum(len(q) == 1 for _, q in caches)
+    several = len(caches) - single
+    kinds = (0, 0, several) if shape.tiled else (single, several, 0)
+    spans = Room(np.array([*kinds, *np.ravel(records)], np.int64))
+    lengths = shape.key, shape.value, shape.group
+    scratch = tiled_scratch_bytes(*lengths) if shape.tiled else scratch_bytes(*lengths, lanes)
     run(
         shape.kernel, level, nth, spans=spans, q=Room(queries), keys=keys, values=values,
         scratch=Room(np.full(nth * scratch, 0xFF, np.uint8)), y=y, q_stride=q_stride, y_stride=y_stride,
         n_kv=shape.shared, key_head_bytes=keys.array.strides[1], value_head_bytes=values.array.strides[1],
         window=window, scratch_bytes=scratch,
     )  # fmt: skip
-    code = kernel("attention_join", value_length=shape.value, group=shape.group)
-    run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window)
+    if not shape.tiled:
+        code = kernel("attention_join", value_length=shape.value, group=shape.group)
+        run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window)
     for part in parts:
         part.check()
     assert np.isnan(y.array[:, heads * shape.value :]).all(), "written past the heads"
@@ -98,6 +119,7 @@ def queries(n: int, shape: Shape, seed: int = 0) -> Any:
     return x.astype(np.float32)
 
 
+TILED = [level for level in (*LEVELS, EMULATED) if has_tiles(level)]
 SHAPES = [
     *((BEST, shape) for shape in (Shape(64, 64, 2), Shape(20, 20, 2, 1), Shape(80, 48, 1), Shape(128, 128, 8, 1))),
     (BEST, Shape(64, 64, 3)),
@@ -106,7 +128,12 @@ SHAPES = [
     (BEST, Shape(64, 64, 5, 1, "q4_0", "q8_0")),
     *((level, Shape(80, 20, 3)) for level in LEVELS[1:]),
     *((level, Shape(64, 64, 2, 1, "q4_0", "q8_0")) for level in LEVELS[1:]),
-]
+    *((level, replace(Shape(20, 20, 2, 1), source="attention_tiles")) for level in TILED),
+    *((TILED[0], replace(shape, source="attention_tiles")) for shape in (
+        Shape(64, 64, 3), Shape(81, 49, 1), Shape(128, 128, 8, 1), Shape(96, 64, 70, 1),
+        Shape(64, 96, 4, 2, "q8_0", "q4_0"), Shape(64, 64, 5, 1, "bf16", "q8_0"),
+    )),
+]  # fmt: skip
 of_every_shape = pytest.mark.parametrize(("level", "shape"), SHAPES, ids=lambda x: getattr(x, "name", None) or str(x))
 
 
@@ -120,7 +147,7 @@ def test_one_token(level: Level, shape: Shape) -> None:
     for positions in (1, 2, 15, 16, 17, 127, 128, 129, 200, 255, 256, 257, 384):
         cache, q = Cache(shape, level, positions), queries(1, shape)
         (found,) = attention(shape, level, [(cache, q)])
-        np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
+        shape.check(found, q, cache)
         for nth in (2, 3, 5):
             np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=nth)[0], found)
 
@@ -130,7 +157,7 @@ def test_several_tokens_are_each_as_if_alone(level: Level, shape: Shape) -> None
     for positions, n in [(2, 2), (5, 5), (130, 5), (258, 3), (131, 131), (300, 29)]:
         cache, q = Cache(shape, level, positions), queries(n, shape)
         (found,) = attention(shape, level, [(cache, q)])
-        np.testing.assert_allclose(found, attend(q, cache.k, cache.v), rtol=1e-5, atol=1e-5)
+        shape.check(found, q, cache)
         np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=3)[0], found)
         for i in (0, n // 2, n - 1):
             alone = Cache(shape, level, positions, positions - n + i + 1)
@@ -154,7 +181,7 @@ def test_windows(level: Level, shape: Shape) -> None:
         for positions, n in [(1, 1), (129, 1), (300, 1), (130, 4), (300, 40)]:
             cache, q = Cache(shape, level, positions), queries(n, shape)
             (found,) = attention(shape, level, [(cache, q)], window)
-            np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window), rtol=1e-5, atol=1e-5)
+            shape.check(found, q, cache, window)
             np.testing.assert_array_equal(attention(shape, level, [(cache, q)], window, nth=2)[0], found)
             alone = Cache(shape, level, positions, positions - n + 1)
             np.testing.assert_array_equal(attention(shape, level, [(alone, q[:1])], window)[0][0], found[0])

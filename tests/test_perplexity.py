@@ -99,7 +99,7 @@ def test_logits_that_are_no_numbers_are_seen(bad: float) -> None:
 
 def logit_rows(logits: Any) -> LogitRows:
     """Rows as the engine would have them."""
-    work = Workspace("head", {"logits": logits.shape[1]}, Forms(frozenset(), frozenset()), len(logits))
+    work = Workspace("head", {"logits": logits.shape[1]}, Forms(frozenset(), frozenset(), frozenset()), len(logits))
     work.rows_of("logits")[:, : logits.shape[1]] = logits
 
     def once(call: Call) -> None:

@@ -294,7 +294,7 @@ def test_what_a_session_says_of_itself(tiny: Session) -> None:
     assert tiny.type_name == "F32"
     assert tiny.weight_bytes >= 4 * (VOCABULARY * 40 + 2 * 3 * 40 * 52)
     assert tiny.kv_bytes >= 2 * 64 * 40 * 2
-    assert tiny.flops_per_token == 2.0 * (VOCABULARY * 40 + 2 * (3 * 40 * 52 + 40 * 40 * 2 + 2 * 20 * 40))
+    assert tiny.prompt_flops(3) == 2.0 * (VOCABULARY * 40 + 3 * 2 * (3 * 40 * 52 + 40 * 40 * 2 + 2 * 20 * 40))
 
 
 def test_tokens_are_counted_and_logits_are_of_the_last(tiny: Session) -> None:

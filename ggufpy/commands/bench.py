@@ -22,6 +22,7 @@ from ggufpy.commands._options import (
 )
 
 if TYPE_CHECKING:
+    from ggufpy.commands._bench_profile import Profiles
     from ggufpy.loading import LoadOptions, Parts
     from ggufpy.progress import Progress
     from ggufpy.runtime import Session
@@ -38,11 +39,15 @@ JSON: model, type, bytes, threads, isa, pp {tokens, tps_median, tps_min, tps_max
 tg {tokens, tps_median, tps_min, tps_max, gb_per_s, machine_gb_per_s}, load_seconds, import_seconds;
 pp and tg are of the first of each list, pp_runs [pp], tg_runs [tg and depth] and
 parallel [{sequences, tokens, tps_median, tps_min, tps_max, ratio}] have all.
+--profile runs the first prompt and the first decoding once more with a clock: each op's time (waits: what
+the first thread waits for the others), floating-point operations and bytes that pass once. JSON: profile
+{pp, tg}, lists of {op, kernel, calls, seconds, waiting, flops, bytes}.
 
 examples:
   ggufpy bench                              the default model
   ggufpy bench model.gguf -p 512 -n 128 -t 4 -r 5
   ggufpy bench model.gguf -p 0 -n 32 -d 4096    decoding behind 4,096 tokens
+  ggufpy bench model.gguf -p 512 -n 16 --profile
   ggufpy bench -p 64,256,1024 -d 0,512,1024 -np 1,2,4,8 --plot speed.png"""
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -127,6 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="sequences that decode together, such as 1,2,4,8 (one is always measured with them)",
     )
+    parser.add_argument("--profile", action="store_true", help="also show where the time goes, op by op")
     parser.add_argument(
         "--plot", type=plot_path, metavar="FILE", help="draw the figures into a .png, .svg or .pdf (extra: plot)"
     )
@@ -161,12 +167,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         with Progress() as progress:
             measured = _measure(parts.session, args, progress)
+        profiles = _profiles(parts.session, args) if args.profile else {}
         report = _report(parts, measured)
     finally:
         parts.session.close()
         parts.file.close()
     report |= {"load_seconds": loaded - imported, "import_seconds": imported - start}
     report |= _lists(parts.session, measured)
+    if args.profile:
+        report["profile"] = profiles
     print(json.dumps(report) if args.json else _table(report))
     if args.plot is not None:
         _bench_plot.draw(report, args.plot)
@@ -191,12 +200,9 @@ def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
 
 def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:
     """Warm up, then alternate prompts, decoding, the machine's limits, and sequences side by side."""
-    import numpy as np
-
     from ggufpy.runtime import machine
 
-    most = max(*args.n_prompt, *args.depth, args.n_gen)
-    ids: list[int] = np.random.default_rng(0).integers(0, session.n_vocab, most).tolist()
+    ids = _tokens(session, args)
     together = sorted({1, *args.parallel}) if args.parallel else []
     sequences = Together(session, max(together), args.batch) if together else None
     prompts = [Runs(count) for count in args.n_prompt if count]
@@ -217,6 +223,32 @@ def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str
             _note(runs, turn, sequences.seconds(runs.sequences, ids[: runs.depth], ids[:count]))
         progress("measuring", turn + 1, args.repetitions + 1)
     return Measured(prompts, decodes, parallel)
+
+
+def _tokens(session: Session, args: argparse.Namespace) -> list[int]:
+    """As many tokens, any of the vocabulary, as the longest run wants."""
+    import numpy as np
+
+    most = max(*args.n_prompt, *args.depth, args.n_gen)
+    ids: list[int] = np.random.default_rng(0).integers(0, session.n_vocab, most).tolist()
+    return ids
+
+
+def _profiles(session: Session, args: argparse.Namespace) -> Profiles:
+    """One run more of the first prompt and the first decoding, timed op by op."""
+    from ggufpy.commands import _bench_profile
+
+    ids, count, depth = _tokens(session, args), next(filter(None, args.n_prompt), 0), args.depth[0]
+    found: Profiles = {}
+    if count:
+        session.truncate(0)
+        found["pp"] = _bench_profile.profile(session, lambda: session.eval(ids[:count]))
+    if args.n_gen:
+        session.truncate(0)
+        if depth:
+            session.eval(ids[:depth])
+        found["tg"] = _bench_profile.profile(session, lambda: decode(session, ids[: args.n_gen]))
+    return found
 
 
 def _note(runs: Runs, turn: int, seconds: float, limit: Callable[[], float] | None = None) -> None:
@@ -242,9 +274,7 @@ def decode_seconds(session: Session, before: Sequence[int], ids: Sequence[int]) 
     if before:
         session.eval(before)
     start = time.perf_counter()
-    for token in ids:
-        session.eval([token])
-        session.last_logits()
+    decode(session, ids)
     return time.perf_counter() - start
 
 
@@ -273,6 +303,13 @@ class Together:
         for sequence in taking:
             sequence.truncate(0)
         return seconds
+
+
+def decode(session: Session, ids: Sequence[int]) -> None:
+    """Evaluates `ids` one by one, each to its logits."""
+    for token in ids:
+        session.eval([token])
+        session.last_logits()
 
 
 def _report(parts: Parts, measured: Measured) -> dict[str, Any]:
@@ -305,7 +342,8 @@ def _lists(session: Session, measured: Measured) -> dict[str, Any]:
 
 
 def _prompt_fields(session: Session, runs: Runs) -> dict[str, Any]:
-    limits = runs.ratio(session.flops_per_token / 1e3, "tflops", "peak_tflops")
+    per_token = session.prompt_flops(runs.tokens) / max(runs.tokens, 1)
+    limits = runs.ratio(per_token / 1e3, "tflops", "peak_tflops")
     if limits["peak_tflops"] is not None:
         limits["peak_tflops"] /= 1e3
     return {**runs.rates(), **limits}
@@ -317,6 +355,7 @@ def _decode_fields(session: Session, runs: Runs) -> dict[str, Any]:
 
 def _table(report: dict[str, Any]) -> str:
     """The report for reading."""
+    from ggufpy.commands import _bench_profile
     from ggufpy.progress import human_bytes
 
     lines = [
@@ -334,6 +373,7 @@ def _table(report: dict[str, Any]) -> str:
     for some in report["parallel"]:
         each = "sequence, alone" if some["sequences"] == 1 else f"sequences, {some['ratio']:.2f} times one"
         lines.append(f"decode {some['tokens']:>5} each    {_speed(some)}  {some['sequences']} {each}")
+    lines += ["\n" + _bench_profile.table(name, ops) for name, ops in report.get("profile", {}).items()]
     return "\n".join(lines)
 
 

@@ -5,8 +5,9 @@ chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for ea
 (padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
 same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
 
-`spans` says what belongs together (`Spans` in runtime/step.py): the numbers of single rows and of runs, then for each a
-record of RECORD int64: first row, rows, first position, address of the page table, address of the parts.
+`spans` says what belongs together (`Span` in runtime/step.py): the numbers of single rows, of runs, and of what is left
+to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
+table, address of the parts.
 A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
 whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
 `window` > 0 limits attention to that many latest positions.
@@ -21,6 +22,7 @@ from .kv_types import CHUNK, KvType, key_reader, value_reader
 from .spec import struct
 
 RECORD = 5  # int64 of a span
+RECORDS = 24  # offset of the first
 QUERIES = 24  # of a block, at most, unless a group is larger
 LOWEST = -1e30  # the score of what is not seen
 
@@ -212,7 +214,7 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def singles(args, ith, nth, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + 16
+        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS
         q0, q_stride, keys0, values0 = args.q, args.q_stride, args.keys, args.values
         key_head, value_head = args.key_head_bytes, args.value_head_bytes
         room = args.scratch + ith * args.scratch_bytes
@@ -261,7 +263,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def runs(args, ith, nth, single, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + 16 + 8 * RECORD * single
+        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS + 8 * RECORD * single
         keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
         key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
         room = args.scratch + ith * args.scratch_bytes

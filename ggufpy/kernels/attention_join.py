@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .attention import RECORD, joiner, part_bytes
+from .attention import RECORD, RECORDS, joiner, part_bytes
 from .kv_types import CHUNK
 from .spec import struct
 
@@ -26,7 +26,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             span = unit // heads
             head = unit - span * heads
-            record = args.spans + 16 + 8 * RECORD * span
+            record = args.spans + RECORDS + 8 * RECORD * span
             position, parts = v.load_i64(record + 16), v.load_i64(record + 32)
             first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
             pages = position // CHUNK + 1

@@ -3,6 +3,9 @@
 An entry is three int64: kernel address, argument address, and whether to wait afterwards. `barrier` is two int64 on
 cache lines of their own: threads arrived, and rounds done. Waiting spins, and after a while gives the processor away
 (`yield_` is the address of sched_yield), so that more threads than cores still make progress.
+
+Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
+the start, and for every entry when its kernel returns and when the wait behind it is over.
 """
 
 from __future__ import annotations
@@ -12,16 +15,22 @@ from typing import Any
 
 from .spec import struct
 
-ARGS = struct("entries", "count", "barrier", "yield_")
+ARGS = struct("entries", "count", "barrier", "yield_", "clock", "clock_id", "stamps")
 SPINS = 4096
+STAMP = 16  # bytes of a time: seconds and nanoseconds
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def tape(args, ith, nth):
         entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
+        clock, clock_id, stamps = args.clock, args.clock_id, args.stamps if ith == 0 else 0
+        if stamps != 0:
+            v.invoke(clock, clock_id, stamps, 0)
         for i in range(count):
             entry = entries + 24 * i
             v.invoke(v.load_i64(entry), v.load_i64(entry + 8), ith, nth)
+            if stamps != 0:
+                v.invoke(clock, clock_id, stamps + (2 * i + 1) * STAMP, 0)
             if nth > 1 and v.load_i64(entry + 16) != 0:
                 rounds = v.atomic_load(barrier + 64)
                 if v.atomic_add(barrier, 1) == nth - 1:
@@ -35,5 +44,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                             v.pause()
                         else:
                             v.invoke0(give_way)
+            if stamps != 0:
+                v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
 
     return tape

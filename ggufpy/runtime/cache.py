@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.attention import block_rows, part_bytes, scratch_bytes
+from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
 from ggufpy.kernels.kv_types import CHUNK, KvType
 from ggufpy.plan import Heads
 
@@ -58,7 +59,8 @@ class KvCache:
         self._memory = Region(layers * self._layer_bytes, "the key/value cache", sparse=True)
         self.part_bytes = heads.shared * part_bytes(heads.value_length, heads.group, lanes)
         self.parts = Region(self.pages * self.part_bytes, "attention parts", sparse=True)
-        self.scratch_bytes = scratch_bytes(heads.key_length, heads.value_length, heads.group, lanes)
+        lengths = heads.key_length, heads.value_length, heads.group
+        self.scratch_bytes = max(scratch_bytes(*lengths, lanes), tiled_scratch_bytes(*lengths))
         self.scratch = Region(threads * self.scratch_bytes, "attention scratch")
         self._owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from .cache import KvCache
 from .collect import Collector
 from .memory import Region
 from .model import Model
+from .profile import Profile
 from .rope import RopeTable
 from .score import LogitRows
 from .sequence import Sequence
@@ -95,12 +96,14 @@ class Engine:
         self._angles = self._table.view(np.float32, rows, plan.rope.dimensions // 2, 2)
         scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
         self._parts = Parts(
-            plan, model.matrices, model.vectors, self._cache, self._table, model.threads, model.bulk, scratch
+            plan, model.matrices, model.vectors, self._cache, self._table, model.threads, model.bulk,
+            model.tiled_attention, scratch,
         )
         self._source = Step(rows)  # where a shift reads
         self._tapes: dict[object, Tape] = {}
         self._team = Team(model.threads, model.library)
         self._collector: Collector | None = None
+        self._profile: Profile | None = None
 
     @property
     def model(self) -> Model:
@@ -212,6 +215,17 @@ class Engine:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
                 self._collect_with(None)
 
+    @contextmanager
+    def profile(self) -> Iterator[Profile]:
+        """Steps within it are timed, call by call. Raises GGUFError if another thread is at work with the model."""
+        profile = Profile(self._model)
+        with self._alone():
+            self._profile = profile
+        try:
+            yield profile
+        finally:
+            self._profile = None
+
     def _collect_with(self, collector: Collector | None) -> None:
         """Tapes hold the addresses of a collector's sums: they are made anew."""
         self._collector = collector
@@ -219,7 +233,7 @@ class Engine:
 
     def _evaluate(self, placed: list[_Placed]) -> None:
         """The body of a step; sequences are longer by their chunks then."""
-        self._fill(sorted(placed, key=lambda p: (len(p.ids) > 1, p.row)))  # attention takes single rows first
+        self._fill(placed)
         self._run_body(sorted(placed, key=lambda p: p.row))
         for p in placed:
             p.chunk.sequence.advance(len(p.ids))
@@ -249,19 +263,23 @@ class Engine:
             end += -end % MOST  # exact rows are filled up once: bulk rows stand close together
         return [_Placed(*item) for item in zip(chunks, ids, rows, bulk, strict=True)]
 
-    def _fill(self, order: list[_Placed]) -> None:
+    def _fill(self, placed: list[_Placed]) -> None:
         """Embeddings, angles, places and spans of the step."""
         work, width = self._work, self._x.shape[1]
-        spans, parts, base = [], [], 0
-        for p in order:
+        spans = []
+        for p in placed:
             rows, position = slice(p.row, p.row + len(p.ids)), p.chunk.sequence.n_past
             embedded = self._model.embeddings(p.ids)
             self._x[rows, : embedded.shape[1]] = embedded
             self._x[rows, embedded.shape[1] : width] = 0.0
             self._rope.fill(np.arange(position, position + len(p.ids)), self._angles[rows])
-            spans.append(Span(p.row, len(p.ids), position, p.chunk.sequence.table))
-            if len(p.ids) == 1:
-                pages = position // CHUNK + 1
+            tiled = p.bulk and self._model.tiled_attention
+            spans.append(Span(p.row, len(p.ids), position, p.chunk.sequence.table, tiled))
+        spans.sort(key=lambda span: (span.kind, span.row))
+        parts, base = [], 0
+        for span in spans:
+            if span.kind == 0:
+                pages = span.position // CHUNK + 1
                 parts.append(self._cache.parts.at(base, pages * self._cache.part_bytes))
                 base += pages * self._cache.part_bytes
         work.step.set_spans(spans, parts)
@@ -274,7 +292,11 @@ class Engine:
         few = exact[-1].row + len(exact[-1].ids) if exact else 0
         self._work.step.set_rows(few, first, many)
         kind = Kind(_group(few), bool(bulk))
-        self._run(("body", kind), lambda: list(self._lowering(self._work, kind).calls(self._model.plan.body)))
+
+        def calls() -> list[Call]:
+            return list(self._lowering(self._work, kind).calls(self._model.plan.body))
+
+        self._run(("body", kind), calls, self._work)
         if self._collector is not None:
             self._collector.add_rows("body", few + many)
 
@@ -300,18 +322,21 @@ class Engine:
             lowering = self._lowering(self._head, kind)
             return [lowering.select(self._work, "x"), *lowering.calls(self._model.plan.head)]
 
-        self._run(("head", kind), calls)
+        self._run(("head", kind), calls, self._head)
         if self._collector is not None:
             self._collector.add_rows("head", count)
 
     def _lowering(self, work: Workspace, kind: Kind) -> Lowering:
         return Lowering(self._parts, work, kind, self._collector)
 
-    def _run(self, name: object, calls: Any) -> None:
-        """Runs the tape of this name, made by `calls` when it is first wanted."""
+    def _run(self, name: object, calls: Callable[[], list[Call]], work: Workspace) -> None:
+        """Runs the tape of this name on a workspace, made by `calls` when it is first wanted."""
         if name not in self._tapes:
             self._tapes[name] = Tape(calls(), self._model.library)
-        self._tapes[name].run(self._team)
+        if self._profile is None:
+            self._tapes[name].run(self._team)
+        else:
+            self._profile.run(self._tapes[name], self._team, work)
 
     def _shift(self, sequence: Sequence, positions: range, drop: int) -> None:
         """Moves positions down by `drop`, and turns their keys back by as many."""
@@ -319,9 +344,9 @@ class Engine:
             count = min(self.rows, positions.stop - start)
             for step, first in ((self._source, start), (self._work.step, start - drop)):
                 step.set_rows(count, 0, 0)
-                step.set_spans([Span(0, count, first, sequence.table)], [self._cache.parts.at(0, 0)])
+                step.set_spans([Span(0, count, first, sequence.table, tiled=True)], [])  # nothing attends
             self._rope.turn(np.full(count, -drop), self._angles[:count])
-            self._run("shift", self._shift_calls)
+            self._run("shift", self._shift_calls, self._work)
 
     def _shift_calls(self) -> list[Call]:
         lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.plan import MatMul, Op, Plan
 from ggufpy.quants.base import IntPanel
-from ggufpy.simd.isa import Level
+from ggufpy.simd.isa import Level, has_tiles
 
 from .cache import CacheShape
 from .memory import Region, aligned
@@ -96,6 +97,11 @@ class Model:
         embedding = file.tensors[plan.embedding.name]
         self._embedding, self._embedding_rows = quants.get(embedding.type), embedding.little()
 
+    @property
+    def tiled_attention(self) -> bool:
+        """Whether bulk rows attend by tiles too."""
+        return bool(self.bulk) and has_tiles(self.library.level)
+
     def _bulk(self, level: Level) -> dict[str, Kernel]:
         """Kernels for bulk rows, of matrices that have one at a level."""
         panels = {n: quants.get(self._file.tensors[n].type).panel for n in self._names}
@@ -143,6 +149,8 @@ class Model:
             wanted.append(kernel("decode", type=embedding.name.lower()))
         bulk = sorted(set(self._bulk(found.level).values()), key=repr)
         wanted += [kernel("to_tiles"), *bulk] if bulk else []
+        if bulk and has_tiles(found.level):
+            wanted.append(kernel("attention_tiles", group=h.group, **cached))
         report = None if progress is None else lambda done, total: progress("compile", done, total)
         found.load(wanted, report)
         return wanted
@@ -162,7 +170,8 @@ class Model:
         products = [op for op in ops if isinstance(op, MatMul)]
         whole = [op for op in products if isinstance(self.matrices[op.weight.name].panel, IntPanel)]
         tiled = [op for op in products if op.weight.name in self.bulk]
-        return Forms(frozenset(op.x for op in whole), frozenset(op.x for op in tiled))
+        exact = [op for op in whole if op.weight.name not in self.bulk]
+        return Forms(*(frozenset(op.x for op in some) for some in (whole, exact, tiled)))
 
     @property
     def scratch_bytes(self) -> int:
@@ -178,10 +187,13 @@ class Model:
         """Bytes of packed matrices, all of which are read for every token."""
         return sum(m.memory.nbytes for m in self.matrices.values())
 
-    @property
-    def flops_per_token(self) -> float:
-        """Floating-point operations of the matrix products for one token, logits included."""
-        return 2.0 * sum(m.rows * m.columns for m in self.matrices.values())
+    def prompt_flops(self, tokens: int) -> float:
+        """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
+        body, head = (
+            sum(2.0 * math.prod(op.weight.shape) for op in ops if isinstance(op, MatMul))
+            for ops in (self.plan.body, self.plan.head)
+        )
+        return body * tokens + head
 
     @property
     def type_name(self) -> str:

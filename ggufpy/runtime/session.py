@@ -76,10 +76,9 @@ class Session:
         """Bytes of the key/value cache when it is full."""
         return self.engine.kv_bytes
 
-    @property
-    def flops_per_token(self) -> float:
-        """Floating-point operations of the matrix products for one token, logits included."""
-        return self._model.flops_per_token
+    def prompt_flops(self, tokens: int) -> float:
+        """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
+        return self._model.prompt_flops(tokens)
 
     @property
     def type_name(self) -> str:

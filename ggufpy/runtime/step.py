@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.attention import RECORD
+from ggufpy.kernels.attention import RECORD, RECORDS
 
 from .memory import Region
 
@@ -17,12 +17,21 @@ NOWHERE = -1  # the position of a row that only fills up
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive rows of one sequence: the first, how many, the first's position and the address of the page table."""
+    """Consecutive rows of one sequence: the first, how many, the first's position and the address of the page table.
+
+    `tiled`: attention takes them by tiles.
+    """
 
     row: int
     count: int
     position: int
     table: int
+    tiled: bool = False
+
+    @property
+    def kind(self) -> int:
+        """Single rows, runs, and what is tiled stand in this order."""
+        return 2 if self.tiled else int(self.count > 1)
 
 
 class Step:
@@ -32,12 +41,24 @@ class Step:
         self._rows = rows
         self._counts = Region(64, "the step's counts")
         self._places = Region(16 * rows, "the step's places")
-        self._spans = Region(16 + 8 * RECORD * rows, "the step's spans")
+        self._spans = Region(RECORDS + 8 * RECORD * rows, "the step's spans")
         self._sources = Region(8 * rows, "the step's rows")
         self._count_view = self._counts.view(np.int64, 5)
         self.places: NDArray[np.int64] = self._places.view(np.int64, rows, 2)
-        self._span_view = self._spans.view(np.int64, 2 + RECORD * rows)
+        self._span_view = self._spans.view(np.int64, RECORDS // 8 + RECORD * rows)
         self.sources: NDArray[np.int64] = self._sources.view(np.int64, rows)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Rows of the step: all up to the last, exact ones, bulk ones."""
+        return int(self._count_view[0]), int(self._count_view[1]), int(self._count_view[3])
+
+    @property
+    def spans(self) -> NDArray[np.int64]:
+        """Of every span its first row, how many, and the first's position: (spans, 3)."""
+        first = RECORDS // 8
+        count = int(self._span_view[:first].sum())
+        return self._span_view[first : first + RECORD * count].reshape(count, RECORD)[:, :3]
 
     @property
     def all_rows(self) -> int:
@@ -75,15 +96,17 @@ class Step:
         self._count_view[:4] = (rows, exact, bulk_first, bulk)
 
     def set_spans(self, spans: Items[Span], parts: Items[int]) -> None:
-        """Single rows come first, each with the address of its parts. Rows of no span go nowhere."""
-        singles = sum(span.count == 1 for span in spans)
-        self._span_view[:2] = (singles, len(spans) - singles)
+        """By kind, single rows each with the address of its parts. Rows of no span go nowhere."""
+        kinds = [span.kind for span in spans]
+        if kinds != sorted(kinds) or len(parts) != kinds.count(0):
+            raise ValueError(f"spans of kinds {kinds} with {len(parts)} parts")
+        self._span_view[: RECORDS // 8] = [kinds.count(kind) for kind in range(3)]
         self.places[:, 0] = NOWHERE
         for i, span in enumerate(spans):
-            if (span.count == 1) != (i < singles) or span.row + span.count > self._rows:
-                raise ValueError(f"span {i} of {singles} singles has {span.count} rows from {span.row}")
-            at = 2 + RECORD * i
-            record = (span.row, span.count, span.position, span.table, parts[i] if i < singles else 0)
+            if span.row + span.count > self._rows:
+                raise ValueError(f"span {i} has {span.count} rows from {span.row}, of {self._rows}")
+            at = RECORDS // 8 + RECORD * i
+            record = (span.row, span.count, span.position, span.table, parts[i] if i < len(parts) else 0)
             self._span_view[at : at + RECORD] = record
             rows = self.places[span.row : span.row + span.count]
             rows[:, 0] = np.arange(span.position, span.position + span.count)

@@ -5,6 +5,7 @@ All addresses that kernels see are taken here, from regions of checked size.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from ggufpy.kernels.cache import Library
 from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.kernels.spec import Kernel, kernel, load_source
+from ggufpy.kernels.tape import STAMP
 from ggufpy.kernels.to_tiles import tiles_bytes
 from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, SwiGlu
 
@@ -22,7 +24,7 @@ from .cache import CacheShape, KvCache
 from .collect import Collector
 from .memory import Region
 from .step import Step
-from .threads import Team, yield_address
+from .threads import Team, clock_address, yield_address
 from .weights import Matrix
 
 GROUPS = (1, 2, 4)  # activations that share one reading of the weights: kernels are made for each
@@ -31,20 +33,22 @@ MOST = GROUPS[-1]
 
 @dataclass(frozen=True)
 class Forms:
-    """Buffers that matrices read as 8-bit rows, and as bf16 tiles."""
+    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles."""
 
     quantised: frozenset[str]
+    quantised_in_bulk: frozenset[str]
     tiled: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: its arguments by field name, and the buffers it reads and writes."""
+    """One kernel call: its arguments by field name, the buffers it reads and writes, and the op that it is part of."""
 
     kernel: Kernel
     arguments: Mapping[str, int | float]
     reads: frozenset[str]
     writes: frozenset[str]
+    op: Op | None = None
 
 
 class Workspace:
@@ -94,6 +98,7 @@ class Parts:
     table: Region
     threads: int
     bulk: Mapping[str, Kernel]  # matrices whose bulk rows have a kernel of their own
+    tiled_attention: bool  # of bulk rows
     scratch: Region
 
 
@@ -117,17 +122,21 @@ class Lowering:
 
     def calls(self, ops: Sequence[Op]) -> Iterator[Call]:
         for op in ops:
-            if isinstance(op, Norm):
-                yield self._norm(op)
-            elif isinstance(op, MatMul):
-                if self._collector is not None and op.x not in self._collected:
-                    yield self._collect(op, self._collector)
-                    self._collected.add(op.x)
-                yield from self._matmul(op)
-            elif isinstance(op, SwiGlu):
-                yield self._swiglu(op)
-            else:
-                yield from self._attend(op)
+            for call in self._calls(op):
+                yield replace(call, op=op)
+
+    def _calls(self, op: Op) -> Iterator[Call]:
+        if isinstance(op, Norm):
+            yield self._norm(op)
+        elif isinstance(op, MatMul):
+            if self._collector is not None and op.x not in self._collected:
+                yield self._collect(op, self._collector)
+                self._collected.add(op.x)
+            yield from self._matmul(op)
+        elif isinstance(op, SwiGlu):
+            yield self._swiglu(op)
+        else:
+            yield from self._attend(op)
 
     def _call(
         self, code: Kernel, arguments: Mapping[str, int | float], reads: Sequence[str], writes: Sequence[str]
@@ -135,8 +144,13 @@ class Lowering:
         name = self._work.name
         self._tiled.difference_update(writes)
         self._collected.difference_update(writes)
-        touched = [frozenset(f"{name}:{buffer}" for buffer in names) for names in (reads, writes)]
-        return Call(code, arguments, *touched)
+        read, written = (frozenset(f"{name}:{buffer}" for buffer in names) for names in (reads, writes))
+        return Call(code, arguments, read, written)
+
+    def _codes(self, buffer: str) -> int:
+        """Where 8-bit rows of a buffer go; 0 if no matrix reads them in this kind of step."""
+        wanted = self._kind.group or buffer in self._work.forms.quantised_in_bulk
+        return self._work.codes_address(buffer) if wanted else 0
 
     def _norm(self, op: Norm) -> Call:
         w = self._work
@@ -144,7 +158,7 @@ class Lowering:
         values = {
             "step": w.step.all_rows, "x": w.address(op.x),
             "weight": self._parts.vectors[op.weight.name].at(0, 4 * columns), "y": w.address(op.y),
-            "q": w.codes_address(op.y), "blocks": columns // BLOCK, "columns": op.weight.shape[0],
+            "q": self._codes(op.y), "blocks": columns // BLOCK, "columns": op.weight.shape[0],
             "x_stride": w.stride(op.x), "y_stride": w.stride(op.y),
             "q_stride": w.codes_stride(op.y), "eps": op.eps,
         }  # fmt: skip
@@ -213,24 +227,28 @@ class Lowering:
         w = self._work
         values = {
             "step": w.step.all_rows, "gate": w.address(op.gate), "up": w.address(op.up), "y": w.address(op.y),
-            "q": w.codes_address(op.y), "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y),
+            "q": self._codes(op.y), "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y),
             "q_stride": w.codes_stride(op.y),
         }  # fmt: skip
         return self._call(kernel("swiglu"), values, [op.gate, op.up], [op.y, "q:" + op.y])
 
     def _attend(self, op: Attend) -> Iterator[Call]:
         yield self.rope_store(op, self._parts.plan.heads.queries)
-        yield self._attention(op)
+        tiled = self._kind.bulk and self._parts.tiled_attention
         w, heads = self._work, self._parts.plan.heads
-        values = {
-            "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
-            "window": op.window,
-        }  # fmt: skip
-        code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
-        yield self._call(code, values, ["parts"], [op.y])
-        if op.y in w.codes:
+        if tiled:
+            yield self._attention(op, "attention_tiles")
+        if self._kind.group or not tiled:
+            yield self._attention(op, "attention")
             values = {
-                "step": w.step.all_rows, "x": w.address(op.y), "q": w.codes_address(op.y),
+                "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+                "window": op.window,
+            }  # fmt: skip
+            code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
+            yield self._call(code, values, ["parts"], [op.y])
+        if self._codes(op.y):
+            values = {
+                "step": w.step.all_rows, "x": w.address(op.y), "q": self._codes(op.y),
                 "blocks": w.columns[op.y] // BLOCK, "x_stride": w.stride(op.y), "q_stride": w.codes_stride(op.y),
             }  # fmt: skip
             yield self._call(kernel("quantise"), values, [op.y], ["q:" + op.y])
@@ -263,9 +281,10 @@ class Lowering:
         code = kernel("kv_read", **cache_constants(self._parts.plan.heads, cache.shape))
         return self._call(code, values, [f"kv{op.layer}"], [op.k, op.v])
 
-    def _attention(self, op: Attend) -> Call:
+    def _attention(self, op: Attend, source: str) -> Call:
+        """Of exact rows, or of bulk rows where these have tiles."""
         w, cache, heads = self._work, self._parts.cache, self._parts.plan.heads
-        code = kernel("attention", group=heads.group, **cache_constants(heads, cache.shape))
+        code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape))
         values = {
             "spans": w.step.spans_address, "q": w.address(op.q), "keys": cache.keys(op.layer),
             "values": cache.values(op.layer),
@@ -316,7 +335,7 @@ class Tape:
     """Calls ready to run: addresses of kernels and of their argument structs, which it keeps alive."""
 
     def __init__(self, calls: Sequence[Call], library: Library) -> None:
-        self.kernels = [call.kernel for call in calls]
+        self.calls = calls
         self._structs = [_filled(call) for call in calls]
         self._entries = np.zeros((len(calls), 3), np.int64)
         for i, (call, wait) in enumerate(zip(calls, barriers(calls), strict=True)):
@@ -331,6 +350,19 @@ class Tape:
         """Runs every call on the team's threads; all of them have passed the last barrier when it returns."""
         self._args["barrier"] = team.barrier
         team.run(self._runner, self._args.ctypes.data)
+
+    def timed(self, team: Team) -> NDArray[np.float64]:
+        """As `run`; (calls, 2) seconds that thread 0 was at work on each, and that it waited behind it."""
+        stamps = np.zeros((2 * len(self.calls) + 1, STAMP // 8), np.int64)
+        self._args["clock"], self._args["clock_id"] = clock_address(), time.CLOCK_MONOTONIC
+        self._args["stamps"] = stamps.ctypes.data
+        try:
+            self.run(team)
+        finally:
+            self._args["stamps"] = 0
+        nanoseconds = (stamps[:, 0] - stamps[0, 0]) * 1_000_000_000 + stamps[:, 1]
+        seconds: NDArray[np.float64] = np.diff(nanoseconds).reshape(-1, 2) / 1e9
+        return seconds
 
 
 def _filled(call: Call) -> NDArray[Any]:

@@ -39,6 +39,13 @@ def yield_address() -> int:
     return _system("SwitchToThread" if sys.platform == "win32" else "sched_yield")
 
 
+def clock_address() -> int:
+    """The address of clock_gettime. Raises GGUFError where there is none."""
+    if sys.platform == "win32":
+        raise GGUFError("a step is profiled with clock_gettime, which Windows does not have")
+    return _system("clock_gettime")
+
+
 def _waiting(mutex: int, condition: int) -> dict[str, int]:
     """Initialises a mutex and a condition variable in place; the functions that work on them, by what they do."""
     if sys.platform == "win32":  # both begin as zeros

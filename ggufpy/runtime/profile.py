@@ -1,0 +1,106 @@
+"""Where the time of steps goes: of every kind of call its seconds, floating-point operations and bytes.
+
+In: tapes that ran with a clock. Out: one `OpTime` for each kernel and what it is for, all layers together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggufpy.kernels.layout import quantised_row_bytes
+from ggufpy.plan import Attend, MatMul
+
+from .model import Model
+from .step import Step
+from .tape import Call, Tape, Workspace
+from .threads import Team
+
+
+@dataclass
+class OpTime:
+    """A kind of call, summed up: `seconds` until all threads are through, of which the first was `waiting`.
+
+    `flops` are those of matrix products and attention; `bytes` what goes through once: weights, rows, keys and values.
+    """
+
+    op: str
+    kernel: str
+    calls: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+class Profile:
+    """What the tapes of an engine have taken since it began."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._found: dict[tuple[str, str], OpTime] = {}
+
+    def ops(self) -> list[OpTime]:
+        """Every kind of call, the longest first."""
+        return sorted(self._found.values(), key=lambda op: -op.seconds)
+
+    def run(self, tape: Tape, team: Team, work: Workspace) -> None:
+        """Runs a tape on a workspace, and adds what its calls took."""
+        for call, (busy, waiting) in zip(tape.calls, tape.timed(team), strict=True):
+            key = (_name(call), call.kernel.source)
+            one = self._found.setdefault(key, OpTime(*key))
+            flops, nbytes = self._work(call, work)
+            one.calls += 1
+            one.seconds += busy + waiting
+            one.waiting += waiting
+            one.flops += flops
+            one.bytes += nbytes
+
+    def _work(self, call: Call, work: Workspace) -> tuple[float, float]:
+        """Floating-point operations and bytes of a call."""
+        op, (rows, exact, bulk) = call.op, work.step.counts
+        if isinstance(op, MatMul) and call.kernel.source.startswith("matmul"):
+            if call.kernel.source == "matmul_tiles":
+                rows = bulk
+            elif call.arguments["step"] == work.step.exact_rows:
+                rows = exact
+            (height, width), packed = op.weight.shape, self._model.matrices[op.weight.name].memory.nbytes
+            return 2.0 * rows * height * width, packed + rows * _row_bytes(call, work)
+        if isinstance(op, Attend) and call.kernel.source.startswith("attention"):
+            return self._attention(op, call, work.step)
+        return 0.0, rows * _row_bytes(call, work)
+
+    def _attention(self, op: Attend, call: Call, step: Step) -> tuple[float, float]:
+        """Each key and value that is seen counts once for a sequence's rows."""
+        if call.kernel.source == "attention_join":
+            return 0.0, 0.0
+        heads, shape = self._model.plan.heads, self._model.shape
+        key, value = (kind.bits / 8 for kind in (shape.key_type, shape.value_type))
+        length = heads.key_length + heads.value_length
+        flops = nbytes = 0.0
+        for _, count, position in step.spans.tolist():
+            seen = [min(p + 1, op.window or p + 1) for p in range(position, position + count)]
+            flops += 2.0 * sum(seen) * length * heads.queries
+            behind = min(position + count, op.window + count if op.window else position + count)
+            nbytes += behind * heads.shared * (heads.key_length * key + heads.value_length * value)
+            nbytes += 4.0 * count * heads.queries * length
+        return flops, nbytes
+
+
+def _name(call: Call) -> str:
+    """What a call is for: a weight without its layer, or the kernel."""
+    weight = getattr(call.op, "weight", None)
+    if weight is None:
+        return call.kernel.source
+    parts = weight.name.removesuffix(".weight").split(".")
+    return ".".join(parts[2:] if parts[0] == "blk" else parts)
+
+
+def _row_bytes(call: Call, work: Workspace) -> int:
+    """Bytes of a row of all buffers that a call reads and writes."""
+    total = 0
+    for touched in (*call.reads, *call.writes):
+        form, _, name = touched.partition(":")[2].rpartition(":")
+        if name in work.columns:
+            columns = work.columns[name]
+            total += {"q": quantised_row_bytes(columns), "t": 2 * columns}.get(form, 4 * columns)
+    return total
