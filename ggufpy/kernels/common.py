@@ -1,8 +1,36 @@
-"""Pieces that several kernels share: 8-bit quantisation of activations, and sharing work out to threads."""
+"""Pieces that several kernels share: 8-bit quantisation of activations, and where threads wait for each other."""
 
 from __future__ import annotations
 
 from typing import Any
+
+SPINS = 4096
+
+
+def barrier(v: Any) -> Any:
+    """wait(barrier, give_way, nth): returns once `nth` threads have called it.
+
+    `barrier` is two int64 on cache lines of their own: threads arrived, and rounds done. Waiting spins, and after a
+    while gives the processor away (`give_way` is the address of sched_yield), so that more threads than cores make
+    progress.
+    """
+
+    @v.njit
+    def wait(barrier, give_way, nth):
+        rounds = v.atomic_load(barrier + 64)
+        if v.atomic_add(barrier, 1) == nth - 1:
+            v.atomic_store(barrier, 0)
+            v.atomic_store(barrier + 64, rounds + 1)
+        else:
+            spins = 0
+            while v.atomic_load(barrier + 64) == rounds:
+                spins += 1
+                if spins < SPINS:
+                    v.pause()
+                else:
+                    v.invoke0(give_way)
+
+    return wait
 
 
 def quantiser(v: Any) -> Any:

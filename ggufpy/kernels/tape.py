@@ -1,8 +1,7 @@
 """Runs a plan: calls kernel after kernel, every thread the same list, with a barrier where one needs another's result.
 
-An entry is three int64: kernel address, argument address, and whether to wait afterwards. `barrier` is two int64 on
-cache lines of their own: threads arrived, and rounds done. Waiting spins, and after a while gives the processor away
-(`yield_` is the address of sched_yield), so that more threads than cores still make progress.
+An entry is three int64: kernel address, argument address, and whether to wait afterwards (`common.barrier`; `yield_` is
+the address of sched_yield).
 
 Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
 the start, and for every entry when its kernel returns and when the wait behind it is over.
@@ -13,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .common import barrier as waiting
 from .spec import struct
 
 ARGS = struct("entries", "count", "barrier", "yield_", "clock", "clock_id", "stamps")
-SPINS = 4096
 STAMP = 16  # bytes of a time: seconds and nanoseconds
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    wait = waiting(v)
+
     def tape(args, ith, nth):
         entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
         clock, clock_id, stamps = args.clock, args.clock_id, args.stamps if ith == 0 else 0
@@ -32,18 +33,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             if stamps != 0:
                 v.invoke(clock, clock_id, stamps + (2 * i + 1) * STAMP, 0)
             if nth > 1 and v.load_i64(entry + 16) != 0:
-                rounds = v.atomic_load(barrier + 64)
-                if v.atomic_add(barrier, 1) == nth - 1:
-                    v.atomic_store(barrier, 0)
-                    v.atomic_store(barrier + 64, rounds + 1)
-                else:
-                    spins = 0
-                    while v.atomic_load(barrier + 64) == rounds:
-                        spins += 1
-                        if spins < SPINS:
-                            v.pause()
-                        else:
-                            v.invoke0(give_way)
+                wait(barrier, give_way, nth)
             if stamps != 0:
                 v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
 

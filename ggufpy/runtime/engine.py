@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,15 @@ from .cache import KvCache
 from .collect import Collector
 from .memory import Region
 from .model import Model
-from .profile import Profile
 from .rope import RopeTable
-from .score import LogitRows
 from .sequence import Sequence
 from .step import Span, Step
 from .tape import GROUPS, MOST, Call, Kind, Lowering, Parts, Tape, Workspace
 from .threads import Team
+
+if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
+    from .profile import Profile
+    from .score import LogitRows
 
 HEAD_ROWS = 64  # rows of logits computed at a time
 BULK = 17  # tokens of a text from which it is read in bulk
@@ -187,6 +189,8 @@ class Engine:
 
         `first` counts the wanted rows before these; `rows` is there during the call. Raises GGUFError as `step` does.
         """
+        from .score import LogitRows
+
         with self._alone():
             placed = self._place([chunk])
             self._evaluate(placed)
@@ -218,6 +222,8 @@ class Engine:
     @contextmanager
     def profile(self) -> Iterator[Profile]:
         """Steps within it are timed, call by call. Raises GGUFError if another thread is at work with the model."""
+        from .profile import Profile
+
         profile = Profile(self._model)
         with self._alone():
             self._profile = profile

@@ -29,10 +29,10 @@ from .options import EngineOptions, Progress
 from .packing import Packer
 from .tape import GROUPS, Forms, cache_constants
 from .threads import LAUNCH, WORK
-from .trial import Trial, fault_of
 from .weights import Matrix, matmul_kernel, pack_kernel, packed_bytes, vector
 
 MOST_SEQUENCES = 1024
+Beside = Callable[[], None] | None
 
 
 def read_plan(file: Any) -> Plan:
@@ -77,10 +77,14 @@ def matrix_names(ops: Sequence[Op]) -> list[str]:
 class Model:
     """`plan` with everything in memory that it needs, packed for `level`, by default the best that gives right answers.
 
+    `beside` is called when weights begin to be packed, which takes little Python: it may start other work.
+
     Raises GGUFError for tensors that cannot be packed, a context longer than the model's, or too little memory.
     """
 
-    def __init__(self, file: Any, plan: Plan, options: EngineOptions, level: Level | None = None) -> None:
+    def __init__(
+        self, file: Any, plan: Plan, options: EngineOptions, level: Level | None = None, beside: Beside = None
+    ) -> None:
         self.plan, self._file = plan, file
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
@@ -91,6 +95,8 @@ class Model:
             self.library = library(level)
             self._load_kernels(self.library, options.progress)
         self.bulk = self._bulk(self.library.level)
+        if beside is not None:
+            beside()
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights().values() if len(w.shape) == 1]
         self.vectors = {name: _padded(vector(file.tensors[name], name), name) for name in vectors}
@@ -116,7 +122,7 @@ class Model:
             wanted = self._load_kernels(found, progress)
             if verdicts.was_right(wanted, level):
                 return found
-            reason = fault_of(self._trial(level))
+            reason = self._fault(level)
             if not reason:
                 verdicts.record_right(wanted, level)
                 return found
@@ -124,18 +130,21 @@ class Model:
             _warn(level, reason)
         raise GGUFError(f"{verdicts.reason_of(last, reason)}; please report it with what `ggufpy doctor` prints")
 
-    def _trial(self, level: Level) -> Trial:
+    def _fault(self, level: Level) -> str:
+        """What is wrong with the level's kernels, or an empty string."""
+        from .trial import Trial, fault_of  # hardly ever wanted, and 10 ms of a start
+
         h, kinds = self.plan.heads, (self.shape.key_type.name, self.shape.value_type.name)
         types = tuple(sorted({self._file.tensors[name].type for name in self._names}))
         threads = min(self.threads, 2)
-        return Trial(level.name, h.queries, h.shared, h.key_length, h.value_length, types, kinds, threads)
+        return fault_of(Trial(level.name, h.queries, h.shared, h.key_length, h.value_length, types, kinds, threads))
 
     def _load_kernels(self, found: Library, progress: Progress | None) -> list[Kernel]:
         """Loads every kernel that packing and running take, so that none is compiled while a user waits for text."""
         h = self.plan.heads
         cached = cache_constants(h, self.shape)
         wanted: list[Kernel] = [LAUNCH, WORK]
-        wanted += [kernel(n) for n in ("norm", "swiglu", "quantise", "tape", "select_rows")]
+        wanted += [kernel(n) for n in ("norm", "swiglu", "quantise", "queue", "tape", "select_rows")]
         wanted += [kernel(n, **cached) for n in ("rope_store", "kv_read")]
         wanted.append(kernel("attention", group=h.group, **cached))
         wanted.append(kernel("attention_join", value_length=h.value_length, group=h.group))

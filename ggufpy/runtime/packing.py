@@ -1,16 +1,20 @@
-"""Packs a file's tensors into panels, chunks of rows on all threads: no thread waits for another matrix to be done.
+"""Packs a file's tensors into panels, on all threads.
 
-Types with `lane_fields` go straight from blocks to panels in compiled code. Of others, the block type's fields are
-decoded in NumPy and interleaved in compiled code. Scales are stored as f16 after multiplication by a power of two
-chosen for the matrix, so that neither the smallest nor the largest leaves f16's range; the kernel divides it out again.
+Most types go from the file's bytes to panels in compiled code: a batch of matrices is one list of chunks of rows
+(`kernels/queue.py`), which threads work off without Python. Of other types NumPy makes numbers or fields, chunk by
+chunk on threads of Python, which compiled code then interleaves. Scales are stored as f16 after multiplication by a
+power of two chosen for the matrix, so that neither the smallest nor the largest leaves f16's range; the kernel divides
+it out again.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,46 +23,77 @@ from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import Library
 from ggufpy.kernels.layout import BLOCK, block_bytes
-from ggufpy.kernels.spec import load_source
+from ggufpy.kernels.spec import Kernel, kernel, load_source
 from ggufpy.quants.base import Fields, FloatPanel, IntPanel
 
 from .memory import Region
+from .threads import Team, yield_address
 from .weights import Matrix, Source, element_bytes, pack_kernel, packed_bytes
 
+QUEUE = kernel("queue")
 FIELD_CHUNK = 1 << 20  # bytes of blocks that NumPy decodes at a time, so that temporaries stay in cache
-CHUNK = 1 << 22  # bytes that compiled code takes at a time
+CHUNK = 1 << 21  # bytes that compiled code takes at a time
+BATCH = 1 << 26  # bytes between two reports of progress, after which the file's pages are given back
 FIRST_ROWS = 16  # they give the first guess of the factor
 LARGEST_HALF = 65504.0
 COMFORT = 256.0  # where the largest scale of the first rows is put
 
-Work = Callable[[int, int], float]  # packs rows start to stop, returns their largest scale or minimum, 0 if none
+
+@dataclass
+class _Entry:
+    """A call of a packing kernel, with what its addresses point to; `tops` and `known` are of scales and minima."""
+
+    kernel: Kernel
+    args: NDArray[Any]
+    held: object
+    tops: NDArray[np.int32] | None
+    known: float
+
+    @property
+    def largest(self) -> float:
+        """The largest scale or minimum of the rows once they are packed, infinity if one is not a number."""
+        largest = self.known if self.tops is None else float(np.max(self.tops).view(np.float32))
+        return largest if math.isfinite(largest) else math.inf
 
 
 class _Job:
-    """A matrix that is being packed: `spans` gives out its rows, `done` takes what came of them."""
+    """A matrix that is being packed: `begin`, its `spans` one by one, `finish`; over again while it is not `packed`."""
 
     def __init__(self, library: Library, source: Source, memory: Region) -> None:
         self.source, self.memory, self.kind = source, memory, quants.get(source.type)
         memory.at(0, packed_bytes(source, library.level.lanes))
         self.packed = False
+        panel = self.kind.panel
+        # Whether the kernel reads rows as they are in the file.
+        self.plain = self.kind.layout[0].dtype == panel.dtype if isinstance(panel, FloatPanel) else self._by_lanes
         self._library, self._lanes = library, library.level.lanes
-        self._factor = 0.0  # what scales are multiplied by; not known before the first rows were looked at
+        self._data = np.zeros((0, 1), np.uint8)
+        # What scales are multiplied by; not known before the first rows were looked at.
+        self.factor = 0.0 if isinstance(panel, IntPanel) else 1.0
         self._left, self._worst = 0, 0.0
 
-    def spans(self) -> Iterator[tuple[Work, int, int]]:
-        """Work, and rows from and to which it is wanted. Those of a matrix that is not `packed` are given out anew."""
-        data = self.source.little()
-        self._left, self._worst, self.packed = len(data), 0.0, not len(data)
-        if not self._factor:
-            self._factor = 1.0
-            if isinstance(self.kind.panel, IntPanel) and len(data):
-                self._factor = _first_factor(self._work(data)(0, min(FIRST_ROWS, len(data))))
-        work = self._work(data)
-        by_fields = isinstance(self.kind.panel, IntPanel) and self.kind.packer == "numpy"
-        chunk = FIELD_CHUNK if by_fields else CHUNK
-        step = max(chunk // max(data.shape[1], 1) // self._lanes, 1) * self._lanes
-        for start in range(0, len(data), step):
-            yield work, start, min(start + step, len(data))
+    @property
+    def _by_lanes(self) -> bool:
+        return self.kind.packer == "lanes"
+
+    @property
+    def rows(self) -> int:
+        return len(self._data)
+
+    def begin(self) -> None:
+        """Looks at the data. A matrix without rows is packed."""
+        self._data = self.source.little()
+        self._left, self._worst, self.packed = len(self._data), 0.0, not len(self._data)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Rows from and to which are taken at a time."""
+        chunk, rows = CHUNK if self.plain else FIELD_CHUNK, len(self._data)
+        step = max(chunk // max(self._data.shape[1], 1) // self._lanes, 1) * self._lanes
+        return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+    def guess(self, largest: float) -> None:
+        """The factor by the largest scale of the first rows, which were packed with a factor of 1."""
+        self.factor = _first_factor(largest)
 
     def done(self, rows: int, largest: float) -> bool:
         """Whether these were the last rows: then `finish` is to be called. For one thread at a time."""
@@ -68,96 +103,110 @@ class _Job:
 
     def finish(self, advance: Callable[[int], None]) -> None:
         """Raises GGUFError for scales that are not finite; where they are too large, chooses another factor."""
+        self._data = self._data[:0]
         self.source.release()
         if not math.isfinite(self._worst):
             raise GGUFError(f"tensor {self.source.name} has a scale or minimum that is not finite")
-        worst = self._worst * self._factor
+        worst = self._worst * self.factor
         if worst <= LARGEST_HALF:
             self.packed = True
             advance(self.source.nbytes)
         else:
-            self._factor *= 2.0 ** math.floor(math.log2(LARGEST_HALF / 2 / worst))
+            self.factor *= 2.0 ** math.floor(math.log2(LARGEST_HALF / 2 / worst))
 
     def matrix(self) -> Matrix:
         """What was packed."""
         (rows, columns), panel = self.source.shape, self.kind.panel
         panels, blocks = -(-rows // self._lanes), -(-columns // BLOCK)
-        return Matrix(panel, rows, columns, panels, blocks, 1.0 / self._factor, self.memory)
+        return Matrix(panel, rows, columns, panels, blocks, 1.0 / (self.factor or 1.0), self.memory)
 
-    def _work(self, data: NDArray[np.uint8]) -> Work:
-        if isinstance(self.kind.panel, FloatPanel):
-            return self._float_work(self.kind.panel, data)
-        if self.kind.packer == "lanes":
-            return self._lane_work(self.kind.panel, data)
-        return self._field_work(self.kind.panel, data)
+    def entry(self, start: int, stop: int) -> _Entry:
+        """The call that packs rows start to stop."""
+        panel = self.kind.panel
+        if isinstance(panel, FloatPanel):
+            return self._float_entry(panel, start, stop)
+        return (self._lane_entry if self._by_lanes else self._field_entry)(panel, start, stop)
 
-    def _lane_work(self, panel: IntPanel, data: NDArray[np.uint8]) -> Work:
+    def work(self, start: int, stop: int) -> float:
+        """Packs rows start to stop here; returns the largest of their scales and minima."""
+        entry = self.entry(start, stop)
+        self._library.call(entry.kernel, entry.args)
+        return entry.largest
+
+    def _lane_entry(self, panel: IntPanel, start: int, stop: int) -> _Entry:
         """Rows straight from their blocks."""
-        lanes, kind, memory, factor = self._lanes, self.kind, self.memory, self._factor
-        code = pack_kernel(kind)
-        dtype, (blocks, rest) = load_source(code).ARGS, divmod(data.shape[1], kind.nbytes)
+        lanes, kind, data = self._lanes, self.kind, self._data
+        blocks, rest = divmod(data.shape[1], kind.nbytes)
         if data.dtype != np.uint8 or rest:
             raise ValueError(f"rows of {kind.name} are {data.dtype} {data.shape}")
         stride = blocks * (kind.weights // BLOCK) * block_bytes(panel, lanes)
+        part, tops = _whole_panels(data[start:stop], lanes), np.zeros(lanes, np.int32)
+        out = self.memory.at(start // lanes * stride, len(part) // lanes * stride)
+        given = {
+            "source": part.ctypes.data, "stride": part.shape[1], "rows": stop - start, "blocks": blocks,
+            "factor": self.factor or 1.0, "out": out, "top": tops.ctypes.data,
+        }  # fmt: skip
+        return _entry(pack_kernel(kind), given, part, tops)
 
-        def work(start: int, stop: int) -> float:
-            part, top = _whole_panels(data[start:stop], lanes), np.zeros(lanes, np.int32)
-            args = np.zeros((), dtype)
-            args["source"], args["stride"] = part.ctypes.data, part.shape[1]
-            args["rows"], args["blocks"], args["factor"] = stop - start, blocks, factor
-            args["out"] = memory.at(start // lanes * stride, len(part) // lanes * stride)
-            args["top"] = top.ctypes.data
-            self._library.call(code, args)
-            largest = float(np.max(top).view(np.float32))
-            return largest if math.isfinite(largest) else math.inf
-
-        return work
-
-    def _field_work(self, panel: IntPanel, data: NDArray[np.uint8]) -> Work:
-        """Rows by way of `fields`, for types whose blocks no kernel takes apart."""
-        lanes, kind, memory, factor = self._lanes, self.kind, self.memory, self._factor
-        code = pack_kernel(kind)
-        dtype = load_source(code).ARGS
-
-        def work(start: int, stop: int) -> float:
-            fields = kind.fields(np.ascontiguousarray(data[start:stop]))
-            columns = fields.codes.shape[1]
-            checked = _checked(fields, panel, stop - start, columns)
-            blocks = columns // BLOCK
-            stride = blocks * block_bytes(panel, lanes)
-            args = np.zeros((), dtype)
-            args["codes"] = checked.codes.ctypes.data
-            args["scale"] = checked.scale.ctypes.data
-            args["minimum"] = checked.minimum.ctypes.data if checked.minimum is not None else 0
-            args["rows"], args["blocks"], args["factor"] = stop - start, blocks, factor
-            panels = -(-(stop - start) // lanes)
-            args["out"] = memory.at(start // lanes * stride, panels * stride)
-            self._library.call(code, args)
-            return _largest(checked)
-
-        return work
-
-    def _float_work(self, panel: FloatPanel, data: NDArray[np.uint8]) -> Work:
+    def _float_entry(self, panel: FloatPanel, start: int, stop: int) -> _Entry:
         """Rows of numbers, as they are or as float32."""
-        lanes, kind, memory, columns = self._lanes, self.kind, self.memory, self.source.shape[1]
-        code, element = pack_kernel(kind), element_bytes(panel)
-        dtype, blocks = load_source(code).ARGS, -(-columns // BLOCK)
+        lanes, kind, columns, element = self._lanes, self.kind, self.source.shape[1], element_bytes(panel)
+        blocks = -(-columns // BLOCK)
         stride = blocks * BLOCK * lanes * element
-        plain = kind.layout[0].dtype == panel.dtype  # as the panel wants them; others are decoded
+        part = _whole_panels(self._data[start:stop], lanes)
+        values = part if self.plain else kind.decode(part).view(np.uint8)
+        if values.shape != (len(part), columns * element):
+            raise ValueError(f"{kind.name}: rows of {columns} numbers are {values.shape}")
+        out = self.memory.at(start // lanes * stride, len(values) // lanes * stride)
+        given = {
+            "source": values.ctypes.data, "rows": len(values), "columns": columns, "blocks": blocks, "out": out,
+        }  # fmt: skip
+        return _entry(pack_kernel(kind), given, values)
 
-        def work(start: int, stop: int) -> float:
-            part = _whole_panels(data[start:stop], lanes)
-            values = part if plain else kind.decode(part).view(np.uint8)
-            if values.shape != (len(part), columns * element):
-                raise ValueError(f"{kind.name}: rows of {columns} numbers are {values.shape}")
-            args = np.zeros((), dtype)
-            args["source"], args["rows"], args["columns"] = values.ctypes.data, len(values), columns
-            args["blocks"] = blocks
-            args["out"] = memory.at(start // lanes * stride, len(values) // lanes * stride)
-            self._library.call(code, args)
-            return 0.0
+    def _field_entry(self, panel: IntPanel, start: int, stop: int) -> _Entry:
+        """Rows by way of `fields`, for types whose blocks no kernel takes apart."""
+        fields = self.kind.fields(np.ascontiguousarray(self._data[start:stop]))
+        columns = fields.codes.shape[1]
+        checked = _checked(fields, panel, stop - start, columns)
+        blocks = columns // BLOCK
+        stride = blocks * block_bytes(panel, self._lanes)
+        panels = -(-(stop - start) // self._lanes)
+        given = {
+            "codes": checked.codes.ctypes.data, "scale": checked.scale.ctypes.data,
+            "minimum": checked.minimum.ctypes.data if checked.minimum is not None else 0, "rows": stop - start,
+            "blocks": blocks, "factor": self.factor or 1.0,
+            "out": self.memory.at(start // self._lanes * stride, panels * stride),
+        }  # fmt: skip
+        return _entry(pack_kernel(self.kind), given, checked, known=_largest(checked))
 
-        return work
+
+def _entry(
+    code: Kernel, given: Mapping[str, float], held: object, tops: NDArray[np.int32] | None = None, known: float = 0.0
+) -> _Entry:
+    args = np.zeros((), load_source(code).ARGS)
+    for name, value in given.items():
+        args[name] = value
+    return _Entry(code, args, held, tops, known)
+
+
+class _Queue:
+    """Threads that work off lists of entries without Python."""
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self._library, self._team = library, Team(threads, library)
+        self._args, self._next = np.zeros((), load_source(QUEUE).ARGS), np.zeros(1, np.int64)
+        self._args["next"], self._args["barrier"] = self._next.ctypes.data, self._team.barrier
+        self._args["yield_"] = yield_address()
+
+    def run(self, entries: Sequence[_Entry]) -> None:
+        """Returns when all are done."""
+        table = np.array([(self._library.address(e.kernel), e.args.ctypes.data) for e in entries], np.int64)
+        self._next[0] = 0
+        self._args["entries"], self._args["count"] = table.ctypes.data, len(table)
+        self._team.run(self._library.address(QUEUE), self._args.ctypes.data)
+
+    def close(self) -> None:
+        self._team.close()
 
 
 class Packer:
@@ -165,7 +214,7 @@ class Packer:
 
     def __init__(self, library: Library, threads: int, advance: Callable[[int], None]) -> None:
         self._library, self._advance, self._threads = library, advance, threads
-        self._pool = ThreadPoolExecutor(threads)
+        self._queue = _Queue(library, threads)
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -173,8 +222,7 @@ class Packer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stopped = True
-        self._pool.shutdown(cancel_futures=True)
+        self._queue.close()
 
     def pack(self, source: Source, memory: Region | None = None) -> Matrix:
         """Packs a (rows, columns) tensor into zeroed `memory` of its packed size, or memory of its own.
@@ -187,17 +235,50 @@ class Packer:
     def pack_all(self, wanted: Sequence[tuple[Source, Region]]) -> list[Matrix]:
         """Packs tensors, each into zeroed memory of its packed size. Raises GGUFError as `pack` does."""
         jobs = [_Job(self._library, source, memory) for source, memory in wanted]
-        left, self._stopped = jobs, False
+        left = jobs
         while left:
-            spans = ((job, *span) for job in left for span in job.spans())
-            threads = [self._pool.submit(self._drain, spans) for _ in range(self._threads)]
-            wait(threads)  # also for those that end because one failed
-            for thread in threads:
-                thread.result()
+            for job in left:
+                job.begin()
+            left = [job for job in left if not job.packed]
+            for batch in _batches([job for job in left if job.plain]):
+                self._pack_plain(batch)
+            self._pack_others([job for job in left if not job.plain])
             left = [job for job in left if not job.packed]
         return [job.matrix() for job in jobs]
 
-    def _drain(self, spans: Iterator[tuple[_Job, Work, int, int]]) -> None:
+    def _pack_plain(self, jobs: Sequence[_Job]) -> None:
+        """Packs matrices whose rows compiled code reads; first some rows of those that have no factor yet."""
+        new = [job for job in jobs if not job.factor]
+        if new:
+            first = [job.entry(0, min(FIRST_ROWS, job.rows)) for job in new]
+            self._queue.run(first)
+            for job, entry in zip(new, first, strict=True):
+                job.guess(entry.largest)
+        spans = [(job, stop - start, job.entry(start, stop)) for job in jobs for start, stop in job.spans()]
+        self._queue.run([entry for _, _, entry in spans])
+        for job, rows, entry in spans:
+            if job.done(rows, entry.largest):
+                job.finish(self._advance)
+
+    def _pack_others(self, jobs: Sequence[_Job]) -> None:
+        """Packs matrices of which NumPy makes numbers or fields first, on threads that share one queue."""
+        if not jobs:
+            return
+        for job in jobs:
+            if not job.factor:
+                job.guess(job.work(0, min(FIRST_ROWS, job.rows)))
+        self._stopped = False
+        spans = ((job, *span) for job in jobs for span in job.spans())
+        with ThreadPoolExecutor(self._threads) as pool:
+            threads = [pool.submit(self._drain, spans) for _ in range(self._threads)]
+            try:
+                wait(threads)  # also for those that end because one failed
+            finally:
+                self._stopped = True
+        for thread in threads:
+            thread.result()
+
+    def _drain(self, spans: Iterator[tuple[_Job, int, int]]) -> None:
         """What one thread does: spans until there are none. Where one fails, the others end too."""
         try:
             while not self._stopped:
@@ -205,8 +286,8 @@ class Packer:
                     span = next(spans, None)
                 if span is None:
                     return
-                job, work, start, stop = span
-                largest = work(start, stop)
+                job, start, stop = span
+                largest = job.work(start, stop)
                 with self._lock:
                     last = job.done(stop - start, largest)
                 if last:
@@ -214,6 +295,18 @@ class Packer:
         except BaseException:
             self._stopped = True
             raise
+
+
+def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """Some matrices at a time, of BATCH bytes or a little more."""
+    batch: list[_Job] = []
+    for job in jobs:
+        batch.append(job)
+        if sum(job.source.nbytes for job in batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _checked(fields: Fields, panel: IntPanel, rows: int, columns: int) -> Fields:

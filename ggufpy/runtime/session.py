@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 
 from .engine import Chunk, Engine
-from .model import Model, read_plan
+from .model import Beside, Model, read_plan
 from .options import EngineOptions
 
 
-def load(file: Any, options: EngineOptions) -> Session:
+def load(file: Any, options: EngineOptions, beside: Beside = None) -> Session:
     """Packs the weights of an open GGUF file for this machine and sets up a context.
+
+    `beside` is called when weights begin to be packed, which takes little Python: it may start other work.
 
     Raises GGUFError for an architecture that does not run, tensors that do not fit it, a context longer than the
     model's, a cache type that its heads do not fit, or too little memory.
     """
     n_batch = options.whole("n_batch", 1)
-    return Session(Engine(Model(file, read_plan(file), options), n_batch))
+    return Session(Engine(Model(file, read_plan(file), options, beside=beside), n_batch))
 
 
 class Session:
