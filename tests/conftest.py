@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import faulthandler
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import engine
 import pytest
 
 from ggufpy.kernels import ahead
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
-_PRESENT = isa.available()
-# The level that runs by default and the one with tiles in memory always; the others with the longer tests.
-LEVELS = [
-    pytest.param(level, id=level.name, marks=[] if level in (_PRESENT[0], isa.EMULATED) else [pytest.mark.slow])
-    for level in (*_PRESENT, isa.EMULATED)
-]
+BEST = isa.available()[0]
 
 
-@pytest.fixture(scope="module", params=LEVELS)
+@pytest.fixture(scope="module", params=(*isa.available(), isa.EMULATED), ids=lambda level: level.name)
 def level(request: pytest.FixtureRequest) -> Iterator[Level]:
     """Each SIMD level that runs here, in force: for modules whose tests all run at each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GGUFPY_ISA", request.param.name)
         yield request.param
+
+
+def _levels(item: pytest.Item) -> list[Level]:
+    """The SIMD levels that a test is for, of its parameters."""
+    spec = getattr(item, "callspec", None)
+    return [] if spec is None else [value for value in spec.params.values() if isinstance(value, Level)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Tests at the level that runs by default are fast ones, and those that emulate tiles where it has none; tests at
+    the other levels compile as many kernels again each."""
+    fast = (BEST,) if isa.has_tiles(BEST) else (BEST, isa.EMULATED)
+    for item in items:
+        if any(level not in fast for level in _levels(item)):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is compiled ahead is for the tests that will run."""
+    engine.ACTIVE.update(level for item in session.items for level in _levels(item))
 
 
 def pytest_configure() -> None:

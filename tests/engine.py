@@ -11,6 +11,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ggufpy import format as gguf
 from ggufpy import quants
@@ -22,6 +23,7 @@ from ggufpy.simd.isa import Level
 LEVELS = isa.available()
 BEST = LEVELS[0]
 OTHERS = LEVELS[1:]
+ACTIVE = {BEST}  # levels of the tests that will run (conftest.py)
 GUARD = 256  # bytes before and after an array that no kernel may change
 SLACK = 4096  # bytes past the end that kernels may read, as the runtime's regions have them
 
@@ -64,9 +66,16 @@ def run(kernel: Kernel, level: Level, nth: int = 1, **fields: Room | float) -> N
             value.check()
 
 
+def some_fast(cases: Sequence[Any], fast: Sequence[Any]) -> list[Any]:
+    """Parameters of a test: the short run has the `fast` ones, the long run the others, which want more kernels."""
+    assert set(fast) <= set(cases)
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)),
+                         marks=[] if case in fast else [pytest.mark.slow]) for case in cases]  # fmt: skip
+
+
 def compile_ahead(wanted: Sequence[tuple[Kernel, Level]]) -> None:
     """Loads kernels together, so that those that the cache lacks are compiled by several processes."""
-    for level in dict.fromkeys(level for _, level in wanted):
+    for level in dict.fromkeys(level for _, level in wanted if level in ACTIVE):
         library(level).load(kernel for kernel, at in wanted if at == level)
 
 

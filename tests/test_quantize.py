@@ -440,6 +440,7 @@ def test_weights_beyond_float32(tmp_path: Path) -> None:
     refused(r"is 1e\+300, too large for Q8_0: scale the weights down", file, tmp_path / "out.gguf", "Q8_0")
 
 
+@pytest.mark.slow
 def test_target_bits_pass_over_types_that_cannot_hold_the_weights(tmp_path: Path) -> None:
     tensors = {"blk.0.a.weight": np.full((4, 256), 3e38, np.float32), "blk.0.b.weight": np.ones((4, 256), np.float32)}
     stored = {n: Blocks(quants.quantize(x, "BF16"), "BF16") for n, x in tensors.items()}
@@ -449,7 +450,7 @@ def test_target_bits_pass_over_types_that_cannot_hold_the_weights(tmp_path: Path
     assert types_of(report)["blk.0.b.weight"] not in ("BF16", "F32")
 
 
-@pytest.mark.parametrize("target_bpw", [None, 5.5])
+@pytest.mark.parametrize("target_bpw", [None, pytest.param(5.5, marks=pytest.mark.slow)])  # it tries every type
 def test_a_fourth_dimension_takes_the_importance_again(tmp_path: Path, target_bpw: float | None) -> None:
     rng = np.random.default_rng(2)
     name, x = "blk.0.ffn_up_exps.weight", rng.standard_normal((3, 2, 4, COLUMNS)).astype(np.float32)

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, OTHERS, compile_ahead
+from engine import BEST, LEVELS, OTHERS, compile_ahead, some_fast
 from quant_reference import ENCODERS, encode
 
 from ggufpy import quants
@@ -17,7 +17,8 @@ from ggufpy.quants.encoding import PART, Encoder, NotFinite
 
 gguf = pytest.importorskip("gguf", reason="the oracle, PyPI's gguf, is not installed")
 SIMPLE = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
-BLOCKS = list(ENCODERS)
+FAST = ["Q4_0", "Q4_1", "Q8_0", "Q2_K", "Q4_K", "Q6_K"]  # the others are made of the same parts
+BLOCKS = some_fast(list(ENCODERS), FAST)
 # What is encoded at every level: between them, all that encoders share.
 EVERYWHERE = [("Q8_0", False), ("Q2_K", True), ("Q3_K", True)]
 FLOATS = ["F32", "F16", "BF16"]
@@ -30,8 +31,8 @@ def _encoder(name, weighted):
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled():
-    weighed = [name for name in BLOCKS if quants.get(name).uses_importance]
-    here = [(_encoder(name, False), BEST) for name in BLOCKS] + [(_encoder(name, True), BEST) for name in weighed]
+    weighed = [name for name in FAST if quants.get(name).uses_importance]
+    here = [(_encoder(name, False), BEST) for name in FAST] + [(_encoder(name, True), BEST) for name in weighed]
     compile_ahead(here + [(_encoder(*which), level) for which in EVERYWHERE for level in OTHERS])
 
 
@@ -47,7 +48,7 @@ def test_bytes_of_ggml(shared, name):
         assert np.array_equal(quants.quantize(x, name, importance), vectors[name + "__imatrix"])
 
 
-@pytest.mark.parametrize("name", SIMPLE)
+@pytest.mark.parametrize("name", some_fast(SIMPLE, SIMPLE[:2]))
 def test_bytes_of_gguf(name):
     x = weights((9, 1024), seed=2)
     x[0, :64] = 0
@@ -178,7 +179,7 @@ def test_importance_broadcasts():
     assert np.array_equal(quants.quantize(x, "Q4_0", 1), quants.quantize(x, "Q4_0", np.ones(64)))
 
 
-@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "Q8_0"])
+@pytest.mark.parametrize("name", some_fast([n for n in ENCODERS if n != "Q8_0"], [n for n in FAST if n != "Q8_0"]))
 def test_importance_lowers_the_weighted_error(name):
     x = weights((16, 256), seed=11)
     importance = np.random.default_rng(12).random(256) ** 4
@@ -189,7 +190,7 @@ def test_importance_lowers_the_weighted_error(name):
     assert error(quants.quantize(x, name, importance)) < error(quants.quantize(x, name))
 
 
-@pytest.mark.parametrize("name", SIMPLE)
+@pytest.mark.parametrize("name", some_fast(SIMPLE, SIMPLE[:2]))
 @pytest.mark.parametrize("importance", [None, 0.0, 1.0])
 def test_extreme_blocks(name, importance):
     x = np.zeros((9, 32), np.float32)

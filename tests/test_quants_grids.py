@@ -8,7 +8,7 @@ from typing import Any
 import grids_reference as plain
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, Room, compile_ahead, run
+from engine import BEST, LEVELS, Room, compile_ahead, run, some_fast
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
@@ -17,6 +17,7 @@ from ggufpy.kernels.spec import kernel
 from ggufpy.quants import neighbours
 from ggufpy.quants.base import BlockType, FloatPanel
 from ggufpy.quants.encoding import Encoder, NotFinite, run_kernel
+from ggufpy.simd.isa import Level
 
 FREE = ["IQ3_S", "IQ3_XXS", "IQ2_S"]  # work without importance
 BOUND = ["IQ2_XS", "IQ2_XXS", "IQ1_S", "IQ1_M"]
@@ -24,7 +25,11 @@ NAMES = FREE + BOUND
 CASES = [(name, weighted) for name in NAMES for weighted in (False, True) if weighted or name in FREE]
 LATTICES = ["IQ1", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
 AT_ALL_LEVELS = ["IQ3_S", "IQ2_XXS", "IQ1_S", "IQ1_M"]  # the others have no part that these do not
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in AT_ALL_LEVELS]
+QUICK = ["IQ3_S", "IQ2_XXS", "IQ1_S"]
+FAST = some_fast(CASES, [case for case in CASES if case[0] in QUICK])
+
+PLAIN = [case for case in CASES if case[0] in ("IQ3_S", "IQ2_S", "IQ1_S")]
+PLAIN = some_fast(PLAIN, [case for case in PLAIN if case[0] in QUICK])
 
 
 def encoder(name: str, weighted: bool = True) -> Any:
@@ -33,7 +38,7 @@ def encoder(name: str, weighted: bool = True) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    wanted = [(encoder(*case), BEST) for case in CASES]
+    wanted = [(encoder(*case), BEST) for case in CASES if case[0] in QUICK]
     compile_ahead(wanted + [(encoder(name), level) for name in AT_ALL_LEVELS for level in LEVELS])
 
 
@@ -114,7 +119,7 @@ def zeros_displace(x: Any) -> Any:
     return (zero[:, :-1] & ~zero[:, 1:]).any(axis=1)
 
 
-@pytest.mark.parametrize(("name", "weighted"), CASES)
+@pytest.mark.parametrize(("name", "weighted"), FAST)
 def test_bytes_of_ggml(shared: Any, name: str, weighted: bool) -> None:
     with np.load(shared / "reference" / "quant_vectors.npz") as vectors:
         x, importance = vectors["x"], vectors["imatrix"] if weighted else None
@@ -131,7 +136,7 @@ def test_bytes_of_ggml(shared: Any, name: str, weighted: bool) -> None:
         assert same.all()
 
 
-@pytest.mark.parametrize(("name", "weighted"), [case for case in CASES if case[0] in ("IQ3_S", "IQ2_S", "IQ1_S")])
+@pytest.mark.parametrize(("name", "weighted"), PLAIN)
 def test_bytes_of_numpy(name: str, weighted: bool) -> None:
     x = np.concatenate([odd_blocks()[[0, 1, 5, 6]], weights((1, 256), seed=3) * np.float32(0.02)])
     importance = importances(256) if weighted else None
@@ -141,18 +146,18 @@ def test_bytes_of_numpy(name: str, weighted: bool) -> None:
     assert np.array_equal(quants.quantize(x, name, importance), expected)
 
 
-@pytest.mark.parametrize("name", AT_ALL_LEVELS + SLOW)
-def test_levels_agree(name: str) -> None:
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
+def test_levels_agree(name: str, level: Level) -> None:
     x = np.concatenate([odd_blocks(), weights((12, 256), seed=4) * np.float32(1e-2)]).reshape(7, 768)
     importance = importances((7, 768))
     expected = quants.quantize(x, name, importance)
-    for level in LEVELS:
-        found, bad = encode_at(name, level, x, importance)
-        assert np.array_equal(found, expected), level.name
-        assert bad == -1
+    found, bad = encode_at(name, level, x, importance)
+    assert np.array_equal(found, expected)
+    assert bad == -1
 
 
-@pytest.mark.parametrize(("name", "weighted"), CASES)
+@pytest.mark.parametrize(("name", "weighted"), FAST)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rows_stand_alone(name: str, weighted: bool, rows: int) -> None:
     x, importance = weights((rows, 2, 512), seed=5), importances((rows, 2, 512)) if weighted else None
@@ -169,14 +174,14 @@ BOUNDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_error(name: str) -> None:
     x = weights((8, 1024), seed=6)
     blocks = quants.quantize(x, name, np.ones(1024))
     assert ((quants.dequantize(blocks, name) - x) ** 2).mean() < BOUNDS[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_importance_lowers_the_weighted_error(name: str) -> None:
     x, importance = weights((8, 1024), seed=7), importances(1024)
 
@@ -189,7 +194,7 @@ def test_importance_lowers_the_weighted_error(name: str) -> None:
         assert error(importance) < error(None)
 
 
-@pytest.mark.parametrize(("name", "weighted"), CASES)
+@pytest.mark.parametrize(("name", "weighted"), FAST)
 def test_odd_blocks(name: str, weighted: bool) -> None:
     x = odd_blocks()
     blocks = quants.quantize(x, name, np.ones(256) if weighted else None)
@@ -202,7 +207,7 @@ def test_odd_blocks(name: str, weighted: bool) -> None:
         assert (decoded[8] < 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_importance_of_zero(name: str) -> None:
     x = weights((4, 256), seed=8)
     importance = importances((4, 256))
@@ -240,7 +245,7 @@ def test_what_is_not_finite(value: float) -> None:
     assert np.array_equal(out, quants.quantize(x, "IQ2_XS", importances(512)))
 
 
-@pytest.mark.parametrize("name", BOUND)
+@pytest.mark.parametrize("name", some_fast(BOUND, QUICK[1:]))
 def test_importance_is_needed(name: str) -> None:
     with pytest.raises(GGUFError, match=f"{name} needs an importance"):
         quants.quantize(weights(256), name)

@@ -21,7 +21,7 @@ from ggufpy.quants import HELPERS
 from ggufpy.simd.emulated import STATE_SYMBOL, state_function
 from ggufpy.simd.isa import Level, target
 
-from .spec import Kernel
+from .spec import Kernel, code_level
 
 Progress = Callable[[int, int], None]
 NOT_SHAPING = frozenset({"ahead", "cache", "host", "verdicts"})  # modules here that no code depends on
@@ -65,6 +65,7 @@ def _version(distribution: str) -> str:
 
 
 def cache_path(kernel: Kernel, level: Level) -> Path:
+    level = code_level(kernel, level)
     sources = sources_digest(str(kernel.parameters.get("type", "")))
     key = "\0".join([sources, level.name, *target(level), kernel.symbol])
     return folder() / f"{kernel.symbol}-{level.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.o"

@@ -22,7 +22,7 @@ from ggufpy.simd.primitives import primitives
 from ggufpy.simd.vectors import Struct
 
 from .objects import ALLOWED_SYMBOLS, ObjectError, check_object
-from .spec import Kernel, load_source
+from .spec import Kernel, code_level, load_source
 
 
 def allowed_symbols(level: Level) -> frozenset[str]:
@@ -99,6 +99,7 @@ def _optimise(module: Any, machine: Any) -> None:
 @global_compiler_lock
 def lower(kernel: Kernel, level: Level) -> tuple[Any, Any]:
     """(optimised LLVM module with one public function, its target machine)."""
+    level = code_level(kernel, level)
     text, inner = _numba_ir(kernel, level)
     machine = target_machine(level)
     module = llvm.parse_assembly(text)

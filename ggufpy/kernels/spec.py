@@ -9,6 +9,10 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from ggufpy.simd.isa import Level, without_tiles
+
+TILED = frozenset({"attention_tiles", "matmul_tiles"})  # sources that use tiles where a level has them
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -32,6 +36,11 @@ class Source(Protocol):
 
     ARGS: np.dtype[Any]
     build: Callable[[Any, Mapping[str, Any]], Callable[..., None]]
+
+
+def code_level(of: Kernel, level: Level) -> Level:
+    """The level that a kernel is compiled for where `level` is to run: its code is the same for both."""
+    return level if of.source in TILED or of.parameters.get("what") == "tiles" else without_tiles(level)
 
 
 def kernel(source: str, **constants: int | str) -> Kernel:

@@ -121,6 +121,15 @@ def has_tiles(level: Level) -> bool:
     return level.lowering in ("amx", "amx_emulated")
 
 
+def without_tiles(level: Level) -> Level:
+    """The level whose code this one shares where it uses no tiles: theirs is all that `amx` has beyond `avx512`.
+
+    So does the emulated level where the CPU has `avx512`; elsewhere its vectors are emulated too.
+    """
+    avx512 = next(one for one in LEVELS if one.name == "avx512")
+    return avx512 if has_tiles(level) and _present(avx512) else level
+
+
 def has_bf16_dot(level: Level) -> bool:
     """Whether the level has a dot product of bf16 pairs."""
     return level.lowering in ("avx512", "amx") and "avx512bf16" in features(level)
