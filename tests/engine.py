@@ -6,6 +6,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from ggufpy import format as gguf
 from ggufpy import quants
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.spec import Kernel, load_source
+from ggufpy.runtime.tape import COUNTED
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
@@ -54,13 +56,24 @@ def step(count: int, position: int = 0) -> Room:
 
 
 def run(kernel: Kernel, level: Level, nth: int = 1, **fields: Room | float) -> None:
-    """Calls a kernel once for each of `nth` threads, in turn, and checks that it kept to its arrays."""
+    """Calls a kernel once for each of `nth` threads, and checks that it kept to its arrays.
+
+    The threads come in turn, but at once where they take turns themselves (`next`).
+    """
     args = np.zeros((), load_source(kernel).ARGS)
+    together = COUNTED in (args.dtype.names or ())
+    if together:
+        fields[COUNTED] = Room(np.zeros(8, np.int64))
     assert set(args.dtype.names or ()) == set(fields)
     for name, value in fields.items():
         args[name] = value.address if isinstance(value, Room) else value
-    for ith in range(nth):
-        library(level).call(kernel, args, ith, nth)
+    if together:
+        library(level).load([kernel])
+        with ThreadPoolExecutor(nth) as pool:
+            list(pool.map(lambda ith: library(level).call(kernel, args, ith, nth), range(nth)))
+    else:
+        for ith in range(nth):
+            library(level).call(kernel, args, ith, nth)
     for value in fields.values():
         if isinstance(value, Room):
             value.check()

@@ -1,12 +1,13 @@
 """Causal attention of bulk rows over the pages of their sequences, with products of bf16 tiles.
 
-Constants, arguments and spans are those of `attention`, whose third kind of span is taken here: runs of bulk rows, also
-of one. Queries, keys, values and weights are rounded to bf16; scores, sums and what softmax makes of them are float32.
+Constants, spans and most arguments are those of `attention`, whose third kind of span is taken here: runs of bulk rows,
+also of one. Queries, keys, values and weights are rounded to bf16; scores, sums and what softmax makes of them are
+float32.
 
 A work unit is (block of rows, head). The queries of a block go by 32, two tiles of 16. For each page in turn its keys
 and values become tiles of pairs once a block; then for each 32 queries come scores, weights by the largest score so
 far (what has been summed is scaled down when that grows), and Σ weight · value. What a row gets depends on neither the
-block that it is in nor the thread: masked weights are zeros.
+block that it is in nor the thread: masked weights are zeros. Threads take units from `next`, the longest first.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .attention import ARGS, LOWEST, RECORD, RECORDS
+from .attention import LOWEST, RECORD, RECORDS
 from .kv_types import CHUNK, KvType, key_reader, value_reader
+from .spec import struct
 from .to_tiles import TILE, TILE_ROWS
 
-__all__ = ["ARGS", "build", "scratch_bytes"]
+ARGS = struct(
+    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
+    "value_head_bytes", "window", "scratch_bytes", "next",
+)  # fmt: skip
 
 PAIR = 2 * TILE_ROWS  # queries, columns or positions of two tiles side by side
 QUERIES = 192  # of a block, at most, unless a group is larger: making tiles of a page is then a small part
@@ -352,22 +357,25 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def attention_tiles(args, ith, nth):
         skipped = v.load_i64(args.spans) + v.load_i64(args.spans + 8)
         count, n_kv = v.load_i64(args.spans + 16), args.n_kv
-        scratch, turn = args.scratch + ith * args.scratch_bytes, ith
-        if count > 0:
-            v.tile_config()
+        scratch, begun = args.scratch + ith * args.scratch_bytes, 0
+        if count == 0:
+            return
+        v.tile_config()
+        turn = v.atomic_add(args.next, 1)
         for s in range(skipped, skipped + count):
             record = args.spans + RECORDS + 8 * RECORD * s
             row, length = v.load_i64(record), v.load_i64(record + 8)
             position, table = v.load_i64(record + 16), v.load_i64(record + 24)
-            # Four units a thread, if they are not too small for it.
-            rows = min(most, max(least, (length * n_kv + 4 * nth - 1) // (4 * nth)))
+            # Six units a thread, if they are not too small for it.
+            rows = min(most, max(least, (length * n_kv + 6 * nth - 1) // (6 * nth)))
             units = (length + rows - 1) // rows * n_kv
-            for unit in range(turn, units, nth):
+            while turn < begun + units:
+                unit = units - 1 - (turn - begun)
                 first = unit // n_kv * rows
                 head = unit % n_kv
                 block(args, scratch, row + first, position + first, min(rows, length - first), head, table)
-            turn = (turn - units) % nth
-        if count > 0:
-            v.tile_release()
+                turn = v.atomic_add(args.next, 1)
+            begun += units
+        v.tile_release()
 
     return attention_tiles

@@ -4,9 +4,9 @@ Activations come as bf16 tiles (`to_tiles`), weights are those of any panel of 1
 float32. Constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel), and chunk: the columns
 that are multiplied for all tokens before the next ones, so that their activations stay in the L2 cache.
 
-Threads share panels out. Of a chunk, two panels at a time are made into tiles of pairs of columns: B[k / 2, r] =
-(weight[r, k], weight[r, k + 1]); they stay in the L1 cache while the activations of all tokens go by. Sums of a chunk
-are added to y in order, so that neither threads nor tokens beside it change a result.
+Threads take groups of panels from `next`. Of a chunk, two panels at a time are made into tiles of pairs of columns:
+B[k / 2, r] = (weight[r, k], weight[r, k + 1]); they stay in the L1 cache while the activations of all tokens go by.
+Sums of a chunk are added to y in order, so that neither threads nor tokens beside it change a result.
 
 `span` points to the first row and the number of rows of y: x's tiles hold just these. `scratch` has `scratch_bytes`
 for each thread. What is past the last panel or the last row of the span is left alone.
@@ -27,10 +27,11 @@ from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
     "span", "weights", "tiles", "y", "bias", "panels", "blocks", "y_stride", "add", "multiplier:f4", "scratch",
-    "scratch_bytes",
+    "scratch_bytes", "next",
 )  # fmt: skip
 
 PANELS = 2  # that are multiplied side by side
+SHARES = 8  # groups of panels a thread: what one thread is late the others take over
 TOKENS = 8  # that dot products take at a time: with two panels 16 sums, which hide their latency
 AHEAD = 2  # blocks between a prefetch of activations and their use
 VECTOR = 64  # bytes
@@ -305,12 +306,16 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def matmul(args, ith, nth):
         if v.load_i64(args.span + 8) > 0:
             blocks, scratch = args.blocks, args.scratch + ith * args.scratch_bytes
-            first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
             chunks = (blocks + most - 1) // most
+            pairs = (args.panels + PANELS * SHARES * nth - 1) // (PANELS * SHARES * nth)
+            group = pairs * PANELS if nth > 1 else args.panels
             open_tiles()
-            for c in range(chunks):
-                start, stop = blocks * c // chunks, blocks * (c + 1) // chunks
-                panels(args, first, last, start, stop, scratch)
+            first = v.atomic_add(args.next, group)
+            while first < args.panels:
+                for c in range(chunks):
+                    start, stop = blocks * c // chunks, blocks * (c + 1) // chunks
+                    panels(args, first, min(first + group, args.panels), start, stop, scratch)
+                first = v.atomic_add(args.next, group)
             close_tiles()
 
     return matmul

@@ -1,7 +1,8 @@
 """Runs a plan: calls kernel after kernel, every thread the same list, with a barrier where one needs another's result.
 
 An entry is three int64: kernel address, argument address, and whether to wait afterwards (`common.barrier`; `yield_` is
-the address of sched_yield).
+the address of sched_yield). Kernels whose threads take turns count them in `counters` (`counted` of them, a cache line
+each), which are zeros again at the end.
 
 Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
 the start, and for every entry when its kernel returns and when the wait behind it is over.
@@ -15,7 +16,8 @@ from typing import Any
 from .common import barrier as waiting
 from .spec import struct
 
-ARGS = struct("entries", "count", "barrier", "yield_", "clock", "clock_id", "stamps")
+ARGS = struct("entries", "count", "barrier", "yield_", "counters", "counted", "clock", "clock_id", "stamps")
+COUNTER = 64  # bytes
 STAMP = 16  # bytes of a time: seconds and nanoseconds
 
 
@@ -36,5 +38,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 wait(barrier, give_way, nth)
             if stamps != 0:
                 v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
+        if ith == 0:  # the last wait is over: all are through
+            for i in range(args.counted):
+                v.atomic_store(args.counters + COUNTER * i, 0)
 
     return tape

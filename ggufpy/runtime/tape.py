@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ggufpy.kernels.cache import Library
 from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.kernels.spec import Kernel, kernel, load_source
-from ggufpy.kernels.tape import STAMP
+from ggufpy.kernels.tape import COUNTER, STAMP
 from ggufpy.kernels.to_tiles import tiles_bytes
 from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, SwiGlu
 
@@ -29,6 +29,7 @@ from .weights import Matrix
 
 GROUPS = (1, 2, 4)  # activations that share one reading of the weights: kernels are made for each
 MOST = GROUPS[-1]
+COUNTED = "next"  # the argument by which threads take turns
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,10 @@ class Tape:
 
     def __init__(self, calls: Sequence[Call], library: Library) -> None:
         self.calls = calls
-        self._structs = [_filled(call) for call in calls]
+        counted = [call for call in calls if COUNTED in (load_source(call.kernel).ARGS.names or ())]
+        self._counters = Region(max(len(counted), 1) * COUNTER, "the tape's counters")
+        places = {id(call): self._counters.at(COUNTER * i, COUNTER) for i, call in enumerate(counted)}
+        self._structs = [_filled(call, places.get(id(call))) for call in calls]
         self._entries = np.zeros((len(calls), 3), np.int64)
         for i, (call, wait) in enumerate(zip(calls, barriers(calls), strict=True)):
             self._entries[i] = (library.address(call.kernel), self._structs[i].ctypes.data, wait)
@@ -344,6 +348,7 @@ class Tape:
         self._args = np.zeros((), load_source(runner).ARGS)
         self._args["entries"], self._args["count"] = self._entries.ctypes.data, len(calls)
         self._args["yield_"] = yield_address()
+        self._args["counters"], self._args["counted"] = self._counters.at(0, COUNTER), len(counted)
         self._runner = library.address(runner)
 
     def run(self, team: Team) -> None:
@@ -365,12 +370,14 @@ class Tape:
         return seconds
 
 
-def _filled(call: Call) -> NDArray[Any]:
+def _filled(call: Call, counter: int | None = None) -> NDArray[Any]:
     """The kernel's argument struct. Raises ValueError unless every field is given, and nothing else."""
     dtype = load_source(call.kernel).ARGS
-    if set(dtype.names or ()) != set(call.arguments):
+    if set(dtype.names or ()) - {COUNTED} != set(call.arguments):
         raise ValueError(f"{call.kernel.symbol} takes {dtype.names}, given {sorted(call.arguments)}")
     struct = np.zeros((), dtype)
+    if counter is not None:
+        struct[COUNTED] = counter
     for name, value in call.arguments.items():
         struct[name] = value
     return struct
