@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ggufpy.lazy import lazy
+
 if TYPE_CHECKING:
     from ggufpy.errors import GGUFError
     from ggufpy.format import Blocks, GGUFFile, TensorInfo, Typed, Writer, open, write
@@ -51,15 +53,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import the module that holds a public name, when the name is first asked for (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'ggufpy' has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"ggufpy.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

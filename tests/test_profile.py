@@ -15,6 +15,7 @@ from ggufpy import cli
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
 from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime.engine import Chunk
 from ggufpy.runtime.threads import clock_address
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no clock_gettime")
@@ -77,3 +78,14 @@ def test_a_system_without_the_clock_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(GGUFError, match="Windows"):
         clock_address()
+
+
+def test_attention_of_a_mixed_step_is_counted_once(path: Path) -> None:
+    with gguf.open(path) as file, load(file, EngineOptions(n_threads=1, n_ctx=64, n_parallel=2)) as session:
+        engine = session.engine
+        one, two = engine.sequence(), engine.sequence()
+        with engine.profile() as profile:
+            engine.step([Chunk(one, TEXT[:20], bulk=True), Chunk(two, TEXT[:3])])
+        flops = sum(op.flops for op in profile.ops() if op.kernel.startswith("attention"))
+    width = SIZES["embedding_length"]
+    assert flops == 2.0 * LAYERS * (sum(range(1, 21)) + sum(range(1, 4))) * 2 * width

@@ -12,6 +12,7 @@ from ggufpy.format.reader import GGUFFile, Tensors, from_bytes, open
 from ggufpy.format.strings import StringArray
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import Blocks, TensorInfo, Typed
+from ggufpy.lazy import lazy
 
 if TYPE_CHECKING:
     from ggufpy.format.atomic import AtomicFile
@@ -34,15 +35,5 @@ __all__ = [
     "write",
 ]
 
-_WRITING = {"AtomicFile": "atomic", "Writer": "writer", "write": "writer"}
-
-
-def __getattr__(name: str) -> object:
-    """What writes is imported when it is first asked for: 20 ms that no reader waits for."""
-    if name not in _WRITING:
-        raise AttributeError(f"module 'ggufpy.format' has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"ggufpy.format.{_WRITING[name]}"), name)
-    globals()[name] = value
-    return value
+# 20 ms that no reader waits for.
+__getattr__ = lazy(__name__, {"AtomicFile": "atomic", "Writer": "writer", "write": "writer"})

@@ -77,7 +77,7 @@ class Profile:
         key, value = (kind.bits / 8 for kind in (shape.key_type, shape.value_type))
         length = heads.key_length + heads.value_length
         flops = nbytes = 0.0
-        for _, count, position in step.spans.tolist():
+        for _, count, position in step.spans(call.kernel.source == "attention_tiles").tolist():
             seen = [min(p + 1, op.window or p + 1) for p in range(position, position + count)]
             flops += 2.0 * sum(seen) * length * heads.queries
             behind = min(position + count, op.window + count if op.window else position + count)

@@ -53,12 +53,13 @@ class Step:
         """Rows of the step: all up to the last, exact ones, bulk ones."""
         return int(self._count_view[0]), int(self._count_view[1]), int(self._count_view[3])
 
-    @property
-    def spans(self) -> NDArray[np.int64]:
-        """Of every span its first row, how many, and the first's position: (spans, 3)."""
+    def spans(self, tiled: bool) -> NDArray[np.int64]:
+        """Of every span that is tiled, or of the others, the first row, how many, and the first's position: (n, 3)."""
         first = RECORDS // 8
-        count = int(self._span_view[:first].sum())
-        return self._span_view[first : first + RECORD * count].reshape(count, RECORD)[:, :3]
+        singles, runs, others = self._span_view[:first].tolist()
+        count = singles + runs + others
+        found = self._span_view[first : first + RECORD * count].reshape(count, RECORD)[:, :3]
+        return found[singles + runs :] if tiled else found[: singles + runs]
 
     @property
     def all_rows(self) -> int:
