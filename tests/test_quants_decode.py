@@ -261,13 +261,12 @@ def same_numbers(a, b):
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-def test_compiled_decoders_give_numpys_bits(name, level, monkeypatch):
+def test_compiled_decoders_give_numpys_bits(name, level):
     if level is not BEST and name not in EVERYWHERE:
         pytest.skip("shares its code with those tested at every level")
-    monkeypatch.setattr("ggufpy.simd.isa.current", lambda: level)
     blocks = any_bits(name, 517 if quants.get(name).weights > 1 else (1 << 16) + 5)
     room = Room(np.zeros((len(blocks), quants.get(name).weights), np.float32))
-    run_kernel(quants.get(name), Room(blocks).array, room.array)
+    run_kernel(quants.get(name), Room(blocks).array, room.array, level)
     room.check()
     assert same_numbers(room.array, plain(name, blocks))
 

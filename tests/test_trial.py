@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from engine import write_model
+from engine import compile_ahead, write_model
 
 from ggufpy import cli, quants
 from ggufpy import format as gguf
@@ -20,7 +20,8 @@ from ggufpy.errors import GGUFError
 from ggufpy.kernels import cache, verdicts
 from ggufpy.kernels.cache import Library
 from ggufpy.kernels.compile import target_machine
-from ggufpy.kernels.spec import code_level, kernel
+from ggufpy.kernels.spec import Kernel, code_level, kernel
+from ggufpy.quants import trial as codecs
 from ggufpy.runtime import EngineOptions, load, trial
 from ggufpy.runtime.trial import LARGEST_ERROR, Trial, error_of, fault_of
 from ggufpy.simd import isa
@@ -64,17 +65,24 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggufpy.runtime.model.library", functools.cache(Library))  # nothing is loaded yet
 
 
+NORM = kernel("norm")
 BROKEN = {"wrong": ("ret void", "off by"), "dies": ("call void @llvm.trap()\n  unreachable", "ended with SIG")}
 
 
-def put_broken(how: str, level: Level, source: str = "norm") -> None:
+def put_broken(how: str, level: Level, of: Kernel = NORM) -> None:
     """Code that does nothing, or kills, in place of a compiled kernel."""
-    of, machine = kernel(source), target_machine(level)
+    machine = target_machine(level)
     text = f'target triple = "{machine.triple}"\ndeclare void @llvm.trap()\n'
     text += f"define void @{of.symbol}(i64 %a, i64 %b, i64 %c) {{\n  {BROKEN[how][0]}\n}}"
     path = cache.cache_path(of, level)
     path.unlink(missing_ok=True)  # it may be a link to the real one
     cache._write(path, bytes(machine.emit_object(llvm.parse_assembly(text))))
+
+
+def sharing(of: Kernel) -> list[Level]:
+    """Levels that run a kernel in the code of the best one: `amx` shares it with `avx512`."""
+    best = code_level(of, isa.available()[0])
+    return [level for level in isa.available() if code_level(of, level) == best]
 
 
 @pytest.mark.skipif(len(isa.available()) < 2, reason="there is no level to fall back to")
@@ -83,9 +91,7 @@ def test_a_level_with_a_broken_kernel_is_left_out(
     how: str, fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = isa.available()[0]
-    # `amx` shares what is broken with `avx512`: both are left out.
-    norm = kernel("norm")
-    wrong = [level for level in isa.available() if code_level(norm, level) == code_level(norm, best)]
+    wrong = sharing(NORM)
     second = isa.available()[len(wrong)]
     put_broken(how, best)
     with gguf.open(write_model(tmp_path / "m")) as file:
@@ -136,6 +142,71 @@ def test_right_kernels_are_tried_once(fresh: None, tmp_path: Path, monkeypatch: 
                 assert session.isa == isa.available()[0].name
     assert len(tried) == 1
     assert tried[0].types == ("F32",)
+
+
+# -- encoders and decoders --
+
+CODECS = [
+    kernel("encode_lanes", type="q8_0", weighted=0),
+    kernel("encode_lanes", type="q2_k", weighted=1),
+    kernel("decode", type="q4_k"),
+    kernel("decode", type="f16"),
+]
+
+
+@pytest.fixture(scope="module")
+def _codecs() -> None:
+    compile_ahead([(code, level) for code in CODECS for level in LEVELS])
+
+
+@pytest.mark.usefixtures("_codecs")
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_codecs_pass_at_every_level(level: Level) -> None:
+    listed = [{"source": code.source, **code.parameters} for code in CODECS]
+    assert codecs.fault_here({"level": level.name, "codecs": listed}) == ""
+
+
+@pytest.mark.usefixtures("_codecs")
+@pytest.mark.skipif(len(isa.available()) < 2, reason="there is no level to fall back to")
+@pytest.mark.parametrize("how", list(BROKEN))
+@pytest.mark.parametrize("of", [CODECS[0], CODECS[2]], ids=lambda of: of.source)
+def test_a_level_with_a_broken_codec_is_left_out(
+    of: Kernel, how: str, fresh: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, wrong = isa.available()[0], sharing(of)
+    monkeypatch.setattr("ggufpy.quants.trial.library", functools.cache(Library))  # nothing is loaded yet
+    put_broken(how, best, of)
+    name, x = str(of.parameters["type"]), np.random.default_rng(9).standard_normal((260, 512)).astype(np.float32)
+    exact = quants.quantize(x, name)
+    lines = capsys.readouterr().err.splitlines()
+    values = quants.dequantize(exact, name)  # more than NumPy decodes
+    assert np.sqrt(((values - x) ** 2).mean()) < 0.1
+    lines += capsys.readouterr().err.splitlines()
+    assert len(lines) == len(wrong)
+    for line, level in zip(lines, wrong, strict=True):
+        assert line.startswith(f"ggufpy: the {level.name} kernels are wrong on this machine (")
+        if how == "dies":
+            assert BROKEN[how][1] in line
+    assert [verdicts.fault(level) == "" for level in isa.available()] == [
+        level not in wrong for level in isa.available()
+    ]
+    monkeypatch.setenv("GGUFPY_ISA", best.name)
+    with pytest.raises(GGUFError, match=f"level {best.name} .*wrong on this machine"):
+        quants.dequantize(exact, name) if of.source == "decode" else quants.quantize(x, name)
+
+
+def test_codecs_are_tried_once(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(codecs, "fault_in_child", lambda module, trial: tried.append(trial) or "")
+    for _ in range(2):
+        assert codecs.tried(CODECS[:2]) is isa.available()[0]
+    assert codecs.tried(CODECS[:3]) is isa.available()[0]
+    assert [[one["type"] for one in trial["codecs"]] for trial in tried] == [["q8_0", "q2_k"], ["q4_k"]]
+
+
+def test_a_trial_that_cannot_be_made_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GGUFError, match=r"could not be tried: .*no SIMD level nothing"):
+        fault_of(replace(PLAIN, level="nothing"))
 
 
 def test_new_kernels_are_tried_again(fresh: None, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ggufpy.simd.isa import Level, target
 from .spec import Kernel, code_level
 
 Progress = Callable[[int, int], None]
-NOT_SHAPING = frozenset({"ahead", "cache", "host", "verdicts"})  # modules here that no code depends on
+NOT_SHAPING = frozenset({"ahead", "cache", "child", "host", "verdicts"})  # modules here that no code depends on
 _LOCK = threading.RLock()
 
 

@@ -1,7 +1,7 @@
 """What is known of the kernels of this machine: which gave right answers when tried, and which levels did not.
 
 Kept beside compiled kernels, under a hash of what shapes them, so that another CPU, other versions or other sources
-begin anew. What a trial is, `runtime/trial.py` says.
+begin anew. What a trial is, `runtime/trial.py` says for models and `quants/trial.py` for encoders and decoders.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ggufpy import console
 from ggufpy.errors import GGUFError
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level, target
@@ -74,6 +75,23 @@ def usable() -> tuple[Level, ...]:
 def current() -> Level:
     """The best of `usable`."""
     return usable()[0]
+
+
+def first_right(trial: Callable[[Level], str]) -> Level:
+    """The best of `usable` with which a trial finds nothing wrong; whoever can report the others is asked to.
+
+    Raises GGUFError if the last of them is wrong too.
+    """
+    levels = usable()
+    for level in levels:
+        reason = trial(level)
+        if not reason:
+            return level
+        record_fault(level, reason)
+        if level is not levels[-1]:
+            what = f"{reason_of(level, reason)}; the next level is used instead"
+            console.note(f"ggufpy: {what}. Please report it with what `ggufpy doctor` prints")
+    raise GGUFError(f"{reason_of(levels[-1], reason)}; please report it with what `ggufpy doctor` prints")
 
 
 def reason_of(level: Level, reason: str) -> str:

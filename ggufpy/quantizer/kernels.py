@@ -10,15 +10,10 @@ from ggufpy.quantizer.options import Advance
 
 def compile_kernels(wanted: Iterable[tuple[str, bool]], progress: Advance) -> None:
     """Make the encoders of these (type, weighted) ready; `progress` counts those that no cache holds, as "compile"."""
-    from ggufpy.kernels.cache import library
-    from ggufpy.kernels.spec import kernel
-    from ggufpy.kernels.verdicts import current
+    from ggufpy.quants.encoding import encoder_kernel
+    from ggufpy.quants.trial import tried
 
     blocks = [(quants.get(name), weighted) for name, weighted in sorted(wanted)]
-    kernels = [
-        kernel(f"encode_{block.encoder}", type=block.name.lower(), weighted=int(weighted))
-        for block, weighted in blocks
-        if block.encoder in ("lanes", "blocks")
-    ]
+    kernels = [encoder_kernel(block, weighted) for block, weighted in blocks if block.encoder in ("lanes", "blocks")]
     if kernels:
-        library(current()).load(kernels, lambda done, total: progress("compile", done, total))
+        tried(kernels, lambda done, total: progress("compile", done, total))

@@ -48,7 +48,7 @@ __all__ = [
 
 HELPERS = (
     "base", "bits", "codebooks", "decoding", "encoding", "grids", "kscales", "lanes", "neighbours",
-    "words",
+    "trial", "words",
 )  # fmt: skip
 # An index of numbers (ggml.h), so that opening a file loads the types in it alone: loading all takes 35 ms. A type that
 # is not in it is found all the same.

@@ -7,12 +7,15 @@ so that weights have the bits that `BlockType.decode_blocks` gives them.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggufpy.quants.base import BlockType, Bytes, Floats
 from ggufpy.quants.encoding import PART, default_threads
+
+if TYPE_CHECKING:
+    from ggufpy.simd.isa import Level
 
 
 def decode_blocks(block: BlockType, blocks: Bytes, out: Floats) -> None:
@@ -28,16 +31,16 @@ def decode_blocks(block: BlockType, blocks: Bytes, out: Floats) -> None:
             pass
 
 
-def run_kernel(block: BlockType, blocks: Bytes, out: Floats) -> None:
-    """As `decode_blocks`, on the calling thread."""
+def run_kernel(block: BlockType, blocks: Bytes, out: Floats, level: Level | None = None) -> None:
+    """As `decode_blocks`, on the calling thread; by default at the best level that gives right answers."""
     from ggufpy.kernels.cache import library
     from ggufpy.kernels.spec import kernel, load_source
-    from ggufpy.kernels.verdicts import current
+    from ggufpy.quants.trial import level_for
 
     code = kernel("decode", type=block.name.lower())
     args = np.zeros((), load_source(code).ARGS)
     args["blocks"], args["count"], args["out"] = blocks.ctypes.data, len(blocks), out.ctypes.data
-    library(current()).call(code, args)
+    library(level or level_for(code)).call(code, args)
 
 
 def half_at(v: Any) -> Any:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.quants.base import BlockType, Bytes, Floats
+
+if TYPE_CHECKING:
+    from ggufpy.kernels.spec import Kernel
+    from ggufpy.simd.isa import Level
 
 SOURCES = {"float32": 0, "float16": 1, "uint16": 2}
 PART = 1 << 20  # weights that a thread takes at a time
@@ -103,23 +107,35 @@ def _check(block: BlockType, x: NDArray[Any], importance: Floats | None, out: By
         raise ValueError(f"importance is {importance.dtype} {importance.shape}")
 
 
-def run_kernel(block: BlockType, x: NDArray[Any], importance: Floats | None, out: Bytes) -> int:
-    """Encodes checked rows on the calling thread; the number of a row with a value that is not finite, or -1."""
-    from ggufpy.kernels.cache import library
-    from ggufpy.kernels.spec import kernel, load_source
-    from ggufpy.kernels.verdicts import current
+def encoder_kernel(block: BlockType, weighted: bool) -> Kernel:
+    """What encodes a type, with importance or without."""
+    from ggufpy.kernels.spec import kernel
 
-    level = current()
+    return kernel(f"encode_{block.encoder}", type=block.name.lower(), weighted=int(weighted))
+
+
+def run_kernel(
+    block: BlockType, x: NDArray[Any], importance: Floats | None, out: Bytes, level: Level | None = None
+) -> int:
+    """Encodes checked rows on the calling thread; the number of a row with a value that is not finite, or -1.
+
+    By default at the best level that gives right answers.
+    """
+    from ggufpy.kernels.cache import library
+    from ggufpy.kernels.spec import load_source
+    from ggufpy.quants.trial import level_for
+
+    code = encoder_kernel(block, importance is not None)
+    level = level or level_for(code)
     rows = len(x)
     if block.encoder == "lanes" and rows < level.lanes:  # the kernel walks a row in each lane
         again = np.arange(level.lanes) % rows
         wide = np.empty((level.lanes, out.shape[1]), np.uint8)
         if importance is not None and len(importance) > 1:
             importance = importance[again]
-        bad = run_kernel(block, x[again], importance, wide)
+        bad = run_kernel(block, x[again], importance, wide, level)
         out[...] = wide[:rows]
         return bad
-    code = kernel(f"encode_{block.encoder}", type=block.name.lower(), weighted=int(importance is not None))
     source: Any = load_source(code)
     scratch = np.empty(source.SCRATCH * level.lanes + 64, np.uint8)
     bad_row = np.full(1, -1, np.int64)

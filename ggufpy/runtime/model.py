@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy import console, models, quants
+from ggufpy import models, quants
 from ggufpy.errors import GGUFError
 from ggufpy.kernels import verdicts
 from ggufpy.kernels.cache import Library, library
@@ -116,19 +116,17 @@ class Model:
 
     def _tried_library(self, progress: Progress | None) -> Library:
         """The kernels of the best level that gives right answers on this machine; new ones are tried first."""
-        *better, last = verdicts.usable()
-        for level in (*better, last):
-            found = library(level)
-            wanted = self._load_kernels(found, progress)
+
+        def fault(level: Level) -> str:
+            wanted = self._load_kernels(library(level), progress)
             if verdicts.was_right(wanted, level):
-                return found
+                return ""
             reason = self._fault(level)
             if not reason:
                 verdicts.record_right(wanted, level)
-                return found
-            verdicts.record_fault(level, reason)
-            _warn(level, reason)
-        raise GGUFError(f"{verdicts.reason_of(last, reason)}; please report it with what `ggufpy doctor` prints")
+            return reason
+
+        return library(verdicts.first_right(fault))
 
     def _fault(self, level: Level) -> str:
         """What is wrong with the level's kernels, or an empty string."""
@@ -211,12 +209,6 @@ class Model:
         for name in self._names:
             sizes[self._file.tensors[name].type] += self._file.tensors[name].nbytes
         return sizes.most_common(1)[0][0]
-
-
-def _warn(level: Level, reason: str) -> None:
-    """One line for whoever can report it; the next level is used."""
-    what = f"{verdicts.reason_of(level, reason)}; the next level is used instead"
-    console.note(f"ggufpy: {what}. Please report it with what `ggufpy doctor` prints")
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

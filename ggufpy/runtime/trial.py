@@ -7,19 +7,17 @@ take the process with it. What is tried is what will run: the same packing, tape
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import quants
-from ggufpy.errors import GGUFError
+from ggufpy.kernels.child import fault_in_child
 from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, Rope, SwiGlu, Weight
 from ggufpy.simd import isa
-from ggufpy.simd.isa import Level
 
 from .options import EngineOptions
 from .rope import RopeTable
@@ -30,7 +28,6 @@ SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as w
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
 SMALL_SCALES = {"MXFP4": [("e", 119, 123)], "NVFP4": [("d", 0x10, 0x1A)]}  # bytes that stand for scales of about SPREAD
 LARGEST_ERROR = 0.1  # over the spread of logits, root of the mean square; tests/test_trial.py has what is usual
-SECONDS = 300  # until a child that hangs is ended
 
 Doubles = NDArray[np.float64]
 
@@ -218,7 +215,7 @@ def error_of(trial: Trial) -> float:
         n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
-    with Session(Engine(Model(file, plan, options, _level(trial.level)), 64)) as session:
+    with Session(Engine(Model(file, plan, options, isa.named(trial.level)), 64)) as session:
         found, at = [session.eval_logits(tokens[:PROMPT])], PROMPT
         for count in STEPS:
             found.append(session.eval_logits(tokens[at : at + count]))
@@ -229,40 +226,12 @@ def error_of(trial: Trial) -> float:
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())
 
 
-def _level(name: str) -> Level:
-    return next(level for level in (*isa.available(), isa.EMULATED) if level.name == name)
-
-
 def fault_of(trial: Trial) -> str:
     """Runs the trial in a child process: what is wrong, or an empty string."""
-    import signal
-    import subprocess
-
-    if not sys.executable or getattr(sys, "frozen", False):
-        return _judged(error_of(trial))  # a program with Python inside has no child to run it in
-    code = f"import sys; sys.path[:] = {sys.path!r}; from ggufpy.runtime.trial import main; main()"
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps(asdict(trial)), capture_output=True, text=True,
-            timeout=SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"a trial did not end within {SECONDS} s"
-    if child.returncode < 0:
-        return f"a trial ended with {signal.Signals(-child.returncode).name}"
-    try:
-        return _judged(float(json.loads(child.stdout.splitlines()[-1])["error"]))
-    except (ValueError, IndexError, KeyError, TypeError):
-        last = child.stderr.strip().splitlines()[-1:] or ["no answer"]
-        raise GGUFError(f"the kernels could not be tried: {last[0]} (exit status {child.returncode})") from None
+    return fault_in_child(__name__, asdict(trial))
 
 
-def _judged(error: float) -> str:
+def fault_here(trial: Mapping[str, Any]) -> str:
+    """Runs a trial, as JSON has it, in this process: what is wrong, or an empty string."""
+    error = error_of(Trial(**{**trial, "types": tuple(trial["types"]), "cache_types": tuple(trial["cache_types"])}))
     return "" if error <= LARGEST_ERROR else f"its logits are off by {error:.2g} of their spread"
-
-
-def main() -> None:
-    """The child: a trial as JSON on stdin, its error on stdout."""
-    given = json.load(sys.stdin)
-    given["types"], given["cache_types"] = tuple(given["types"]), tuple(given["cache_types"])
-    print(json.dumps({"error": error_of(Trial(**given))}))

@@ -135,6 +135,14 @@ def has_bf16_dot(level: Level) -> bool:
     return level.lowering in ("avx512", "amx") and "avx512bf16" in features(level)
 
 
+def named(name: str) -> Level:
+    """The level of this process, or the emulated one, that is called so. Raises GGUFError if there is none."""
+    for level in (*available(), EMULATED):
+        if level.name == name:
+            return level
+    raise GGUFError(f"there is no SIMD level {name} here; choose one of {', '.join(one.name for one in available())}")
+
+
 def current() -> Level:
     """The level to run at: the one that GGUFPY_ISA names, else the best. Raises GGUFError if the CPU lacks it."""
     wanted = os.environ.get("GGUFPY_ISA", "").strip().lower()
