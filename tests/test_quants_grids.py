@@ -281,7 +281,7 @@ def test_what_an_encoder_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
     monkeypatch.setattr(quants, "get", lambda name: probe)
     x, importance = weights((3, 64), seed=12), importances((3, 64))
     out = np.empty((3, 24), np.uint8)
-    assert run_kernel(probe, x, importance, out) == -1
+    assert run_kernel(probe, x, importance, out, BEST) == -1
     found = out.view(np.float32).reshape(3, 2, 3)
     mean = np.add.accumulate(x * x, axis=1)[:, -1] / np.float32(64)
     assert (found[:, :, 0] == mean[:, None]).all()
