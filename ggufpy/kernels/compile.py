@@ -7,6 +7,9 @@ below the machine's own is honoured and the result depends on nothing in the pro
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,7 +19,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from ggufpy.simd.emulated import STATE_SYMBOL
-from ggufpy.simd.frontend import Frontend
+from ggufpy.simd.frontend import WHOLE, Frontend
 from ggufpy.simd.isa import Level, target
 from ggufpy.simd.primitives import primitives
 from ggufpy.simd.vectors import Struct
@@ -96,7 +99,20 @@ def _optimise(module: Any, machine: Any) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leaves garbage where it is: looking for it takes 8 % of compiling."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 @global_compiler_lock
+@_uncollected()
 def lower(kernel: Kernel, level: Level) -> tuple[Any, Any]:
     """(optimised LLVM module with one public function, its target machine)."""
     level = code_level(kernel, level)
@@ -107,7 +123,8 @@ def lower(kernel: Kernel, level: Level) -> tuple[Any, Any]:
     for function in module.functions:
         if not function.is_declaration and function.name != kernel.symbol:
             function.linkage = "internal"
-            function.add_function_attribute("alwaysinline")  # so that vectors stay in registers across helpers
+            # Inlined, so that vectors stay in registers across helpers.
+            function.add_function_attribute("noinline" if WHOLE in function.name else "alwaysinline")
     for variable in module.global_variables:
         if not variable.is_declaration:
             variable.linkage = "internal"

@@ -65,22 +65,22 @@ def emulated_tiles(v: ModuleType) -> dict[str, Any]:
     shape, load_config = _configuration(v)
     flushed = _flushed(v)
 
-    @v.njit
+    @v.whole
     def tile_config():
         load_config(v.tile_shapes())
 
-    @v.njit
+    @v.whole
     def tile_release():
         v.store_u8(v.tile_state() + CONFIG_AT, 0)
 
-    @v.njit
+    @v.whole
     def tile_zero(n):
         state = v.tile_state()
         shape(state, n)
         for r in range(TILE // ROW):
             v.store_i(state + n * TILE + r * ROW, v.splat_i(0))
 
-    @v.njit
+    @v.whole
     def tile_load(n, address, stride):
         state = v.tile_state()
         rows, width = shape(state, n)
@@ -89,7 +89,7 @@ def emulated_tiles(v: ModuleType) -> dict[str, Any]:
             for i in range(width):
                 v.store_u8(state + n * TILE + r * ROW + i, v.load_u8(address + r * stride + i))
 
-    @v.njit
+    @v.whole
     def tile_store(n, address, stride):
         state = v.tile_state()
         rows, width = shape(state, n)
@@ -97,7 +97,7 @@ def emulated_tiles(v: ModuleType) -> dict[str, Any]:
             for i in range(width):
                 v.store_u8(address + r * stride + i, v.load_u8(state + n * TILE + r * ROW + i))
 
-    @v.njit
+    @v.whole
     def tile_dot_bf16(c, a, b):
         state, upper = v.tile_state(), v.splat_i(-0x10000)
         rows, width = shape(state, c)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import njit, types
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_machinery import PassManager, register_pass
@@ -22,6 +23,8 @@ from numba.core.untyped_passes import (
     ReconstructSSA,
     TranslateByteCode,
 )
+
+WHOLE = "ggufpy_whole_"  # what the names of functions begin with that are not inlined
 
 
 class IrLibrary(CPUCodeLibrary):
@@ -82,7 +85,16 @@ class Frontend(CompilerBase):
         return [manager]
 
 
+OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
 def helper(function: Callable[..., Any]) -> Any:
-    """Makes a function callable from kernels (and from nowhere else)."""
-    options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(pipeline_class=Frontend, **options)(function)
+    """Makes a function callable from kernels (and from nowhere else); inlined, constants in arguments and all."""
+    return njit(pipeline_class=Frontend, **OPTIONS)(function)
+
+
+def whole(function: Callable[..., Any]) -> Any:
+    """As `helper`, of whole numbers and without a result, and one piece of code for all calls."""
+    signature = types.void(*[types.int64] * len(inspect.signature(function).parameters))
+    function.__qualname__ = WHOLE + function.__qualname__
+    return njit(signature, pipeline_class=Frontend, **OPTIONS)(function)

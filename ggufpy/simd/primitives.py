@@ -16,7 +16,7 @@ from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
 from .emulated import emulated_tiles
-from .frontend import helper
+from .frontend import helper, whole
 from .isa import Level, has_bf16_dot, has_tiles
 from .lowering import I8, I16, I32, I64, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
 from .shuffles import evens_first, joined, transposed
@@ -404,6 +404,7 @@ def primitives(level: Level) -> ModuleType:
         "floats": _registers(low.F),
         "ints": _registers(low.I),
         "njit": helper,
+        "whole": whole,
     }
     _scalars(v)
     _threads(v, low)
