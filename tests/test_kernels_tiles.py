@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import LEVELS, Room, compile_ahead, half, padded, run, up
+from engine import LEVELS, Room, compile_ahead, half, padded, run, some_fast, up
 from test_kernels_matmul import FORMATS, Source, exact, pack, source
 
 from ggufpy import quants
@@ -27,6 +27,7 @@ from ggufpy.simd.isa import EMULATED, Level
 
 TO_TILES = kernel("to_tiles")
 FLOATS = ("F16", "BF16")
+QUICK = ["Q4_0", "Q5_1", "Q2_K", *FLOATS]  # between them, all that panels differ in
 WIDE = [level for level in (EMULATED, *LEVELS) if level.lanes == 16]
 PACKS = WIDE[-1]  # whichever: panels depend on lanes alone
 RUN = [level for level in WIDE if isa.has_tiles(level) or isa.has_bf16_dot(level)]
@@ -50,9 +51,8 @@ def panel_of(type_name: str) -> Panel:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    panels = [panel_of(name) for name in (*FORMATS, *FLOATS)]
-    wanted = [(bulk(panel, level), level) for level in RUN for panel in panels]
-    packing = [(pack_kernel(quants.get(name)), PACKS) for name in (*FORMATS, *FLOATS)]
+    wanted = [(bulk(panel_of(name), level), level) for level in RUN for name in QUICK]
+    packing = [(pack_kernel(quants.get(name)), PACKS) for name in QUICK]
     compile_ahead([*wanted, *packing])
 
 
@@ -147,7 +147,7 @@ def with_names(levels: list[Level]) -> Any:
 
 
 @with_names(RUN)
-@pytest.mark.parametrize("type_name", [*FORMATS, *FLOATS])
+@pytest.mark.parametrize("type_name", some_fast([*FORMATS, *FLOATS], QUICK))
 def test_products_of_every_panel(type_name: str, level: Level) -> None:
     block = max(quants.get(type_name).weights, 32)
     check(type_name, level, 70, 3 * block, (5, 33))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from engine import some_fast
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
@@ -15,6 +16,7 @@ IQ4 = ["IQ4_NL", "IQ4_XS"]
 TERNARY = ["TQ1_0", "TQ2_0", "Q2_0"]
 UNWEIGHTED = [*TERNARY, "MXFP4", "NVFP4", "Q1_0"]
 NAMES = [*IQ4, *UNWEIGHTED]
+QUICK = ["IQ4_NL", "TQ2_0", "MXFP4"]
 IQ4_LEVELS = np.float32([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
 FP4_LEVELS = np.float32([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])
 F = np.float32
@@ -167,7 +169,7 @@ def samples(rows, columns, seed=0):
     return x.astype(F)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_bytes_of_ggml(shared, name):
     with np.load(shared / "reference" / "quant_vectors.npz") as vectors:
         x, importance = vectors["x"], vectors["imatrix"]
@@ -175,14 +177,14 @@ def test_bytes_of_ggml(shared, name):
         assert np.array_equal(quants.quantize(x, name, importance), vectors[name + "__imatrix"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (3, 2), (21, 1)])
 def test_bytes_of_the_plain_encoder(name, rows, blocks):
     x = samples(rows, blocks * quants.get(name).weights, seed=rows)
     assert np.array_equal(quants.quantize(x, name), plain(x, name))
 
 
-@pytest.mark.parametrize("name", IQ4)
+@pytest.mark.parametrize("name", some_fast(IQ4, QUICK[:1]))
 def test_importance_as_in_the_plain_encoder(name):
     x = samples(18, 512, seed=4)
     importance = np.random.default_rng(5).random(512) ** 4
@@ -202,7 +204,7 @@ def extremes(width):
     return x
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_extremes(name):
     x = extremes(quants.get(name).weights)
     encoded = quants.quantize(x, name)
@@ -215,7 +217,7 @@ def test_extremes(name):
 
 
 @pytest.mark.parametrize("level", isa.available(), ids=lambda level: level.name)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, QUICK))
 def test_same_bytes_at_every_level(name, level, monkeypatch):
     size = quants.get(name).weights
     x = np.concatenate([samples(37, size, seed=6), extremes(size)])
@@ -227,14 +229,14 @@ def test_same_bytes_at_every_level(name, level, monkeypatch):
         assert np.array_equal(quants.quantize(x, name, importance), expected[1])
 
 
-@pytest.mark.parametrize("name", UNWEIGHTED)
+@pytest.mark.parametrize("name", some_fast(UNWEIGHTED, QUICK[1:]))
 def test_types_that_ignore_importance(name):
     x = samples(5, 512, seed=8)
     importance = np.random.default_rng(9).random((5, 512))
     assert np.array_equal(quants.quantize(x, name, importance), quants.quantize(x, name))
 
 
-@pytest.mark.parametrize("name", IQ4)
+@pytest.mark.parametrize("name", some_fast(IQ4, QUICK[:1]))
 def test_importance_lowers_the_weighted_error(name):
     x = np.random.default_rng(10).standard_normal((16, 256)).astype(F)
     importance = np.random.default_rng(11).random(256) ** 4
@@ -245,7 +247,7 @@ def test_importance_lowers_the_weighted_error(name):
     assert error(quants.quantize(x, name, importance)) < error(quants.quantize(x, name))
 
 
-@pytest.mark.parametrize("name", IQ4)
+@pytest.mark.parametrize("name", some_fast(IQ4, QUICK[:1]))
 def test_a_group_of_no_importance_is_zero(name):
     """As ggml has it since llama.cpp#20460; in IQ4_XS the other groups of the block keep their scales."""
     x = np.random.default_rng(12).standard_normal((4, 512)).astype(F)
@@ -258,7 +260,7 @@ def test_a_group_of_no_importance_is_zero(name):
     assert not quants.dequantize(quants.quantize(x, name, 0.0), name).any()
 
 
-@pytest.mark.parametrize("name", [*IQ4, *TERNARY, "Q1_0"])
+@pytest.mark.parametrize("name", some_fast([*IQ4, *TERNARY, "Q1_0"], QUICK[:2]))
 @pytest.mark.parametrize("size", [1e9, 1e13, 1e17, 3e38])
 def test_weights_too_large_for_the_scale_are_refused(name, size):
     x = np.ones((2, 256), F)
@@ -291,7 +293,7 @@ def test_nvfp4_scales():
     assert np.array_equal(quants.quantize(x, "NVFP4"), plain(x, "NVFP4"))
 
 
-@pytest.mark.parametrize("name", TERNARY)
+@pytest.mark.parametrize("name", some_fast(TERNARY, QUICK[1:2]))
 def test_every_combination_of_three_survives(name):
     digits = np.arange(3**5) // 3 ** np.arange(5)[:, None] % 3 - 1  # (5, 243)
     x = np.zeros((243, 256), F)
@@ -303,7 +305,7 @@ def test_every_combination_of_three_survives(name):
     assert np.array_equal(quants.dequantize(quants.quantize(x, name), name), x)
 
 
-@pytest.mark.parametrize("name", ["TQ1_0", "TQ2_0", "MXFP4"])
+@pytest.mark.parametrize("name", some_fast(["TQ1_0", "TQ2_0", "MXFP4"], QUICK[1:]))
 def test_bytes_of_gguf(name):
     gguf = pytest.importorskip("gguf", reason="the oracle, PyPI's gguf, is not installed")
     x = samples(40, 512, seed=13)

@@ -8,7 +8,7 @@ from typing import Any
 import grids_reference as plain
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, Room, compile_ahead, run, some_fast
+from engine import BEST, LEVELS, OTHERS, Room, compile_ahead, run, some_fast
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
@@ -28,6 +28,7 @@ AT_ALL_LEVELS = ["IQ3_S", "IQ2_XXS", "IQ1_S", "IQ1_M"]  # the others have no par
 QUICK = ["IQ3_S", "IQ2_XXS", "IQ1_S"]
 FAST = some_fast(CASES, [case for case in CASES if case[0] in QUICK])
 
+LARGE = [(name, 1e25) for name in NAMES] + [(name, 1e8) for name in (*FREE, "IQ1_M")]
 PLAIN = [case for case in CASES if case[0] in ("IQ3_S", "IQ2_S", "IQ1_S")]
 PLAIN = some_fast(PLAIN, [case for case in PLAIN if case[0] in QUICK])
 
@@ -39,7 +40,7 @@ def encoder(name: str, weighted: bool = True) -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     wanted = [(encoder(*case), BEST) for case in CASES if case[0] in QUICK]
-    compile_ahead(wanted + [(encoder(name), level) for name in AT_ALL_LEVELS for level in LEVELS])
+    compile_ahead(wanted + [(encoder(name), level) for name in AT_ALL_LEVELS for level in OTHERS])
 
 
 def weights(shape: Any, seed: int = 0) -> Any:
@@ -219,7 +220,7 @@ def test_importance_of_zero(name: str) -> None:
     assert np.isfinite(quants.dequantize(quants.quantize(x, name, without), name)).all()
 
 
-@pytest.mark.parametrize("name", ["IQ3_XXS", "IQ1_M"])
+@pytest.mark.parametrize("name", some_fast(["IQ3_XXS", "IQ1_S", "IQ1_M"], QUICK[2:]))
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_sources(name: str, kind: str) -> None:
     bits = weights((3, 512), seed=9).view(np.uint32) & np.uint32(0xFFFF0000)
@@ -234,7 +235,7 @@ def test_sources(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite(value: float) -> None:
-    x, block = weights((5, 512), seed=10), quants.get("IQ2_XS")
+    x, block = weights((5, 512), seed=10), quants.get("IQ2_XXS")
     x[3, 300] = value
     out = np.empty((5, 2 * block.nbytes), np.uint8)
     with pytest.raises(NotFinite) as error:
@@ -242,7 +243,7 @@ def test_what_is_not_finite(value: float) -> None:
     assert error.value.row == 3
     Encoder(block, 1).encode(x, importances((1, 512)), out, zero_bad=True)
     x[3, 300] = 0
-    assert np.array_equal(out, quants.quantize(x, "IQ2_XS", importances(512)))
+    assert np.array_equal(out, quants.quantize(x, "IQ2_XXS", importances(512)))
 
 
 @pytest.mark.parametrize("name", some_fast(BOUND, QUICK[1:]))
@@ -251,9 +252,7 @@ def test_importance_is_needed(name: str) -> None:
         quants.quantize(weights(256), name)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [(name, 1e25) for name in NAMES] + [(name, 1e8) for name in (*FREE, "IQ1_M")]
-)
+@pytest.mark.parametrize(("name", "size"), some_fast(LARGE, [case for case in LARGE if case[0] in QUICK]))
 def test_too_large(name: str, size: float) -> None:
     with pytest.raises(GGUFError, match="too large for the 16-bit scale"):
         quants.quantize(weights(256, seed=11) * np.float32(size), name, np.ones(256))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import VOCABULARY, difference, divergence, reference, synthetic, write_model
+from engine import VOCABULARY, difference, divergence, reference, some_fast, synthetic, write_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +24,7 @@ from ggufpy.simd.isa import Level
 pytestmark = pytest.mark.usefixtures("level")
 
 N_CTX = 300
+CACHE_TYPES = [("q8_0", 1e-3), ("bf16", 1e-3), ("q4_0", 2e-2)]
 RNG = np.random.default_rng(4)
 TEXTS = [RNG.integers(0, 320, n).tolist() for n in (290, 131, 40, 7)]
 
@@ -140,7 +141,7 @@ def test_a_shift_leaves_a_fork_alone(session: Session, alone: list[Any]) -> None
     second.close()
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bf16", 1e-3), ("q8_0", 1e-3), ("q4_0", 2e-2)])
+@pytest.mark.parametrize(("kind", "most"), some_fast(CACHE_TYPES, CACHE_TYPES[:1]))
 def test_cache_types(path: Path, kind: str, most: float) -> None:
     with gguf.open(path) as file:
         plain = EngineOptions(n_threads=2, n_ctx=N_CTX)
