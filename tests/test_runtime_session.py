@@ -171,7 +171,8 @@ def test_sizes_that_fill_no_block_or_vector(tmp_path: Path) -> None:
 
 def test_types_may_differ_from_tensor_to_tensor(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    sizes = {"embedding_length": 64, "attention.key_length": 20, "attention.value_length": 20, "feed_forward_length": 96}
+    heads = {"attention.key_length": 20, "attention.value_length": 20}
+    sizes = {"embedding_length": 64, "feed_forward_length": 96, **heads}
     mixed = {
         "ffn_gate": (96, 64, "Q4_0"), "ffn_up": (96, 64, "F16"), "ffn_down": (64, 96, "Q8_0"),
         "attn_q": (40, 64, "Q8_0"), "attn_k": (20, 64, "F16"),
