@@ -24,7 +24,7 @@ from ggufpy.format.atomic import AtomicFile
 from ggufpy.format.values import shown
 
 if TYPE_CHECKING:
-    from ggufpy.runtime.score import Tokens
+    from ggufpy.backends.cpu.score import Tokens
 
 MAGIC, VERSION = b"ggufpyKL", 1
 HEADER_LIMIT = 1 << 16  # bytes of its JSON
@@ -89,7 +89,7 @@ class BaseChunk:
 
     def rows(self, first: int, count: int) -> tuple[Tokens, Floats]:
         """Tokens of `count` positions from number `first`, and their weights."""
-        from ggufpy.runtime.score import Tokens
+        from ggufpy.backends.cpu.score import Tokens
 
         part = slice(int(self._starts[first]), int(self._starts[first + count]))
         return Tokens(self.counts[first : first + count], self.ids[part], self.values[part]), self.weights[part]

@@ -140,7 +140,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
     try:
         from ggufpy import runtime
-        from ggufpy.runtime.options import EngineOptions
+        from ggufpy.backends.options import EngineOptions
 
         engine = EngineOptions(
             _context_size(options, file.metadata),

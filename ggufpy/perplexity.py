@@ -21,8 +21,8 @@ from ggufpy.errors import GGUFError
 from ggufpy.klbase import LEAST, SMALLEST, BaseChunk, KlBase, KlBaseWriter, Scored, scored
 
 if TYPE_CHECKING:
+    from ggufpy.backends.cpu.score import Likely, LogitRows, Tokens
     from ggufpy.runtime.engine import Engine
-    from ggufpy.runtime.score import Likely, LogitRows, Tokens
     from ggufpy.runtime.sequence import Sequence
     from ggufpy.tokenizers import Tokenizer
 
@@ -130,7 +130,7 @@ class _Chunk:
 
 
 def _joined(parts: list[Tokens]) -> Tokens:
-    from ggufpy.runtime.score import Tokens
+    from ggufpy.backends.cpu.score import Tokens
 
     return Tokens(*(np.concatenate(each) for each in zip(*((p.counts, p.ids, p.values) for p in parts), strict=True)))
 

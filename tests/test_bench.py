@@ -55,7 +55,7 @@ def fake_chunk(sequence: FakeSequence, tokens: Sequence[int], logits: str = "las
 def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A fake model with an engine, on a machine of known limits; `.options` is what it was loaded with."""
     limits = SimpleNamespace(read_rate=lambda threads: 20e9, matrix_peak=lambda threads: 3e12)
-    monkeypatch.setitem(sys.modules, "ggufpy.runtime", SimpleNamespace(machine=limits))
+    monkeypatch.setitem(sys.modules, "ggufpy.backends.cpu", SimpleNamespace(machine=limits))
     monkeypatch.setitem(sys.modules, "ggufpy.runtime.engine", SimpleNamespace(Chunk=fake_chunk))
     seen = SimpleNamespace(parts=parts(), options=None, engine=FakeEngine())
     seen.parts.session.engine = seen.engine

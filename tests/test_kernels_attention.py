@@ -11,6 +11,9 @@ import pytest
 from engine import BEST, LEVELS, Room, attend, compile_ahead, run, some_fast, step, up
 from kv_reference import Pages, rounded
 
+from ggufpy.backends.cpu.lowering import Call
+from ggufpy.backends.cpu.tape import Tape, barriers
+from ggufpy.backends.cpu.threads import Team
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
@@ -18,8 +21,6 @@ from ggufpy.kernels.cache import library
 from ggufpy.kernels.host import walk_strings
 from ggufpy.kernels.kv_types import CHUNK
 from ggufpy.kernels.spec import Kernel, kernel
-from ggufpy.runtime.tape import Call, Tape, barriers
-from ggufpy.runtime.threads import Team
 from ggufpy.simd.isa import EMULATED, Level, has_tiles
 
 

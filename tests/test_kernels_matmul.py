@@ -10,12 +10,12 @@ import pytest
 from engine import BEST, LEVELS, Room, compile_ahead, half, padded, quantised, run, some_fast, step, synthetic, up
 
 from ggufpy import quants
+from ggufpy.backends.cpu.packing import Packer
+from ggufpy.backends.cpu.weights import Matrix, matmul_kernel, packed_bytes
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.layout import block_bytes, quantised_row_bytes
 from ggufpy.quants.base import FloatPanel, IntPanel
-from ggufpy.runtime.packing import Packer
-from ggufpy.runtime.weights import Matrix, matmul_kernel, packed_bytes
 from ggufpy.simd.isa import Level
 
 # A type of each integer panel format that block types use, (bits, group, offset, has_min) beside it.

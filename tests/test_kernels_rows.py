@@ -1,4 +1,4 @@
-"""Kernels that work row by row: norm, swiglu, quantise, select_rows, and rotary positions with the cache's layout."""
+"""Kernels that work row by row: norms, gate, add, quantise, select_rows, rotary positions with the cache's layout."""
 
 from __future__ import annotations
 
@@ -47,6 +47,50 @@ def test_norm(level: Level) -> None:
 
 
 @at_every_level
+def test_a_norm_in_place_is_the_same(level: Level) -> None:
+    x, weight = rows(5, 96, 3), rows(1, 96, 4)
+    found = []
+    for nth, in_place in [(1, False), (1, True), (2, True), (3, True), (7, True)]:
+        source, q = Room(x.copy()), codes(5, 96)
+        y = source if in_place else Room(np.full_like(x, np.nan))
+        run(
+            kernel("norm"), level, nth, step=step(5), x=source, weight=Room(weight), y=y, q=q, blocks=3, columns=96,
+            x_stride=x.strides[0], y_stride=x.strides[0], q_stride=q.array.strides[0], eps=1e-5,
+        )  # fmt: skip
+        found.append((y.array, q.array))
+    for y, q in found[1:]:
+        np.testing.assert_array_equal(y, found[0][0])
+        np.testing.assert_array_equal(q, found[0][1])
+
+
+@at_every_level
+def test_a_norm_of_parts_of_rows(level: Level) -> None:
+    for count, groups, length in [(1, 1, 1), (3, 2, 20), (2, 4, 64), (5, 3, 37)]:
+        x = rows(count, groups * length, 5)
+        weight, width = rows(1, length, 6)[:, :length].copy(), groups * length
+        parts = x[:, :width].reshape(count, groups, length).astype(np.float64)
+        exact = parts / np.sqrt((parts**2).mean(axis=2, keepdims=True) + 1e-3) * weight
+        for nth, in_place in [(1, False), (3, False), (2, True)]:
+            source = Room(x.copy())
+            y = source if in_place else Room(np.full_like(x, 7))
+            run(
+                kernel("norm_groups"), level, nth, step=step(count), x=source, weight=Room(weight), y=y, groups=groups,
+                length=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3,
+            )  # fmt: skip
+            np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=2e-6, atol=1e-7)
+            np.testing.assert_array_equal(y.array[:, width:], (x if in_place else np.full_like(x, 7))[:, width:])
+
+
+@at_every_level
+def test_add(level: Level) -> None:
+    x, y = rows(3, 96, 7), rows(3, 96, 8)
+    for nth in (1, 2, 5):
+        total = Room(y.copy())
+        run(kernel("add"), level, nth, step=step(3), x=Room(x), y=total, blocks=3, stride=x.strides[0])
+        np.testing.assert_array_equal(total.array, x + y)
+
+
+@at_every_level
 def test_a_norm_of_zeros_is_zero(level: Level) -> None:
     x, q = np.zeros((2, 32), np.float32), codes(2, 32)
     y = Room(x + 1)
@@ -58,21 +102,31 @@ def test_a_norm_of_zeros_is_zero(level: Level) -> None:
     assert not q.array.any()
 
 
+def silu(x: Any) -> Any:
+    return x / (1 + np.exp(-x))
+
+
+def gelu(x: Any) -> Any:
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu"])
 @at_every_level
-def test_swiglu(level: Level) -> None:
+def test_gate(level: Level, kind: str) -> None:
     for count, columns in [(1, 20), (3, 96), (2, 544)]:
         gate, right = rows(count, columns, 1) * np.float32(8), rows(count, columns, 2)
         gate[0, :4] = [0.0, -200.0, 200.0, -87.5]
-        exact = gate / (1 + np.exp(-gate.astype(np.float64))) * right
+        exact = {"silu": silu, "gelu": gelu}[kind](gate.astype(np.float64)) * right
         seen = []
         for nth, wants_codes in [(1, True), (1, False), (3, True)]:
             y, q = Room(np.full_like(gate, np.nan)), codes(count, gate.shape[1])
             run(
-                kernel("swiglu"), level, nth, step=step(count), gate=Room(gate), up=Room(right), y=y,
+                kernel("gate", kind=kind), level, nth, step=step(count), gate=Room(gate), up=Room(right), y=y,
                 q=q if wants_codes else 0, blocks=gate.shape[1] // 32, stride=gate.strides[0],
                 q_stride=q.array.strides[0],
             )  # fmt: skip
-            np.testing.assert_allclose(y.array, exact, rtol=2e-6, atol=1e-30)
+            # 1 + tanh is next to nothing far below zero, where float64 has lost it: gelu is compared in absolute terms.
+            np.testing.assert_allclose(y.array, exact, rtol=2e-6, atol=1e-30 if kind == "silu" else 1e-6)
             np.testing.assert_array_equal(q.array, quantised(y.array)[0] if wants_codes else 0)
             seen.append(y.array)
         assert all(np.array_equal(y, seen[0]) for y in seen)

@@ -14,13 +14,14 @@ from engine import SIZES, metadata, weights, write_model
 import ggufpy
 from ggufpy import format as gguf
 from ggufpy import models
+from ggufpy.backends.cpu.rope import RopeTable
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.models.base import Keys
 from ggufpy.models.llama import read_config
-from ggufpy.plan import Attend, MatMul, Norm, Plan, SwiGlu
+from ggufpy.models.plan import Attend, Gate, MatMul, Norm, Plan, Rope, Rotate, StoreKv
+from ggufpy.models.rope import frequencies
 from ggufpy.runtime import EngineOptions, load
-from ggufpy.runtime.rope import RopeTable
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -33,6 +34,12 @@ def refused(path: Path, match: str) -> str:
     assert message.isprintable(), "one line, without control characters"
     assert len(message) < 500
     return message
+
+
+def rope_of(plan: Plan) -> Rope:
+    """How a plan's heads turn, all of them alike."""
+    (rope,) = {op.rope for op in plan.body if isinstance(op, Rotate)}
+    return rope
 
 
 def plan(path: Path) -> Plan:
@@ -196,18 +203,18 @@ def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_how_positions_are_scaled(changes: dict[str, Any], kind: str, factor: float, tmp_path: Path) -> None:
-    rope = plan(write_model(tmp_path / "m", changes)).rope
+    rope = rope_of(plan(write_model(tmp_path / "m", changes)))
     assert (rope.scaling, rope.factor) == (kind, factor)
     base = 10000.0 ** (-np.arange(0, 20, 2) / 20)
     if kind != "yarn":
-        np.testing.assert_allclose(RopeTable(rope).frequency, base / (1.0 if kind == "none" else factor), rtol=1e-12)
+        np.testing.assert_allclose(frequencies(rope), base / (1.0 if kind == "none" else factor), rtol=1e-12)
 
 
 def test_what_a_file_leaves_out(tmp_path: Path) -> None:
     heads = read_config(Keys(metadata({k: v for k, v in SIZES.items() if k != "attention.head_count_kv"}))).heads
     assert (heads.queries, heads.shared, heads.key_length, heads.value_length) == (2, 2, 20, 20)
     found = plan(write_model(tmp_path / "m"))
-    rope = found.rope
+    rope = rope_of(found)
     assert (rope.dimensions, rope.base, rope.neox, rope.original_context) == (20, 10000.0, False, 64)
     assert (rope.attention_factor, rope.beta_fast, rope.beta_slow) == (1.0, 32.0, 1.0)
     assert {op.window for op in found.body if isinstance(op, Attend)} == {0}
@@ -224,7 +231,8 @@ def test_a_model_without_an_epsilon_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_original_context_of_0_is_the_models(tmp_path: Path) -> None:
-    assert plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0})).rope.original_context == 64
+    found = plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0}))
+    assert rope_of(found).original_context == 64
 
 
 @pytest.mark.parametrize(
@@ -234,9 +242,10 @@ def test_an_attention_factor_counts_whatever_the_scaling(
     kind: str, factor: float, magnitude: float, tmp_path: Path
 ) -> None:
     changes = {"rope.scaling.type": kind, "rope.scaling.factor": factor, "rope.scaling.attn_factor": 0.5}
-    table, out = RopeTable(plan(write_model(tmp_path / "m", changes)).rope), np.empty((1, 10, 2), np.float32)
-    table.fill(np.array([7]), out)
-    np.testing.assert_allclose(np.hypot(out[..., 0], out[..., 1]), magnitude, rtol=1e-6)
+    table = RopeTable(rope_of(plan(write_model(tmp_path / "m", changes))), 3)
+    table.fill(np.array([7]), np.array([1]))
+    np.testing.assert_allclose(np.hypot(table.angles[1, :, 0], table.angles[1, :, 1]), magnitude, rtol=1e-6)
+    assert (table.angles[::2] == 0).all()
 
 
 # -- tensors -----------------------------------------------------------------------------------------------
@@ -337,20 +346,21 @@ def test_many_tensors_that_nobody_asked_for(tmp_path: Path) -> None:
 
 def test_the_plan_of_a_layer(tmp_path: Path) -> None:
     found = plan(write_model(tmp_path / "m", {"attention.sliding_window": 9}))
-    assert (found.context, found.vocabulary, found.layers) == (64, 61, 2)
-    assert [type(op) for op in found.body[:11]] == [
-        Norm, MatMul, MatMul, MatMul, Attend, MatMul, Norm, MatMul, MatMul, SwiGlu, MatMul
-    ]  # fmt: skip
-    assert len(found.body) == 22
+    assert (found.context, found.vocabulary, len(found.layers)) == (64, 61, 2)
+    for layer in found.layers:
+        assert [type(op) for op in layer] == [
+            Norm, MatMul, MatMul, MatMul, Rotate, Rotate, StoreKv, Attend, MatMul, Norm, MatMul, MatMul, Gate, MatMul
+        ]  # fmt: skip
     assert [type(op) for op in found.head] == [Norm, MatMul]
     assert {op.window for op in found.body if isinstance(op, Attend)} == {9}
     assert [op.layer for op in found.body if isinstance(op, Attend)] == [0, 1]
-    assert found.heads.group == 2
-    assert found.heads.scale == pytest.approx(20**-0.5)
-    assert set(found.weights()) == set(weights(SIZES, 61, "F32"))
+    attend = next(op for op in found.body if isinstance(op, Attend))
+    assert attend.heads.group == 2
+    assert attend.scale == pytest.approx(20**-0.5)
+    assert set(found.weights) == set(weights(SIZES, 61, "F32"))
 
 
 def test_a_tied_output_reads_the_embedding(tmp_path: Path) -> None:
     found = plan(write_model(tmp_path / "m", {}, {"output.weight": None}))
     assert isinstance(found.head[1], MatMul)
-    assert found.head[1].weight == found.embedding
+    assert found.head[1].weight == found.embed.weight

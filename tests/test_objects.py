@@ -75,7 +75,7 @@ def test_code_of_the_large_model_is_refused() -> None:
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_only_emulated_tiles_call_for_their_state(level: Level) -> None:
     assert (STATE_SYMBOL in allowed_symbols(level)) == (level == isa.EMULATED)
-    check_object(object_code(kernel("swiglu"), level), allowed_symbols(level))
+    check_object(object_code(kernel("gate", kind="silu"), level), allowed_symbols(level))
 
 
 @linux

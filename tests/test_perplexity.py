@@ -18,14 +18,16 @@ from measuring import BOS, BYTES, TEXT, log_softmax, write_model
 
 from ggufpy import cli, klbase
 from ggufpy import format as gguf
+from ggufpy.backends.cpu.lowering import Call
+from ggufpy.backends.cpu.score import LogitRows
+from ggufpy.backends.cpu.tape import _filled
+from ggufpy.backends.cpu.workspace import Forms, Workspace
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import library
 from ggufpy.kernels.spec import kernel
 from ggufpy.klbase import Header, KlBase, KlBaseWriter, Scored, scored
 from ggufpy.perplexity import _Chunk, exponential, measure, text_tokens, windows
 from ggufpy.runtime import EngineOptions, Session, load
-from ggufpy.runtime.score import LogitRows
-from ggufpy.runtime.tape import Call, Forms, Workspace, _filled
 from ggufpy.simd.isa import Level
 
 N_CTX = 24

@@ -13,10 +13,10 @@ from engine import SIZES, VOCABULARY, write_model
 
 from ggufpy import cli
 from ggufpy import format as gguf
+from ggufpy.backends.cpu.threads import clock_address
 from ggufpy.errors import GGUFError
 from ggufpy.runtime import EngineOptions, load
 from ggufpy.runtime.engine import Chunk
-from ggufpy.runtime.threads import clock_address
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no clock_gettime")
 TEXT = np.random.default_rng(1).integers(0, VOCABULARY, 40).tolist()

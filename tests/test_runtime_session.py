@@ -26,11 +26,11 @@ from engine import (
 
 from ggufpy import format as gguf
 from ggufpy import quants
+from ggufpy.backends.cpu.weights import matmul_kernel, pack_kernel
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.matmul_tiles import bulk_kernel
 from ggufpy.quants.base import FloatPanel
 from ggufpy.runtime import EngineOptions, Session, isa_name, load
-from ggufpy.runtime.weights import matmul_kernel, pack_kernel
 from ggufpy.simd.isa import Level
 
 # Integer types hold whole numbers: nobody stores weights in them, and test_integer_tensors has them run.

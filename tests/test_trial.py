@@ -80,7 +80,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         os.link(path, made / path.name)
     monkeypatch.setenv("GGUFPY_CACHE", str(made.parent))
     monkeypatch.delenv("GGUFPY_ISA", raising=False)
-    monkeypatch.setattr("ggufpy.runtime.model.library", functools.cache(Library))  # nothing is loaded yet
+    monkeypatch.setattr("ggufpy.runtime.choice.library", functools.cache(Library))  # nothing is loaded yet
 
 
 BROKEN = {"wrong": ("ret void", "off by"), "dies": ("call void @llvm.trap()\n  unreachable", "ended with SIG")}
@@ -230,7 +230,7 @@ def test_new_kernels_are_tried_again(fresh: None, tmp_path: Path) -> None:
     assert not verdicts.was_right([kernel("norm")], level)
     verdicts.record_right([kernel("norm")], level)
     assert verdicts.was_right([kernel("norm")], level)
-    assert not verdicts.was_right([kernel("norm"), kernel("swiglu")], level)
+    assert not verdicts.was_right([kernel("norm"), kernel("add")], level)
 
 
 def test_a_verdict_that_cannot_be_read_is_none(fresh: None) -> None:

@@ -35,12 +35,12 @@ from peers import Ggufpy, LlamaBench, Peer, PeerError, Runner, Settings, Xllamac
 from peers.quantizing import Quantising, compare_types, table
 from synthetic import SHAPES, write_model
 
+from ggufpy.backends.options import EngineOptions
 from ggufpy.commands._measuring import cpu_name
 from ggufpy.commands._options import whole
 from ggufpy.errors import GGUFError
 from ggufpy.hub import cache_dir, resolve
 from ggufpy.progress import Progress
-from ggufpy.runtime.options import EngineOptions
 from ggufpy.simd import isa
 
 DEFAULT_ISA = "best,avx2"

@@ -200,7 +200,7 @@ def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
 
 def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:
     """Warm up, then alternate prompts, decoding, the machine's limits, and sequences side by side."""
-    from ggufpy.runtime import machine
+    from ggufpy.backends.cpu import machine
 
     ids = _tokens(session, args)
     together = sorted({1, *args.parallel}) if args.parallel else []

@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 1 if a level of this CPU is wrong."""
+    from ggufpy.backends.options import EngineOptions
     from ggufpy.commands._measuring import cpu_name
     from ggufpy.progress import Progress
-    from ggufpy.runtime.options import EngineOptions
 
     threads = EngineOptions(n_threads=args.threads).threads()
     with Progress() as progress:
@@ -104,7 +104,7 @@ def _tried(level: Level, progress: Progress) -> str:
 
 
 def _speeds(threads: int) -> dict[str, float]:
-    from ggufpy.runtime import machine
+    from ggufpy.backends.cpu import machine
 
     return {
         "machine_gb_per_s": machine.read_rate(threads) / 1e9,

@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
+    from ggufpy.backends.options import EngineOptions
     from ggufpy.format import open as open_gguf
     from ggufpy.progress import Progress
-    from ggufpy.runtime.options import EngineOptions
     from ggufpy.verification import check_metadata, check_sizes, check_tensors
 
     threads = EngineOptions(n_threads=args.threads).threads()

@@ -1,7 +1,7 @@
 """y = x / sqrt(mean(x²) + eps) · weight (RMS norm), and y quantised to 8 bits where `q` is given.
 
 Rows are padded to whole blocks of 32 columns; padding of x and weight is zero. Work units are (token, block): a thread
-that holds part of a row sums the whole row itself, which is cheaper than waiting for another.
+that holds part of a row sums the whole row itself, which is cheaper than waiting for another. x and y may be the same.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         units = v.load_i64(args.step) * blocks
         vectors = 32 // v.L
         unit, last = units * ith // nth, units * (ith + 1) // nth
+        if x0 == y0:  # a thread has whole rows, because another one would read what this one has written
+            tokens = units // blocks
+            unit, last = tokens * ith // nth * blocks, tokens * (ith + 1) // nth * blocks
         while unit < last:
             token = unit // blocks
             x, y, q = x0 + token * x_stride, y0 + token * y_stride, q0 + token * q_stride

@@ -8,9 +8,11 @@ from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
-from ggufpy.plan import Plan
 
 from .base import Keys, TensorTable
+from .plan import Plan
+
+HELPERS = ("base", "interpreter", "plan", "rope")  # modules here that are no architecture
 
 
 class Architecture(Protocol):
@@ -21,7 +23,7 @@ class Architecture(Protocol):
 
 def names() -> list[str]:
     """Architectures that run."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS)
 
 
 def find(architecture: str) -> Architecture:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
-from ggufpy.plan import Weight
+
+from .plan import Weight
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)

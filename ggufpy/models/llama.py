@@ -11,9 +11,9 @@ import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
-from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, Rope, SwiGlu
 
 from .base import SENSIBLE, Keys, Tensors, TensorTable
+from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_config(keys: Keys) -> Config:
         context=keys.count("context_length"),
         width=width,
         hidden=keys.count("feed_forward_length"),
-        heads=Heads(queries, shared, key_length, value_length, 1.0 / key_length**0.5),
+        heads=Heads(queries, shared, key_length, value_length),
         eps=keys.number("attention.layer_norm_rms_epsilon", within=(1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
@@ -92,7 +92,7 @@ def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
     )
 
 
-def _layer(i: int, c: Config, tensors: Tensors) -> list[Op]:
+def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
     """One block: attention and feed-forward, each added to the residual stream x."""
     h, at = c.heads, f"blk.{i}."
     q_rows, k_rows, v_rows = h.queries * h.key_length, h.shared * h.key_length, h.shared * h.value_length
@@ -101,19 +101,22 @@ def _layer(i: int, c: Config, tensors: Tensors) -> list[Op]:
         weight = tensors.weight(f"{at}{name}.weight", rows, columns)
         return MatMul(x, weight, y, tensors.optional(f"{at}{name}.bias", rows), add)
 
-    return [
+    return (
         Norm("x", tensors.weight(f"{at}attn_norm.weight", c.width), "norm", c.eps),
         project("norm", "attn_q", "q", q_rows, c.width),
         project("norm", "attn_k", "k", k_rows, c.width),
         project("norm", "attn_v", "v", v_rows, c.width),
-        Attend(i, "q", "k", "v", "attn", c.window),
+        Rotate("q", h.queries, h.key_length, rope),
+        Rotate("k", h.shared, h.key_length, rope),
+        StoreKv(i, "k", "v", h),
+        Attend(i, "q", "attn", h, 1.0 / h.key_length**0.5, c.window),
         project("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True),
         Norm("x", tensors.weight(f"{at}ffn_norm.weight", c.width), "norm", c.eps),
         project("norm", "ffn_gate", "gate", c.hidden, c.width),
         project("norm", "ffn_up", "up", c.hidden, c.width),
-        SwiGlu("gate", "up", "ffn"),
+        Gate("gate", "up", "ffn", c.hidden),
         project("ffn", "ffn_down", "x", c.width, c.hidden, add=True),
-    ]
+    )
 
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
@@ -124,17 +127,11 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
     vocabulary = int(tensors["token_embd.weight"].shape[0])
     embedding = table.weight("token_embd.weight", vocabulary, c.width)
     rope = read_rope(keys, c, table)
-    body = [op for i in range(c.layers) for op in _layer(i, c, table)]
+    layers = tuple(_layer(i, c, rope, table) for i in range(c.layers))
     output = table.optional("output.weight", vocabulary, c.width) or embedding
     head = (
         Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
         MatMul("norm", output, "logits", table.optional("output.bias", vocabulary)),
     )
     table.finish()
-    h = c.heads
-    widths = {
-        "x": c.width, "norm": c.width, "gate": c.hidden, "up": c.hidden, "ffn": c.hidden,
-        "q": h.queries * h.key_length, "k": h.shared * h.key_length, "v": h.shared * h.value_length,
-        "attn": h.queries * h.value_length, "logits": vocabulary,
-    }  # fmt: skip
-    return Plan(c.context, vocabulary, embedding, c.layers, h, rope, widths, tuple(body), head)
+    return Plan(c.context, vocabulary, Embed(embedding, "x"), layers, head)

@@ -26,7 +26,7 @@ HUGE = 2.0**28  # more than any type with 16-bit scales holds; beyond it, sums o
 
 def default_threads() -> int:
     """GGUFPY_THREADS, else one a core."""
-    from ggufpy.runtime.options import EngineOptions
+    from ggufpy.backends.options import EngineOptions
 
     return EngineOptions().threads()
 

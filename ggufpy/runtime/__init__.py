@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ggufpy.backends.options import EngineOptions
 from ggufpy.kernels import verdicts
 
-from .options import EngineOptions
 from .session import Session, load
 
 

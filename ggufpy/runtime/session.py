@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy.backends.cpu.model import Beside, Model, read_plan
+from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 
+from .choice import right_kernels
 from .engine import Chunk, Engine
-from .model import Beside, Model, read_plan
-from .options import EngineOptions
 
 
 def load(file: Any, options: EngineOptions, beside: Beside = None) -> Session:
@@ -25,7 +26,8 @@ def load(file: Any, options: EngineOptions, beside: Beside = None) -> Session:
     model's, a cache type that its heads do not fit, or too little memory.
     """
     n_batch = options.whole("n_batch", 1)
-    return Session(Engine(Model(file, read_plan(file), options, beside=beside), n_batch))
+    plan = read_plan(file)
+    return Session(Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), n_batch))
 
 
 class Session:
@@ -57,7 +59,7 @@ class Session:
     @property
     def n_embd(self) -> int:
         """The width of the model."""
-        return self._model.plan.embedding.shape[1]
+        return self._model.plan.width
 
     @property
     def n_threads(self) -> int:

@@ -15,12 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import quants
+from ggufpy.backends.options import EngineOptions
+from ggufpy.kernels.cache import library
 from ggufpy.kernels.child import fault_in_child
-from ggufpy.plan import Attend, Heads, MatMul, Norm, Op, Plan, Rope, SwiGlu, Weight
+from ggufpy.models.interpreter import Interpreter
+from ggufpy.models.plan import (
+    Attend,
+    Embed,
+    Gate,
+    Heads,
+    MatMul,
+    Norm,
+    Op,
+    Plan,
+    Rope,
+    Rotate,
+    StoreKv,
+    Weight,
+)
 from ggufpy.simd import isa
-
-from .options import EngineOptions
-from .rope import RopeTable
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
@@ -28,9 +41,6 @@ SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as w
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
 SMALL_SCALES = {"MXFP4": [("e", 119, 123)], "NVFP4": [("d", 0x10, 0x1A)]}  # bytes that stand for scales of about SPREAD
 LARGEST_ERROR = 0.1  # over the spread of logits, root of the mean square; tests/test_trial.py has what is usual
-
-Doubles = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -127,14 +137,18 @@ class _Builder:
         yield self.product("norm", "q", first, (t.queries * t.key_length, WIDTH))
         yield self.product("norm", "k", first, (t.shared * t.key_length, WIDTH))
         yield self.product("norm", "v", first, (t.shared * t.value_length, WIDTH))
-        yield Attend(0, "q", "k", "v", "attn")
+        heads, rope = Heads(t.queries, t.shared, t.key_length, t.value_length), Rope(t.key_length // 2 * 2, 10000.0)
+        yield Rotate("q", t.queries, t.key_length, rope)
+        yield Rotate("k", t.shared, t.key_length, rope)
+        yield StoreKv(0, "k", "v", heads)
+        yield Attend(0, "q", "attn", heads, t.key_length**-0.5)
         fits = [kind for kind in t.types if attended % quants.get(kind).weights == 0]
         yield self.product("attn", "x", fits[0] if fits else "F32", (WIDTH, attended), add=True)
         for kind in t.types:
             yield self.norm("x")
             yield self.product("norm", "gate", kind, (WIDTH, WIDTH))
             yield self.product("norm", "up", kind, (WIDTH, WIDTH))
-            yield SwiGlu("gate", "up", "ffn")
+            yield Gate("gate", "up", "ffn", WIDTH)
             yield self.product("ffn", "x", kind, (WIDTH, WIDTH), add=True)
 
 
@@ -147,67 +161,16 @@ def small_model(trial: Trial) -> tuple[Plan, _File]:
     rng = np.random.default_rng(11)
     embedding = rng.standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
     made.tensors["embedding"] = _Tensor("embedding", "F32", (VOCABULARY, WIDTH), embedding.view(np.uint8))
-    widths = {
-        "x": WIDTH, "norm": WIDTH, "gate": WIDTH, "up": WIDTH, "ffn": WIDTH, "q": t.queries * t.key_length,
-        "k": t.shared * t.key_length, "v": t.shared * t.value_length, "attn": t.queries * t.value_length,
-        "logits": VOCABULARY,
-    }  # fmt: skip
-    heads = Heads(t.queries, t.shared, t.key_length, t.value_length, t.key_length**-0.5)
-    rope = Rope(t.key_length // 2 * 2, 10000.0)
     weight = Weight("embedding", (VOCABULARY, WIDTH))
-    plan = Plan(POSITIONS, VOCABULARY, weight, 1, heads, rope, widths, body, head)
+    plan = Plan(POSITIONS, VOCABULARY, Embed(weight, "x"), (body,), head)
     return plan, _File(made.tensors)
-
-
-class Reference:
-    """A plan's logits in float64, for one text from its beginning."""
-
-    def __init__(self, plan: Plan, file: _File) -> None:
-        self._plan, self._tensors = plan, {n: t.to_numpy().astype(np.float64) for n, t in file.tensors.items()}
-
-    def logits(self, tokens: list[int]) -> Doubles:
-        rows: dict[str, Doubles] = {"x": self._tensors[self._plan.embedding.name][tokens]}
-        for op in (*self._plan.body, *self._plan.head):
-            self._run(op, rows)
-        return rows["logits"]
-
-    def _run(self, op: Op, rows: dict[str, Doubles]) -> None:
-        if isinstance(op, Norm):
-            x = rows[op.x]
-            rows[op.y] = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + op.eps) * self._tensors[op.weight.name]
-        elif isinstance(op, MatMul):
-            y = rows[op.x] @ self._tensors[op.weight.name].T
-            rows[op.y] = rows[op.y] + y if op.add else y
-        elif isinstance(op, SwiGlu):
-            gate = rows[op.gate]
-            rows[op.y] = gate / (1 + np.exp(-gate)) * rows[op.up]
-        else:
-            rows[op.y] = self._attend(*(rows[name] for name in (op.q, op.k, op.v)))
-
-    def _attend(self, q: Doubles, k: Doubles, v: Doubles) -> Doubles:
-        h, n = self._plan.heads, len(q)
-        keys = self._rotated(k.reshape(n, h.shared, h.key_length)).repeat(h.group, axis=1)
-        values = v.reshape(n, h.shared, h.value_length).repeat(h.group, axis=1)
-        scores = np.einsum("nhd,mhd->hnm", self._rotated(q.reshape(n, h.queries, h.key_length)), keys) * h.scale
-        scores = np.where(np.tri(n, dtype=bool), scores, -np.inf)
-        weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-        weights /= weights.sum(axis=2, keepdims=True)
-        out: Doubles = np.einsum("hnm,mhd->nhd", weights, values).reshape(n, -1)
-        return out
-
-    def _rotated(self, x: Doubles) -> Doubles:
-        rope = self._plan.rope
-        turn = np.exp(1j * np.arange(len(x))[:, None, None] * RopeTable(rope).frequency)
-        pairs = (x[..., 0 : rope.dimensions : 2] + 1j * x[..., 1 : rope.dimensions : 2]) * turn
-        out: Doubles = x.copy()
-        out[..., 0 : rope.dimensions : 2], out[..., 1 : rope.dimensions : 2] = pairs.real, pairs.imag
-        return out
 
 
 def error_of(trial: Trial) -> float:
     """Runs the trial in this process: the largest error over the spread of logits; infinity where not finite."""
+    from ggufpy.backends.cpu.model import Model, load_kernels
+
     from .engine import Engine
-    from .model import Model
     from .session import Session
 
     plan, file = small_model(trial)
@@ -215,12 +178,15 @@ def error_of(trial: Trial) -> float:
         n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
-    with Session(Engine(Model(file, plan, options, isa.named(trial.level)), 64)) as session:
+    kernels = library(isa.named(trial.level))
+    load_kernels(file, plan, options, kernels)
+    with Session(Engine(Model(file, plan, options, kernels), 64)) as session:
         found, at = [session.eval_logits(tokens[:PROMPT])], PROMPT
         for count in STEPS:
             found.append(session.eval_logits(tokens[at : at + count]))
             at += count
-    exact, rows = Reference(plan, file).logits(tokens), np.concatenate(found)
+    truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()})
+    exact, rows = truth.logits(tokens), np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())

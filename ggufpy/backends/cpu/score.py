@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ggufpy.kernels.likely import SCRATCH
 from ggufpy.kernels.spec import kernel
 
+from .lowering import Call
 from .memory import Region
-from .tape import Call, Workspace
+from .workspace import Workspace
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

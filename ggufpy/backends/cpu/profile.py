@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufpy.kernels.layout import quantised_row_bytes
-from ggufpy.plan import Attend, MatMul
+from ggufpy.models.plan import Attend, MatMul
 
+from .lowering import Call
 from .model import Model
 from .step import Step
-from .tape import Call, Tape, Workspace
+from .tape import Tape
 from .threads import Team
+from .workspace import Workspace
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Profile:
         """Each key and value that is seen counts once for a sequence's rows."""
         if call.kernel.source == "attention_join":
             return 0.0, 0.0
-        heads, shape = self._model.plan.heads, self._model.shape
+        heads, shape = op.heads, self._model.shape
         key, value = (kind.bits / 8 for kind in (shape.key_type, shape.value_type))
         length = heads.key_length + heads.value_length
         flops = nbytes = 0.0

@@ -9,8 +9,9 @@ from ggufpy.kernels.measure import OPERATIONS, operations
 from ggufpy.kernels.spec import kernel
 from ggufpy.kernels.verdicts import current
 
+from .lowering import Call
 from .memory import Region
-from .tape import Call, Tape
+from .tape import Tape
 from .threads import Team
 
 READ_BYTES = 256 << 20  # a thread; far beyond any cache share of it

@@ -12,6 +12,7 @@ from ggufpy.kernels.attention import RECORD, RECORDS
 
 from .memory import Region
 
+FEW = 4  # spans that are quicker one by one than all together: 22 µs of a step of one row
 NOWHERE = -1  # the position of a row that only fills up
 
 
@@ -96,19 +97,27 @@ class Step:
             raise ValueError(f"a step of {exact} rows and {bulk} from {bulk_first}, of {self._rows}")
         self._count_view[:4] = (rows, exact, bulk_first, bulk)
 
-    def set_spans(self, spans: Items[Span], parts: Items[int]) -> None:
+    def set_spans(self, spans: Items[Span], parts: NDArray[np.int64]) -> None:
         """By kind, single rows each with the address of its parts. Rows of no span go nowhere."""
         kinds = [span.kind for span in spans]
         if kinds != sorted(kinds) or len(parts) != kinds.count(0):
             raise ValueError(f"spans of kinds {kinds} with {len(parts)} parts")
-        self._span_view[: RECORDS // 8] = [kinds.count(kind) for kind in range(3)]
+        first = RECORDS // 8
+        self._span_view[:first] = [kinds.count(kind) for kind in range(3)]
+        records = np.array([(span.row, span.count, span.position, span.table, 0) for span in spans], np.int64)
+        row, count, position, table = records.T[:4]
+        if row.min() < 0 or (row + count).max() > self._rows:
+            raise ValueError(f"spans of {count.tolist()} rows from {row.tolist()}, of {self._rows}")
+        records[: len(parts), 4] = parts
+        self._span_view[first : first + records.size] = records.reshape(-1)
         self.places[:, 0] = NOWHERE
-        for i, span in enumerate(spans):
-            if span.row + span.count > self._rows:
-                raise ValueError(f"span {i} has {span.count} rows from {span.row}, of {self._rows}")
-            at = RECORDS // 8 + RECORD * i
-            record = (span.row, span.count, span.position, span.table, parts[i] if i < len(parts) else 0)
-            self._span_view[at : at + RECORD] = record
-            rows = self.places[span.row : span.row + span.count]
-            rows[:, 0] = np.arange(span.position, span.position + span.count)
-            rows[:, 1] = span.table
+        if len(spans) < FEW:
+            for span in spans:
+                rows = self.places[span.row : span.row + span.count]
+                rows[:, 0] = np.arange(span.position, span.position + span.count)
+                rows[:, 1] = span.table
+            return
+        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        rows = np.repeat(row, count) + inside
+        self.places[rows, 0] = np.repeat(position, count) + inside
+        self.places[rows, 1] = np.repeat(table, count)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.kernels.layout import BLOCK
-from ggufpy.plan import MatMul, Op, written
+from ggufpy.models.plan import MatMul, Op
 
 from .memory import Region
 
@@ -78,6 +78,6 @@ def _inputs(ops: Sequence[Op]) -> list[_Input]:
             else:
                 now[op.x] = _Input(op.weight.shape[1], [op.weight.name])
                 found.append(now[op.x])
-        for name in written(op):
+        for name in op.writes:
             now.pop(name, None)
     return found

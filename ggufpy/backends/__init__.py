@@ -1,0 +1,1 @@
+"""Where plans run: a package a kind of device."""

@@ -1,0 +1,1 @@
+"""The CPU: packed weights, threads, and the tapes of kernel calls that plans become."""

@@ -1,0 +1,28 @@
+"""Add: one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ggufpy.backends.cpu.lowering import Call, Lowering
+from ggufpy.kernels.layout import BLOCK
+from ggufpy.kernels.spec import kernel
+from ggufpy.models.plan import Add, Op
+
+LOWERS = (Add,)
+
+
+def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
+    op = ops[0]
+    assert isinstance(op, Add)
+    return 1, _calls(to, op)
+
+
+def _calls(to: Lowering, op: Add) -> Iterator[Call]:
+    w = to.work
+    values = {
+        "step": w.step.all_rows, "x": w.address(op.x), "y": w.address(op.y), "blocks": w.columns[op.y] // BLOCK,
+        "stride": w.stride(op.y),
+    }  # fmt: skip
+    yield to.call(op, kernel("add"), values, [op.x, op.y], [op.y])
+    yield from to.quantised(op, op.y)

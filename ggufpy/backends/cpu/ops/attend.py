@@ -1,0 +1,141 @@
+"""Attention: queries and keys are rotated and keys and values stored in one call, then rows attend to the cache.
+
+Rotate and StoreKv are taken together with the Attend that follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ggufpy.backends.cpu.kv import CacheShape
+from ggufpy.backends.cpu.lowering import Call, Lowering
+from ggufpy.backends.cpu.step import Step
+from ggufpy.kernels.spec import kernel
+from ggufpy.models.plan import Attend, Heads, Op, Rope, Rotate, StoreKv
+
+LOWERS = (Rotate, StoreKv, Attend)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The ops of one attention: by what queries and keys turn, what is stored, and what attends."""
+
+    rope: Rope | None
+    store: StoreKv
+    attend: Attend
+
+
+def block(ops: Sequence[Op]) -> tuple[int, Block]:
+    """The attention that some ops begin with, and how many they are. Raises ValueError for what cannot be together."""
+    turned: dict[str, Rope] = {}
+    stored: StoreKv | None = None
+    for i, op in enumerate(ops):
+        if isinstance(op, Rotate) and stored is None:
+            turned[op.x] = op.rope
+        elif isinstance(op, StoreKv) and stored is None:
+            stored = op
+        elif isinstance(op, Attend) and stored is not None and stored.layer == op.layer:
+            ropes = [turned.pop(name, None) for name in (op.q, stored.k)]
+            if turned or ropes[0] != ropes[1]:
+                break
+            return i + 1, Block(ropes[0], stored, op)
+        else:
+            break
+    raise ValueError(f"{ops[0]} does not lead to an attention that can be run")
+
+
+def blocks(ops: Sequence[Op]) -> Iterator[Block]:
+    """Every attention among some ops."""
+    at = 0
+    while at < len(ops):
+        if isinstance(ops[at], LOWERS):
+            count, found = block(ops[at:])
+            yield found
+            at += count
+        else:
+            at += 1
+
+
+def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
+    count, found = block(ops)
+    return count, _calls(to, found)
+
+
+def _calls(to: Lowering, found: Block) -> Iterator[Call]:
+    w, op, heads = to.work, found.attend, found.attend.heads
+    yield rope_store(to, found, heads.queries)
+    tiled = to.kind.bulk and to.parts.tiled_attention
+    if tiled:
+        yield _attention(to, op, "attention_tiles")
+    if to.kind.group or not tiled:
+        yield _attention(to, op, "attention")
+        values = {
+            "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+            "window": op.window,
+        }  # fmt: skip
+        code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
+        yield to.call(op, code, values, ["parts"], [op.y])
+    yield from to.quantised(op, op.y)
+
+
+def rope_store(to: Lowering, found: Block, queries: int) -> Call:
+    """Rotates `queries` heads of q (0: only keys) and k, and stores k and v."""
+    w, cache, store, q = to.work, to.parts.cache, found.store, found.attend.q
+    angles, rotated, neox = 0, 0, 0
+    if found.rope is not None:
+        rotated, neox = found.rope.dimensions, int(found.rope.neox)
+        angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
+    values = {
+        "step": w.step.all_rows, "places": w.step.places_address, "q": w.address(q), "k": w.address(store.k),
+        "v": w.address(store.v), "q_stride": w.stride(q), "k_stride": w.stride(store.k),
+        "v_stride": w.stride(store.v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
+        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
+        "scale": found.attend.scale,
+    }  # fmt: skip
+    code = kernel("rope_store", **cache_constants(store.heads, cache.shape))
+    touched = [q, store.k, store.v]
+    return to.call(store, code, values, touched, [*touched, f"kv{store.layer}"])
+
+
+def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
+    """Reads what `source` points to back into the rows of k and v."""
+    w, cache = to.work, to.parts.cache
+    values = {
+        "step": w.step.all_rows, "places": source.places_address, "k": w.address(store.k), "v": w.address(store.v),
+        "k_stride": w.stride(store.k), "v_stride": w.stride(store.v), "n_kv": store.heads.shared,
+        "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
+    }  # fmt: skip
+    code = kernel("kv_read", **cache_constants(store.heads, cache.shape))
+    return to.call(store, code, values, [f"kv{store.layer}"], [store.k, store.v])
+
+
+def shift_calls(to: Lowering, ops: Sequence[Op], source: Step) -> list[Call]:
+    """For each attention: reads positions, turns the keys and stores them where the step says."""
+    pairs = [(kv_read(to, found.store, source), rope_store(to, found, 0)) for found in blocks(ops)]
+    return [call for pair in pairs for call in pair]
+
+
+def _attention(to: Lowering, op: Attend, source: str) -> Call:
+    """Of exact rows, or of bulk rows where these have tiles."""
+    w, cache, heads = to.work, to.parts.cache, op.heads
+    code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape))
+    values = {
+        "spans": w.step.spans_address, "q": w.address(op.q), "keys": cache.keys(op.layer),
+        "values": cache.values(op.layer),
+        "scratch": cache.scratch.at(0, to.parts.threads * cache.scratch_bytes), "y": w.address(op.y),
+        "q_stride": w.stride(op.q), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+        "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
+        "window": op.window, "scratch_bytes": cache.scratch_bytes,
+    }  # fmt: skip
+    return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
+
+
+def cache_constants(heads: Heads, shape: CacheShape) -> dict[str, int | str]:
+    """Constants of the kernels that read or write the cache."""
+    return {
+        "key_length": heads.key_length, "value_length": heads.value_length, "key_type": shape.key_type.name,
+        "value_type": shape.value_type.name,
+    }  # fmt: skip

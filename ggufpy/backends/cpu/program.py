@@ -1,0 +1,182 @@
+"""A model as a program on this CPU: buffers, tapes, threads and the memory of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggufpy.backends.program import Floats, Ints, Rows
+from ggufpy.kernels.kv_types import CHUNK
+from ggufpy.models.plan import StoreKv
+
+from .collect import Collector
+from .kv import KvMemory
+from .lowering import Call, Kind, Lowering, Parts
+from .memory import Region
+from .model import Model
+from .needs import body_widths, head_widths
+from .ops.attend import blocks, shift_calls
+from .rope import RopeTable
+from .step import Span, Step
+from .tape import Tape
+from .threads import Team
+from .workspace import GROUPS, MOST, Workspace
+
+if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
+    from .profile import Profile
+    from .score import LogitRows
+
+HEAD_ROWS = 64  # rows of logits computed at a time
+NO_PARTS = np.empty(0, np.int64)
+
+
+class CpuProgram:
+    """Runs steps of at most `rows` rows, where exact ones are filled up to `FILL`. See `backends/program.py`."""
+
+    FILL = MOST
+
+    def __init__(self, model: Model, rows: int) -> None:
+        plan = model.plan
+        self._model, self.head_rows = model, min(HEAD_ROWS, rows)
+        stored = [op.layer for op in plan.body if isinstance(op, StoreKv)]
+        self._kv = KvMemory(model.heads, max(stored) + 1, model.shape, model.library.level.lanes, model.threads)
+        self.pages = self._kv.pages
+        self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
+        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows)
+        self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows)
+        self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
+        self._x, self._logits = self._work.rows_of("x"), self._head.rows_of("logits")
+        angles = {table.rope: table.region for table in self._ropes}
+        scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
+        self._parts = Parts(
+            model.matrices, model.vectors, self._kv, angles, model.threads, model.bulk, model.tiled_attention, scratch
+        )
+        self._source = Step(self._rows)  # where a shift reads
+        self._tapes: dict[object, Tape] = {}
+        self._team = Team(model.threads, model.library)
+        self._collector: Collector | None = None
+        self.profile: Profile | None = None
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all pages."""
+        return self._kv.nbytes
+
+    def run(self, step: Sequence[Rows]) -> None:
+        self._fill(step)
+        self._run_body(step)
+
+    def _fill(self, step: Sequence[Rows]) -> None:
+        """Embeddings, angles, places and spans of the step."""
+        tokens = np.concatenate([part.tokens for part in step])
+        rows, positions = _each(step)
+        embedded = self._model.embeddings(tokens)
+        self._x[rows, : embedded.shape[1]] = embedded
+        self._x[rows, embedded.shape[1] :] = 0.0
+        for table in self._ropes:
+            table.fill(positions, rows)
+        tiles = self._model.tiled_attention
+        spans = [
+            Span(part.row, len(part.tokens), part.position, part.pages.ctypes.data, part.bulk and tiles)
+            for part in step
+        ]
+        spans.sort(key=lambda span: (span.kind, span.row))
+        singles = np.array([span.position for span in spans if span.kind == 0], np.int64) // CHUNK + 1
+        ends = np.cumsum(singles) * self._kv.part_bytes
+        parts = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0) + ends - singles * self._kv.part_bytes
+        self._work.step.set_spans(spans, parts)
+
+    def _run_body(self, step: Sequence[Rows]) -> None:
+        bulk = [part for part in step if part.bulk]
+        few = max((part.end for part in step if not part.bulk), default=0)
+        first = min((part.row for part in bulk), default=0)
+        many = max((part.end for part in bulk), default=0) - first
+        self._work.step.set_rows(few, first, many)
+        kind = Kind(_group(few), bool(bulk))
+
+        def calls() -> list[Call]:
+            return list(self._lowering(self._work, kind).calls(self._model.plan.body))
+
+        self._run(("body", kind), calls, self._work)
+        if self._collector is not None:
+            self._collector.add_rows("body", few + many)
+
+    def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
+        count = len(rows)
+        self._head.step.sources[:count] = rows
+        self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
+        kind = Kind(0 if bulk else _group(count), bulk)
+
+        def calls() -> list[Call]:
+            lowering = self._lowering(self._head, kind)
+            return [lowering.select(self._work, "x"), *lowering.calls(self._model.plan.head)]
+
+        self._run(("head", kind), calls, self._head)
+        if self._collector is not None:
+            self._collector.add_rows("head", count)
+        return self._logits[:count, : self._model.plan.vocabulary]
+
+    def logit_rows(self, count: int) -> LogitRows:
+        """What `logits` has computed last, where it lies."""
+        from .score import LogitRows
+
+        return LogitRows(self._head, count, self._model.plan.vocabulary, self._model.threads, self._spread)
+
+    def _spread(self, call: Call) -> None:
+        """Runs one kernel on every thread."""
+        Tape([call], self._model.library).run(self._team)
+
+    def collect_with(self, collector: Collector | None) -> None:
+        """Steps add to this collector's sums. Tapes hold their addresses: they are made anew."""
+        self._collector = collector
+        self._tapes.clear()
+
+    def _lowering(self, work: Workspace, kind: Kind) -> Lowering:
+        return Lowering(self._parts, work, kind, self._collector)
+
+    def _run(self, name: object, calls: Callable[[], list[Call]], work: Workspace) -> None:
+        """Runs the tape of this name on a workspace, made by `calls` when it is first wanted."""
+        if name not in self._tapes:
+            self._tapes[name] = Tape(calls(), self._model.library)
+        if self.profile is None:
+            self._tapes[name].run(self._team)
+        else:
+            self.profile.run(self._tapes[name], self._team, work)
+
+    def copy(self, source: int, target: int) -> None:
+        self._kv.copy(source, target)
+
+    def move(self, pages: Ints, positions: range, drop: int) -> None:
+        size = self._rows - MOST
+        for start in range(positions.start, positions.stop, size):
+            count = min(size, positions.stop - start)
+            for step, first in ((self._source, start), (self._work.step, start - drop)):
+                step.set_rows(count, 0, 0)
+                step.set_spans([Span(0, count, first, pages.ctypes.data, tiled=True)], NO_PARTS)  # nothing attends
+            for table in self._ropes:
+                table.turn(np.full(count, -drop), slice(0, count))
+            self._run("shift", self._shift_calls, self._work)
+
+    def _shift_calls(self) -> list[Call]:
+        lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))
+        return shift_calls(lowering, self._model.plan.body, self._source)
+
+    def close(self) -> None:
+        self._team.close()
+
+
+def _each(step: Sequence[Rows]) -> tuple[slice | Ints, Ints]:
+    """The row and the position of every token of a step."""
+    first, count = step[0], len(step[0].tokens)
+    if len(step) == 1:  # as most are: a slice is quicker
+        return slice(first.row, first.end), np.arange(first.position, first.position + count)
+    row, position, counts = np.array([(part.row, part.position, len(part.tokens)) for part in step], np.int64).T
+    inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(row, counts) + inside, np.repeat(position, counts) + inside
+
+
+def _group(rows: int) -> int:
+    """How many of so many exact rows share a reading of the weights."""
+    return 0 if not rows else min(group for group in GROUPS if group >= min(rows, MOST))

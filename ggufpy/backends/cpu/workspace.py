@@ -1,0 +1,63 @@
+"""The buffers of a step in memory: rows of floats, and what matrices read in their place (8-bit rows, bf16 tiles)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
+from ggufpy.kernels.to_tiles import tiles_bytes
+
+from .memory import Region
+from .step import Step
+
+GROUPS = (1, 2, 4)  # activations that share one reading of the weights: kernels are made for each
+MOST = GROUPS[-1]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles."""
+
+    quantised: frozenset[str]
+    quantised_in_bulk: frozenset[str]
+    tiled: frozenset[str]
+
+
+class Workspace:
+    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
+
+    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int) -> None:
+        self.name, self.rows, self.step = name, rows, Step(rows)
+        self.forms = forms
+        self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
+        whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
+        self.floats = {n: Region(whole * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
+        sizes = {n: quantised_row_bytes(self.columns[n]) for n in forms.quantised}
+        self.codes = {n: Region(whole * size, f"buffer {n}") for n, size in sizes.items()}
+        tiled = {n: tiles_bytes(rows, self.columns[n] // BLOCK) for n in forms.tiled}
+        self.tiles = {n: Region(size, f"buffer {n}") for n, size in tiled.items()}
+
+    def address(self, name: str) -> int:
+        region = self.floats[name]
+        return region.at(0, self.rows * self.stride(name))
+
+    def stride(self, name: str) -> int:
+        return 4 * self.columns[name]
+
+    def codes_address(self, name: str) -> int:
+        """The 8-bit rows of a buffer, or 0 if no matrix reads it that way."""
+        return self.codes[name].at(0, self.rows * self.codes_stride(name)) if name in self.codes else 0
+
+    def codes_stride(self, name: str) -> int:
+        return quantised_row_bytes(self.columns[name]) if name in self.codes else 0
+
+    def tiles_address(self, name: str) -> int:
+        return self.tiles[name].at(0, self.tiles[name].nbytes)
+
+    def rows_of(self, name: str) -> NDArray[np.float32]:
+        """The buffer as (rows, padded columns)."""
+        return self.floats[name].view(np.float32, self.rows, self.columns[name])

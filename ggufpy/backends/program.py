@@ -1,0 +1,54 @@
+"""What a backend makes of a plan: a program that runs steps. Its memory is its own; pages are known by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a step: tokens of one sequence, from `row` of the step and `position` of the sequence on.
+
+    `pages` has the number of the page of every PAGE positions, as far as the rows reach, in an array that stays where
+    it is. `bulk` rows are computed in the way that is fastest for many.
+    """
+
+    tokens: Ints
+    row: int
+    position: int
+    pages: Ints
+    bulk: bool
+
+    @property
+    def end(self) -> int:
+        """The row behind the last."""
+        return self.row + len(self.tokens)
+
+
+class Program(Protocol):
+    """Layers in a device's memory. Arguments are right: `Engine` has checked tokens, rows, positions and pages."""
+
+    pages: int
+
+    def run(self, step: Sequence[Rows]) -> None:
+        """Evaluates a step: keys and values go to its pages, last hidden states stay. Exact rows come before bulk."""
+
+    def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
+        """Logits (rows, vocabulary) of some rows of the last step, at most `head_rows` of them, until the next call."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Copies a page."""
+
+    def move(self, pages: Ints, positions: range, drop: int) -> None:
+        """Moves what is at these positions down by `drop`, and turns keys back by as many."""
+
+    def close(self) -> None:
+        """Ends its threads. It cannot be used afterwards."""

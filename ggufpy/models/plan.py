@@ -1,0 +1,270 @@
+"""A forward pass as data: ops over named buffers and weights. Models write plans, a backend runs them.
+
+A buffer holds one float32 row for each token of a step; it is as wide as what is written to it. A weight is named as in
+the file. Ops run in order. An op says what it reads, writes and weighs, so whoever passes a plan on (a backend, a
+collector, a rewrite) need not know the ops there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor the plan uses. shape is NumPy order: (rows, columns) for a matrix, (n,) for a vector."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Op:
+    """What every op can tell: buffers that it reads, the width of those that it writes, and its weights."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        """Width by buffer; an op that changes a buffer in place reads and writes it."""
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every field that is a weight, in order."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if isinstance(value, Weight))
+
+
+@dataclass(frozen=True)
+class Embed(Op):
+    """y = scale · the row of `weight` (vocabulary, width) that a token names."""
+
+    weight: Weight
+    y: str
+    scale: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.weight.shape[1]}
+
+
+@dataclass(frozen=True)
+class Norm(Op):
+    """y = x / sqrt(mean(x²) + eps) · weight, for each of `groups` equal parts of a row; weight has a part's width."""
+
+    x: str
+    weight: Weight
+    y: str
+    eps: float
+    groups: int = 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.groups * self.weight.shape[0]}
+
+
+@dataclass(frozen=True)
+class MatMul(Op):
+    """y = weight · x + bias, or y += where `add` is set."""
+
+    x: str
+    weight: Weight
+    y: str
+    bias: Weight | None = None
+    add: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x, self.y) if self.add else (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.weight.shape[0]}
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """y += x."""
+
+    x: str
+    y: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.x, self.y
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.
+
+    `factors` divide the frequency of each pair. `neox` pairs dimension i with i + dimensions/2 instead of 2i with 2i+1.
+    """
+
+    dimensions: int
+    base: float
+    neox: bool = False
+    factors: tuple[float, ...] = ()
+    scaling: str = "none"
+    factor: float = 1.0
+    original_context: int = 0
+    attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+
+
+@dataclass(frozen=True)
+class Rotate(Op):
+    """Turns each of the `heads` heads of x, `length` wide, by its token's position, in place."""
+
+    x: str
+    heads: int
+    length: int
+    rope: Rope
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.heads * self.length}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Geometry of attention: query heads, key/value heads, and the widths of a key and a value."""
+
+    queries: int
+    shared: int
+    key_length: int
+    value_length: int
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.queries // self.shared
+
+
+@dataclass(frozen=True)
+class StoreKv(Op):
+    """Appends k and v to the keys and values of the sequence, in the cache of `layer`."""
+
+    layer: int
+    k: str
+    v: str
+    heads: Heads
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.k, self.v
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Attend(Op):
+    """y = softmax(q · keys · scale) · values, of the cache of `layer`, by head.
+
+    A token sees itself and what is before it, or with `window` > 0 the latest `window` positions, itself included.
+    """
+
+    layer: int
+    q: str
+    y: str
+    heads: Heads
+    scale: float
+    window: int = 0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.q,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.heads.queries * self.heads.value_length}
+
+
+@dataclass(frozen=True)
+class Gate(Op):
+    """y = f(gate) · up by element.
+
+    f(x) is x / (1 + e^-x) for "silu", and x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))) for "gelu".
+    """
+
+    gate: str
+    up: str
+    y: str
+    width: int
+    kind: Literal["silu", "gelu"] = "silu"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.gate, self.up
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model's forward pass: `embed` makes rows of "x" of tokens, each layer changes them, `head` makes "logits"."""
+
+    context: int
+    vocabulary: int
+    embed: Embed
+    layers: tuple[tuple[Op, ...], ...]
+    head: tuple[Op, ...]
+
+    @cached_property
+    def body(self) -> tuple[Op, ...]:
+        """The ops of all layers."""
+        return tuple(op for layer in self.layers for op in layer)
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (self.embed, *self.body, *self.head)
+
+    @cached_property
+    def weights(self) -> dict[str, Weight]:
+        """Every tensor that the plan uses, by name."""
+        return {weight.name: weight for op in self.ops for weight in op.weights}
+
+    @property
+    def width(self) -> int:
+        """Of a row of "x"."""
+        return self.embed.weight.shape[1]
+
+
+def widths(ops: Iterable[Op]) -> dict[str, int]:
+    """How wide each buffer is that these ops write."""
+    found: dict[str, int] = {}
+    for op in ops:
+        for name, width in op.writes.items():
+            if found.setdefault(name, width) != width:
+                raise ValueError(f"buffer {name} is {found[name]} wide and {width} in {op}")
+    return found

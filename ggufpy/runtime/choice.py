@@ -1,0 +1,40 @@
+"""Which level a model runs at: the best whose kernels give right answers on this machine; new ones are tried first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ggufpy.backends.cpu.model import cache_shape, load_kernels, matrix_names
+from ggufpy.backends.cpu.needs import heads_of
+from ggufpy.backends.options import EngineOptions
+from ggufpy.kernels import verdicts
+from ggufpy.kernels.cache import Library, library
+from ggufpy.models.plan import Plan
+from ggufpy.simd.isa import Level
+
+
+def right_kernels(file: Any, plan: Plan, options: EngineOptions) -> Library:
+    """Loaded, of the best level. Raises GGUFError if there is none, and for what `load_kernels` refuses."""
+
+    def fault(level: Level) -> str:
+        wanted = load_kernels(file, plan, options, library(level))
+        if verdicts.was_right(wanted, level):
+            return ""
+        reason = _fault(file, plan, options, level)
+        if not reason:
+            verdicts.record_right(wanted, level)
+        return reason
+
+    return library(verdicts.first_right(fault))
+
+
+def _fault(file: Any, plan: Plan, options: EngineOptions, level: Level) -> str:
+    """What is wrong with the level's kernels, or an empty string."""
+    from .trial import Trial, fault_of  # hardly ever wanted, and 10 ms of a start
+
+    heads, shape = heads_of(plan), cache_shape(plan, options)
+    types = tuple(sorted({file.tensors[name].type for name in matrix_names((*plan.body, *plan.head))}))
+    threads = min(options.threads(), 2)
+    lengths = heads.key_length, heads.value_length
+    kinds = shape.key_type.name, shape.value_type.name
+    return fault_of(Trial(level.name, heads.queries, heads.shared, *lengths, types, kinds, threads))

@@ -1,0 +1,261 @@
+"""Plans: what ops say of themselves, and any plan on the CPU against the interpreter in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import BEST, LEVELS, difference, reference, write_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ggufpy import format as gguf
+from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
+from ggufpy.backends.cpu.ops import attend
+from ggufpy.backends.cpu.program import NO_PARTS, _each
+from ggufpy.backends.options import EngineOptions
+from ggufpy.backends.program import Rows
+from ggufpy.errors import GGUFError
+from ggufpy.kernels.cache import library
+from ggufpy.models.interpreter import Interpreter
+from ggufpy.models.plan import (
+    Add,
+    Attend,
+    Embed,
+    Gate,
+    Heads,
+    MatMul,
+    Norm,
+    Op,
+    Plan,
+    Rope,
+    Rotate,
+    StoreKv,
+    Weight,
+    widths,
+)
+from ggufpy.runtime import Session
+from ggufpy.runtime.engine import Engine
+from ggufpy.simd.isa import EMULATED, Level
+
+WIDTH, VOCABULARY, CONTEXT = 72, 50, 160  # a width that fills no block
+HEADS = Heads(4, 2, 20, 20)
+TEXT = np.random.default_rng(5).integers(0, VOCABULARY, 150).tolist()
+ROPES = [
+    Rope(20, 10000.0),
+    Rope(20, 500.0, neox=True),
+    Rope(8, 10000.0, neox=True),
+    Rope(20, 1e6, scaling="linear", factor=4.0),
+]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An F32 tensor in memory, as the loader takes one of a file."""
+
+    name: str
+    values: Any
+    type: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.values.shape
+        return shape
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
+    def little(self) -> Any:
+        return self.values.view(np.uint8)
+
+    def release(self) -> None:
+        pass
+
+    def to_numpy(self) -> Any:
+        return self.values
+
+
+@dataclass(frozen=True)
+class File:
+    tensors: dict[str, Tensor]
+
+
+def tensors_of(plan: Plan) -> File:
+    """Random weights for a plan; those of norms lie about 1."""
+    rng = np.random.default_rng(9)
+    made = {}
+    for name, weight in plan.weights.items():
+        values = rng.standard_normal(weight.shape) / weight.shape[-1] ** 0.5
+        if len(weight.shape) == 1:
+            values = 1.0 + 0.3 * rng.standard_normal(weight.shape) if "norm" in name else values
+        made[name] = Tensor(name, (values * (4 if name == "embedding" else 1)).astype(np.float32))
+    return File(made)
+
+
+def on_the_cpu(plan: Plan, file: File, level: Level, tokens: list[int], n_batch: int = 64) -> Any:
+    options = EngineOptions(n_threads=2, n_ctx=plan.context)
+    kernels = library(level)
+    load_kernels(file, plan, options, kernels)
+    with Session(Engine(Model(file, plan, options, kernels), n_batch)) as session:
+        first = session.eval_logits(tokens[:-3])
+        return np.concatenate([first, *(session.eval_logits([token]) for token in tokens[-3:])])
+
+
+class Maker:
+    """Layers of random structure over buffers of one geometry of heads."""
+
+    def __init__(self, draw: Any) -> None:
+        self._draw, self._count = draw, 0
+
+    def weight(self, kind: str, *shape: int) -> Weight:
+        self._count += 1
+        return Weight(f"{kind}.{self._count}", shape)
+
+    def choose(self, *of: Any) -> Any:
+        return self._draw(st.sampled_from(of))
+
+    def product(self, x: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
+        bias = self.weight("bias", rows) if self.choose(True, False) else None
+        return MatMul(x, self.weight("matrix", rows, columns), y, bias, add)
+
+    def added(self, x: str, columns: int) -> Iterator[Op]:
+        """A product of x that is added to the stream, or normed before that."""
+        if self.choose(True, False):
+            yield self.product(x, "x", WIDTH, columns, add=True)
+            return
+        yield self.product(x, "out", WIDTH, columns)
+        yield Norm("out", self.weight("norm", WIDTH), "out", 1e-5)
+        yield Add("out", "x", WIDTH)
+
+    def attention(self, layer: int) -> Iterator[Op]:
+        h, rope = HEADS, self.choose(None, *ROPES)
+        yield Norm("x", self.weight("norm", WIDTH), "norm", self.choose(1e-6, 0.1))
+        for name, heads, length in (("v", 2, 20), ("q", 4, 20), ("k", 2, 20)):
+            yield self.product("norm", name, heads * length, WIDTH)
+        if self.choose(True, False):
+            yield Norm("q", self.weight("norm", h.key_length), "q", 1e-5, h.queries)
+            yield Norm("k", self.weight("norm", h.key_length), "k", 1e-5, h.shared)
+        if rope is not None:
+            yield Rotate("k", h.shared, h.key_length, rope)
+            yield Rotate("q", h.queries, h.key_length, rope)
+        yield StoreKv(layer, "k", "v", h)
+        yield Attend(layer, "q", "attn", h, self.choose(0.1, 0.4), self.choose(0, 1, 5, 140))
+        yield from self.added("attn", h.queries * h.value_length)
+
+    def feed_forward(self) -> Iterator[Op]:
+        hidden = 100
+        if self.choose(True, False):
+            yield Norm("x", self.weight("norm", WIDTH), "norm", 1e-5)
+        else:
+            yield Norm("x", self.weight("norm", WIDTH), "x", 1e-5)  # in place
+            yield Norm("x", self.weight("norm", WIDTH), "norm", 1e-5)
+        yield self.product("norm", "gate", hidden, WIDTH)
+        yield self.product("norm", "up", hidden, WIDTH)
+        yield Gate("gate", "up", "ffn", hidden, self.choose("silu", "gelu"))
+        yield from self.added("ffn", hidden)
+
+    def plan(self) -> Plan:
+        layers = []
+        for i in range(self.choose(1, 2, 3)):
+            parts = [tuple(self.attention(i)), tuple(self.feed_forward())]
+            layers.append(sum(self.choose(parts, parts[::-1], [*parts, tuple(self.feed_forward())]), ()))
+        embed = Embed(Weight("embedding", (VOCABULARY, WIDTH)), "x", self.choose(1.0, 2.5))
+        output = self.choose(embed.weight, self.weight("matrix", VOCABULARY, WIDTH))
+        head = (Norm("x", self.weight("norm", WIDTH), "norm", 1e-5), MatMul("norm", output, "logits"))
+        return Plan(CONTEXT, VOCABULARY, embed, tuple(layers), head)
+
+
+@st.composite
+def plans(draw: Any) -> Plan:
+    return Maker(draw).plan()
+
+
+@pytest.mark.parametrize("level", [*LEVELS, EMULATED], ids=lambda level: level.name)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plan=plans())
+def test_any_plan_runs_as_the_interpreter_does(level: Level, plan: Plan) -> None:
+    file = tensors_of(plan)
+    exact = Interpreter(plan, {name: tensor.values for name, tensor in file.tensors.items()}).logits(TEXT)
+    found = on_the_cpu(plan, file, level, TEXT)
+    tiled = level.lowering.startswith("amx")  # attention of prompts by tiles of bf16
+    error = np.sqrt(((exact - found) ** 2).mean(axis=1)).max() / exact.std()
+    assert error < (0.06 if tiled else 0.01)  # of a token; keys and values are kept as f16
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention.sliding_window": 5}, {"rope.dimension_count": 8}])
+def test_the_interpreter_agrees_with_a_forward_pass_written_out(changes: dict[str, Any], tmp_path: Path) -> None:
+    with gguf.open(write_model(tmp_path / "m", changes)) as file:
+        plan = read_plan(file)
+        interpreter = Interpreter(plan, {name: file.tensors[name].to_numpy() for name in plan.weights})
+        tokens = [1, 5, 9, 60, 0, 3, 3, 2]
+        # The other one rounds keys and values to f16, as the cache does.
+        assert difference(reference(file, tokens), interpreter.logits(tokens)) < 3e-3
+
+
+# -- what ops say --------------------------------------------------------------------------------------------
+
+
+def test_buffers_are_as_wide_as_what_is_written() -> None:
+    up = MatMul("x", Weight("a", (100, 72)), "up")
+    ops = [Embed(Weight("e", (50, 72)), "x"), up, Gate("up", "up", "y", 100)]
+    assert widths(ops) == {"x": 72, "up": 100, "y": 100}
+    with pytest.raises(ValueError, match="buffer up is 100 wide and 64"):
+        widths([up, MatMul("x", Weight("b", (64, 72)), "up")])
+
+
+def test_what_is_changed_in_place_is_read_too() -> None:
+    weight, bias = Weight("w", (8, 4)), Weight("b", (8,))
+    assert MatMul("x", weight, "y", bias).reads == ("x",)
+    assert MatMul("x", weight, "y", add=True).reads == ("x", "y")
+    assert MatMul("x", weight, "y", bias).weights == (weight, bias)
+    rotate = Rotate("q", 4, 20, ROPES[0])
+    assert (rotate.reads, dict(rotate.writes), rotate.weights) == (("q",), {"q": 80}, ())
+
+
+def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
+    parts = [Rows(np.arange(3), 0, 7, NO_PARTS, False), Rows(np.arange(2), 4, 130, NO_PARTS, True)]
+    rows, positions = _each(parts)
+    assert (np.arange(6)[rows].tolist(), positions.tolist()) == ([0, 1, 2, 4, 5], [7, 8, 9, 130, 131])
+    rows, positions = _each(parts[1:])
+    assert (np.arange(6)[rows].tolist(), positions.tolist()) == ([4, 5], [130, 131])
+
+
+STORE, ATTEND = StoreKv(0, "k", "v", HEADS), Attend(0, "q", "y", HEADS, 1.0)
+
+
+MISFITS: dict[str, list[Op]] = {
+    "only queries turn": [Rotate("q", 4, 20, ROPES[0]), STORE, ATTEND],
+    "by two ropes": [Rotate("q", 4, 20, ROPES[0]), Rotate("k", 2, 20, ROPES[1]), STORE, ATTEND],
+    "something else turns": [Rotate("other", 4, 20, ROPES[0]), STORE, ATTEND],
+    "of two layers": [STORE, Attend(1, "q", "y", HEADS, 1.0)],
+    "stored twice": [STORE, STORE, ATTEND],
+    "nothing is stored": [ATTEND],
+    "nothing attends": [STORE],
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_attention_that_does_not_fit_together(name: str) -> None:
+    with pytest.raises(ValueError, match="does not lead to an attention"):
+        attend.block(MISFITS[name])
+
+
+def test_every_attention_is_found() -> None:
+    norm = Norm("x", Weight("n", (4,)), "x", 1e-5)
+    turned = [Rotate("q", 4, 20, ROPES[0]), Rotate("k", 2, 20, ROPES[0])]
+    found = list(attend.blocks([norm, *turned, STORE, ATTEND, norm, STORE, ATTEND]))
+    assert [one.rope for one in found] == [ROPES[0], None]
+
+
+def test_geometries_that_differ_are_refused() -> None:
+    other = Heads(2, 2, 20, 20)
+    head = (MatMul("x", Weight("o", (VOCABULARY, WIDTH)), "logits"),)
+    layers = ((STORE, ATTEND), (StoreKv(1, "k", "v", other), Attend(1, "q", "y", other, 1.0)))
+    plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
+    with pytest.raises(GGUFError, match="2 geometries of keys and values"):
+        load_kernels(tensors_of(plan), plan, EngineOptions(), library(BEST))
