@@ -90,13 +90,15 @@ def test_a_distance_that_does_not_fit_is_an_error() -> None:
 
 CHILD = """
 import json, os, sys
+from dataclasses import replace
 import numpy as np
 from ggufpy import quants
-from ggufpy.runtime.trial import Trial, error_of
+from ggufpy.models.plan import Heads
+from ggufpy.runtime.trial import common, error_of
 names, found = json.loads(sys.argv[1]), {}
 rows = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
 for name in names:
-    trial = Trial(name, 4, 2, 64, 64, ("Q4_0", "Q4_K", "Q6_K", "F16"), ("f16", "q8_0"), 2)
+    trial = replace(common(name, ["Q4_0", "Q4_K", "Q6_K", "F16"], Heads(4, 2, 64, 64)), cache_types=("f16", "q8_0"))
     os.environ["GGUFPY_ISA"] = name
     blocks = [quants.quantize(rows, kind) for kind in ("Q4_0", "Q4_K")]
     sums = [int(b.sum(dtype=np.uint64)) for b in blocks]

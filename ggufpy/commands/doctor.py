@@ -93,11 +93,12 @@ def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
 def _tried(level: Level, progress: Progress) -> str:
     """The verdict of a trial with the common types of weights, kept like those of models."""
     from ggufpy.kernels import verdicts
-    from ggufpy.runtime.trial import Trial, fault_of
+    from ggufpy.models.plan import Heads
+    from ggufpy.runtime.trial import common, fault_of
 
     types = ("F16", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q6_K", "Q8_0")
     progress(f"trying {level.name}", 0, 0)
-    reason = fault_of(Trial(level.name, 9, 3, 64, 64, types, ("f16", "f16"), 2))
+    reason = fault_of(common(level.name, types, Heads(9, 3, 64, 64)))
     if reason:
         verdicts.record_fault(level, reason)
     return f"wrong: {reason}" if reason else "right"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from ggufpy.errors import GGUFError
@@ -16,7 +16,7 @@ SECONDS = 300  # until a child that hangs is ended
 CRASHES = 0xC0000000  # exit statuses of Windows from here on are exceptions: access violations and the like
 
 
-def fault_in_child(module: str, trial: Mapping[str, Any]) -> str:
+def fault_in_child(module: str, trial: Any) -> str:
     """What `fault_here(trial)` of a module finds wrong, or how its process ended; an empty string if all is right.
 
     Raises GGUFError if the trial could not be made.
@@ -26,9 +26,8 @@ def fault_in_child(module: str, trial: Mapping[str, Any]) -> str:
     code = f"import sys; sys.path[:] = {sys.path!r}; from ggufpy.kernels.child import main; main({module!r})"
     try:
         child = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps(trial), capture_output=True, text=True,
-            timeout=SECONDS, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", code], input=pickle.dumps(trial), capture_output=True, timeout=SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"a trial did not end within {SECONDS} s"
     if child.returncode < 0:
@@ -38,14 +37,14 @@ def fault_in_child(module: str, trial: Mapping[str, Any]) -> str:
     try:
         return str(json.loads(child.stdout.splitlines()[-1])["fault"])
     except (ValueError, IndexError, KeyError, TypeError):
-        last = child.stderr.strip().splitlines()[-1:] or ["no answer"]
+        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no answer"]
         raise GGUFError(f"the kernels could not be tried: {last[0]} (exit status {child.returncode})") from None
 
 
-def _fault(module: str, trial: Mapping[str, Any]) -> str:
+def _fault(module: str, trial: Any) -> str:
     return str(importlib.import_module(module).fault_here(trial))
 
 
 def main(module: str) -> None:
-    """The child: a trial as JSON on stdin, what is wrong on stdout."""
-    print(json.dumps({"fault": _fault(module, json.load(sys.stdin))}))
+    """The child: a pickled trial on stdin, what is wrong as JSON on stdout."""
+    print(json.dumps({"fault": _fault(module, pickle.load(sys.stdin.buffer))}))

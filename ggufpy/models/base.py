@@ -76,6 +76,17 @@ class Keys:
             raise GGUFError(f"{name} is {_short(value)}; it must be {zero}a number from {low:g} to {high:g}")
         return float(value)
 
+    def flags(self, key: str, count: int, period: int) -> list[bool]:
+        """One a layer: a list of true and false, or all but the last of every `period` layers; 0: of none."""
+        name, value = self._value(key, period)
+        if isinstance(value, np.ndarray | list | tuple):
+            found = list(value)
+            if len(found) < count or any(flag not in (False, True) for flag in found):
+                raise GGUFError(f"{name} is {_short(value)}; it must have true or false for each of {count} layers")
+            return [bool(flag) for flag in found[:count]]
+        every = self.count(key, period, least=0)
+        return [bool(every) and i % every < every - 1 for i in range(count)]
+
     def text(self, key: str, default: str) -> str:
         name, value = self._value(key, default)
         if not isinstance(value, str):
@@ -87,6 +98,13 @@ def _short(value: object) -> str:
     """A metadata value as it stands in an error: on one line, not too long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def vocabulary_of(tensors: TensorTable) -> int:
+    """Rows of the embedding. Raises GGUFError if there is none."""
+    if "token_embd.weight" not in tensors or len(tensors["token_embd.weight"].shape) != 2:
+        raise GGUFError("tensor token_embd.weight is missing or not a matrix")
+    return int(tensors["token_embd.weight"].shape[0])
 
 
 class Tensors:

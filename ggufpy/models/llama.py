@@ -12,7 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import SENSIBLE, Keys, Tensors, TensorTable
+from .base import SENSIBLE, Keys, Tensors, TensorTable, vocabulary_of
 from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
 
 
@@ -122,9 +122,7 @@ def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Tensors(tensors)
-    if "token_embd.weight" not in tensors or len(tensors["token_embd.weight"].shape) != 2:
-        raise GGUFError("tensor token_embd.weight is missing or not a matrix")
-    vocabulary = int(tensors["token_embd.weight"].shape[0])
+    vocabulary = vocabulary_of(tensors)
     embedding = table.weight("token_embd.weight", vocabulary, c.width)
     rope = read_rope(keys, c, table)
     layers = tuple(_layer(i, c, rope, table) for i in range(c.layers))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ggufpy.backends.cpu.model import cache_shape, load_kernels, matrix_names
-from ggufpy.backends.cpu.needs import heads_of
 from ggufpy.backends.options import EngineOptions
 from ggufpy.kernels import verdicts
 from ggufpy.kernels.cache import Library, library
@@ -30,11 +29,9 @@ def right_kernels(file: Any, plan: Plan, options: EngineOptions) -> Library:
 
 def _fault(file: Any, plan: Plan, options: EngineOptions, level: Level) -> str:
     """What is wrong with the level's kernels, or an empty string."""
-    from .trial import Trial, fault_of  # hardly ever wanted, and 10 ms of a start
+    from .trial import Trial, fault_of, small  # hardly ever wanted, and 10 ms of a start
 
-    heads, shape = heads_of(plan), cache_shape(plan, options)
-    types = tuple(sorted({file.tensors[name].type for name in matrix_names((*plan.body, *plan.head))}))
-    threads = min(options.threads(), 2)
-    lengths = heads.key_length, heads.value_length
+    shape = cache_shape(plan, options)
+    types = {name: file.tensors[name].type for name in matrix_names((*plan.body, *plan.head))}
     kinds = shape.key_type.name, shape.value_type.name
-    return fault_of(Trial(level.name, heads.queries, heads.shared, *lengths, types, kinds, threads))
+    return fault_of(Trial(level.name, *small(plan, types), kinds, min(options.threads(), 2)))

@@ -1,14 +1,15 @@
 """A known-answer check: a model's own kernels, run on a model of a few random matrices against float64 in NumPy.
 
 Whoever loads a model on a machine for the first time has its kernels tried, in a child process, because a wrong one may
-take the process with it. What is tried is what will run: the same packing, tapes, threads and cache, the same kernels
-(they do not depend on sizes), and every way of reading: prompts in bulk, and tokens by one, two and four.
+take the process with it. What is tried is what will run: the model's own layers, one of each kind and of small matrices
+(kernels do not depend on sizes), the same packing, tapes, threads and cache, and every way of reading: prompts in bulk,
+and tokens by one, two and four.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ggufpy.kernels.cache import library
 from ggufpy.kernels.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
+    Add,
     Attend,
     Embed,
     Gate,
@@ -42,18 +44,118 @@ STEPS = (1, 2, 4)  # tokens that share a reading of the weights
 SMALL_SCALES = {"MXFP4": [("e", 119, 123)], "NVFP4": [("d", 0x10, 0x1A)]}  # bytes that stand for scales of about SPREAD
 LARGEST_ERROR = 0.1  # over the spread of logits, root of the mean square; tests/test_trial.py has what is usual
 
+
 @dataclass(frozen=True)
 class Trial:
-    """What decides which kernels run: the level, the geometry of heads, types of weights and of the cache, threads."""
+    """What is run: a plan of small matrices, their types by name (F32 where there is none), and how."""
 
     level: str
-    queries: int
-    shared: int
-    key_length: int
-    value_length: int
-    types: tuple[str, ...]
-    cache_types: tuple[str, str]
-    threads: int
+    plan: Plan
+    types: Mapping[str, str]
+    cache_types: tuple[str, str] = ("f16", "f16")
+    threads: int = 2
+
+
+def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
+    """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same."""
+    found: dict[object, tuple[Op, ...]] = {}
+    kept: dict[str, str] = {}
+    for ops in plan.layers:
+        kind = tuple((type(op), *_facts(op, types)) for op in ops)
+        if kind not in found:
+            shrinker = _Shrinker(len(found), types)
+            found[kind] = shrinker.ops(ops)
+            kept |= shrinker.types
+    shrinker = _Shrinker(len(found), types)
+    head = shrinker.ops(plan.head)
+    embed = replace(plan.embed, weight=Weight("embedding", (VOCABULARY, WIDTH)), scale=1.0)
+    return Plan(POSITIONS, VOCABULARY, embed, tuple(found.values()), head), kept | shrinker.types
+
+
+def _facts(op: Op, types: Mapping[str, str]) -> Iterator[object]:
+    """What two layers of the same kind have in common."""
+    for field in fields(op):
+        value = getattr(op, field.name)
+        if isinstance(value, Weight):
+            yield types.get(value.name)
+        elif field.name != "layer":
+            yield value
+
+
+class _Shrinker:
+    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads; weights get names of their own."""
+
+    def __init__(self, layer: int, types: Mapping[str, str]) -> None:
+        self.types: dict[str, str] = {}
+        self._layer, self._from = layer, types
+        self._widths: dict[str, int] = {"logits": VOCABULARY}
+
+    def ops(self, ops: Sequence[Op]) -> tuple[Op, ...]:
+        for op in ops:
+            if isinstance(op, StoreKv):
+                heads = op.heads
+                self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
+            if isinstance(op, Attend):
+                self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+        return tuple(map(self._op, ops))
+
+    def _width(self, buffer: str) -> int:
+        return self._widths.get(buffer, WIDTH)
+
+    def _weight(self, weight: Weight, *shape: int) -> Weight:
+        name = f"{self._layer}.{len(self.types)}.weight"
+        self.types[name] = self._from.get(weight.name, "F32") if len(shape) == 2 else "F32"
+        return Weight(name, shape)
+
+    def _op(self, op: Op) -> Op:
+        if isinstance(op, MatMul):
+            rows, columns = self._width(op.y), self._width(op.x)
+            bias = op.bias and self._weight(op.bias, rows)
+            return replace(op, weight=self._weight(op.weight, rows, columns), bias=bias)
+        if isinstance(op, Norm):
+            return replace(op, weight=self._weight(op.weight, self._width(op.x) // op.groups))
+        if isinstance(op, Gate | Add):
+            return replace(op, width=self._width(op.y))
+        return replace(op, layer=self._layer) if isinstance(op, StoreKv | Attend) else op
+
+
+def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
+    """A trial of a model as most are: attention, and a feed-forward part for each of the types."""
+    turn, attended = Rope(heads.key_length // 2 * 2, 10000.0), heads.queries * heads.value_length
+    named: dict[str, str] = {}
+
+    def weight(kind: str, *shape: int) -> Weight:
+        made = Weight(f"{len(named)}.weight", shape)
+        named[made.name] = kind
+        return made
+
+    def product(x: str, y: str, kind: str, shape: tuple[int, int], add: bool = False) -> MatMul:
+        return MatMul(x, weight(kind, *shape), y, None, add)
+
+    first = types[0]
+    body: list[Op] = [
+        Norm("x", weight("F32", WIDTH), "norm", 1e-5),
+        product("norm", "q", first, (heads.queries * heads.key_length, WIDTH)),
+        product("norm", "k", first, (heads.shared * heads.key_length, WIDTH)),
+        product("norm", "v", first, (heads.shared * heads.value_length, WIDTH)),
+        Rotate("q", heads.queries, heads.key_length, turn),
+        Rotate("k", heads.shared, heads.key_length, turn),
+        StoreKv(0, "k", "v", heads),
+        Attend(0, "q", "attn", heads, heads.key_length**-0.5),
+    ]
+    fits = [kind for kind in types if attended % quants.get(kind).weights == 0]
+    body.append(product("attn", "x", fits[0] if fits else "F32", (WIDTH, attended), add=True))
+    for kind in types:
+        body += [
+            Norm("x", weight("F32", WIDTH), "norm", 1e-5),
+            product("norm", "gate", kind, (WIDTH, WIDTH)),
+            product("norm", "up", kind, (WIDTH, WIDTH)),
+            Gate("gate", "up", "ffn", WIDTH),
+            product("ffn", "x", kind, (WIDTH, WIDTH), add=True),
+        ]
+    head = (Norm("x", weight("F32", WIDTH), "norm", 1e-5), product("norm", "logits", first, (VOCABULARY, WIDTH)))
+    embed = Embed(Weight("embedding", (VOCABULARY, WIDTH)), "x")
+    return Trial(level, Plan(POSITIONS, VOCABULARY, embed, (tuple(body),), head), named)
 
 
 @dataclass(frozen=True)
@@ -109,61 +211,21 @@ def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.G
     return _Tensor(name, type_name, (rows, columns), raw.reshape(rows, -1))
 
 
-class _Builder:
-    """Collects the tensors and ops of the small model."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.tensors: dict[str, _Tensor] = {}
-        self._rng = np.random.default_rng(7)
-
-    def norm(self, x: str) -> Norm:
-        name = f"norm.{len(self.tensors)}"
-        values = self._rng.uniform(0.5, 1.5, WIDTH).astype(np.float32)
-        self.tensors[name] = _Tensor(name, "F32", (WIDTH,), values.view(np.uint8)[None])
-        return Norm(x, Weight(name, (WIDTH,)), "norm", 1e-5)
-
-    def product(self, x: str, y: str, kind: str, shape: tuple[int, int], add: bool = False) -> MatMul:
-        name = f"{y}.{len(self.tensors)}.weight"
-        self.tensors[name] = _matrix(name, kind, *shape, self._rng)
-        return MatMul(x, Weight(name, shape), y, None, add)
-
-    def body(self) -> Iterator[Op]:
-        """Attention, and a feed-forward part for each type."""
-        t = self.trial
-        attended = t.queries * t.value_length
-        first = t.types[0]
-        yield self.norm("x")
-        yield self.product("norm", "q", first, (t.queries * t.key_length, WIDTH))
-        yield self.product("norm", "k", first, (t.shared * t.key_length, WIDTH))
-        yield self.product("norm", "v", first, (t.shared * t.value_length, WIDTH))
-        heads, rope = Heads(t.queries, t.shared, t.key_length, t.value_length), Rope(t.key_length // 2 * 2, 10000.0)
-        yield Rotate("q", t.queries, t.key_length, rope)
-        yield Rotate("k", t.shared, t.key_length, rope)
-        yield StoreKv(0, "k", "v", heads)
-        yield Attend(0, "q", "attn", heads, t.key_length**-0.5)
-        fits = [kind for kind in t.types if attended % quants.get(kind).weights == 0]
-        yield self.product("attn", "x", fits[0] if fits else "F32", (WIDTH, attended), add=True)
-        for kind in t.types:
-            yield self.norm("x")
-            yield self.product("norm", "gate", kind, (WIDTH, WIDTH))
-            yield self.product("norm", "up", kind, (WIDTH, WIDTH))
-            yield Gate("gate", "up", "ffn", WIDTH)
-            yield self.product("ffn", "x", kind, (WIDTH, WIDTH), add=True)
-
-
-def small_model(trial: Trial) -> tuple[Plan, _File]:
-    """The plan and tensors of the model that is run."""
-    made = _Builder(trial)
-    t = trial
-    body = tuple(made.body())
-    head = (made.norm("x"), made.product("norm", "logits", t.types[0], (VOCABULARY, WIDTH)))
-    rng = np.random.default_rng(11)
-    embedding = rng.standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
-    made.tensors["embedding"] = _Tensor("embedding", "F32", (VOCABULARY, WIDTH), embedding.view(np.uint8))
-    weight = Weight("embedding", (VOCABULARY, WIDTH))
-    plan = Plan(POSITIONS, VOCABULARY, Embed(weight, "x"), (body,), head)
-    return plan, _File(made.tensors)
+def tensors_of(trial: Trial) -> _File:
+    """Random weights for a trial's plan: matrices of their types, about SPREAD; vectors about 1; embeddings."""
+    rng = np.random.default_rng(7)
+    made = {}
+    for name, weight in trial.plan.weights.items():
+        if len(weight.shape) == 1:
+            values = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
+            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8)[None])
+        elif name == trial.plan.embed.weight.name:
+            values = rng.standard_normal(weight.shape).astype(np.float32)
+            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8))
+        else:
+            rows, columns = weight.shape
+            made[name] = _matrix(name, trial.types.get(name, "F32"), rows, columns, rng)
+    return _File(made)
 
 
 def error_of(trial: Trial) -> float:
@@ -173,7 +235,7 @@ def error_of(trial: Trial) -> float:
     from .engine import Engine
     from .session import Session
 
-    plan, file = small_model(trial)
+    plan, file = trial.plan, tensors_of(trial)
     options = EngineOptions(
         n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
@@ -194,10 +256,10 @@ def error_of(trial: Trial) -> float:
 
 def fault_of(trial: Trial) -> str:
     """Runs the trial in a child process: what is wrong, or an empty string."""
-    return fault_in_child(__name__, asdict(trial))
+    return fault_in_child(__name__, trial)
 
 
-def fault_here(trial: Mapping[str, Any]) -> str:
-    """Runs a trial, as JSON has it, in this process: what is wrong, or an empty string."""
-    error = error_of(Trial(**{**trial, "types": tuple(trial["types"]), "cache_types": tuple(trial["cache_types"])}))
+def fault_here(trial: Any) -> str:
+    """Runs a trial in this process: what is wrong, or an empty string."""
+    error = error_of(trial)
     return "" if error <= LARGEST_ERROR else f"its logits are off by {error:.2g} of their spread"
