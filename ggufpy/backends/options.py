@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ggufpy import checks
-from ggufpy.errors import GGUFError
+from ggufpy.cores import checked_threads, default_threads
 
 Progress = Callable[[str, int, int], None]
-MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,7 @@ class EngineOptions:
 
     def threads(self) -> int:
         """The number of threads to use. Raises GGUFError if what was asked for is not a sensible number."""
-        shown, count, source = "", 0, "n_threads"
-        if self.n_threads is not None:
-            count = self.whole("n_threads", 1)
-            shown = str(count)
-        elif text := os.environ.get("GGUFPY_THREADS"):
-            count = int(text) if text.strip().isdecimal() and len(text) < 10 else 0
-            shown, source = text[:40], "GGUFPY_THREADS"
-        else:
-            return min(_cores(), MOST_THREADS)
-        if not 1 <= count <= MOST_THREADS:
-            raise GGUFError(f"{source} is {shown}; it must be a whole number from 1 to {MOST_THREADS}")
-        return count
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+        if self.n_threads is None:
+            return default_threads()
+        count = self.whole("n_threads", 1)
+        return checked_threads(count, str(count), "n_threads")

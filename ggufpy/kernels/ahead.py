@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ggufpy.cores import default_threads
 from ggufpy.simd.isa import Level
 
 from .cache import _read, _write, cache_path, folder
@@ -50,8 +51,6 @@ def compiled(kernels: Sequence[Kernel], level: Level) -> Iterator[Found]:
 
 def _workers(kernels: int) -> int:
     """How many processes so many kernels are worth: 0 or 1 where this one does as well or cannot start another."""
-    from ggufpy.quants.encoding import default_threads  # GGUFPY_THREADS, else the cores that this process may use
-
     python = Path(sys.executable or "").name.lower().startswith("python")
     if getattr(sys, "frozen", False) or not python:  # a program that is not Python does not run our module
         return 0

@@ -5,8 +5,8 @@ chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for ea
 (padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
 same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
 
-`spans` says what belongs together (`Span` in runtime/step.py): the numbers of single rows, of runs, and of what is left
-to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
+`spans` says what belongs together (`Span` in backends/cpu/step.py): the numbers of single rows, of runs, and of what is
+left to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
 table, address of the parts.
 A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
 whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.

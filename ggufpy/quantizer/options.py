@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from ggufpy import checks, quants
+from ggufpy.cores import default_threads
 from ggufpy.errors import GGUFError
-from ggufpy.quants.encoding import default_threads
 
 Advance = Callable[[str, int, int], None]
 FAR = 32.0  # bits per weight: nothing is larger

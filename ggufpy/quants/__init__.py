@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ggufpy import checks
+from ggufpy.cores import default_threads
 from ggufpy.errors import GGUFError
 from ggufpy.quants.base import (
     CHUNK,
@@ -30,7 +31,7 @@ from ggufpy.quants.base import (
     IntPanel,
     Panel,
 )
-from ggufpy.quants.encoding import Encoder, NotFinite, default_threads
+from ggufpy.quants.encoding import Encoder, NotFinite
 
 __all__ = [
     "BlockType",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggufpy.cores import default_threads
 from ggufpy.quants.base import BlockType, Bytes, Floats
-from ggufpy.quants.encoding import PART, default_threads
+from ggufpy.quants.encoding import PART
 
 if TYPE_CHECKING:
     from ggufpy.simd.isa import Level

@@ -24,13 +24,6 @@ PART = 1 << 20  # weights that a thread takes at a time
 HUGE = 2.0**28  # more than any type with 16-bit scales holds; beyond it, sums of searches may overflow
 
 
-def default_threads() -> int:
-    """GGUFPY_THREADS, else one a core."""
-    from ggufpy.backends.options import EngineOptions
-
-    return EngineOptions().threads()
-
-
 class NotFinite(GGUFError):
     """A value is infinite or NaN: the first of a thread's part is in this row of what was to be encoded."""
 
