@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
 from ggufpy.backends.cpu.ops import attend
-from ggufpy.backends.cpu.program import NO_PARTS, _each
+from ggufpy.backends.cpu.program import NO_PARTS, CpuProgram, _each
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows
+from ggufpy.backends.split import SplitProgram
 from ggufpy.errors import GGUFError
 from ggufpy.kernels.cache import library
 from ggufpy.models.interpreter import Interpreter
@@ -39,7 +40,7 @@ from ggufpy.models.plan import (
     widths,
 )
 from ggufpy.runtime import Session
-from ggufpy.runtime.engine import Engine
+from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.simd.isa import EMULATED, Level
 
 WIDTH, VOCABULARY, CONTEXT = 72, 50, 160  # a width that fills no block
@@ -117,7 +118,8 @@ class Maker:
         return Weight(f"{kind}.{self._count}", shape)
 
     def choose(self, *of: Any) -> Any:
-        return self._draw(st.sampled_from(of))
+        """One of some; the first where nothing is drawn."""
+        return of[0] if self._draw is None else self._draw(st.sampled_from(of))
 
     def product(self, x: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
         bias = self.weight("bias", rows) if self.choose(True, False) else None
@@ -161,7 +163,7 @@ class Maker:
 
     def plan(self) -> Plan:
         layers = []
-        for i in range(self.choose(1, 2, 3)):
+        for i in range(self.choose(2, 1, 3)):
             parts = [tuple(self.attention(i)), tuple(self.feed_forward())]
             layers.append(sum(self.choose(parts, parts[::-1], [*parts, tuple(self.feed_forward())]), ()))
         embed = Embed(Weight("embedding", (VOCABULARY, WIDTH)), "x", self.choose(1.0, 2.5))
@@ -259,3 +261,91 @@ def test_geometries_that_differ_are_refused() -> None:
     plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
     with pytest.raises(GGUFError, match="2 geometries of keys and values"):
         load_kernels(tensors_of(plan), plan, EngineOptions(), library(BEST))
+
+
+# -- parts of a plan -----------------------------------------------------------------------------------------
+
+
+def split_at(plan: Plan, *ends: int) -> list[Plan]:
+    starts = (0, *ends)
+    return [plan.part(start, stop) for start, stop in zip(starts, (*ends, len(plan.layers)), strict=True)]
+
+
+def engine_of(file: File, plan: Plan, parts: list[Plan], level: Level) -> Engine:
+    """An engine whose program is one for each part."""
+    options, kernels = EngineOptions(n_threads=2, n_parallel=2), library(level)
+    models = [Model(file, part, options, kernels) for part in [plan, *parts]]
+    if not parts:
+        return Engine(models[0], 64)
+    return Engine(models[0], 64, lambda _, rows: SplitProgram([CpuProgram(model, rows) for model in models[1:]]))
+
+
+def everything(engine: Engine) -> list[Any]:
+    """Logits in bulk, of a fork, one by one, after a shift and after pages are copied."""
+    first = engine.sequence()
+    found = engine.step([Chunk(first, TEXT[:40], "all", bulk=True)])
+    found += engine.step([Chunk(first, TEXT[40:100], "last", bulk=True)])
+    other = first.fork(90)
+    found += engine.step([Chunk(first, [3]), Chunk(other, [4, 5], "all")])
+    first.shift(2, 30)
+    found += engine.step([Chunk(first, [7])])
+    return found
+
+
+@pytest.mark.parametrize("level", [BEST, EMULATED], ids=lambda level: level.name)
+@pytest.mark.parametrize("ends", [(1,), (2,), (1, 2)], ids=str)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(draw=st.data())
+def test_a_plan_split_by_layers_gives_the_same_bits(ends: tuple[int, ...], level: Level, draw: Any) -> None:
+    plan = draw.draw(plans().filter(lambda plan: len(plan.layers) == 3))
+    file, options = tensors_of(plan), EngineOptions()
+    load_kernels(file, plan, options, library(level))
+    engines = [engine_of(file, plan, parts, level) for parts in ([], split_at(plan, *ends))]
+    whole, split = (everything(engine) for engine in engines)
+    assert engines[0].kv_bytes == engines[1].kv_bytes
+    for engine in engines:
+        engine.close()
+    for a, b in zip(whole, split, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_part_cannot_do() -> None:
+    def layer(i: int) -> tuple[Op, ...]:
+        rows = {"q": 80, "k": 40, "v": 40}
+        products = [MatMul("x", Weight(f"{i}{name}", (count, WIDTH)), name) for name, count in rows.items()]
+        return (*products, StoreKv(i, "k", "v", HEADS), Attend(i, "q", "y", HEADS, 1.0))
+
+    layers = (layer(0), layer(1))
+    head = (MatMul("x", Weight("o", (VOCABULARY, WIDTH)), "logits"),)
+    plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
+    file, first, last = tensors_of(plan), *split_at(plan, 1)
+    assert (first.width, last.width, first.head, last.embed.reads) == (WIDTH, WIDTH, (), ())
+    assert [set(part.weights) for part in (first, last)] == [{"e", "0q", "0k", "0v"}, {"1q", "1k", "1v", "o"}]
+    load_kernels(file, plan, EngineOptions(), library(BEST))
+    models = [Model(file, part, EngineOptions(), library(BEST)) for part in (first, last)]
+    begin, end = (CpuProgram(model, 64) for model in models)
+    rows = [Rows(np.array([1, 2]), 0, 0, np.zeros(2, np.int64), False)]
+    with pytest.raises(ValueError, match="not the first: they have no embeddings"):
+        end.run(rows)
+    assert end.run(rows, begin.run(rows)).shape[1] == WIDTH
+    with pytest.raises(ValueError, match="not the last: they make no logits"):
+        begin.logits([0], False)
+    assert end.logits([0, 1], False).shape == (2, VOCABULARY)
+    other = CpuProgram(Model(file, last, EngineOptions(n_parallel=2), library(BEST)), 64)
+    with pytest.raises(ValueError, match="cannot be one"):
+        SplitProgram([begin, other])
+    for program in (begin, end, other):
+        program.close()
+
+
+def test_what_needs_one_cpu_says_so() -> None:
+    plan = Maker(None).plan()
+    file = tensors_of(plan)
+    load_kernels(file, plan, EngineOptions(), library(BEST))
+    engine = engine_of(file, plan, split_at(plan, 1), BEST)
+    with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.profile():
+        pass
+    with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.collect():
+        pass
+    assert engine.step([Chunk(engine.sequence(), [1, 2])])[0].shape == (1, VOCABULARY)
+    engine.close()

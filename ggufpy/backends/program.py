@@ -37,12 +37,22 @@ class Program(Protocol):
     """Layers in a device's memory. Arguments are right: `Engine` has checked tokens, rows, positions and pages."""
 
     pages: int
+    kv_bytes: int  # of all pages
+    head_rows: int
+    fill: int  # exact rows are filled up to a multiple of this where bulk rows follow
 
-    def run(self, step: Sequence[Rows]) -> None:
-        """Evaluates a step: keys and values go to its pages, last hidden states stay. Exact rows come before bulk."""
+    def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
+        """Evaluates a step: keys and values go to its pages. Exact rows come before bulk.
+
+        x (rows, width) is what the layers before these have left, where there are any; what these leave is returned, in
+        memory that stays until the next call. Both are indexed by the rows of the step.
+        """
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
-        """Logits (rows, vocabulary) of some rows of the last step, at most `head_rows` of them, until the next call."""
+        """Logits (rows, vocabulary) of some rows of the last step, at most `head_rows` of them, until the next call.
+
+        Raises ValueError if these are not the last layers.
+        """
 
     def copy(self, source: int, target: int) -> None:
         """Copies a page."""

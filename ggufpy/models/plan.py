@@ -8,7 +8,7 @@ collector, a rewrite) need not know the ops there are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -56,6 +56,22 @@ class Embed(Op):
     @property
     def writes(self) -> Mapping[str, int]:
         return {self.y: self.weight.shape[1]}
+
+
+@dataclass(frozen=True)
+class Input(Op):
+    """y is given: what the layers before these have left. It stands for `Embed` in a part of a plan."""
+
+    y: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
 
 
 @dataclass(frozen=True)
@@ -232,11 +248,14 @@ class Gate(Op):
 
 @dataclass(frozen=True)
 class Plan:
-    """A model's forward pass: `embed` makes rows of "x" of tokens, each layer changes them, `head` makes "logits"."""
+    """A model's forward pass: `embed` makes rows of "x" of tokens, each layer changes them, `head` makes "logits".
+
+    A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head.
+    """
 
     context: int
     vocabulary: int
-    embed: Embed
+    embed: Embed | Input
     layers: tuple[tuple[Op, ...], ...]
     head: tuple[Op, ...]
 
@@ -257,7 +276,13 @@ class Plan:
     @property
     def width(self) -> int:
         """Of a row of "x"."""
-        return self.embed.weight.shape[1]
+        return self.embed.writes["x"]
+
+    def part(self, start: int, stop: int) -> Plan:
+        """The layers from `start` to `stop`, with what comes before the first and after the last of all."""
+        embed = self.embed if start == 0 else Input("x", self.width)
+        head = self.head if stop == len(self.layers) else ()
+        return replace(self, embed=embed, layers=self.layers[start:stop], head=head)
 
 
 def widths(ops: Iterable[Op]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ggufpy.backends.cpu.collect import Collector
 from ggufpy.backends.cpu.model import Model
 from ggufpy.backends.cpu.program import CpuProgram
-from ggufpy.backends.program import Rows
+from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
 
 from .pages import Pages
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
+Load = Callable[[Model, int], Program]
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,18 @@ def _wanted(chunk: Chunk, count: int, row: int) -> range:
 
 
 class Engine:
-    """Steps of at most `rows` tokens on a model's program; sequences share its pages."""
+    """Steps of at most `rows` tokens on a model's program; sequences share its pages.
 
-    def __init__(self, model: Model, n_batch: int) -> None:
+    `load(model, rows)` makes the program, by default one on this CPU.
+    """
+
+    def __init__(self, model: Model, n_batch: int, load: Load = CpuProgram) -> None:
         shape = model.shape
         self._model, self._shape = model, shape
         self._lock = threading.RLock()
         self.rows = max(min(n_batch, shape.positions * shape.sequences), shape.sequences)
         self._n_batch = n_batch
-        self._program = CpuProgram(model, self.rows)
+        self._program = load(model, self.rows)
         self._pages = Pages(self._program.pages, self._program.copy)
         self._collecting = False
 
@@ -169,7 +173,7 @@ class Engine:
             placed = self._place([chunk])
             self._evaluate(placed)
             for part, _ in self._heads(placed):
-                take(part[0][1], self._program.logit_rows(len(part)))
+                take(part[0][1], self._on_the_cpu().logit_rows(len(part)))
 
     @contextmanager
     def collect(self, output: bool = False) -> Iterator[Collector]:
@@ -183,13 +187,13 @@ class Engine:
             if self._collecting:
                 raise GGUFError("what the model multiplies is being summed already: end that first")
             self._collecting = True
-            self._program.collect_with(collector)
+            self._on_the_cpu().collect_with(collector)
         try:
             yield collector
         finally:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
                 self._collecting = False
-                self._program.collect_with(None)
+                self._on_the_cpu().collect_with(None)
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -198,11 +202,17 @@ class Engine:
 
         profile = Profile(self._model)
         with self._alone():
-            self._program.profile = profile
+            self._on_the_cpu().profile = profile
         try:
             yield profile
         finally:
-            self._program.profile = None
+            self._on_the_cpu().profile = None
+
+    def _on_the_cpu(self) -> CpuProgram:
+        """The program, for what only one on this CPU can do."""
+        if not isinstance(self._program, CpuProgram):
+            raise GGUFError("this is done where all layers are on one CPU: load the model without splitting it")
+        return self._program
 
     def _evaluate(self, placed: list[_Placed]) -> None:
         """The body of a step; sequences are longer by their chunks then."""
@@ -232,7 +242,7 @@ class Engine:
         for many in (False, True):
             for i in (i for i in range(len(chunks)) if bulk[i] == many):
                 rows[i], end = end, end + len(ids[i])
-            end += -end % self._program.FILL  # exact rows are filled up once: bulk rows stand close together
+            end += -end % self._program.fill  # exact rows are filled up once: bulk rows stand close together
         return [
             _Placed(
                 chunk,

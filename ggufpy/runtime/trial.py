@@ -39,6 +39,7 @@ from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
+EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
 SMALL_SCALES = {"MXFP4": [("e", 119, 123)], "NVFP4": [("d", 0x10, 0x1A)]}  # bytes that stand for scales of about SPREAD
@@ -68,7 +69,7 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
             kept |= shrinker.types
     shrinker = _Shrinker(len(found), types)
     head = shrinker.ops(plan.head)
-    embed = replace(plan.embed, weight=Weight("embedding", (VOCABULARY, WIDTH)), scale=1.0)
+    embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
     return Plan(POSITIONS, VOCABULARY, embed, tuple(found.values()), head), kept | shrinker.types
 
 
@@ -154,7 +155,7 @@ def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
             product("ffn", "x", kind, (WIDTH, WIDTH), add=True),
         ]
     head = (Norm("x", weight("F32", WIDTH), "norm", 1e-5), product("norm", "logits", first, (VOCABULARY, WIDTH)))
-    embed = Embed(Weight("embedding", (VOCABULARY, WIDTH)), "x")
+    embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
     return Trial(level, Plan(POSITIONS, VOCABULARY, embed, (tuple(body),), head), named)
 
 
@@ -219,7 +220,7 @@ def tensors_of(trial: Trial) -> _File:
         if len(weight.shape) == 1:
             values = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
             made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8)[None])
-        elif name == trial.plan.embed.weight.name:
+        elif name == EMBEDDING:
             values = rng.standard_normal(weight.shape).astype(np.float32)
             made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8))
         else:

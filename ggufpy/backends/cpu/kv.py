@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggufpy.backends.cpu.memory import Region
@@ -33,15 +34,15 @@ class KvMemory:
     layer are [page][head], then its values [page][head]; a head's page is as `kernels/kv_types.py` says.
     """
 
-    def __init__(self, heads: Heads, layers: int, shape: CacheShape, lanes: int, threads: int) -> None:
+    def __init__(self, heads: Heads, layers: Sequence[int], shape: CacheShape, lanes: int, threads: int) -> None:
         self.shape, self.lanes = shape, lanes
-        self._heads, self._layers = heads, layers
+        self._heads, self._layers = heads, {layer: i for i, layer in enumerate(layers)}
         self.pages = shape.chunks * shape.sequences
         self.key_head_bytes = shape.key_type.key_page(heads.key_length, lanes)
         self.value_head_bytes = shape.value_type.value_page(heads.value_length, lanes)
         self._page_bytes = (heads.shared * self.key_head_bytes, heads.shared * self.value_head_bytes)
         self._layer_bytes = self.pages * sum(self._page_bytes)
-        self._memory = Region(layers * self._layer_bytes, "the key/value cache", sparse=True)
+        self._memory = Region(len(layers) * self._layer_bytes, "the key/value cache", sparse=True)
         self.part_bytes = heads.shared * part_bytes(heads.value_length, heads.group, lanes)
         self.parts = Region(self.pages * self.part_bytes, "attention parts", sparse=True)
         lengths = heads.key_length, heads.value_length, heads.group
@@ -60,17 +61,17 @@ class KvMemory:
 
     def keys(self, layer: int) -> int:
         """The address of a layer's keys."""
-        return self._memory.at(layer * self._layer_bytes, self.pages * self._page_bytes[0])
+        return self._memory.at(self._layers[layer] * self._layer_bytes, self.pages * self._page_bytes[0])
 
     def values(self, layer: int) -> int:
         """The address of a layer's values."""
-        start = layer * self._layer_bytes + self.pages * self._page_bytes[0]
+        start = self._layers[layer] * self._layer_bytes + self.pages * self._page_bytes[0]
         return self._memory.at(start, self.pages * self._page_bytes[1])
 
     def copy(self, source: int, target: int) -> None:
         """Copies a page, in every layer."""
-        for layer in range(self._layers):
-            start = layer * self._layer_bytes
+        for i in range(len(self._layers)):
+            start = i * self._layer_bytes
             for size in self._page_bytes:
                 pages = self._memory.bytes[start : start + self.pages * size].reshape(self.pages, size)
                 pages[target] = pages[source]

@@ -20,7 +20,8 @@ from ggufpy.kernels.kv_types import of_name
 from ggufpy.kernels.matmul_tiles import scratch_bytes
 from ggufpy.kernels.spec import Kernel, kernel
 from ggufpy.models.base import Keys
-from ggufpy.models.plan import MatMul, Op, Plan
+from ggufpy.models.plan import Embed, MatMul, Op, Plan
+from ggufpy.quants.base import BlockType
 
 from .memory import Region, aligned
 from .needs import bulk_kernels, forms_of, heads_of, kernels_of, tiled_attention
@@ -48,7 +49,7 @@ def _check_vocabulary(metadata: Any, plan: Plan) -> None:
     key = "tokenizer.ggml.tokens"
     if key in metadata and (count := metadata.count(key)) > plan.vocabulary:
         raise GGUFError(
-            f"tensor {plan.embed.weight.name} has {plan.vocabulary:,} rows for the {count:,} tokens of {key}; "
+            f"tensor {plan.embed.weights[0].name} has {plan.vocabulary:,} rows for the {count:,} tokens of {key}; "
             "convert the model again, with rows for the tokens that were added"
         )
 
@@ -81,9 +82,10 @@ def load_kernels(file: Any, plan: Plan, options: EngineOptions, found: Library) 
     types = {name: quants.get(file.tensors[name].type) for name in matrix_names((*plan.body, *plan.head))}
     wanted: list[Kernel] = [LAUNCH, WORK, kernel("queue"), kernel("tape"), kernel("select_rows")]
     wanted += [pack_kernel(kind) for kind in dict.fromkeys(types.values())]
-    embedding = quants.get(file.tensors[plan.embed.weight.name].type)
-    if embedding.decoder == "blocks":
-        wanted.append(kernel("decode", type=embedding.name.lower()))
+    if isinstance(plan.embed, Embed):
+        embedding = quants.get(file.tensors[plan.embed.weight.name].type)
+        if embedding.decoder == "blocks":
+            wanted.append(kernel("decode", type=embedding.name.lower()))
     panels = {name: kind.panel for name, kind in types.items()}
     wanted += kernels_of(plan, panels, cache_shape(plan, options), found.level)
     progress = options.progress
@@ -115,8 +117,10 @@ class Model:
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights.values() if len(w.shape) == 1]
         self.vectors = {name: _padded(vector(file.tensors[name], name), name) for name in vectors}
-        embedding = file.tensors[plan.embed.weight.name]
-        self._embedding, self._embedding_rows = quants.get(embedding.type), embedding.little()
+        self._embedded: tuple[BlockType, NDArray[np.uint8]] | None = None
+        if isinstance(plan.embed, Embed):
+            embedding = file.tensors[plan.embed.weight.name]
+            self._embedded = quants.get(embedding.type), embedding.little()
 
     @property
     def tiled_attention(self) -> bool:
@@ -144,7 +148,10 @@ class Model:
 
     def embeddings(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows (tokens, n_embd) of tokens that are known to be in the vocabulary."""
-        rows, scale = self._embedding.decode(self._embedding_rows[tokens]), self.plan.embed.scale
+        if self._embedded is None or not isinstance(self.plan.embed, Embed):
+            raise ValueError("these layers are not the first: they have no embeddings")
+        kind, blocks = self._embedded
+        rows, scale = kind.decode(blocks[tokens]), self.plan.embed.scale
         return rows if scale == 1.0 else rows * np.float32(scale)
 
     @property

@@ -36,6 +36,11 @@ def heads_of(plan: Plan) -> Heads:
     return found[0]
 
 
+def layers_of(plan: Plan) -> list[int]:
+    """The layers that keys and values are kept for."""
+    return list(dict.fromkeys(op.layer for op in plan.body if isinstance(op, StoreKv)))
+
+
 def bulk_kernels(panels: Panels, level: Level) -> dict[str, Kernel]:
     """Kernels for bulk rows, of matrices that have one at a level."""
     found = {name: bulk_kernel(panel, level) for name, panel in panels.items()}
@@ -81,7 +86,7 @@ def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> l
     layers = list(_different(plan.layers, panels))
     found: dict[Kernel, None] = {}
     for kind in kinds(bool(bulk)):
-        for work, ops in [(head, plan.head), *((body, ops) for ops in layers)]:
+        for work, ops in [*((body, ops) for ops in layers), (head, plan.head)]:
             found.update((call.kernel, None) for call in Lowering(parts, work, kind).calls(ops))
     for ops in layers:
         calls = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
@@ -118,8 +123,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     }
     vectors = [weight for weight in plan.weights.values() if len(weight.shape) == 1]
     longest = Region(max((-(-w.shape[0] // BLOCK) * BLOCK * 4 for w in vectors), default=0), "no vector", sparse=True)
-    heads, stored = heads_of(plan), max(op.layer for op in plan.body if isinstance(op, StoreKv)) + 1
-    cache = KvMemory(heads, stored, CacheShape(CHUNK, 1, shape.key_type, shape.value_type), lanes, 1)
+    cache = KvMemory(heads_of(plan), layers_of(plan), CacheShape(CHUNK, 1, shape.key_type, shape.value_type), lanes, 1)
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)

@@ -9,14 +9,13 @@ import numpy as np
 
 from ggufpy.backends.program import Floats, Ints, Rows
 from ggufpy.kernels.kv_types import CHUNK
-from ggufpy.models.plan import StoreKv
 
 from .collect import Collector
 from .kv import KvMemory
 from .lowering import Call, Kind, Lowering, Parts
 from .memory import Region
 from .model import Model
-from .needs import body_widths, head_widths
+from .needs import body_widths, head_widths, layers_of
 from .ops.attend import blocks, shift_calls
 from .rope import RopeTable
 from .step import Span, Step
@@ -33,21 +32,20 @@ NO_PARTS = np.empty(0, np.int64)
 
 
 class CpuProgram:
-    """Runs steps of at most `rows` rows, where exact ones are filled up to `FILL`. See `backends/program.py`."""
+    """Runs steps of at most `rows` rows, filled up to whole groups. See `backends/program.py`."""
 
-    FILL = MOST
+    fill = MOST
 
     def __init__(self, model: Model, rows: int) -> None:
         plan = model.plan
         self._model, self.head_rows = model, min(HEAD_ROWS, rows)
-        stored = [op.layer for op in plan.body if isinstance(op, StoreKv)]
-        self._kv = KvMemory(model.heads, max(stored) + 1, model.shape, model.library.level.lanes, model.threads)
-        self.pages = self._kv.pages
+        self._kv = KvMemory(model.heads, layers_of(plan), model.shape, model.library.level.lanes, model.threads)
+        self.pages, self.kv_bytes = self._kv.pages, self._kv.nbytes
         self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
         self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows)
         self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
-        self._x, self._logits = self._work.rows_of("x"), self._head.rows_of("logits")
+        self._x = self._work.rows_of("x")
         angles = {table.rope: table.region for table in self._ropes}
         scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
         self._parts = Parts(
@@ -59,22 +57,20 @@ class CpuProgram:
         self._collector: Collector | None = None
         self.profile: Profile | None = None
 
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of all pages."""
-        return self._kv.nbytes
-
-    def run(self, step: Sequence[Rows]) -> None:
-        self._fill(step)
-        self._run_body(step)
-
-    def _fill(self, step: Sequence[Rows]) -> None:
-        """Embeddings, angles, places and spans of the step."""
-        tokens = np.concatenate([part.tokens for part in step])
+    def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
         rows, positions = _each(step)
-        embedded = self._model.embeddings(tokens)
-        self._x[rows, : embedded.shape[1]] = embedded
-        self._x[rows, embedded.shape[1] :] = 0.0
+        width = self._model.plan.width
+        if x is None:
+            self._x[rows, :width] = self._model.embeddings(np.concatenate([part.tokens for part in step]))
+        else:
+            self._x[rows, :width] = x[rows, :width]
+        self._x[rows, width:] = 0.0
+        self._fill(step, rows, positions)
+        self._run_body(step)
+        return self._x[:, :width]
+
+    def _fill(self, step: Sequence[Rows], rows: slice | Ints, positions: Ints) -> None:
+        """Angles, places and spans of the step."""
         for table in self._ropes:
             table.fill(positions, rows)
         tiles = self._model.tiled_attention
@@ -104,6 +100,8 @@ class CpuProgram:
             self._collector.add_rows("body", few + many)
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
+        if not self._model.plan.head:
+            raise ValueError("these layers are not the last: they make no logits")
         count = len(rows)
         self._head.step.sources[:count] = rows
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
@@ -116,7 +114,7 @@ class CpuProgram:
         self._run(("head", kind), calls, self._head)
         if self._collector is not None:
             self._collector.add_rows("head", count)
-        return self._logits[:count, : self._model.plan.vocabulary]
+        return self._head.rows_of("logits")[:count, : self._model.plan.vocabulary]
 
     def logit_rows(self, count: int) -> LogitRows:
         """What `logits` has computed last, where it lies."""
