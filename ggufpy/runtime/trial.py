@@ -9,7 +9,7 @@ and tokens by one, two and four.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,11 +75,10 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
 
 def _facts(op: Op, types: Mapping[str, str]) -> Iterator[object]:
     """What two layers of the same kind have in common."""
-    for field in fields(op):
-        value = getattr(op, field.name)
+    for name, value in vars(op).items():
         if isinstance(value, Weight):
             yield types.get(value.name)
-        elif field.name != "layer":
+        elif name != "layer":
             yield value
 
 

@@ -6,7 +6,6 @@ The kernels are read from what the ops become (`ops/`): layers are lowered once 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 
 from ggufpy.backends.cpu.kv import CacheShape, KvMemory
 from ggufpy.errors import GGUFError
@@ -105,11 +104,10 @@ def _different(layers: Sequence[tuple[Op, ...]], panels: Panels) -> Iterator[tup
 
 
 def _facts(op: Op, panels: Panels) -> Iterator[object]:
-    for field in fields(op):
-        value = getattr(op, field.name)
+    for name, value in vars(op).items():
         if isinstance(value, Weight):
             yield value.shape, panels.get(value.name)
-        elif field.name != "layer":
+        elif name != "layer":
             yield value
 
 
