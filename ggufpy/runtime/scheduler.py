@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 
 from .engine import Chunk, Engine
+from .prefixes import Prefixes
 from .sequence import Sequence
 
 Sample = Callable[[NDArray[np.float32]], int | None]
@@ -47,17 +48,15 @@ class Request:
 
 @dataclass(eq=False)
 class _Held:
-    """A sequence, the tokens that its pages hold, and how many of them, from the first, were read in bulk."""
+    """A sequence, the tokens that its pages hold, and how many of them, from the first, were read in bulk.
+
+    A text can only begin with tokens that were read as its own are to be: in bulk, or all of them exactly.
+    """
 
     sequence: Sequence
     tokens: list[int]
     bulk: int = 0
-
-    def common(self, prompt: Items[int], bulk: bool) -> int:
-        """How many of the prompt's tokens it begins with, read the way that they are to be read."""
-        most = self.bulk if bulk else (0 if self.bulk else len(self.tokens))
-        pairs = zip(self.tokens[:most], prompt, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(most, len(prompt)))
+    remembered: int = 0  # of those, how many later requests can begin with
 
 
 @dataclass(eq=False)
@@ -89,6 +88,8 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._running: list[_Running] = []
         self._kept: deque[_Held] = deque()  # what ended requests have read, oldest first
+        # What is kept or running, by whether it was read in bulk.
+        self._prefixes: dict[bool, Prefixes[_Held]] = {False: Prefixes(), True: Prefixes()}
 
     def submit(self, prompt: Items[int], sample: Sample) -> Request:
         """Queues a request. Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary."""
@@ -121,6 +122,7 @@ class Scheduler:
         found = []
         for (running, chunk), logits in zip(planned, rows, strict=True):
             running.read(chunk.tokens)
+            self._remember(running.held)
             token = self._next(running, logits[0]) if not running.pending else None
             if token is not None:
                 found.append((running.request, token))
@@ -163,15 +165,31 @@ class Scheduler:
 
     def _begin(self, prompt: tuple[int, ...], bulk: bool) -> _Held:
         """A sequence that holds as much of the prompt as any other does, its last token always left to evaluate."""
-        known = [*self._kept, *(running.held for running in self._running)]
-        best = max(known, key=lambda held: held.common(prompt, bulk), default=None)
-        shared = min(best.common(prompt, bulk), len(prompt) - 1) if best is not None else 0
-        if best is None or not shared:
+        found = self._prefixes[bulk].longest(prompt[:-1])
+        if found is None:
             return _Held(self._engine.sequence(), [])
+        best, shared = found
         if best in self._kept:
             self._kept.remove(best)
             self._kept.append(best)  # used last
-        return _Held(best.sequence.fork(shared), best.tokens[:shared], min(best.bulk, shared))
+        held = _Held(best.sequence.fork(shared), best.tokens[:shared], min(best.bulk, shared))
+        self._remember(held)
+        return held
+
+    def _remember(self, held: _Held) -> None:
+        """Later requests can begin with what it has now."""
+        if not held.bulk:
+            self._prefixes[False].grow(held, held.tokens)
+        elif held.bulk != held.remembered:  # while a text is decoded behind its prompt nothing is new
+            self._prefixes[False].remove(held)
+            self._prefixes[True].grow(held, held.tokens[: held.bulk])
+            held.remembered = held.bulk
+
+    def _forget(self, held: _Held) -> None:
+        """Gives its pages back."""
+        for prefixes in self._prefixes.values():
+            prefixes.remove(held)
+        held.sequence.close()
 
     def _plan(self) -> list[tuple[_Running, Chunk]]:
         """The chunks of the next step: what decodes first, then prompts in order of arrival."""
@@ -190,4 +208,4 @@ class Scheduler:
         """Forgets what ended requests have read, oldest first, until the step has the pages that it takes."""
         wanted = sum(running.held.sequence.wants(len(chunk.tokens)) for running, chunk in planned)
         while self._kept and self._engine.free_pages < wanted:
-            self._kept.popleft().sequence.close()
+            self._forget(self._kept.popleft())
