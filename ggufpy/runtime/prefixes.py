@@ -65,16 +65,18 @@ class Prefixes(Generic[T]):
             pages, last = pages + 1, page
         best, most = None, 0
         for owner in self._owners[last]:
-            count = pages * PAGE + _common(self._texts[owner], tokens, pages * PAGE)
+            rest = slice(pages * PAGE, (pages + 1) * PAGE)  # a whole page more would have been found
+            count = pages * PAGE + _common(self._texts[owner][rest], tokens[rest])
             if count > most:
                 best, most = owner, count
         if best is None:
             return None
-        sure = _common(self._texts[best], tokens, 0)  # hashes may be equal by accident: never more than this is shared
-        return (best, sure) if sure else None
+        text = self._texts[best][:most]
+        if list(text) != list(tokens[:most]):  # hashes that are equal by accident
+            most = _common(text, tokens)
+        return (best, most) if most else None
 
 
-def _common(a: Items[int], b: Items[int], start: int) -> int:
-    """How many tokens from `start` on are the same."""
-    pairs = zip(a[start:] if start else a, b[start:] if start else b, strict=False)
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), max(min(len(a), len(b)) - start, 0))
+def _common(a: Items[int], b: Items[int]) -> int:
+    """How many tokens are the same from the beginning on."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
