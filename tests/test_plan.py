@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
 from ggufpy.backends.cpu.ops import attend
-from ggufpy.backends.cpu.program import NO_PARTS, CpuProgram, _each
+from ggufpy.backends.cpu.program import CpuProgram, _spans
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows
 from ggufpy.backends.split import SplitProgram
@@ -220,11 +220,17 @@ def test_what_is_changed_in_place_is_read_too() -> None:
 
 
 def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
-    parts = [Rows(np.arange(3), 0, 7, NO_PARTS, False), Rows(np.arange(2), 4, 130, NO_PARTS, True)]
-    rows, positions = _each(parts)
-    assert (np.arange(6)[rows].tolist(), positions.tolist()) == ([0, 1, 2, 4, 5], [7, 8, 9, 130, 131])
-    rows, positions = _each(parts[1:])
-    assert (np.arange(6)[rows].tolist(), positions.tolist()) == ([4, 5], [130, 131])
+    pages = np.zeros(2, np.int64)
+    placed = [(1, 0, 7, False), (3, 4, 130, True), (2, 1, 9, False)]
+    parts = [Rows(np.arange(count), row, position, pages, bulk) for count, row, position, bulk in placed]
+    spans = _spans(parts, tiles=True)
+    rows, positions, tables = spans.each()
+    assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([0, 4, 5, 6, 1, 2], [7, 130, 131, 132, 9, 10])
+    assert set(tables.tolist()) == {pages.ctypes.data}
+    order = spans.in_order()
+    assert [order.kind.tolist(), order.row.tolist(), order.count.tolist()] == [[0, 1, 2], [0, 1, 4], [1, 2, 3]]
+    rows, positions, _ = _spans(parts[1:2], tiles=False).each()
+    assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([4, 5, 6], [130, 131, 132])
 
 
 STORE, ATTEND = StoreKv(0, "k", "v", HEADS), Attend(0, "q", "y", HEADS, 1.0)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,7 @@ class Chunk:
     bulk: bool = False
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """A chunk, the rows that its tokens have in the step, and those of them whose logits are wanted."""
 
     chunk: Chunk
@@ -139,12 +139,28 @@ class Engine:
         if not isinstance(tokens, Items | np.ndarray):
             raise GGUFError(f"tokens are a {type(tokens).__name__}; a sequence of whole numbers is wanted")
         items = tokens.tolist() if isinstance(tokens, np.ndarray) else list(tokens)
-        for i, token in enumerate(items):
+        if self._plain(items):
+            return np.array(items, np.int64)
+        for i, token in enumerate(items):  # what is wrong, or a whole number of another kind
             if isinstance(token, bool) or not isinstance(token, int | np.integer):
                 raise GGUFError(f"token {i} is a {type(token).__name__}; tokens are whole numbers")
             if not 0 <= token < self.n_vocab:
                 raise GGUFError(f"token {token:d} at {i} is not in the vocabulary of {self.n_vocab}")
         return np.array(items, np.int64)
+
+    def _plain(self, items: list[int]) -> bool:
+        """Whether they are Python's whole numbers, and tokens; quicker than to look at each."""
+        return set(map(type, items)) == {int} and min(items) >= 0 and max(items) < self.n_vocab
+
+    def _ids(self, chunks: Items[Chunk]) -> list[NDArray[np.int64]]:
+        """The tokens of every chunk. Raises GGUFError for one that is not in the vocabulary."""
+        if any(type(chunk.tokens) not in (list, tuple) for chunk in chunks):
+            return [self.tokens(chunk.tokens) for chunk in chunks]
+        items = list(chain.from_iterable(chunk.tokens for chunk in chunks))
+        if not self._plain(items):
+            return [self.tokens(chunk.tokens) for chunk in chunks]
+        whole, ends = np.array(items, np.int64), list(accumulate(len(chunk.tokens) for chunk in chunks))
+        return [whole[start:end] for start, end in zip((0, *ends), ends, strict=False)]
 
     def step(self, chunks: Items[Chunk], out: Items[Floats] | None = None) -> list[Floats]:
         """Evaluates every chunk's tokens behind its sequence; the wanted logits of each, (rows, n_vocab).
@@ -222,7 +238,7 @@ class Engine:
 
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""
-        ids = [self.tokens(chunk.tokens) for chunk in chunks]
+        ids = self._ids(chunks)
         total = sum(map(len, ids))
         if not chunks or any(not len(part) for part in ids):
             raise GGUFError("a step needs at least one token of every sequence in it")
@@ -236,7 +252,8 @@ class Engine:
             if not chunk.sequence.belongs_to(self._pages):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(len(part))
-        bulk = [chunk.bulk and bool(self._model.bulk) for chunk in chunks]
+        can = bool(self._model.bulk)
+        bulk = [chunk.bulk and can for chunk in chunks]
         rows = [0] * len(chunks)
         end = 0
         for many in (False, True):

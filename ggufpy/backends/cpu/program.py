@@ -18,7 +18,7 @@ from .model import Model
 from .needs import body_widths, head_widths, layers_of
 from .ops.attend import blocks, shift_calls
 from .rope import RopeTable
-from .step import Span, Step
+from .step import Spans, Step
 from .tape import Tape
 from .threads import Team
 from .workspace import GROUPS, MOST, Workspace
@@ -58,31 +58,26 @@ class CpuProgram:
         self.profile: Profile | None = None
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
-        rows, positions = _each(step)
+        spans = _spans(step, self._model.tiled_attention)
+        rows, positions, _ = spans.each()
         width = self._model.plan.width
         if x is None:
             self._x[rows, :width] = self._model.embeddings(np.concatenate([part.tokens for part in step]))
         else:
             self._x[rows, :width] = x[rows, :width]
         self._x[rows, width:] = 0.0
-        self._fill(step, rows, positions)
+        for table in self._ropes:
+            table.fill(positions, rows)
+        self._set_spans(spans.in_order())
         self._run_body(step)
         return self._x[:, :width]
 
-    def _fill(self, step: Sequence[Rows], rows: slice | Ints, positions: Ints) -> None:
-        """Angles, places and spans of the step."""
-        for table in self._ropes:
-            table.fill(positions, rows)
-        tiles = self._model.tiled_attention
-        spans = [
-            Span(part.row, len(part.tokens), part.position, part.pages.ctypes.data, part.bulk and tiles)
-            for part in step
-        ]
-        spans.sort(key=lambda span: (span.kind, span.row))
-        singles = np.array([span.position for span in spans if span.kind == 0], np.int64) // CHUNK + 1
-        ends = np.cumsum(singles) * self._kv.part_bytes
-        parts = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0) + ends - singles * self._kv.part_bytes
-        self._work.step.set_spans(spans, parts)
+    def _set_spans(self, spans: Spans) -> None:
+        """What attends together, and where single rows leave their parts."""
+        pages = spans.position[spans.kind == 0] // CHUNK + 1
+        ends = np.cumsum(pages) * self._kv.part_bytes
+        first = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0)
+        self._work.step.set_spans(spans, first + ends - pages * self._kv.part_bytes)
 
     def _run_body(self, step: Sequence[Rows]) -> None:
         bulk = [part for part in step if part.bulk]
@@ -150,9 +145,11 @@ class CpuProgram:
         size = self._rows - MOST
         for start in range(positions.start, positions.stop, size):
             count = min(size, positions.stop - start)
+            one = [np.array([number]) for number in (0, count, _address(pages))]
             for step, first in ((self._source, start), (self._work.step, start - drop)):
                 step.set_rows(count, 0, 0)
-                step.set_spans([Span(0, count, first, pages.ctypes.data, tiled=True)], NO_PARTS)  # nothing attends
+                spans = Spans(one[0], one[1], np.array([first]), one[2], np.ones(1, np.int64))
+                step.set_spans(spans, NO_PARTS)  # nothing attends
             for table in self._ropes:
                 table.turn(np.full(count, -drop), slice(0, count))
             self._run("shift", self._shift_calls, self._work)
@@ -165,14 +162,17 @@ class CpuProgram:
         self._team.close()
 
 
-def _each(step: Sequence[Rows]) -> tuple[slice | Ints, Ints]:
-    """The row and the position of every token of a step."""
-    first, count = step[0], len(step[0].tokens)
-    if len(step) == 1:  # as most are: a slice is quicker
-        return slice(first.row, first.end), np.arange(first.position, first.position + count)
-    row, position, counts = np.array([(part.row, part.position, len(part.tokens)) for part in step], np.int64).T
-    inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(row, counts) + inside, np.repeat(position, counts) + inside
+def _address(pages: Ints) -> int:
+    """Of an array's first element; half the time that `.ctypes.data` takes."""
+    found: int = pages.__array_interface__["data"][0]
+    return found
+
+
+def _spans(step: Sequence[Rows], tiles: bool) -> Spans:
+    """A step as kernels take it; bulk rows attend by tiles where there are `tiles`."""
+    facts = [(part.row, len(part.tokens), part.position, _address(part.pages), part.bulk and tiles) for part in step]
+    row, count, position, table, tiled = np.array(facts, np.int64).T
+    return Spans(row, count, position, table, tiled)
 
 
 def _group(rows: int) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,27 +9,34 @@ from ggufpy.kernels.attention import RECORD, RECORDS
 
 from .memory import Region
 
-FEW = 4  # spans that are quicker one by one than all together: 22 µs of a step of one row
+Ints = NDArray[np.int64]
 NOWHERE = -1  # the position of a row that only fills up
 
 
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows of one sequence: the first, how many, the first's position and the address of the page table.
-
-    `tiled`: attention takes them by tiles.
+class Spans:
+    """Runs of consecutive rows, each of one sequence: arrays (n,) of the first row, how many, the first's position, the
+    address of the page table, and whether attention takes them by tiles.
     """
 
-    row: int
-    count: int
-    position: int
-    table: int
-    tiled: bool = False
+    def __init__(self, row: Ints, count: Ints, position: Ints, table: Ints, tiled: Ints) -> None:
+        self.row, self.count, self.position, self.table = row, count, position, table
+        self.kind = np.where(tiled, 2, count > 1)  # single rows, runs, and what is tiled stand in this order
 
-    @property
-    def kind(self) -> int:
-        """Single rows, runs, and what is tiled stand in this order."""
-        return 2 if self.tiled else int(self.count > 1)
+    def each(self) -> tuple[slice | Ints, Ints, Ints]:
+        """Of every row its number, its position and its page table."""
+        if len(self.row) == 1:  # as most are: a slice is quicker
+            first, count, start = int(self.row[0]), int(self.count[0]), int(self.position[0])
+            return slice(first, first + count), np.arange(start, start + count), self.table
+        inside = np.arange(self.count.sum()) - np.repeat(np.cumsum(self.count) - self.count, self.count)
+        row, position, table = (np.repeat(part, self.count) for part in (self.row, self.position, self.table))
+        return row + inside, position + inside, table
+
+    def in_order(self) -> Spans:
+        """The same by kind, and by row within a kind."""
+        if len(self.row) == 1:
+            return self
+        order = np.lexsort((self.row, self.kind))
+        return Spans(*(part[order] for part in (self.row, self.count, self.position, self.table, self.kind == 2)))
 
 
 class Step:
@@ -97,27 +101,20 @@ class Step:
             raise ValueError(f"a step of {exact} rows and {bulk} from {bulk_first}, of {self._rows}")
         self._count_view[:4] = (rows, exact, bulk_first, bulk)
 
-    def set_spans(self, spans: Items[Span], parts: NDArray[np.int64]) -> None:
-        """By kind, single rows each with the address of its parts. Rows of no span go nowhere."""
-        kinds = [span.kind for span in spans]
-        if kinds != sorted(kinds) or len(parts) != kinds.count(0):
-            raise ValueError(f"spans of kinds {kinds} with {len(parts)} parts")
+    def set_spans(self, spans: Spans, parts: Ints) -> None:
+        """What belongs together, in order, single rows each with the address of its parts. Other rows go nowhere."""
+        counts = np.bincount(spans.kind, minlength=3)
+        if len(parts) != counts[0]:
+            raise ValueError(f"{counts[0]} single rows with {len(parts)} parts")
+        if spans.row.min() < 0 or (spans.row + spans.count).max() > self._rows:
+            raise ValueError(f"spans of {spans.count.tolist()} rows from {spans.row.tolist()}, of {self._rows}")
         first = RECORDS // 8
-        self._span_view[:first] = [kinds.count(kind) for kind in range(3)]
-        records = np.array([(span.row, span.count, span.position, span.table, 0) for span in spans], np.int64)
-        row, count, position, table = records.T[:4]
-        if row.min() < 0 or (row + count).max() > self._rows:
-            raise ValueError(f"spans of {count.tolist()} rows from {row.tolist()}, of {self._rows}")
+        self._span_view[:first] = counts
+        records = self._span_view[first : first + RECORD * len(spans.row)].reshape(-1, RECORD)
+        records[:, 0], records[:, 1], records[:, 2], records[:, 3] = spans.row, spans.count, spans.position, spans.table
+        records[:, 4] = 0
         records[: len(parts), 4] = parts
-        self._span_view[first : first + records.size] = records.reshape(-1)
+        rows, positions, tables = spans.each()
         self.places[:, 0] = NOWHERE
-        if len(spans) < FEW:
-            for span in spans:
-                rows = self.places[span.row : span.row + span.count]
-                rows[:, 0] = np.arange(span.position, span.position + span.count)
-                rows[:, 1] = span.table
-            return
-        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        rows = np.repeat(row, count) + inside
-        self.places[rows, 0] = np.repeat(position, count) + inside
-        self.places[rows, 1] = np.repeat(table, count)
+        self.places[rows, 0] = positions
+        self.places[rows, 1] = tables
