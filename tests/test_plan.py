@@ -17,6 +17,7 @@ from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
 from ggufpy.backends.cpu.ops import attend
 from ggufpy.backends.cpu.program import CpuProgram, _spans
+from ggufpy.backends.cpu.step import Spans, Step
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows
 from ggufpy.backends.split import SplitProgram
@@ -233,6 +234,18 @@ def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
     assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([4, 5, 6], [130, 131, 132])
 
 
+def test_rows_that_do_not_fit_are_refused_where_addresses_are_taken() -> None:
+    with pytest.raises(ValueError, match="with pages for \\[256\\]"):
+        _spans([Rows(np.arange(3), 0, 254, np.zeros(2, np.int64), False)], tiles=False)
+    one = np.ones(2, np.int64)
+    with pytest.raises(ValueError, match="kinds"):  # a run before a single row
+        Step(8).set_spans(Spans(np.array([0, 2]), np.array([2, 1]), one, one, 0 * one), one[:1])
+    with pytest.raises(ValueError, match="parts"):
+        Step(8).set_spans(Spans(one[:1], one[:1], one[:1], one[:1], 0 * one[:1]), one)
+    with pytest.raises(ValueError, match="of 8"):
+        Step(8).set_spans(Spans(7 * one[:1], 2 * one[:1], one[:1], one[:1], one[:1]), one[:0])
+
+
 STORE, ATTEND = StoreKv(0, "k", "v", HEADS), Attend(0, "q", "y", HEADS, 1.0)
 
 
@@ -352,6 +365,8 @@ def test_what_needs_one_cpu_says_so() -> None:
     with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.profile():
         pass
     with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.collect():
+        pass
+    with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.collect():  # nothing is left of the first
         pass
     assert engine.step([Chunk(engine.sequence(), [1, 2])])[0].shape == (1, VOCABULARY)
     engine.close()

@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class Rows(NamedTuple):  # a third of what making a frozen dataclass takes, 256 times a step
+class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a step
     """Consecutive rows of a step: tokens of one sequence, from `row` of the step and `position` of the sequence on.
 
     `pages` has the number of the page of every PAGE positions, as far as the rows reach, in an array that stays where

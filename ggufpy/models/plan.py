@@ -7,7 +7,7 @@ collector, a rewrite) need not know the ops there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -293,6 +293,19 @@ class Plan:
         embed = self.embed if start == 0 else Input("x", self.width)
         head = self.head if stop == len(self.layers) else ()
         return replace(self, embed=embed, layers=self.layers[start:stop], head=head)
+
+
+def kinds_of_layers(layers: Iterable[tuple[Op, ...]], about: Callable[[Weight], object]) -> list[tuple[Op, ...]]:
+    """One of each kind: layers of a kind differ in which they are and what `about` does not tell of their weights."""
+    found: dict[object, tuple[Op, ...]] = {}
+    for ops in layers:
+        kind = tuple(
+            (type(op), *(about(value) if isinstance(value, Weight) else value
+                         for name, value in vars(op).items() if name != "layer"))
+            for op in ops
+        )  # fmt: skip
+        found.setdefault(kind, ops)
+    return list(found.values())
 
 
 def widths(ops: Iterable[Op]) -> dict[str, int]:

@@ -202,14 +202,15 @@ class Engine:
         with self._alone():
             if self._collecting:
                 raise GGUFError("what the model multiplies is being summed already: end that first")
+            program = self._on_the_cpu()
             self._collecting = True
-            self._on_the_cpu().collect_with(collector)
+            program.collect_with(collector)
         try:
             yield collector
         finally:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
                 self._collecting = False
-                self._on_the_cpu().collect_with(None)
+                program.collect_with(None)
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -218,11 +219,12 @@ class Engine:
 
         profile = Profile(self._model)
         with self._alone():
-            self._on_the_cpu().profile = profile
+            program = self._on_the_cpu()
+            program.profile = profile
         try:
             yield profile
         finally:
-            self._on_the_cpu().profile = None
+            program.profile = None
 
     def _on_the_cpu(self) -> CpuProgram:
         """The program, for what only one on this CPU can do."""

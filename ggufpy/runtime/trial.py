@@ -8,7 +8,7 @@ and tokens by one, two and four.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from ggufpy.models.plan import (
     Rotate,
     StoreKv,
     Weight,
+    kinds_of_layers,
 )
 from ggufpy.simd import isa
 
@@ -59,27 +60,16 @@ class Trial:
 
 def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
     """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same."""
-    found: dict[object, tuple[Op, ...]] = {}
+    layers: list[tuple[Op, ...]] = []
     kept: dict[str, str] = {}
-    for ops in plan.layers:
-        kind = tuple((type(op), *_facts(op, types)) for op in ops)
-        if kind not in found:
-            shrinker = _Shrinker(len(found), types)
-            found[kind] = shrinker.ops(ops)
-            kept |= shrinker.types
-    shrinker = _Shrinker(len(found), types)
+    for ops in kinds_of_layers(plan.layers, lambda weight: types.get(weight.name)):
+        shrinker = _Shrinker(len(layers), types)
+        layers.append(shrinker.ops(ops))
+        kept |= shrinker.types
+    shrinker = _Shrinker(len(layers), types)
     head = shrinker.ops(plan.head)
     embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
-    return Plan(POSITIONS, VOCABULARY, embed, tuple(found.values()), head), kept | shrinker.types
-
-
-def _facts(op: Op, types: Mapping[str, str]) -> Iterator[object]:
-    """What two layers of the same kind have in common."""
-    for name, value in vars(op).items():
-        if isinstance(value, Weight):
-            yield types.get(value.name)
-        elif name != "layer":
-            yield value
+    return Plan(POSITIONS, VOCABULARY, embed, tuple(layers), head), kept | shrinker.types
 
 
 class _Shrinker:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufpy.backends.cpu.memory import Region
-from ggufpy.kernels.attention import block_rows, part_bytes, scratch_bytes
+from ggufpy.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
 from ggufpy.kernels.kv_types import CHUNK, KvType
 from ggufpy.models.plan import Heads
+
+from .memory import Region
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class KvMemory:
 
     def __init__(self, heads: Heads, layers: Sequence[int], shape: CacheShape, lanes: int, threads: int) -> None:
         self.shape, self.lanes = shape, lanes
-        self._heads, self._layers = heads, {layer: i for i, layer in enumerate(layers)}
+        self._layers = {layer: i for i, layer in enumerate(layers)}
         self.pages = shape.chunks * shape.sequences
         self.key_head_bytes = shape.key_type.key_page(heads.key_length, lanes)
         self.value_head_bytes = shape.value_type.value_page(heads.value_length, lanes)
@@ -53,11 +54,6 @@ class KvMemory:
     def nbytes(self) -> int:
         """Bytes of all pages."""
         return self._memory.nbytes
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a run that attention takes together."""
-        return block_rows(self._heads.group)
 
     def keys(self, layer: int) -> int:
         """The address of a layer's keys."""

@@ -5,7 +5,7 @@ The kernels are read from what the ops become (`ops/`): layers are lowered once 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ggufpy.backends.cpu.kv import CacheShape, KvMemory
 from ggufpy.errors import GGUFError
@@ -13,7 +13,7 @@ from ggufpy.kernels.kv_types import CHUNK
 from ggufpy.kernels.layout import BLOCK
 from ggufpy.kernels.matmul_tiles import bulk_kernel
 from ggufpy.kernels.spec import Kernel
-from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, Weight, widths
+from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
@@ -82,7 +82,7 @@ def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> l
     parts = _small_parts(plan, panels, bulk, shape, level)
     body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST)
     head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST)
-    layers = list(_different(plan.layers, panels))
+    layers = kinds_of_layers(plan.layers, lambda weight: (weight.shape, panels.get(weight.name)))
     found: dict[Kernel, None] = {}
     for kind in kinds(bool(bulk)):
         for work, ops in [*((body, ops) for ops in layers), (head, plan.head)]:
@@ -91,24 +91,6 @@ def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> l
         calls = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
         found.update((call.kernel, None) for call in calls)
     return list(found)
-
-
-def _different(layers: Sequence[tuple[Op, ...]], panels: Panels) -> Iterator[tuple[Op, ...]]:
-    """One of each kind of layers: those that differ in nothing but names of weights and which layer they are."""
-    seen = set()
-    for ops in layers:
-        kind = tuple((type(op), tuple(_facts(op, panels))) for op in ops)
-        if kind not in seen:
-            seen.add(kind)
-            yield ops
-
-
-def _facts(op: Op, panels: Panels) -> Iterator[object]:
-    for name, value in vars(op).items():
-        if isinstance(value, Weight):
-            yield value.shape, panels.get(value.name)
-        elif name != "layer":
-            yield value
 
 
 def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, level: Level) -> Parts:
@@ -126,4 +108,3 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)
     return Parts(matrices, {w.name: longest for w in vectors}, cache, angles, 1, bulk, tiled, nothing)
-

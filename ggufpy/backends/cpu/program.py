@@ -145,7 +145,7 @@ class CpuProgram:
         size = self._rows - MOST
         for start in range(positions.start, positions.stop, size):
             count = min(size, positions.stop - start)
-            one = [np.array([number]) for number in (0, count, _address(pages))]
+            one = [np.array([number]) for number in (0, count, pages.ctypes.data)]
             for step, first in ((self._source, start), (self._work.step, start - drop)):
                 step.set_rows(count, 0, 0)
                 spans = Spans(one[0], one[1], np.array([first]), one[2], np.ones(1, np.int64))
@@ -162,16 +162,13 @@ class CpuProgram:
         self._team.close()
 
 
-def _address(pages: Ints) -> int:
-    """Of an array's first element; half the time that `.ctypes.data` takes."""
-    found: int = pages.__array_interface__["data"][0]
-    return found
-
-
 def _spans(step: Sequence[Rows], tiles: bool) -> Spans:
     """A step as kernels take it; bulk rows attend by tiles where there are `tiles`."""
-    facts = [(part.row, len(part.tokens), part.position, _address(part.pages), part.bulk and tiles) for part in step]
+    facts = [(part.row, len(part.tokens), part.position, part.pages.ctypes.data, part.bulk and tiles) for part in step]
     row, count, position, table, tiled = np.array(facts, np.int64).T
+    room = np.array([len(part.pages) for part in step]) * CHUNK
+    if (position < 0).any() or (position + count > room).any():
+        raise ValueError(f"{count.tolist()} rows from positions {position.tolist()}, with pages for {room.tolist()}")
     return Spans(row, count, position, table, tiled)
 
 

@@ -104,8 +104,8 @@ class Step:
     def set_spans(self, spans: Spans, parts: Ints) -> None:
         """What belongs together, in order, single rows each with the address of its parts. Other rows go nowhere."""
         counts = np.bincount(spans.kind, minlength=3)
-        if len(parts) != counts[0]:
-            raise ValueError(f"{counts[0]} single rows with {len(parts)} parts")
+        if (np.diff(spans.kind) < 0).any() or len(parts) != counts[0]:
+            raise ValueError(f"spans of kinds {spans.kind.tolist()} with {len(parts)} parts")
         if spans.row.min() < 0 or (spans.row + spans.count).max() > self._rows:
             raise ValueError(f"spans of {spans.count.tolist()} rows from {spans.row.tolist()}, of {self._rows}")
         first = RECORDS // 8
