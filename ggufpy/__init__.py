@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufpy.lazy import lazy
+from ggufpy.support.lazy import lazy
 
 if TYPE_CHECKING:
     from ggufpy.errors import GGUFError
     from ggufpy.format import Blocks, GGUFFile, TensorInfo, Typed, Writer, open, write
+    from ggufpy.generate.sampling import Sampling
     from ggufpy.llm import Llama
     from ggufpy.quants import dequantize, quantize
-    from ggufpy.sampling import Sampling
     from ggufpy.tokenizers import load_tokenizer
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOME = {
     "GGUFError": "errors",
     "GGUFFile": "format",
     "Llama": "llm",
-    "Sampling": "sampling",
+    "Sampling": "generate.sampling",
     "TensorInfo": "format",
     "Typed": "format",
     "Writer": "format",

@@ -16,9 +16,10 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
-from ggufpy import __version__, commands, console
+from ggufpy import __version__, commands
 from ggufpy.commands import UsageError
 from ggufpy.errors import GGUFError
+from ggufpy.support import console
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

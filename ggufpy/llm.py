@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ggufpy import checks, console, loading
 from ggufpy.errors import GGUFError
-from ggufpy.generation import Context, Generation
-from ggufpy.loading import LoadOptions, Parts
-from ggufpy.speculation import Drafter, DraftModel, PromptLookup
+from ggufpy.generate import loading
+from ggufpy.generate.generation import Context, Generation
+from ggufpy.generate.loading import LoadOptions, Parts
+from ggufpy.generate.speculation import Drafter, DraftModel, PromptLookup
+from ggufpy.support import checks, console
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ggufpy.chat import ChatTemplate
+    from ggufpy.generate.sampling import Sampling
     from ggufpy.runtime import Session
-    from ggufpy.sampling import Sampling
     from ggufpy.tokenizers import Tokenizer
 
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
@@ -60,7 +61,7 @@ class Llama:
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
     ) -> None:
-        from ggufpy.progress import Progress
+        from ggufpy.support.progress import Progress
 
         options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers, cache_type_k, cache_type_v, n_parallel)
         options = replace(options, lookup=lookup, draft_model=draft_model)
@@ -251,7 +252,7 @@ class Llama:
             return self._generation(ids, sampling, ignore_eos, kept)
 
     def _generation(self, ids: list[int], sampling: Sampling, ignore_eos: bool, kept: int | None) -> Generation:
-        from ggufpy.sampling import Sampler, Sampling
+        from ggufpy.generate.sampling import Sampler, Sampling
 
         if not isinstance(sampling, Sampling):
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
@@ -273,7 +274,7 @@ class Llama:
 
     def sampling(self, **options: Any) -> Sampling:
         """Sampling options in one object, with this model's next seed where none is given."""
-        from ggufpy.sampling import Sampling
+        from ggufpy.generate.sampling import Sampling
 
         chosen = Sampling.from_options(**options)
         chosen.check_tokens(self.n_vocab())
@@ -305,15 +306,16 @@ class Llama:
         `logprobs` (how many), `model`, and for sampling `temperature, top_k, top_p, min_p, typical_p,
         repeat_penalty, presence_penalty, frequency_penalty, seed, logit_bias`. Others raise TypeError.
         """
-        from ggufpy import completion
+
+        from ggufpy.api import openai
 
         with self._live().owner.held():
             one_by_one = checks.switch("stream", stream)
-            request = completion.text_request(self, prompt, max_tokens, options)
+            request = openai.text_request(self, prompt, max_tokens, options)
             generation = self.generate(request.tokens, request.sampling)
             if not one_by_one:
-                return completion.whole_text(self, request, generation)
-        return completion.text_chunks(self, request, generation)
+                return openai.whole_text(self, request, generation)
+        return openai.text_chunks(self, request, generation)
 
     def create_chat_completion(
         self,
@@ -329,15 +331,16 @@ class Llama:
         that the template takes. Options as `create_completion`, but `logprobs` is a bool and `top_logprobs` a
         count. Raises GGUFError for messages of another form and for a model without a template.
         """
-        from ggufpy import completion
+
+        from ggufpy.api import openai
 
         with self._live().owner.held():
             one_by_one = checks.switch("stream", stream)
-            request = completion.chat_request(self, messages, max_tokens, options)
+            request = openai.chat_request(self, messages, max_tokens, options)
             generation = self.generate(request.tokens, request.sampling)
             if not one_by_one:
-                return completion.whole_chat(self, request, generation)
-        return completion.chat_chunks(self, request, generation)
+                return openai.whole_chat(self, request, generation)
+        return openai.chat_chunks(self, request, generation)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""

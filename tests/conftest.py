@@ -10,7 +10,7 @@ from pathlib import Path
 import engine
 import pytest
 
-from ggufpy.kernels import ahead, verdicts
+from ggufpy.jit import ahead, verdicts
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 

@@ -17,8 +17,8 @@ import pytest
 from ggufpy import format as gguf
 from ggufpy import quants
 from ggufpy.backends.cpu.tape import COUNTED
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.spec import Kernel, load_source
+from ggufpy.jit.cache import library
+from ggufpy.jit.spec import Kernel, load_source
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 

@@ -1,4 +1,4 @@
-"""Pages of the key/value cache in NumPy, as ggufpy/kernels/kv_types.py describes them."""
+"""Pages of the key/value cache in NumPy, as ggufpy/backends/cpu/kernels/kv_types.py describes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from engine import Room, up
 
 from ggufpy import quants
-from ggufpy.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
 
 GGML = {"f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 

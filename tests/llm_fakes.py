@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ggufpy.errors import GGUFError
+from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.llm import Llama
-from ggufpy.loading import Later, LoadOptions, Parts
 
 BOS, EOS, VOCAB = 256, 257, 258
 Rows = Callable[[Sequence[int]], np.ndarray]

@@ -13,9 +13,9 @@ from byte_vocabulary import write_vocabulary
 from llm_fakes import VOCAB, fake_llama
 
 import ggufpy
-from ggufpy import checks
-from ggufpy.loading import LoadOptions
+from ggufpy.generate.loading import LoadOptions
 from ggufpy.quantizer import QuantizeOptions, quantize_file
+from ggufpy.support import checks
 
 NAN = float("nan")
 NO_NUMBERS: tuple[Any, ...] = ("5", b"5", [], {}, object(), 1j, True, np.array([1, 2]))

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from llm_fakes import parts
 
-from ggufpy import cli, loading
+from ggufpy import cli
 from ggufpy.commands import _bench_plot
+from ggufpy.generate import loading
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

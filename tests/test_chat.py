@@ -236,6 +236,6 @@ def test_namespaces_are_not_written_out() -> None:
 
 
 def test_jinja2_is_imported_only_for_a_template() -> None:
-    code = "import sys, ggufpy.chat, ggufpy.sampling; sys.exit('jinja2' in sys.modules)"
+    code = "import sys, ggufpy.chat, ggufpy.generate.sampling; sys.exit('jinja2' in sys.modules)"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=env).returncode == 0

@@ -17,10 +17,11 @@ import pytest
 from llm_fakes import EOS, parts
 
 import ggufpy
-from ggufpy import cli, loading
+from ggufpy import cli
 from ggufpy.commands import _options
-from ggufpy.loading import LoadOptions, Parts
-from ggufpy.progress import Progress, human_bytes
+from ggufpy.generate import loading
+from ggufpy.generate.loading import LoadOptions, Parts
+from ggufpy.support.progress import Progress, human_bytes
 
 
 @pytest.fixture
@@ -332,7 +333,8 @@ SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
 import llm_fakes
-from ggufpy import cli, loading
+from ggufpy import cli
+from ggufpy.generate import loading
 loading.load_parts = lambda model, options: llm_fakes.parts(n_ctx=10**7, succ=lambda token: 98)
 sys.exit(cli.main(["run", "--raw", "-p", "a", "--temp", "0"]))
 """
@@ -386,7 +388,7 @@ def test_progress_is_silent_for_quick_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("ggufpy.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("ggufpy.support.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
     with Progress() as progress:
         for done in range(5):
             progress("load", done, 4)
@@ -409,8 +411,8 @@ def test_progress_draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("ggufpy.progress.PATIENCE", 0.0)
-    monkeypatch.setattr("ggufpy.progress.NEARLY_DONE", 0.0)
+    monkeypatch.setattr("ggufpy.support.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("ggufpy.support.progress.NEARLY_DONE", 0.0)
     with Progress() as progress:
         progress("compile", 0, 10)
         progress("compile", 4, 10)

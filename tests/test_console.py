@@ -15,12 +15,14 @@ from byte_vocabulary import write_vocabulary
 from llm_fakes import parts
 
 import ggufpy
-from ggufpy import cli, console, loading
+from ggufpy import cli
 from ggufpy.commands import _options
 from ggufpy.commands._measuring import Running
+from ggufpy.generate import loading
+from ggufpy.generate.loading import LoadOptions, Parts
 from ggufpy.llm import Llama
-from ggufpy.loading import LoadOptions, Parts
-from ggufpy.progress import Progress
+from ggufpy.support import console
+from ggufpy.support.progress import Progress
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a shell closes the descriptors")
 
@@ -28,7 +30,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import llm_fakes
-from ggufpy import cli, loading
+from ggufpy import cli
+from ggufpy.generate import loading
 loading.load_parts = lambda model, options: llm_fakes.parts()
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -131,8 +134,8 @@ def test_the_library_needs_no_streams(
     make: object, fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(make)
-    monkeypatch.setattr("ggufpy.progress.PATIENCE", 0.0)
-    monkeypatch.setattr("ggufpy.progress.NEARLY_DONE", 0.0)
+    monkeypatch.setattr("ggufpy.support.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("ggufpy.support.progress.NEARLY_DONE", 0.0)
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, make())
     with Llama("fake", verbose=True) as llm:

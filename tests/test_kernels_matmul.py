@@ -10,11 +10,11 @@ import pytest
 from engine import BEST, LEVELS, Room, compile_ahead, half, padded, quantised, run, some_fast, step, synthetic, up
 
 from ggufpy import quants
+from ggufpy.backends.cpu.kernels.layout import block_bytes, quantised_row_bytes
 from ggufpy.backends.cpu.packing import Packer
 from ggufpy.backends.cpu.weights import Matrix, matmul_kernel, packed_bytes
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.layout import block_bytes, quantised_row_bytes
+from ggufpy.jit.cache import library
 from ggufpy.quants.base import FloatPanel, IntPanel
 from ggufpy.simd.isa import Level
 

@@ -12,11 +12,11 @@ from test_kernels_matmul import Source, pack
 
 from ggufpy import quants
 from ggufpy.backends.cpu import packing
+from ggufpy.backends.cpu.kernels.layout import BLOCK, block_bytes, pieces, scale_offset
 from ggufpy.backends.cpu.memory import Region
 from ggufpy.backends.cpu.weights import pack_kernel, packed_bytes
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.layout import BLOCK, block_bytes, pieces, scale_offset
+from ggufpy.jit.cache import library
 from ggufpy.quants.base import EXPONENTS, FloatPanel, IntPanel
 from ggufpy.quants.words import PIECE, Words
 from ggufpy.simd.isa import EMULATED, Level

@@ -9,9 +9,9 @@ import pytest
 from engine import LEVELS, Room, padded, quantised, rotate, run, step, up
 from kv_reference import key_pages, rounded, value_pages
 
-from ggufpy.kernels.kv_types import CHUNK, KvType
-from ggufpy.kernels.layout import quantised_row_bytes
-from ggufpy.kernels.spec import kernel
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.layout import quantised_row_bytes
+from ggufpy.jit.spec import kernel
 from ggufpy.simd.isa import Level
 
 at_every_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)

@@ -15,12 +15,12 @@ from engine import LEVELS, Room, compile_ahead, half, padded, run, some_fast, up
 from test_kernels_matmul import FORMATS, Source, exact, pack, source
 
 from ggufpy import quants
+from ggufpy.backends.cpu.kernels import matmul_tiles
+from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel, scratch_bytes
+from ggufpy.backends.cpu.kernels.to_tiles import tiles_bytes
 from ggufpy.backends.cpu.weights import Matrix, pack_kernel
-from ggufpy.kernels import matmul_tiles
-from ggufpy.kernels.compile import assembly
-from ggufpy.kernels.matmul_tiles import bulk_kernel, scratch_bytes
-from ggufpy.kernels.spec import Kernel, kernel
-from ggufpy.kernels.to_tiles import tiles_bytes
+from ggufpy.jit.compile import assembly
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.quants.base import FloatPanel, IntPanel, Panel
 from ggufpy.simd import isa
 from ggufpy.simd.isa import EMULATED, Level

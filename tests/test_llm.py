@@ -14,9 +14,9 @@ from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts
 
 import ggufpy
 from ggufpy.chat import ChatTemplate
-from ggufpy.generation import StopFilter
+from ggufpy.generate.generation import StopFilter
+from ggufpy.generate.loading import Later, LoadOptions
 from ggufpy.llm import Llama
-from ggufpy.loading import Later, LoadOptions
 
 
 def ids(text: str) -> list[int]:

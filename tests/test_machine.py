@@ -9,8 +9,8 @@ import pytest
 from engine import LEVELS, Room, run
 
 from ggufpy.backends.cpu import machine
-from ggufpy.kernels.measure import operations
-from ggufpy.kernels.spec import kernel
+from ggufpy.backends.cpu.kernels.measure import operations
+from ggufpy.jit.spec import kernel
 from ggufpy.simd import isa
 from ggufpy.simd.isa import EMULATED, Level
 

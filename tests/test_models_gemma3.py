@@ -14,7 +14,7 @@ from engine import BEST, VOCABULARY, attend, difference, half
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
+from ggufpy.jit.cache import library
 from ggufpy.models.plan import Attend, MatMul, Norm, Plan, Rotate
 from ggufpy.runtime import EngineOptions, load, trial
 from ggufpy.simd import isa

@@ -13,9 +13,9 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import pytest
 
-from ggufpy.kernels.compile import allowed_symbols, object_code, target_machine
-from ggufpy.kernels.objects import ObjectError, check_object
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.compile import allowed_symbols, object_code, target_machine
+from ggufpy.jit.objects import ObjectError, check_object
+from ggufpy.jit.spec import kernel
 from ggufpy.simd import isa
 from ggufpy.simd.emulated import STATE_SYMBOL
 from ggufpy.simd.isa import Level

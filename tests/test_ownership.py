@@ -11,8 +11,8 @@ import pytest
 from llm_fakes import VOCAB, FakeSession, fake_llama
 
 import ggufpy
+from ggufpy.generate.ownership import BusyError
 from ggufpy.llm import Llama
-from ggufpy.ownership import BusyError
 
 HELLO = [{"role": "user", "content": "hello"}]
 AT_WORK = "at work for another thread"

@@ -16,17 +16,18 @@ import pytest
 from engine import BEST, LEVELS, Room, run
 from measuring import BOS, BYTES, TEXT, log_softmax, write_model
 
-from ggufpy import cli, klbase
+from ggufpy import cli
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.lowering import Call
 from ggufpy.backends.cpu.score import LogitRows
 from ggufpy.backends.cpu.tape import _filled
 from ggufpy.backends.cpu.workspace import Forms, Workspace
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.spec import kernel
-from ggufpy.klbase import Header, KlBase, KlBaseWriter, Scored, scored
-from ggufpy.perplexity import _Chunk, exponential, measure, text_tokens, windows
+from ggufpy.jit.cache import library
+from ggufpy.jit.spec import kernel
+from ggufpy.measure import klbase
+from ggufpy.measure.klbase import Header, KlBase, KlBaseWriter, Scored, scored
+from ggufpy.measure.perplexity import _Chunk, exponential, measure, text_tokens, windows
 from ggufpy.runtime import EngineOptions, Session, load
 from ggufpy.simd.isa import Level
 

@@ -22,7 +22,7 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows
 from ggufpy.backends.split import SplitProgram
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import library
+from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
     Add,

@@ -21,10 +21,10 @@ from ggufpy.cli import main
 from ggufpy.errors import GGUFError
 from ggufpy.format import Blocks, TensorInfo, Typed, Writer
 from ggufpy.format.atomic import AtomicFile, check_target
-from ggufpy.imatrix import ImportanceMatrix
 from ggufpy.quantizer import QuantizeOptions, Report, quantize_file
 from ggufpy.quantizer import convert as convert_module
 from ggufpy.quantizer import target as target_module
+from ggufpy.quantizer.importance import ImportanceMatrix
 from ggufpy.quantizer.rules import order_of
 from ggufpy.quantizer.target import Choice, allocate
 

@@ -10,7 +10,7 @@ from engine import BEST, LEVELS, OTHERS, Room, compile_ahead
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.spec import kernel
 from ggufpy.quants import IntPanel, base, grids
 from ggufpy.quants.decoding import run_kernel
 from ggufpy.quants.encoding import PART

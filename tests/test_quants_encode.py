@@ -11,7 +11,7 @@ from quant_reference import ENCODERS, encode
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.spec import kernel
 from ggufpy.quants import base
 from ggufpy.quants.encoding import PART, Encoder, NotFinite
 

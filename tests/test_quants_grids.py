@@ -12,11 +12,11 @@ from engine import BEST, LEVELS, OTHERS, Room, compile_ahead, run, some_fast
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
-from ggufpy.kernels import encode_blocks
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.spec import kernel
 from ggufpy.quants import neighbours
 from ggufpy.quants.base import BlockType, FloatPanel
 from ggufpy.quants.encoding import Encoder, NotFinite, run_kernel
+from ggufpy.quants.kernels import encode_blocks
 from ggufpy.simd.isa import Level
 
 FREE = ["IQ3_S", "IQ3_XXS", "IQ2_S"]  # work without importance

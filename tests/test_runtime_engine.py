@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import Library
+from ggufpy.jit.cache import Library
 from ggufpy.runtime import EngineOptions, Session, load
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.runtime.scheduler import Scheduler

@@ -26,9 +26,9 @@ from engine import (
 
 from ggufpy import format as gguf
 from ggufpy import quants
+from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.weights import matmul_kernel, pack_kernel
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.matmul_tiles import bulk_kernel
 from ggufpy.quants.base import FloatPanel
 from ggufpy.runtime import EngineOptions, Session, isa_name, load
 from ggufpy.simd.isa import Level

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggufpy.errors import GGUFError
-from ggufpy.sampling import Sampler, Sampling
+from ggufpy.generate.sampling import Sampler, Sampling
 
 PLAIN = Sampling(temp=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
 P = np.array([0.5, 0.25, 0.15, 0.06, 0.04])
@@ -96,7 +96,7 @@ def test_equal_logits_at_the_border_of_top_k_go_by_id() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 40, 64, 500, 9_000])
 def test_top_k_of_a_large_vocabulary_is_that_of_a_full_sort(k: int) -> None:
-    from ggufpy.sampling import _top_k
+    from ggufpy.generate.sampling import _top_k
 
     logits = np.random.default_rng(5).normal(size=10_007).astype(np.float32).round(2)
     logits[::7] = -np.inf

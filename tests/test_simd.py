@@ -166,11 +166,11 @@ def _encoding(v: Any) -> Any:
 
 def _compile(level: Level) -> tuple[Any, Any]:
     """The test kernel at a level, and the engine that holds its code. It goes to no cache on disk."""
-    from ggufpy.kernels.cache import function
-    from ggufpy.kernels.compile import object_code
-    from ggufpy.kernels.spec import kernel, struct
+    from ggufpy.jit.cache import function
+    from ggufpy.jit.compile import object_code
+    from ggufpy.jit.spec import kernel, struct
 
-    module: Any = ModuleType("ggufpy.kernels.primitives_under_test")
+    module: Any = ModuleType("ggufpy.backends.cpu.kernels.primitives_under_test")
     module.ARGS, module.build = struct("what", "count", "a", "b", "c", "out"), build
     sys.modules[module.__name__] = module
     try:
@@ -640,8 +640,8 @@ CROSS = """
 import re, sys
 import llvmlite.binding as llvm
 from numba.core import codegen
-from ggufpy.kernels import compile as compiler
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit import compile as compiler
+from ggufpy.jit.spec import kernel
 from ggufpy.simd import isa
 
 llvm.initialize_all_targets()

@@ -11,11 +11,11 @@ import pytest
 from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts, vague
 
 import ggufpy
-from ggufpy.generation import Context, Generation
+from ggufpy.generate.generation import Context, Generation
+from ggufpy.generate.loading import LoadOptions
+from ggufpy.generate.sampling import Sampler, Sampling
+from ggufpy.generate.speculation import MOST_MISSES, DraftModel, PromptLookup, Speculation
 from ggufpy.llm import Llama
-from ggufpy.loading import LoadOptions
-from ggufpy.sampling import Sampler, Sampling
-from ggufpy.speculation import MOST_MISSES, DraftModel, PromptLookup, Speculation
 
 
 def ids(text: str) -> list[int]:

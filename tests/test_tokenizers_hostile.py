@@ -12,7 +12,7 @@ from test_tokenizers import CONTROL, bpe_metadata, load, spm_metadata
 
 from ggufpy.errors import GGUFError
 from ggufpy.format import write
-from ggufpy.loading import Later
+from ggufpy.generate.loading import Later
 from ggufpy.tokenizers import load_tokenizer
 from ggufpy.tokenizers.library import guarded
 

@@ -18,10 +18,10 @@ from ggufpy import cli, quants
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
-from ggufpy.kernels import cache, verdicts
-from ggufpy.kernels.cache import Library, library
-from ggufpy.kernels.compile import target_machine
-from ggufpy.kernels.spec import Kernel, code_level, kernel
+from ggufpy.jit import cache, verdicts
+from ggufpy.jit.cache import Library, library
+from ggufpy.jit.compile import target_machine
+from ggufpy.jit.spec import Kernel, code_level, kernel
 from ggufpy.models.plan import Heads
 from ggufpy.quants import trial as codecs
 from ggufpy.runtime import EngineOptions, load, trial

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufpy import quants, verification
+from ggufpy import quants
 from ggufpy.cli import main
-from ggufpy.format import Blocks, Typed, blocktypes, write
+from ggufpy.format import Blocks, Typed, blocktypes, verification, write
 from ggufpy.format import open as open_gguf
 
 METADATA: dict[str, Any] = {

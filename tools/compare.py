@@ -39,9 +39,10 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.commands._measuring import cpu_name
 from ggufpy.commands._options import whole
 from ggufpy.errors import GGUFError
-from ggufpy.hub import cache_dir, resolve
-from ggufpy.progress import Progress
+from ggufpy.hub import resolve
 from ggufpy.simd import isa
+from ggufpy.support.folders import cache_dir
+from ggufpy.support.progress import Progress
 
 DEFAULT_ISA = "best,avx2"
 QUANTISED = ("1.1b:F16",)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufpy import checks
-from ggufpy.cores import checked_threads, default_threads
+from ggufpy.support import checks
+from ggufpy.support.cores import checked_threads, default_threads
 
 Progress = Callable[[str, int, int], None]
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import whole
 from ggufpy.errors import GGUFError
+from ggufpy.support import console
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from ggufpy.llm import Llama
-    from ggufpy.perplexity import Ints
+    from ggufpy.measure.perplexity import Ints
 
 N_CTX = 512
 
@@ -80,7 +80,7 @@ def check_output(target: str, sources: Iterable[str | None]) -> None:
 
 def text_windows(llm: Llama, path: str, n_ctx: int, chunks: int) -> Ints:
     """The text's chunks for a model, (chunks, n_ctx). Raises GGUFError for too short a text."""
-    from ggufpy.perplexity import text_tokens, windows
+    from ggufpy.measure.perplexity import text_tokens, windows
 
     tokenizer = llm.tokenizer
     tokens = text_tokens(tokenizer, read_text(path))
@@ -89,9 +89,9 @@ def text_windows(llm: Llama, path: str, n_ctx: int, chunks: int) -> Ints:
 
 def load_model(args: argparse.Namespace, model: str, n_ctx: int) -> Llama:
     """The model with a context of `n_ctx`, its progress shown."""
+    from ggufpy.generate.loading import LoadOptions
     from ggufpy.llm import Llama
-    from ggufpy.loading import LoadOptions
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     with Progress() as progress:
         options = LoadOptions(

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.hub import DEFAULT_MODEL, resolve
+from ggufpy.support import console
 
 DRAFT_MAX = 16  # llama.cpp's
 MODEL_HELP = "path of a .gguf file, a known name (smollm2, gemma3-270m), or hf:owner/repo[:file-or-quant]"
@@ -30,7 +30,7 @@ def add_default_model_argument(parser: argparse.ArgumentParser) -> None:
 
 def find_model(model: str) -> Path:
     """The file of what a user gave as MODEL, fetched if need be. Raises GGUFError where there is none."""
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     with Progress() as progress:
         return resolve(model, progress)
@@ -62,7 +62,7 @@ def unescaped(prompt: bytes) -> bytes:
 
 def report_machine() -> None:
     """Says what the CPU has and cannot be used, for -v."""
-    from ggufpy.kernels import verdicts
+    from ggufpy.jit import verdicts
     from ggufpy.simd import isa
 
     faults = [(level, verdicts.fault(level)) for level in isa.available()]

@@ -23,9 +23,9 @@ from ggufpy.commands._options import (
 
 if TYPE_CHECKING:
     from ggufpy.commands._bench_profile import Profiles
-    from ggufpy.loading import LoadOptions, Parts
-    from ggufpy.progress import Progress
+    from ggufpy.generate.loading import LoadOptions, Parts
     from ggufpy.runtime import Session
+    from ggufpy.support.progress import Progress
 
 HELP = "measure prompt and decode speed, beside the machine's limits"
 DESCRIPTION = """Measure how fast a model reads a prompt (pp) and writes text (tg), in tokens a second.
@@ -152,8 +152,8 @@ def run(args: argparse.Namespace) -> int:
 
         _bench_plot.require()
     start = time.perf_counter()
-    from ggufpy.loading import load_parts
-    from ggufpy.progress import Progress
+    from ggufpy.generate.loading import load_parts
+    from ggufpy.support.progress import Progress
 
     import_module("ggufpy.format")
     import_module("ggufpy.runtime")
@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
-    from ggufpy.loading import LoadOptions
+    from ggufpy.generate.loading import LoadOptions
 
     return LoadOptions(
         n_ctx=max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth)),
@@ -356,7 +356,7 @@ def _decode_fields(session: Session, runs: Runs) -> dict[str, Any]:
 def _table(report: dict[str, Any]) -> str:
     """The report for reading."""
     from ggufpy.commands import _bench_profile
-    from ggufpy.progress import human_bytes
+    from ggufpy.support.progress import human_bytes
 
     lines = [
         f"model    {report['model']} ({report['type']}, {human_bytes(report['bytes'])})",

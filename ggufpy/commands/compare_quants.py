@@ -16,8 +16,8 @@ from ggufpy.commands.bench import plot_path
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
-    from ggufpy.comparison import Plan
-    from ggufpy.progress import Progress
+    from ggufpy.measure.comparison import Plan
+    from ggufpy.support.progress import Progress
 
 HELP = "quantise a model to several types and compare size, KL divergence and speed"
 DESCRIPTION = """Quantise MODEL to each of --types and measure what that costs: the picture to choose a type by.
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         _bench_plot.require()
     if args.keep is not None and not Path(args.keep).is_dir():
         raise GGUFError(f"there is no folder {args.keep!r} to keep files in: make it first")
-    from ggufpy.comparison import as_json, compare
-    from ggufpy.progress import Progress
+    from ggufpy.measure.comparison import as_json, compare
+    from ggufpy.support.progress import Progress
 
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, source: Path, folder: Path, progress: Progress) -> Plan:
     """What was asked for, with types by their proper names. Raises GGUFError for one that there is not."""
-    from ggufpy.comparison import Plan
-    from ggufpy.loading import LoadOptions
+    from ggufpy.generate.loading import LoadOptions
+    from ggufpy.measure.comparison import Plan
     from ggufpy.quantizer import QuantizeOptions, file_type
 
     proper = dict.fromkeys(file_type(name).name for name in args.types)
@@ -118,7 +118,7 @@ def _plan(args: argparse.Namespace, source: Path, folder: Path, progress: Progre
 
 def table(report: dict[str, Any]) -> str:
     """The report for reading, one line a model."""
-    from ggufpy.progress import human_bytes
+    from ggufpy.support.progress import human_bytes
 
     header = f"{'type':<10}{'size':>10}{'bits':>7}{'KL mean':>11}{'median':>11}{'99 %':>10}{'top':>9}"
     lines = [

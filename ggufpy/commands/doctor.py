@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ggufpy.progress import Progress
     from ggufpy.simd.isa import Level
+    from ggufpy.support.progress import Progress
 
 HELP = "check this machine: CPU, SIMD levels and whether they compute right, speeds, cache, versions"
 DESCRIPTION = """Show what a bug report needs: the CPU, its SIMD levels with the verdict of a known-answer check,
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; 1 if a level of this CPU is wrong."""
     from ggufpy.backends.options import EngineOptions
     from ggufpy.commands._measuring import cpu_name
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     threads = EngineOptions(n_threads=args.threads).threads()
     with Progress() as progress:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
     """Every level that there is, best first, with what is known of it."""
-    from ggufpy.kernels import verdicts
+    from ggufpy.jit import verdicts
     from ggufpy.simd import isa
 
     present = isa.available()
@@ -92,7 +92,7 @@ def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
 
 def _tried(level: Level, progress: Progress) -> str:
     """The verdict of a trial with the common types of weights, kept like those of models."""
-    from ggufpy.kernels import verdicts
+    from ggufpy.jit import verdicts
     from ggufpy.models.plan import Heads
     from ggufpy.runtime.trial import common, fault_of
 
@@ -123,7 +123,7 @@ def _quota() -> float | None:
 
 
 def _cache() -> dict[str, Any]:
-    from ggufpy.hub import cache_dir
+    from ggufpy.support.folders import cache_dir
 
     root = cache_dir()
     files = [path for path in root.rglob("*") if path.is_file()]
@@ -145,7 +145,7 @@ def _versions() -> dict[str, str]:
 
 def _text(report: dict[str, Any]) -> str:
     """The report for reading."""
-    from ggufpy.progress import human_bytes
+    from ggufpy.support.progress import human_bytes
 
     threads, cache = report["threads"], report["cache"]
     quota = "" if threads["quota"] is None else f", quota {threads['quota']:g}"

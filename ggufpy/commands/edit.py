@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import add_model_argument, find_model
 from ggufpy.errors import GGUFError
 from ggufpy.hub import in_cache
+from ggufpy.support import console
 
 if TYPE_CHECKING:
     from ggufpy.format.edit import Change, Draft, Editor
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the changes and print them; 0. Raises GGUFError, with the file as it was, where one cannot be made."""
     from ggufpy.format.edit import Editor, risks
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     if not (args.set or args.remove or args.rename or args.set_json or args.chat_template):
         raise UsageError("nothing to change: give --set, --remove, --rename, --set-json or --chat-template")

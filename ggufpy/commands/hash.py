@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.digest import digests, read_manifest
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     args.file = find_model(args.file)
     with open_gguf(args.file) as file:

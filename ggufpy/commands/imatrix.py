@@ -7,7 +7,6 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import (
     add_text_arguments,
@@ -17,9 +16,10 @@ from ggufpy.commands._measuring import (
     text_windows,
 )
 from ggufpy.commands._options import add_default_model_argument, add_engine_arguments, report_machine, whole
+from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from ggufpy.imatrix import ImportanceMatrix
+    from ggufpy.quantizer.importance import ImportanceMatrix
 
 HELP = "measure which weights matter, for quantize --imatrix"
 DESCRIPTION = """Measure how strongly each column of each weight matrix is used on a text, for quantize --imatrix.
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.endswith(".dat"):
         raise UsageError("the older .dat format is only read: name the output .gguf (llama-quantize takes it)")
     check_output(args.output, (args.model, args.file) if args.file is not None else ())
-    from ggufpy.imatrix import ImportanceMatrix
+    from ggufpy.quantizer.importance import ImportanceMatrix
 
     start = time.perf_counter()
     found = [ImportanceMatrix.read(path, args.ctx_size) for path in args.in_file]
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _collect(args: argparse.Namespace, begun: ImportanceMatrix | None) -> tuple[ImportanceMatrix, int]:
     """The sums of the text, on top of `begun`, and how many tokens were read."""
-    from ggufpy.imatrix import CollectOptions, collect
-    from ggufpy.progress import Progress
+    from ggufpy.measure.imatrix import CollectOptions, collect
+    from ggufpy.support.progress import Progress
 
     def save(matrix: ImportanceMatrix, done: int) -> None:
         if args.output_frequency and done % args.output_frequency == 0:

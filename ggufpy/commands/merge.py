@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.split import merge
-    from ggufpy.progress import Progress, human_bytes
+    from ggufpy.support.progress import Progress, human_bytes
 
     started = time.perf_counter()
     with open_gguf(find_model(args.first)) as file:

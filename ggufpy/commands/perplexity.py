@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import (
     N_CTX,
@@ -23,11 +22,12 @@ from ggufpy.commands._measuring import (
 )
 from ggufpy.commands._options import add_default_model_argument, add_engine_arguments, report_machine
 from ggufpy.errors import GGUFError
+from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from ggufpy.klbase import KlBase
     from ggufpy.llm import Llama
-    from ggufpy.perplexity import Ints, Result
+    from ggufpy.measure.klbase import KlBase
+    from ggufpy.measure.perplexity import Ints, Result
 
 HELP = "measure how well a model predicts a text, and what quantising cost it"
 DESCRIPTION = """Measure the perplexity of a model on a text, as llama-perplexity does.
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no text: give -f TEXT (or --kl-base FILE, which has the tokens of one)")
     if args.save_kl_base is not None:
         check_output(args.save_kl_base, (args.model, args.file, args.kl_base))
-    from ggufpy.klbase import KlBase
+    from ggufpy.measure.klbase import KlBase
 
     with ExitStack() as stack:
         base = stack.enter_context(KlBase(args.kl_base)) if args.kl_base is not None else None
@@ -98,8 +98,8 @@ def _windows(args: argparse.Namespace, llm: Llama, base: KlBase | None, n_ctx: i
 
 
 def _measure(args: argparse.Namespace, llm: Llama, chunks: Ints, base: KlBase | None) -> Result:
-    from ggufpy.klbase import Header, KlBaseWriter
-    from ggufpy.perplexity import measure
+    from ggufpy.measure.klbase import Header, KlBaseWriter
+    from ggufpy.measure.perplexity import measure
 
     with ExitStack() as stack:
         save = None

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch and print the path."""
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     started = time.perf_counter()
     with Progress() as progress:

@@ -6,13 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import add_model_argument, find_model, real, whole
+from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from ggufpy.progress import Progress
     from ggufpy.quantizer import QuantizeOptions
+    from ggufpy.support.progress import Progress
 
 HELP = "write a model in a smaller type, such as Q4_K_M"
 DESCRIPTION = """Write the model IN as file type TYPE to OUT, each tensor in the type that llama-quantize gives it.
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if args.pure and args.target_bpw is not None:
         raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
     from ggufpy.commands.inspect import printable
-    from ggufpy.progress import Progress
     from ggufpy.quantizer import quantize_file
+    from ggufpy.support.progress import Progress
 
     source = find_model(args.input)
     with Progress() as progress:

@@ -10,7 +10,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ggufpy import console
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
     DRAFT_MAX,
@@ -26,9 +25,10 @@ from ggufpy.commands._options import (
     whole,
 )
 from ggufpy.errors import GGUFError
+from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from ggufpy.generation import Generation
+    from ggufpy.generate.generation import Generation
     from ggufpy.llm import Llama
 
 EXIT_INTERRUPTED = 130
@@ -172,9 +172,9 @@ def _raw_prompt(args: argparse.Namespace) -> tuple[bytes, str]:
 
 
 def _load(args: argparse.Namespace) -> Llama:
+    from ggufpy.generate.loading import LoadOptions
     from ggufpy.llm import Llama
-    from ggufpy.loading import LoadOptions
-    from ggufpy.progress import Progress
+    from ggufpy.support.progress import Progress
 
     with Progress() as progress:
         options = LoadOptions(

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.commands.inspect import printable
     from ggufpy.format import open as open_gguf
     from ggufpy.format.split import Limits, plan, split
-    from ggufpy.progress import Progress, human_bytes
+    from ggufpy.support.progress import Progress, human_bytes
 
     started = time.perf_counter()
     limits = Limits(args.split_max_size, args.split_max_tensors, not args.no_tensor_first_split)

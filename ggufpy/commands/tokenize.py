@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufpy import console
 from ggufpy.commands._options import add_escape_arguments, add_model_argument, find_model, unescaped
+from ggufpy.support import console
 
 if TYPE_CHECKING:
     from ggufpy.tokenizers import Tokenizer

@@ -12,7 +12,7 @@ from ggufpy.commands._options import add_model_argument, find_model, whole
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
-    from ggufpy.verification import Problem
+    from ggufpy.format.verification import Problem
 
 HELP = "check a whole file: header, metadata and every weight"
 DESCRIPTION = """Check a file, or all files of a split set: the header, what the metadata say of each other and of the
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is wrong; 0, or 1 where something is."""
-    from ggufpy.verification import Problem
+    from ggufpy.format.verification import Problem
 
     started = time.perf_counter()
     try:
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> dict[str, Any]:
     from ggufpy.backends.options import EngineOptions
     from ggufpy.format import open as open_gguf
-    from ggufpy.progress import Progress
-    from ggufpy.verification import check_metadata, check_sizes, check_tensors
+    from ggufpy.format.verification import check_metadata, check_sizes, check_tensors
+    from ggufpy.support.progress import Progress
 
     threads = EngineOptions(n_threads=args.threads).threads()
     args.file = find_model(args.file)
@@ -89,7 +89,7 @@ def _as_json(problem: Problem) -> dict[str, Any]:
 
 def _describe(path: Path, report: dict[str, Any]) -> None:
     from ggufpy.commands.inspect import printable
-    from ggufpy.progress import human_bytes
+    from ggufpy.support.progress import human_bytes
 
     for kind, lines in (("", [p.message for p in report["problems"]]), ("warning: ", report["warnings"])):
         for line in lines[:SHOWN]:

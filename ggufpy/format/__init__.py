@@ -12,7 +12,7 @@ from ggufpy.format.reader import GGUFFile, Tensors, from_bytes, open
 from ggufpy.format.strings import StringArray
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import Blocks, TensorInfo, Typed
-from ggufpy.lazy import lazy
+from ggufpy.support.lazy import lazy
 
 if TYPE_CHECKING:
     from ggufpy.format.atomic import AtomicFile

@@ -156,7 +156,7 @@ def check_space(path: str | os.PathLike[str], size: int) -> None:
 
 
 def _shown(count: int) -> str:
-    from ggufpy.progress import human_bytes
+    from ggufpy.support.progress import human_bytes
 
     return human_bytes(count)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format.strings import StringArray
 from ggufpy.format.values import BY_NAME, MAX_DEPTH, Typed, split_array_type
+from ggufpy.support import checks
 
 _INT_RANGES = (
     ("uint32", 0, 2**32),

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format.header import Header, parse, read_entry
 from ggufpy.format.metadata import Metadata, MissingKeyError
 from ggufpy.format.strings import Buffer
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import shown
+from ggufpy.support import checks
 
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

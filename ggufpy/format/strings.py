@@ -84,13 +84,13 @@ def walk(buffer: Buffer, at: int, count: int, order: str, compiled: bool) -> tup
 
 
 def _walk_compiled(buffer: Buffer, at: int, count: int, order: str) -> tuple[int, StringArray | int]:
-    from ggufpy.kernels import host
+    from ggufpy.format import walking
 
     starts = np.empty(count, np.int64)
     lengths = np.empty(count, np.int64)
     data = np.frombuffer(buffer, np.uint8)
     native = "<" if np.little_endian else ">"
-    end = host.walk_strings(data, at, len(buffer), count, order != native, starts, lengths)
+    end = walking.walk_strings(data, at, len(buffer), count, order != native, starts, lengths)
     if end >= 0:
         return end, StringArray(buffer, starts, lengths)
     bad = -1 - end

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
 from ggufpy.format.atomic import AtomicFile
@@ -32,6 +31,7 @@ from ggufpy.format.values import (
     check_name,
     shown,
 )
+from ggufpy.support import checks
 
 _CHUNK = 16 << 20  # bytes of a tensor swapped and written at a time
 _ALIGNMENT = "general.alignment"

@@ -10,9 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from ggufpy import checks, quants
-from ggufpy.cores import default_threads
+from ggufpy import quants
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
+from ggufpy.support.cores import default_threads
 
 Advance = Callable[[str, int, int], None]
 FAR = 32.0  # bits per weight: nothing is larger
@@ -20,7 +21,7 @@ FAR = 32.0  # bits per weight: nothing is larger
 
 @runtime_checkable
 class Importance(Protocol):
-    """What quantising needs of an importance matrix; `ggufpy.imatrix.ImportanceMatrix` is one."""
+    """What quantising needs of an importance matrix; `ggufpy.quantizer.importance.ImportanceMatrix` is one."""
 
     @property
     def names(self) -> Sequence[str]:

@@ -96,7 +96,7 @@ def checked(plan: Plan, target: FileType, options: QuantizeOptions, importance: 
 def read_importance(source: str | os.PathLike[str] | Importance | None) -> Importance | None:
     """The importance matrix that the options name, read where it is a path."""
     if isinstance(source, (str, os.PathLike)):
-        from ggufpy.imatrix import ImportanceMatrix
+        from ggufpy.quantizer.importance import ImportanceMatrix
 
         return cast(Importance, ImportanceMatrix.read(source))
     return source

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ggufpy.progress import human_bytes
+from ggufpy.support.progress import human_bytes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Writer, blocktypes
 from ggufpy.format import open as open_gguf
@@ -27,6 +26,7 @@ from ggufpy.quantizer.report import Report, TensorReport
 from ggufpy.quantizer.shards import Shard, shards_of
 from ggufpy.quantizer.target import meet_target
 from ggufpy.quantizer.types import file_type
+from ggufpy.support import checks
 
 AHEAD = 2  # pieces a thread that may wait to be written
 

@@ -1,7 +1,6 @@
-"""Block types of GGUF tensors: one module each, whose file name is the type's name in lower case.
+"""Block types of GGUF tensors: one module each in `types/`, whose file name is the type's name in lower case.
 
-`dequantize` and `quantize` work on arrays; `get` and `by_id` return the `BlockType` behind them. A module of
-this package that is not in HELPERS is a block type and ends with its instance, `BLOCK`: adding a type is
+`dequantize` and `quantize` work on arrays; `get` and `by_id` return the `BlockType` behind them. Adding a type is
 adding a file.
 """
 
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ggufpy import checks
-from ggufpy.cores import default_threads
 from ggufpy.errors import GGUFError
+from ggufpy.quants import types
 from ggufpy.quants.base import (
     CHUNK,
     BlockType,
@@ -32,6 +30,8 @@ from ggufpy.quants.base import (
     Panel,
 )
 from ggufpy.quants.encoding import Encoder, NotFinite
+from ggufpy.support import checks
+from ggufpy.support.cores import default_threads
 
 __all__ = [
     "BlockType",
@@ -47,10 +47,6 @@ __all__ = [
     "quantize",
 ]
 
-HELPERS = (
-    "base", "bits", "codebooks", "decoding", "encoding", "grids", "kscales", "lanes", "neighbours",
-    "trial", "words",
-)  # fmt: skip
 # An index of numbers (ggml.h), so that opening a file loads the types in it alone: loading all takes 35 ms. A type that
 # is not in it is found all the same.
 NUMBERS = {
@@ -211,12 +207,12 @@ def _refuse(x: NDArray[Any], wrong: Callable[[Floats], NDArray[np.bool_]], what:
 
 @cache
 def _modules() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(__path__)) - frozenset(HELPERS)
+    return frozenset(module.name for module in pkgutil.iter_modules(types.__path__))
 
 
 @cache
 def _load(module: str) -> BlockType:
-    block: BlockType = import_module(f"{__name__}.{module}").BLOCK
+    block: BlockType = import_module(f"{types.__name__}.{module}").BLOCK
     return block
 
 

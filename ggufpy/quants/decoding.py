@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggufpy.cores import default_threads
 from ggufpy.quants.base import BlockType, Bytes, Floats
 from ggufpy.quants.encoding import PART
+from ggufpy.support.cores import default_threads
 
 if TYPE_CHECKING:
     from ggufpy.simd.isa import Level
@@ -34,8 +34,8 @@ def decode_blocks(block: BlockType, blocks: Bytes, out: Floats) -> None:
 
 def run_kernel(block: BlockType, blocks: Bytes, out: Floats, level: Level | None = None) -> None:
     """As `decode_blocks`, on the calling thread; by default at the best level that gives right answers."""
-    from ggufpy.kernels.cache import library
-    from ggufpy.kernels.spec import kernel, load_source
+    from ggufpy.jit.cache import library
+    from ggufpy.jit.spec import kernel, load_source
     from ggufpy.quants.trial import level_for
 
     code = kernel("decode", type=block.name.lower())

@@ -16,7 +16,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.quants.base import BlockType, Bytes, Floats
 
 if TYPE_CHECKING:
-    from ggufpy.kernels.spec import Kernel
+    from ggufpy.jit.spec import Kernel
     from ggufpy.simd.isa import Level
 
 SOURCES = {"float32": 0, "float16": 1, "uint16": 2}
@@ -102,7 +102,7 @@ def _check(block: BlockType, x: NDArray[Any], importance: Floats | None, out: By
 
 def encoder_kernel(block: BlockType, weighted: bool) -> Kernel:
     """What encodes a type, with importance or without."""
-    from ggufpy.kernels.spec import kernel
+    from ggufpy.jit.spec import kernel
 
     return kernel(f"encode_{block.encoder}", type=block.name.lower(), weighted=int(weighted))
 
@@ -114,8 +114,8 @@ def run_kernel(
 
     By default at the best level that gives right answers.
     """
-    from ggufpy.kernels.cache import library
-    from ggufpy.kernels.spec import load_source
+    from ggufpy.jit.cache import library
+    from ggufpy.jit.spec import load_source
     from ggufpy.quants.trial import level_for
 
     code = encoder_kernel(block, importance is not None)

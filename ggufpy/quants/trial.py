@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ggufpy import quants
-from ggufpy.kernels import verdicts
-from ggufpy.kernels.cache import Progress, folder, library
-from ggufpy.kernels.child import fault_in_child
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit import verdicts
+from ggufpy.jit.cache import Progress, folder, library
+from ggufpy.jit.child import fault_in_child
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.quants.base import BlockType, Bytes, Floats
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level

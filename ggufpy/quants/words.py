@@ -1,7 +1,7 @@
 """Blocks of as many rows as a vector has lanes, a row in each lane: what integer panels are packed from in one go.
 
-`kernels/pack_blocks.py` brings the blocks in as i32 vectors of four bytes of each row. Builders here take the
-primitives `v` of a level and return the functions that a type's `lane_fields` is made of:
+`backends/cpu/kernels/pack_blocks.py` brings the blocks in as i32 vectors of four bytes of each row. Builders here take
+the primitives `v` of a level and return the functions that a type's `lane_fields` is made of:
 
     codes(work, s, out)   out[g], g = 0 to 7: the codes of columns 4 g to 4 g + 3 of the block's s-th 32, a byte each
     scale(work, s, h)     the f32 scale of half h of them (the whole where a group is 32); so, too, minima

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufpy.backends.options import EngineOptions
-from ggufpy.kernels import verdicts
+from ggufpy.jit import verdicts
 
 from .session import Session, load
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from ggufpy.backends.cpu.model import cache_shape, load_kernels, matrix_names
 from ggufpy.backends.options import EngineOptions
-from ggufpy.kernels import verdicts
-from ggufpy.kernels.cache import Library, library
+from ggufpy.jit import verdicts
+from ggufpy.jit.cache import Library, library
 from ggufpy.models.plan import Plan
 from ggufpy.simd.isa import Level
 

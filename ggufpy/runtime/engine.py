@@ -3,7 +3,7 @@
 Rows of a step are *exact* or *bulk*, and stand in this order. Exact rows go through the products of decoding, bulk
 rows through those that are fastest for many; both give the same bits whatever their company. Which a chunk's rows are
 is said with the chunk, so that a text can be cut into steps anywhere. A level without bulk kernels for a model
-(`kernels/matmul_tiles.py`) has no bulk rows: there every row is exact.
+(`backends/cpu/kernels/matmul_tiles.py`) has no bulk rows: there every row is exact.
 """
 
 from __future__ import annotations

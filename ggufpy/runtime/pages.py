@@ -11,8 +11,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK as PAGE
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.kv_types import CHUNK as PAGE
 
 __all__ = ["PAGE", "Owner", "Pages", "pages_of"]
 

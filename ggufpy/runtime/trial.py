@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.backends.options import EngineOptions
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.child import fault_in_child
+from ggufpy.jit.cache import library
+from ggufpy.jit.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
     Add,

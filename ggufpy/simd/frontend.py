@@ -35,7 +35,7 @@ class IrLibrary(CPUCodeLibrary):
     """
 
     def _optimize_final_module(self) -> None:
-        """Left to `kernels/compile.py`, which optimises the whole kernel for its level."""
+        """Left to `jit/compile.py`, which optimises the whole kernel for its level."""
 
     def _finalize_final_module(self) -> None:
         self._finalized = True

@@ -6,8 +6,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 from ggufpy.tokenizers.base import Tokenizer, TokenStream
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from ggufpy import checks
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 from ggufpy.tokenizers.special import Partition
 from ggufpy.tokenizers.vocab import CONTROL, UNKNOWN, Vocab
 

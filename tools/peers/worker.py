@@ -43,7 +43,7 @@ class Ggufpy:
 
     def __init__(self, setup: Setup) -> None:
         from ggufpy import __version__
-        from ggufpy.loading import LoadOptions, load_parts
+        from ggufpy.generate.loading import LoadOptions, load_parts
 
         options = LoadOptions(n_ctx=setup["n_ctx"], n_threads=setup["threads"], text=False)
         self._session = load_parts(setup["model"], options).session

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.layout import BLOCK
+from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.models.plan import MatMul, Op
 
 from .memory import Region

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufpy.kernels.attention import part_bytes, scratch_bytes
-from ggufpy.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
-from ggufpy.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
+from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
 from ggufpy.models.plan import Heads
 
 from .memory import Region

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kv import KvMemory
-from ggufpy.kernels.layout import BLOCK
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import Op, Rope
 
 from . import ops as op_modules

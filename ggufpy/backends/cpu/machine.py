@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from ggufpy.kernels.cache import library
-from ggufpy.kernels.measure import OPERATIONS, operations
-from ggufpy.kernels.spec import kernel
-from ggufpy.kernels.verdicts import current
+from ggufpy.backends.cpu.kernels.measure import OPERATIONS, operations
+from ggufpy.jit.cache import library
+from ggufpy.jit.spec import kernel
+from ggufpy.jit.verdicts import current
 
 from .lowering import Call
 from .memory import Region

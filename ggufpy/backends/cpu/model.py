@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import models, quants
+from ggufpy.backends.cpu.kernels.kv_types import of_name
+from ggufpy.backends.cpu.kernels.matmul_tiles import scratch_bytes
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.options import EngineOptions, Progress
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import Library
-from ggufpy.kernels.kv_types import of_name
-from ggufpy.kernels.matmul_tiles import scratch_bytes
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit.cache import Library
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.models.plan import Embed, MatMul, Op, Plan
 from ggufpy.quants.base import BlockType

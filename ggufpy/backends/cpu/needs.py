@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK
+from ggufpy.backends.cpu.kernels.layout import BLOCK
+from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.kv import CacheShape, KvMemory
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.kv_types import CHUNK
-from ggufpy.kernels.layout import BLOCK
-from ggufpy.kernels.matmul_tiles import bulk_kernel
-from ggufpy.kernels.spec import Kernel
+from ggufpy.jit.spec import Kernel
 from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import quants
+from ggufpy.backends.cpu.kernels.layout import BLOCK, block_bytes
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import Library
-from ggufpy.kernels.layout import BLOCK, block_bytes
-from ggufpy.kernels.spec import Kernel, kernel, load_source
+from ggufpy.jit.cache import Library
+from ggufpy.jit.spec import Kernel, kernel, load_source
 from ggufpy.quants.base import Fields, FloatPanel, IntPanel
 
 from .memory import Region

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ggufpy.kernels.layout import quantised_row_bytes
+from ggufpy.backends.cpu.kernels.layout import quantised_row_bytes
 from ggufpy.models.plan import Attend, MatMul
 
 from .lowering import Call

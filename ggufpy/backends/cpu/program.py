@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.program import Floats, Ints, Rows
-from ggufpy.kernels.kv_types import CHUNK
 
 from .collect import Collector
 from .kv import KvMemory

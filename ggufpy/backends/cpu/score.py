@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.likely import SCRATCH
-from ggufpy.kernels.spec import kernel
+from ggufpy.backends.cpu.kernels.likely import SCRATCH
+from ggufpy.jit.spec import kernel
 
 from .lowering import Call
 from .memory import Region

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.attention import RECORD, RECORDS
+from ggufpy.backends.cpu.kernels.attention import RECORD, RECORDS
 
 from .memory import Region
 

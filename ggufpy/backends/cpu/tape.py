@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.cache import Library
-from ggufpy.kernels.spec import kernel, load_source
-from ggufpy.kernels.tape import COUNTER, STAMP
+from ggufpy.backends.cpu.kernels.tape import COUNTER, STAMP
+from ggufpy.jit.cache import Library
+from ggufpy.jit.spec import kernel, load_source
 
 from .lowering import Call
 from .memory import Region

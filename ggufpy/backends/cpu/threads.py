@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.cache import Library, function
-from ggufpy.kernels.spec import kernel, load_source
+from ggufpy.jit.cache import Library, function
+from ggufpy.jit.spec import kernel, load_source
 
 from .memory import Region
 

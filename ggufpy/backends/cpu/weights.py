@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import quants
+from ggufpy.backends.cpu.kernels.layout import BLOCK, block_bytes
 from ggufpy.errors import GGUFError
-from ggufpy.kernels.layout import BLOCK, block_bytes
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.quants.base import BlockType, FloatPanel, IntPanel
 
 from .memory import Region

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.kernels.layout import BLOCK, quantised_row_bytes
-from ggufpy.kernels.to_tiles import tiles_bytes
+from ggufpy.backends.cpu.kernels.layout import BLOCK, quantised_row_bytes
+from ggufpy.backends.cpu.kernels.to_tiles import tiles_bytes
 
 from .memory import Region
 from .step import Step

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
-from ggufpy.kernels.layout import BLOCK
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import Add, Op
 
 LOWERS = (Add,)

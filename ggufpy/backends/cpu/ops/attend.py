@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.step import Step
-from ggufpy.kernels.spec import kernel
+from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import Attend, Heads, Op, Rope, Rotate, StoreKv
 
 LOWERS = (Rotate, StoreKv, Attend)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.collect import Collector
+from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.weights import Matrix
 from ggufpy.backends.cpu.workspace import MOST
-from ggufpy.kernels.layout import BLOCK
-from ggufpy.kernels.spec import Kernel, kernel
+from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import MatMul, Op
 
 LOWERS = (MatMul,)

@@ -1,0 +1,241 @@
+"""Completions in OpenAI's shapes: one request in, one dict or a stream of chunk dicts out.
+
+Both kinds of completion run the same loop (`pieces`); the rest of the file is how a piece is written down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.errors import GGUFError
+from ggufpy.generate.generation import StopFilter, top_logprobs
+from ggufpy.support import checks
+
+if TYPE_CHECKING:
+    from ggufpy.generate.generation import Generation
+    from ggufpy.generate.sampling import Sampling
+    from ggufpy.llm import Llama
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one completion was asked for; `logprobs` None asks for none, `max_tokens` None for no limit."""
+
+    tokens: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int | None
+    stop: tuple[str, ...] = ()
+    echo: str = ""
+    logprobs: int | None = None
+    model: str = ""
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of a completion: text that may be shown, the token behind it, and at the end the reason."""
+
+    text: str
+    token: int | None = None
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+    finish: str | None = None
+
+
+def text_request(llm: Llama, prompt: str | Sequence[int], limit: int | None, options: Record) -> Request:
+    """The request behind `create_completion`; takes its own names out of `options`, the rest is sampling."""
+    options = dict(options)
+    if isinstance(prompt, str):
+        tokens = llm.tokenizer.encode(prompt, add_special=True, parse_special=True)
+        text = prompt
+    else:
+        tokens = checks.tokens("prompt", prompt, llm.n_vocab(), "a text (str) or a list of token ids")
+        text = llm.tokenizer.decode(tokens)
+    echo = text if checks.switch("echo", options.pop("echo", None)) else ""
+    logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
+    return _request(llm, tokens, limit, options, echo=echo, logprobs=logprobs, kind="cmpl")
+
+
+def chat_request(
+    llm: Llama, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record
+) -> Request:
+    """The request behind `create_chat_completion`."""
+    options = dict(options)
+    wanted = checks.switch("logprobs", options.pop("logprobs", None))
+    top = _alternatives(llm, "top_logprobs", options.pop("top_logprobs", None))
+    if top is not None and not wanted:
+        raise GGUFError("top_logprobs needs logprobs=True")
+    logprobs = (top or 0) if wanted else None
+    return _request(
+        llm, llm.chat_tokens(messages), limit, options, echo="", logprobs=logprobs, kind="chatcmpl"
+    )
+
+
+def _alternatives(llm: Llama, name: str, count: object) -> int | None:
+    """How many alternatives to list, if any are."""
+    if count is not None and not 0 <= checks.whole(name, count) <= llm.n_vocab():
+        raise GGUFError(f"{name} is {count}, and must be how many alternatives to list, 0 or more")
+    return None if count is None else checks.whole(name, count)
+
+
+def _request(llm: Llama, tokens: list[int], limit: int | None, options: Record, **fixed: Any) -> Request:
+    """All that can be wrong with a request is found here; the seed is drawn last."""
+    from uuid import uuid4
+
+    most = None if limit is None else checks.whole("max_tokens", limit)
+    stops = _stops(options.pop("stop", None))
+    model = options.pop("model", None)
+    if model is not None:
+        checks.text("model", model)
+    llm.context.check_prompt(len(tokens))
+    kind = fixed.pop("kind")
+    return Request(
+        tuple(tokens),
+        llm.sampling(**options),
+        most if most is not None and most > 0 else None,
+        stop=stops,
+        model=model or llm.name,
+        id=f"{kind}-{uuid4()}",
+        **fixed,
+    )
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    """Stop strings, from one or some or none."""
+    if stop is None or isinstance(stop, str):
+        return (stop,) if stop else ()
+    stops = tuple(checks.items("stop", stop, "a string or a list of strings"))
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise GGUFError(f"stop is {checks.shown(stop)}; it must be a string or strings, none of them empty")
+    return stops
+
+
+def pieces(llm: Llama, request: Request, generation: Generation) -> Iterator[Piece]:
+    """Run a request: a piece for every token (its text may be empty), then one with a `finish`."""
+    decoder, stop = llm.tokenizer.stream(), StopFilter(request.stop)
+    finish = ""
+    try:
+        for count, token in enumerate(generation, 1):
+            text = stop.push(decoder.push(token))
+            logprob: float = 0.0
+            top: list[tuple[int, float]] = []
+            if request.logprobs is not None and generation.logits is not None:
+                logits = generation.logits[: llm.n_known()]  # padding has no text to be listed by
+                logprob, top = top_logprobs(logits, token, request.logprobs)
+            yield Piece(text, token, logprob, tuple(top))
+            if stop.hit or count == request.max_tokens:
+                finish = "stop" if stop.hit else "length"
+                break
+    finally:  # also where nobody wants the rest
+        generation.close()
+    rest = stop.push(decoder.flush())
+    yield Piece(rest + stop.flush(), finish="stop" if stop.hit else finish or generation.finish or "length")
+
+
+def _usage(request: Request, count: int) -> Record:
+    prompt = len(request.tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+
+
+def _head(request: Request, kind: str) -> Record:
+    return {"id": request.id, "object": kind, "created": request.created, "model": request.model}
+
+
+# -- text completions --
+
+
+def _text_logprobs(llm: Llama, found: Sequence[Piece], start: int) -> Record:
+    """OpenAI's `logprobs` of a text completion; `start` is the length of the text before the first piece."""
+
+    def name(token: int) -> str:
+        return llm.tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+    offsets, at = [], start
+    for piece in found:
+        offsets.append(at)
+        at += len(piece.text)
+    tokens = [(p.token, p) for p in found if p.token is not None]
+    return {
+        "tokens": [name(token) for token, _ in tokens],
+        "text_offset": [at for at, piece in zip(offsets, found, strict=True) if piece.token is not None],
+        "token_logprobs": [piece.logprob for _, piece in tokens],
+        "top_logprobs": [{name(t): value for t, value in piece.top} for _, piece in tokens],
+    }
+
+
+def _text_choice(text: str, logprobs: Record | None, finish: str | None) -> Record:
+    return {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}
+
+
+def text_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
+    """Chunks of a streamed text completion; the last has a `finish_reason`."""
+    at = len(request.echo)
+    if request.echo:
+        yield {**_head(request, "text_completion"), "choices": [_text_choice(request.echo, None, None)]}
+    for piece in pieces(llm, request, generation):
+        if piece.text or piece.finish or request.logprobs is not None:
+            logprobs = None if request.logprobs is None else _text_logprobs(llm, [piece], at)
+            choice = _text_choice(piece.text, logprobs, piece.finish)
+            yield {**_head(request, "text_completion"), "choices": [choice]}
+        at += len(piece.text)
+
+
+def whole_text(llm: Llama, request: Request, generation: Generation) -> Record:
+    """A text completion in one dict."""
+    found = list(pieces(llm, request, generation))
+    text = request.echo + "".join(piece.text for piece in found)
+    logprobs = None if request.logprobs is None else _text_logprobs(llm, found, len(request.echo))
+    choice = _text_choice(text, logprobs, found[-1].finish)
+    usage = _usage(request, len(found) - 1)
+    return {**_head(request, "text_completion"), "choices": [choice], "usage": usage}
+
+
+# -- chat completions --
+
+
+def _chat_logprobs(llm: Llama, found: Sequence[Piece]) -> Record:
+    """OpenAI's `logprobs` of a chat completion."""
+
+    def entry(token: int, value: float) -> Record:
+        raw = llm.tokenizer.token_bytes(token)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": value, "bytes": list(raw)}
+
+    return {
+        "content": [
+            {**entry(piece.token, piece.logprob), "top_logprobs": [entry(t, value) for t, value in piece.top]}
+            for piece in found
+            if piece.token is not None
+        ]
+    }
+
+
+def _chat_delta(delta: Record, logprobs: Record | None, finish: str | None) -> Record:
+    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def chat_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
+    """Chunks of a streamed chat completion: the role, the text in deltas, the reason it ended."""
+    head = _head(request, "chat.completion.chunk")
+    yield {**head, "choices": [_chat_delta({"role": "assistant"}, None, None)]}
+    for piece in pieces(llm, request, generation):
+        if piece.text or (piece.token is not None and request.logprobs is not None):
+            logprobs = None if request.logprobs is None else _chat_logprobs(llm, [piece])
+            yield {**head, "choices": [_chat_delta({"content": piece.text}, logprobs, None)]}
+        if piece.finish:
+            yield {**head, "choices": [_chat_delta({}, None, piece.finish)]}
+
+
+def whole_chat(llm: Llama, request: Request, generation: Generation) -> Record:
+    """A chat completion in one dict."""
+    found = list(pieces(llm, request, generation))
+    message = {"role": "assistant", "content": "".join(piece.text for piece in found)}
+    logprobs = None if request.logprobs is None else _chat_logprobs(llm, found)
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": found[-1].finish}
+    usage = _usage(request, len(found) - 1)
+    return {**_head(request, "chat.completion"), "choices": [choice], "usage": usage}

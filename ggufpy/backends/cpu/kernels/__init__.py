@@ -1,0 +1,5 @@
+"""Kernels of a forward pass. Every module is one kernel's source, or what several of them share.
+
+A kernel source has `ARGS`, the dtype of its argument struct, and `build(v, p)`, which returns the Python function
+`(args, ith, nth)` for the primitives `v` of a level and the constants `p`. Thread `ith` of `nth` does its share.
+"""

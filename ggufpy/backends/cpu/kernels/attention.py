@@ -1,0 +1,315 @@
+"""Causal attention of the rows of a step over the pages of their sequences, with an online softmax.
+
+Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
+chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
+(padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
+same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
+
+`spans` says what belongs together (`Span` in backends/cpu/step.py): the numbers of single rows, of runs, and of what is
+left to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
+table, address of the parts.
+A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
+whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
+`window` > 0 limits attention to that many latest positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .kv_types import CHUNK, KvType, key_reader, value_reader
+
+RECORD = 5  # int64 of a span
+RECORDS = 24  # offset of the first
+QUERIES = 24  # of a block, at most, unless a group is larger
+LOWEST = -1e30  # the score of what is not seen
+
+ARGS = struct(
+    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
+    "value_head_bytes", "window", "scratch_bytes",
+)  # fmt: skip
+
+
+def block_rows(group: int) -> int:
+    """Rows of a run that are taken together."""
+    return max(1, QUERIES // group)
+
+
+def part_bytes(value_length: int, queries: int, lanes: int) -> int:
+    """Bytes of one part: `queries` rows of output, then a largest score and a sum for each."""
+    padded = -(-value_length // lanes) * lanes
+    return 4 * queries * padded + 8 * queries
+
+
+def scratch_bytes(key_length: int, value_length: int, group: int, lanes: int) -> int:
+    """Bytes a thread needs: queries and scores of a block and two parts, kept apart by whole cache lines."""
+    queries = block_rows(group) * group
+    size = 4 * queries * (CHUNK + key_length) + 2 * part_bytes(value_length, queries, lanes)
+    return -(-size // 64) * 64 + 64
+
+
+def joiner(v: Any, value_length: int, queries: int) -> tuple[Any, Any]:
+    """(join, finish) for query n: join(into, part, n) merges parts; finish(part, n, y) writes the normalised row."""
+    padded = -(-value_length // v.L) * v.L
+    vectors = padded // v.L
+    stats = 4 * queries * padded
+
+    @v.njit
+    def join(into, part, n):
+        a, b = into + stats + 8 * n, part + stats + 8 * n
+        m_a, m_b = v.splat_f(v.load_f32(a)), v.splat_f(v.load_f32(b))
+        m = v.max(m_a, m_b)
+        scale_a, scale_b = v.exp(m_a - m), v.exp(m_b - m)
+        for d in range(vectors):
+            at = 4 * (n * padded + d * v.L)
+            v.store_f(into + at, v.fma(v.load_f(into + at), scale_a, v.load_f(part + at) * scale_b))
+        total = v.load_f32(a + 4) * v.first(scale_a) + v.load_f32(b + 4) * v.first(scale_b)
+        v.store_f32(a, v.first(m))
+        v.store_f32(a + 4, total)
+
+    @v.njit
+    def finish(part, n, y):
+        scale = 1.0 / v.load_f32(part + stats + 8 * n + 4)
+        for i in range(value_length):
+            v.store_f32(y + 4 * i, v.load_f32(part + 4 * (n * padded + i)) * scale)
+
+    return join, finish
+
+
+def _at_once(queries: int, most: int) -> int:
+    """The largest number of queries up to `most` that divides them evenly."""
+    return max(n for n in range(1, most + 1) if queries % n == 0)
+
+
+def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, int]:
+    """(scores, positions at once): scores(...) writes q · k of all queries for positions start to last of a page."""
+    L, wide = v.L, v.REGISTERS >= 32
+    count = _at_once(queries, 8 if wide else 6)
+    tiles = 1
+    while tiles * 2 * count <= (16 if wide else 12) and tiles * 2 <= CHUNK // L:
+        tiles *= 2
+    tile_bytes = kind.tile_bytes(key_length, L)
+    code, scale, block = key_reader(v, kind, key_length)
+    scaled, total = kind.scaled, count * tiles
+
+    @v.njit
+    def scores(q, keys, start, last, room, ahead, ahead_step):
+        for first in range(start, last, L * tiles):
+            tile = keys + first // L * tile_bytes
+            for n0 in range(0, queries, count):
+                rows = q + 4 * n0 * key_length
+                acc = v.floats(total)
+                for n in range(total):
+                    acc[n] = v.splat_f(0.0)
+                for b in range(key_length // block):
+                    scales = v.floats(tiles)
+                    for i in range(tiles):
+                        if scaled:
+                            scales[i] = scale(tile + i * tile_bytes, b)
+                    for d in range(b * block, b * block + block):
+                        for i in range(tiles):
+                            key = code(tile + i * tile_bytes, d)
+                            if scaled:
+                                key = key * scales[i]
+                            v.prefetch(ahead + ((first // L + i) * key_length + d) * ahead_step)
+                            for n in range(count):
+                                x = v.splat_f(v.load_f32(rows + 4 * (n * key_length + d)))
+                                acc[i * count + n] = v.fma(key, x, acc[i * count + n])
+                for i in range(tiles):
+                    for n in range(count):
+                        v.store_f(room + 4 * ((n0 + n) * CHUNK + first + i * L), acc[i * count + n])
+
+    return scores, L * tiles
+
+
+def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
+    """weighted(...): Σ weight · value over positions first to last of a page, for all queries."""
+    L = v.L
+    padded = -(-value_length // L) * L
+    vectors = padded // L
+    count = _at_once(queries, 8 if v.REGISTERS >= 32 else 6)
+    wide = max(1, min(vectors, (26 if v.REGISTERS >= 32 else 12) // count))
+    while vectors % wide:
+        wide -= 1
+    total = count * wide
+    row_bytes = kind.row_bytes(value_length, L)
+    value = value_reader(v, kind, value_length)
+
+    @v.njit
+    def weighted(room, values, first, last, out, ahead, ahead_step):
+        for n0 in range(0, queries, count):
+            weights, to = room + 4 * n0 * CHUNK, out + 4 * n0 * padded
+            for d0 in range(0, vectors, wide):
+                acc = v.floats(total)
+                for n in range(total):
+                    acc[n] = v.splat_f(0.0)
+                for i in range(first, last):
+                    row = values + i * row_bytes
+                    for at in range(0, ahead_step * wide // vectors, 64):
+                        v.prefetch(ahead + i * ahead_step + d0 * ahead_step // vectors + at)
+                    for d in range(wide):
+                        here = value(row, d0 + d)
+                        for n in range(count):
+                            weight = v.splat_f(v.load_f32(weights + 4 * (n * CHUNK + i)))
+                            acc[n * wide + d] = v.fma(here, weight, acc[n * wide + d])
+                for n in range(count):
+                    for d in range(wide):
+                        v.store_f(to + 4 * (n * padded + (d0 + d) * L), acc[n * wide + d])
+
+    return weighted
+
+
+def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
+    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last."""
+    key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
+    key_type, value_type = KvType(p["key_type"]), KvType(p["value_type"])
+    L, queries = v.L, rows * group
+    stats_at = 4 * queries * (-(-value_length // L) * L)
+    scores, unit = _scores(v, key_length, key_type, queries)
+    weighted = _weighted(v, value_length, value_type, queries)
+    value_step = value_type.value_page(value_length, L) // (CHUNK // L * key_length)
+    key_step = key_type.key_page(key_length, L) // CHUNK
+
+    @v.njit
+    def part(q, keys, values, base, position, here, window, out, room, next_keys):
+        # Each pass over a page brings what the next one reads: the values of this page, the keys of the next.
+        stats = out + stats_at
+        lowest = max(position + 1 - window, 0) if window > 0 else 0
+        start = max(lowest - base, 0) // unit * unit
+        last = min(position + here - base, CHUNK)
+        scores(q, keys, start, last, room, values, value_step)
+        for r in range(rows):
+            high = position + min(r, here - 1) + 1
+            low = max(high - window, 0) if window > 0 else 0
+            for g in range(group):
+                scored = room + 4 * (r * group + g) * CHUNK
+                best = v.splat_f(LOWEST)
+                for i in range(start, last, L):
+                    index = v.iota() + v.splat_i(base + i)
+                    value = v.less(index, v.splat_i(high), v.load_f(scored + 4 * i), v.splat_f(LOWEST))
+                    value = v.less(index, v.splat_i(low), v.splat_f(LOWEST), value)
+                    best = v.max(best, value)
+                    v.store_f(scored + 4 * i, value)
+                top = v.largest(best)
+                total = v.splat_f(0.0)
+                for i in range(start, last, L):
+                    value = v.load_f(scored + 4 * i)
+                    e = v.above(value, v.splat_f(LOWEST), v.exp(value - v.splat_f(top)), v.splat_f(0.0))
+                    v.store_f(scored + 4 * i, e)
+                    total = total + e
+                v.store_f32(stats + 8 * (r * group + g), top)
+                v.store_f32(stats + 8 * (r * group + g) + 4, v.sum(total))
+        weighted(room, values, max(lowest - base, 0), last, out, next_keys, key_step)
+
+    return part
+
+
+def _singles(v: Any, p: Mapping[str, Any]) -> Any:
+    """singles(args, ith, nth, count): rows that are alone in their sequence's step, pages shared out to threads."""
+    key_length, group = p["key_length"], p["group"]
+    size = part_bytes(p["value_length"], group, v.L)
+    part = _part(v, p, 1)
+
+    @v.njit
+    def singles(args, ith, nth, count):
+        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS
+        q0, q_stride, keys0, values0 = args.q, args.q_stride, args.keys, args.values
+        key_head, value_head = args.key_head_bytes, args.value_head_bytes
+        room = args.scratch + ith * args.scratch_bytes
+        units = 0
+        for s in range(count):
+            position = v.load_i64(records + 8 * RECORD * s + 16)
+            units += n_kv * (position // CHUNK + 1 - (max(position + 1 - window, 0) // CHUNK if window > 0 else 0))
+        mine, end, begun = units * ith // nth, units * (ith + 1) // nth, 0
+        for s in range(count):
+            record = records + 8 * RECORD * s
+            row, position, table = v.load_i64(record), v.load_i64(record + 16), v.load_i64(record + 24)
+            parts, pages = v.load_i64(record + 32), position // CHUNK + 1
+            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+            chunks = pages - first
+            for unit in range(max(mine - begun, 0), min(end - begun, n_kv * chunks)):
+                head = unit // chunks
+                chunk = first + unit - head * chunks
+                page, following = v.load_i64(table + 8 * chunk), v.load_i64(table + 8 * min(chunk + 1, pages - 1))
+                q = q0 + row * q_stride + head * group * key_length * 4
+                keys = keys0 + (page * n_kv + head) * key_head
+                next_keys = keys0 + (following * n_kv + head) * key_head
+                values = values0 + (page * n_kv + head) * value_head
+                out = parts + (head * pages + chunk) * size
+                part(q, keys, values, chunk * CHUNK, position, 1, window, out, room, next_keys)
+            begun += n_kv * chunks
+
+    return singles
+
+
+def _runs(v: Any, p: Mapping[str, Any]) -> Any:
+    """runs(args, ith, nth, single, count): runs of rows, in blocks that are shared out to threads."""
+    key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
+    rows = block_rows(group)
+    queries = rows * group
+    size = part_bytes(value_length, queries, v.L)
+    part = _part(v, p, rows)
+    join, finish = joiner(v, value_length, queries)
+
+    @v.njit
+    def gather(q, q_stride, here, out):
+        # The queries of a block side by side; rows beyond its end repeat the last.
+        for r in range(rows):
+            row = q + min(r, here - 1) * q_stride
+            for i in range(0, group * key_length):
+                v.store_f32(out + 4 * (r * group * key_length + i), v.load_f32(row + 4 * i))
+
+    @v.njit
+    def runs(args, ith, nth, single, count):
+        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS + 8 * RECORD * single
+        keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
+        key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
+        room = args.scratch + ith * args.scratch_bytes
+        q = room + 4 * queries * CHUNK
+        running = q + 4 * queries * key_length
+        spare = running + size
+        turn = ith
+        for s in range(count):
+            record = records + 8 * RECORD * s
+            row0, length = v.load_i64(record), v.load_i64(record + 8)
+            position0, table = v.load_i64(record + 16), v.load_i64(record + 24)
+            units = (length + rows - 1) // rows * n_kv
+            for unit in range(turn, units, nth):
+                block = unit // n_kv
+                head = unit - block * n_kv
+                row, position = row0 + block * rows, position0 + block * rows
+                here = min(rows, length - block * rows)
+                gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
+                first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+                end = (position + here - 1) // CHUNK
+                for chunk in range(first, end + 1):
+                    page = (v.load_i64(table + 8 * chunk) * n_kv + head)
+                    following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head
+                    keys, values = keys0 + page * key_head, values0 + page * value_head
+                    out = running if chunk == first else spare
+                    next_keys = keys0 + following * key_head
+                    part(q, keys, values, chunk * CHUNK, position, here, window, out, room, next_keys)
+                    if chunk != first:
+                        for n in range(here * group):
+                            join(running, spare, n)
+                for r in range(here):
+                    for g in range(group):
+                        y = y0 + (row + r) * y_stride + (head * group + g) * value_length * 4
+                        finish(running, r * group + g, y)
+            turn = (turn - units) % nth
+
+    return runs
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    singles, runs = _singles(v, p), _runs(v, p)
+
+    def attention(args, ith, nth):
+        single, several = v.load_i64(args.spans), v.load_i64(args.spans + 8)
+        singles(args, ith, nth, single)
+        runs(args, ith, nth, single, several)
+
+    return attention

@@ -1,0 +1,41 @@
+"""Joins the parts that `attention` left for single rows and writes their output; runs need nothing.
+
+Work units are (row, query head). Constants: value_length, group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .attention import RECORD, RECORDS, joiner, part_bytes
+from .kv_types import CHUNK
+
+ARGS = struct("spans", "y", "y_stride", "n_kv", "window")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    value_length, group = p["value_length"], p["group"]
+    size = part_bytes(value_length, group, v.L)
+    join, finish = joiner(v, value_length, group)
+
+    def attention_join(args, ith, nth):
+        heads, window = args.n_kv * group, args.window
+        units = v.load_i64(args.spans) * heads
+        for unit in range(units * ith // nth, units * (ith + 1) // nth):
+            span = unit // heads
+            head = unit - span * heads
+            record = args.spans + RECORDS + 8 * RECORD * span
+            position, parts = v.load_i64(record + 16), v.load_i64(record + 32)
+            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+            pages = position // CHUNK + 1
+            kv = head // group
+            g = head - kv * group
+            into = parts + (kv * pages + first) * size
+            for chunk in range(1, pages - first):
+                join(into, into + chunk * size, g)
+            finish(into, g, args.y + v.load_i64(record) * args.y_stride + head * value_length * 4)
+
+    return attention_join

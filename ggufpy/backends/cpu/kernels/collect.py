@@ -1,0 +1,49 @@
+"""Adds the squares of a step's activations to sums by column, for importance matrices.
+
+`exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number: rows between them
+only fill up. Sums are kept as two floats a column, `sums` and what their rounding lost, `lows` (Knuth's two-sum of
+every 16 rows), so that a long text loses nothing; `columns` is a multiple of 32. Work units are vectors of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows")
+
+TOGETHER = 16  # rows added up in plain float32
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    @v.njit
+    def add_rows(x, stride, count, sums, lows):
+        high, low = v.load_f(sums), v.load_f(lows)
+        start = 0
+        while start < count:
+            part = v.splat_f(0.0)
+            for i in range(start, min(start + TOGETHER, count)):
+                value = v.load_f(x + i * stride)
+                part = v.fma(value, value, part)
+            total = high + part
+            kept = total - high
+            low = low + ((high - (total - kept)) + (part - kept))
+            high = total
+            start += TOGETHER
+        v.store_f(sums, high)
+        v.store_f(lows, low)
+
+    def collect(args, ith, nth):
+        exact, first, bulk = v.load_i64(args.exact), v.load_i64(args.bulk), v.load_i64(args.bulk + 8)
+        x, stride, sums, lows = args.x, args.stride, args.sums, args.lows
+        vectors = args.columns // v.L
+        for unit in range(vectors * ith // nth, vectors * (ith + 1) // nth):
+            at = 4 * v.L * unit
+            if exact > 0:
+                add_rows(x + at, stride, exact, sums + at, lows + at)
+            if bulk > 0:
+                add_rows(x + first * stride + at, stride, bulk, sums + at, lows + at)
+
+    return collect

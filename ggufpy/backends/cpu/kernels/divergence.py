@@ -1,0 +1,37 @@
+"""How far each row of logits is from stored log-probabilities: the sum over stored tokens of weight · (stored - ours).
+
+Tokens of row i are numbers `starts`[i] to `starts`[i + 1] of `ids` (i32, within the row), `values` (f32, stored
+log-probabilities) and `weights` (f32). `stats` has f32 largest and log sum of a row in 16 bytes; `out` gets an f32 a
+row. Work units are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+ARGS = struct("count", "logits", "stride", "stats", "starts", "ids", "values", "weights", "out")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    def divergence(args, ith, nth):
+        count, ids, values, weights = args.count, args.ids, args.values, args.weights
+        for i in range(count * ith // nth, count * (ith + 1) // nth):
+            row = args.logits + i * args.stride
+            top, log_sum = v.load_f32(args.stats + 16 * i), v.load_f32(args.stats + 16 * i + 4)
+            at, end = v.load_i64(args.starts + 8 * i), v.load_i64(args.starts + 8 * i + 8)
+            tops, log_sums, total = v.splat_f(top), v.splat_f(log_sum), v.splat_f(0.0)
+            while at + v.L <= end:
+                ours = (v.gather_f(row, v.load_i(ids + 4 * at)) - tops) - log_sums
+                total = v.fma(v.load_f(weights + 4 * at), v.load_f(values + 4 * at) - ours, total)
+                at += v.L
+            found = v.sum(total)
+            while at < end:
+                ours = (v.load_f32(row + 4 * v.load_i32(ids + 4 * at)) - top) - log_sum
+                found += v.load_f32(weights + 4 * at) * (v.load_f32(values + 4 * at) - ours)
+                at += 1
+            v.store_f32(args.out + 4 * i, found)
+
+    return divergence

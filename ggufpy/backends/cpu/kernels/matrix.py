@@ -1,0 +1,88 @@
+"""What the matrix kernels share: arguments, sharing panels out to threads, and storing finished sums.
+
+Threads share panels out. Weights are read several panels at a time, each stream from its own part of the thread's
+share, so that memory serves several streams at once. `rows` is padded to whole panels, and so must y's rows and the
+bias be. `step` points to the number of tokens. The order over k is the same whatever the number of threads, streams or
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
+
+MANY = 4  # tokens of a group when there are more groups to come
+
+# make(streams, ahead) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
+# to total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
+MakeAccumulate = Callable[[int, bool], Any]
+
+
+def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
+    """tile(...): `streams` panels × `tokens` activations over the whole of k, stored to y."""
+    count = streams * tokens
+
+    @v.njit
+    def tile(weights, stride, blocks, x, x_stride, y, y_step, y_stride, bias, multiplier, add):
+        total = v.floats(count)
+        for n in range(count):
+            total[n] = v.splat_f(0.0)
+        accumulate(weights, stride, blocks, x, x_stride, total)
+        for j in range(streams):
+            for t in range(tokens):
+                out = y + j * y_step + t * y_stride
+                value = total[j * tokens + t] * v.splat_f(multiplier)
+                if bias != 0:
+                    value = value + v.load_f(bias + j * y_step)
+                if add != 0:
+                    value = value + v.load_f(out)
+                v.store_f(out, value)
+
+    return tile
+
+
+def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Any:
+    """panels(args, first, count, n_tokens): `count` rounds of `streams` panels from `first`."""
+    row_bytes = v.L * 4
+    # The first group of tokens reads weights from memory, the next ones from the caches.
+    leading = _tile(v, make(streams, True), streams, tokens)
+    following = _tile(v, make(streams, False), streams, tokens) if tokens == MANY and streams > 1 else leading
+
+    @v.njit
+    def panels(args, first, count, n_tokens):
+        weights, x, y, bias = args.weights, args.x, args.y, args.bias
+        blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
+        multiplier, add = args.multiplier, args.add
+        stride = blocks * block_bytes
+        for panel in range(first, first + count):
+            w, out = weights + panel * stride, y + panel * row_bytes
+            b = bias + panel * row_bytes if bias != 0 else 0
+            if n_tokens > 0:
+                leading(w, count * stride, blocks, x, x_stride, out, count * row_bytes, y_stride, b, multiplier, add)
+            for t in range(tokens, n_tokens, tokens):
+                at, to = x + t * x_stride, out + t * y_stride
+                following(w, count * stride, blocks, at, x_stride, to, count * row_bytes, y_stride, b, multiplier, add)
+
+    return panels
+
+
+def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Callable[..., None]:
+    """The kernel: `streams` panels at a time, those left over one at a time.
+
+    Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads.
+    """
+    wide = _panels(v, make, streams, tokens, block_bytes)
+    narrow = _panels(v, make, 1, tokens, block_bytes)
+
+    def kernel(args, ith, nth):
+        n_tokens = v.load_i64(args.step)
+        first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
+        rounds = (last - first) // streams
+        wide(args, first, rounds, n_tokens)
+        narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)
+
+    return kernel

@@ -1,0 +1,26 @@
+"""Rows of floats → rows of 8-bit codes, scales and sums. Work units are (token, block of 32)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .common import quantiser
+
+ARGS = struct("step", "x", "q", "blocks", "x_stride", "q_stride")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    quantise = quantiser(v)
+
+    def rows(args, ith, nth):
+        x, q, blocks, x_stride, q_stride = args.x, args.q, args.blocks, args.x_stride, args.q_stride
+        units = v.load_i64(args.step) * blocks
+        for unit in range(units * ith // nth, units * (ith + 1) // nth):
+            token = unit // blocks
+            b = unit - token * blocks
+            quantise(x + token * x_stride + 128 * b, q + token * q_stride, b, blocks)
+
+    return rows

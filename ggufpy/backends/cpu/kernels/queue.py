@@ -1,0 +1,32 @@
+"""Runs kernels that do not need one another's results: every thread takes the next of the list until there are none.
+
+An entry is two int64: kernel address and argument address. `next` is an int64 that is 0 at the start. Each kernel runs
+on one thread; threads wait for each other at the end (`common.barrier`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .common import barrier as waiting
+
+ARGS = struct("entries", "count", "next", "barrier", "yield_")
+ENTRY = 16
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    wait = waiting(v)
+
+    def queue(args, ith, nth):
+        entries, count, following = args.entries, args.count, args.next
+        i = v.atomic_add(following, 1)
+        while i < count:
+            v.invoke(v.load_i64(entries + ENTRY * i), v.load_i64(entries + ENTRY * i + 8), 0, 1)
+            i = v.atomic_add(following, 1)
+        if nth > 1:
+            wait(args.barrier, args.yield_, nth)
+
+    return queue

@@ -1,0 +1,46 @@
+"""Runs a plan: calls kernel after kernel, every thread the same list, with a barrier where one needs another's result.
+
+An entry is three int64: kernel address, argument address, and whether to wait afterwards (`common.barrier`; `yield_` is
+the address of sched_yield). Kernels whose threads take turns count them in `counters` (`counted` of them, a cache line
+each), which are zeros again at the end.
+
+Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
+the start, and for every entry when its kernel returns and when the wait behind it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .common import barrier as waiting
+
+ARGS = struct("entries", "count", "barrier", "yield_", "counters", "counted", "clock", "clock_id", "stamps")
+COUNTER = 64  # bytes
+STAMP = 16  # bytes of a time: seconds and nanoseconds
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    wait = waiting(v)
+
+    def tape(args, ith, nth):
+        entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
+        clock, clock_id, stamps = args.clock, args.clock_id, args.stamps if ith == 0 else 0
+        if stamps != 0:
+            v.invoke(clock, clock_id, stamps, 0)
+        for i in range(count):
+            entry = entries + 24 * i
+            v.invoke(v.load_i64(entry), v.load_i64(entry + 8), ith, nth)
+            if stamps != 0:
+                v.invoke(clock, clock_id, stamps + (2 * i + 1) * STAMP, 0)
+            if nth > 1 and v.load_i64(entry + 16) != 0:
+                wait(barrier, give_way, nth)
+            if stamps != 0:
+                v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
+        if ith == 0:  # the last wait is over: all are through
+            for i in range(args.counted):
+                v.atomic_store(args.counters + COUNTER * i, 0)
+
+    return tape

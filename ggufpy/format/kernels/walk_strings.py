@@ -1,0 +1,37 @@
+"""Walks an array of GGUF strings (u64 length, bytes) and records where each one is. One thread.
+
+`result` receives the offset after the last string, or -1-i when string i does not fit before `end`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+ARGS = struct("buffer", "start", "end", "count", "swap", "starts", "lengths", "result")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    def walk(args, ith, nth):
+        buffer, end, count, swap = args.buffer, args.end, args.count, args.swap
+        starts, lengths = args.starts, args.lengths
+        position = args.start
+        for i in range(count):
+            if end - position < 8:
+                v.store_i64(args.result, -1 - i)
+                return
+            length = v.load_i64(buffer + position)
+            if swap != 0:
+                length = v.swap_i64(length)
+            position += 8
+            if length < 0 or length > end - position:
+                v.store_i64(args.result, -1 - i)
+                return
+            v.store_i64(starts + 8 * i, position)
+            v.store_i64(lengths + 8 * i, length)
+            position += length
+        v.store_i64(args.result, position)
+
+    return walk

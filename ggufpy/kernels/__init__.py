@@ -1,5 +1,0 @@
-"""Compiled kernels. `spec` names them, `cache` loads or compiles them, every other module is one kernel's source.
-
-A kernel source has `ARGS`, the dtype of its argument struct, and `build(v, p)`, which returns the Python function
-`(args, ith, nth)` for the primitives `v` of a level and the constants `p`. Thread `ith` of `nth` does its share.
-"""

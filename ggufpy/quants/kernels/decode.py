@@ -1,0 +1,31 @@
+"""Blocks of a type → f32 weights, one block after the other.
+
+Constants: type (a module of `ggufpy.quants` whose BLOCK has `block_decoder`). `blocks` is the address of `count`
+blocks, `out` that of their weights.
+
+The decoder is `decode(at, out)`: the block at `at` → its weights, f32, from `out` on. Where a block is a single weight,
+it takes a vector's lanes of them, and `count` must be at least that many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy import quants
+from ggufpy.jit.spec import struct
+
+ARGS = struct("blocks", "count", "out")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    block = quants.get(p["type"])
+    decode, nbytes, width = block.block_decoder(v), block.nbytes, 4 * block.weights
+    step = v.L if block.weights == 1 else 1
+
+    def blocks(args, ith, nth):
+        for i in range(0, args.count, step):
+            first = min(i, args.count - step)  # the last ones again rather than fewer
+            decode(args.blocks + nbytes * first, args.out + width * first)
+
+    return blocks
