@@ -6,15 +6,16 @@ In: a model's name and options. Out: tokens, logits, text, and OpenAI-shaped com
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
-from ggufpy.generate.generation import Context, Generation
+from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculation
 from ggufpy.generate.loading import LoadOptions, Parts
-from ggufpy.generate.speculation import Drafter, DraftModel, PromptLookup
+from ggufpy.generate.loop import Loop, Stream
+from ggufpy.runtime.request import Request
 from ggufpy.support import checks, console
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ggufpy.chat import ChatTemplate
-    from ggufpy.generate.sampling import Sampling
-    from ggufpy.runtime import Session
+    from ggufpy.generate.sampling import Sampler, Sampling
+    from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
@@ -34,15 +35,14 @@ NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as 
 class Llama:
     """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
-    One object is one context: while one thread uses it, for a call or for a generation that has not ended, calls of
-    others are refused with GGUFError. A call that is refused, for this or any other reason, changes nothing. Within a
-    thread a new call ends a generation that has not ended. Raises GGUFError for whatever the model or a call cannot do.
+    Calls of several threads are evaluated together, as many as `n_parallel` says; others wait their turn. Text that a
+    call shares with an earlier one, from the first token on, is not evaluated again. A call that is refused changes
+    nothing, and one that fails ends no other. Raises GGUFError for whatever the model or a call cannot do.
     `seed` makes the object's sampled output repeatable; `verbose` reports on stderr.
 
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
-    `n_parallel` is how many texts `session.engine` can hold at once; the key-value cache is kept as `cache_type_k` and
-    `cache_type_v` say: f16, bf16, q8_0 or q4_0.
+    The key-value cache is kept as `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Llama:
                 options = replace(options, progress=progress)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
-            s = self._parts.session
-            how = f"{s.type_name}, {s.n_threads} threads, {s.isa}, context {s.n_ctx}"
+            e = self._parts.engine
+            how = f"{e.type_name}, {e.n_threads} threads, {e.isa}, context {e.n_ctx}"
             console.note(f"ggufpy: {self._parts.name}: {how}")
 
     @classmethod
@@ -95,7 +95,7 @@ class Llama:
 
     def _setup(self, parts: Parts, seed: int | None, options: LoadOptions) -> None:
         self._parts = parts
-        self._context: Context | None = Context(parts.session)
+        self._loop: Loop | None = Loop(parts.engine)
         self._draft_model: Llama | None = None  # one that was opened here
         self._seeds: Iterator[int] | None = None
         if seed not in NEW_SEED:
@@ -104,20 +104,22 @@ class Llama:
             source = Random(seed)
             self._seeds = iter(lambda: source.getrandbits(32), None)
         try:
-            self._drafter = self._make_drafter(options)
+            self._new_drafter = self._drafting(options)
         except BaseException:
             self.close()
             raise
 
-    def _make_drafter(self, options: LoadOptions) -> Drafter | None:
-        """What guesses tokens for this model, if `options` ask for it."""
+    def _drafting(self, options: LoadOptions) -> Callable[[], Drafter] | None:
+        """What makes a drafter for a text, if `options` ask for drafts."""
         draft = options.draft_model
         if draft is None:
-            return PromptLookup(options.lookup) if options.lookup else None
-        if not isinstance(draft, Llama):
-            own = replace(options, n_ctx=self.n_ctx(), shorten=True, n_parallel=1, draft_model=None)
+            return (lambda: PromptLookup(options.lookup)) if options.lookup else None
+        if isinstance(draft, str | os.PathLike):
+            own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None)
             draft = self._draft_model = Llama.from_options(draft, own)
-        return DraftModel(draft, self, options.draft_max)
+        small = draft
+        DraftModel(small, self, options.draft_max)  # whether they fit
+        return lambda: DraftModel(small, self, options.draft_max)
 
     # -- the model --
 
@@ -132,14 +134,16 @@ class Llama:
         return self._parts.file.metadata
 
     @property
-    def session(self) -> Session:
-        """The engine below, for those who measure it."""
-        return self._live().session
+    def engine(self) -> Engine:
+        """The engine below, for those who measure it while nothing else runs."""
+        return self.loop.engine
 
     @property
-    def context(self) -> Context:
-        """What is evaluated, for those who take tokens back or work in step with another model."""
-        return self._live()
+    def loop(self) -> Loop:
+        """The requests that are evaluated."""
+        if self._loop is None:
+            raise GGUFError("this model is closed: open it again with Llama(...)")
+        return self._loop
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -153,11 +157,11 @@ class Llama:
 
     def n_ctx(self) -> int:
         """How many tokens the context holds."""
-        return self.session.n_ctx
+        return self.engine.n_ctx
 
     def n_vocab(self) -> int:
         """How many tokens the model knows."""
-        return self.session.n_vocab
+        return self.engine.n_vocab
 
     def n_known(self) -> int:
         """How many of them have a text; the others are padding at the end, and are never drawn."""
@@ -171,12 +175,13 @@ class Llama:
 
     def n_embd(self) -> int:
         """The width of the model."""
-        return self.session.n_embd
+        return self.engine.n_embd
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens are evaluated now."""
-        return self._live().n_tokens
+        """How many tokens of the latest call's text are evaluated."""
+        latest = self.loop.latest
+        return 0 if latest is None else latest.evaluated
 
     def token_eos(self) -> int:
         """The id of the end-of-text token, -1 without one."""
@@ -200,26 +205,36 @@ class Llama:
     # -- evaluation --
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` after what is evaluated already; raises GGUFError when the context is full."""
-        context = self._live()
-        with context.owner.held():
-            ids = self._ids(tokens)
-            context.check_room(len(ids))
-            context.take()
-            context.extend(ids)
+        """Evaluate `tokens` behind the latest call's text; raises GGUFError when the context is full."""
+        loop, ids = self.loop, self._ids(tokens)
+        before = [] if loop.latest is None else loop.latest.text[: loop.latest.evaluated]
+        if len(ids) > self.n_ctx() - len(before):
+            raise GGUFError(
+                f"{len(ids)} tokens do not fit: {len(before)} of the {self.n_ctx()} in the context are taken; "
+                "shorten the prompt, or load the model with a larger n_ctx (-c)"
+            )
+        if ids:
+            loop.run(Request(before + ids, reuse="any"))
 
     def reset(self) -> None:
         """Forget everything that was evaluated."""
-        context = self._live()
-        with context.owner.held():
-            context.take()
-            context.reset()
+        self.loop.forget()
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each of `tokens`, float32 (len(tokens), n_vocab), from a fresh context."""
-        context = self._live()
-        with context.owner.held():
-            return context.logits(self._ids(tokens))
+        import numpy as np
+
+        loop, ids = self.loop, self._ids(tokens)
+        if len(ids) > self.n_ctx():
+            raise GGUFError(f"{len(ids)} tokens are more than the context's {self.n_ctx()}: use a larger n_ctx")
+        found = np.empty((len(ids), self.n_vocab()), np.float32)
+
+        def take(first: int, rows: NDArray[np.float32]) -> None:
+            found[first : first + len(rows)] = rows
+
+        if ids:
+            loop.run(Request(ids, take=take, reuse="none"))
+        return found
 
     def generate(
         self,
@@ -229,47 +244,52 @@ class Llama:
         ignore_eos: bool = False,
         context_shift: bool = False,
         keep: int = 0,
+        limit: int | None = None,
         **options: Any,
-    ) -> Generation:
+    ) -> Stream:
         """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
 
         `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
-        unknown one raises TypeError. What the context already holds of `tokens` is not evaluated again.
+        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again.
+        `limit` is how many ids there may be.
         `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
         all of it; a beginning token is always kept), and the text goes on.
         """
         if sampling is not None and options:
             raise TypeError(f"generate() takes sampling or sampling options, not both: {', '.join(options)}")
-        context = self._live()
-        with context.owner.held():
-            ids = self._ids(tokens)
-            context.check_prompt(len(ids))
-            checks.flag("ignore_eos", ignore_eos)
-            checks.whole("keep", keep, -1)
-            kept = self._kept(ids, keep) if checks.flag("context_shift", context_shift) else None
-            if sampling is None:
-                sampling = self.sampling(**options)
-            return self._generation(ids, sampling, ignore_eos, kept)
+        checks.flag("ignore_eos", ignore_eos)
+        ends = frozenset() if ignore_eos else self.end_tokens()
+        never = self.end_tokens() if ignore_eos else frozenset()
+        request = Request(self._ids(tokens), ends=ends, limit=limit, reuse="any")
+        checks.whole("keep", keep, -1)
+        if checks.flag("context_shift", context_shift):
+            request.keep = self._kept(request.prompt, keep)
+        stream = self.loop.stream(request)
+        request.sampler = self._sampler(self.sampling(**options) if sampling is None else sampling, never)
+        if self._new_drafter is not None:
+            request.drafts = Speculation(self._new_drafter(), ends)
+        return stream
 
-    def _generation(self, ids: list[int], sampling: Sampling, ignore_eos: bool, kept: int | None) -> Generation:
+    def _sampler(self, sampling: Sampling, never: frozenset[int]) -> Sampler:
+        """What draws the tokens of one text, those of `never` excepted."""
         from ggufpy.generate.sampling import Sampler, Sampling
 
         if not isinstance(sampling, Sampling):
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
-        ends = self.end_tokens()
-        if ignore_eos:
-            never = tuple((token, float("-inf")) for token in ends)
-            sampling, ends = replace(sampling, logit_bias=(*sampling.logit_bias, *never)), frozenset()
-        sampler = Sampler(sampling, self.n_vocab(), self.n_known())
-        return Generation(self._live(), ids, sampler, ends, self._drafter, kept)
+        forbidden = tuple((token, float("-inf")) for token in never)
+        return Sampler(replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden)), self.n_vocab(), self.n_known())
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
         return checks.tokens("tokens", tokens, self.n_vocab())
 
-    def _kept(self, tokens: list[int], keep: int) -> int:
+    def check_prompt(self, tokens: Sequence[int]) -> None:
+        """Raise GGUFError unless a text may begin with these tokens."""
+        self.loop.check(Request(tokens))
+
+    def _kept(self, tokens: Sequence[int], keep: int) -> int:
         """How many tokens of a prompt a shift keeps; the beginning token is one more (llama.cpp: tools/main)."""
-        has_bos = self._has_text and tokens[:1] == [self.token_bos()]
+        has_bos = self._has_text and tokens[0] == self.token_bos()
         return len(tokens) if keep < 0 else min(keep + has_bos, len(tokens))
 
     def sampling(self, **options: Any) -> Sampling:
@@ -309,13 +329,10 @@ class Llama:
 
         from ggufpy.api import openai
 
-        with self._live().owner.held():
-            one_by_one = checks.switch("stream", stream)
-            request = openai.text_request(self, prompt, max_tokens, options)
-            generation = self.generate(request.tokens, request.sampling)
-            if not one_by_one:
-                return openai.whole_text(self, request, generation)
-        return openai.text_chunks(self, request, generation)
+        one_by_one = checks.switch("stream", stream)
+        asked = openai.text_request(self, prompt, max_tokens, options)
+        tokens = self.generate(asked.tokens, asked.sampling, limit=asked.max_tokens)
+        return openai.text_chunks(self, asked, tokens) if one_by_one else openai.whole_text(self, asked, tokens)
 
     def create_chat_completion(
         self,
@@ -334,13 +351,10 @@ class Llama:
 
         from ggufpy.api import openai
 
-        with self._live().owner.held():
-            one_by_one = checks.switch("stream", stream)
-            request = openai.chat_request(self, messages, max_tokens, options)
-            generation = self.generate(request.tokens, request.sampling)
-            if not one_by_one:
-                return openai.whole_chat(self, request, generation)
-        return openai.chat_chunks(self, request, generation)
+        one_by_one = checks.switch("stream", stream)
+        asked = openai.chat_request(self, messages, max_tokens, options)
+        tokens = self.generate(asked.tokens, asked.sampling, limit=asked.max_tokens)
+        return openai.chat_chunks(self, asked, tokens) if one_by_one else openai.whole_chat(self, asked, tokens)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
@@ -359,19 +373,15 @@ class Llama:
     # -- the end --
 
     def close(self) -> None:
-        """Give back threads, memory and the file; closing twice is fine.
-
-        Raises GGUFError, with nothing closed, while another thread is at work with it.
-        """
-        if self._context is None:
+        """Give back threads, memory and the file; closing twice is fine. Calls of other threads end with GGUFError."""
+        if self._loop is None:
             return
-        self._context.owner.close()
-        self._context = None
+        self._loop.close()
+        self._loop = None
         if self._draft_model is not None:
             self._draft_model.close()
         self._parts.template.wait()
         self._parts.tokenizer.wait()
-        self._parts.session.close()
         self._parts.file.close()
 
     def __enter__(self) -> Llama:
@@ -381,8 +391,3 @@ class Llama:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _live(self) -> Context:
-        if self._context is None:
-            raise GGUFError("this model is closed: open it again with Llama(...)")
-        return self._context

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from ggufpy import format as gguf
-from ggufpy import quants
+from ggufpy import quants, runtime
 from ggufpy.backends.cpu.tape import COUNTED
 from ggufpy.jit.cache import library
 from ggufpy.jit.spec import Kernel, load_source
+from ggufpy.runtime import Engine, EngineOptions
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
@@ -201,6 +202,49 @@ def write_model(
     made = {**weights({**SIZES, **sizes}, VOCABULARY, type_name), **tensors}
     gguf.write(path, metadata(sizes), {name: t for name, t in made.items() if t is not None})
     return path
+
+
+class Text:
+    """An engine with one sequence, as most tests want it; logits of the newest token are kept."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.sequence = engine, engine.sequence()
+        self.newest: Any = None
+
+    @property
+    def n_past(self) -> int:
+        return self.sequence.n_past
+
+    def eval(self, tokens: Any) -> None:
+        found = self.engine.read(self.sequence, tokens)
+        self.newest = found[-1] if len(found) else self.newest
+
+    def eval_logits(self, tokens: Any, exact: bool = False) -> Any:
+        found = self.engine.read(self.sequence, tokens, "all", exact)
+        self.newest = found[-1] if len(found) else self.newest
+        return found
+
+    def last_logits(self) -> Any:
+        return self.newest
+
+    def truncate(self, n: int) -> None:
+        self.sequence.truncate(n)
+
+    def shift(self, keep: int, drop: int) -> None:
+        self.sequence.shift(keep, drop)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> Text:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.engine.close()
+
+
+def load(file: Any, options: EngineOptions) -> Text:
+    return Text(runtime.load(file, options))
 
 
 # -- the reference forward pass ------------------------------------------------------------------------------

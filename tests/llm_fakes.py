@@ -24,73 +24,126 @@ def vague(held: Sequence[int]) -> np.ndarray:
     return row
 
 
-class FakeSession:
-    """A session that logs what it evaluates and how (`exact`, `shifts`).
+class FakeSequence:
+    """The tokens that it holds, `held`."""
 
-    `succ` gives the likeliest token after the newest one; `rows`, in its place, logits for all that is held.
+    def __init__(self, engine: FakeEngine, held: Sequence[int] = ()) -> None:
+        self.engine, self.held, self.closed = engine, list(held), False
+        self.most = 0  # tokens that it has ever held
+
+    @property
+    def n_past(self) -> int:
+        return len(self.held)
+
+    def truncate(self, n: int) -> None:
+        assert 0 <= n <= len(self.held)
+        del self.held[n:]
+
+    def fork(self, n: int) -> FakeSequence:
+        assert 0 <= n <= len(self.held)
+        return self.engine.sequence(self.held[:n])
+
+    def shift(self, keep: int, drop: int) -> None:
+        assert keep >= 0
+        assert 0 < drop <= len(self.held) - keep
+        self.engine.shifts.append((keep, drop))
+        del self.held[keep : keep + drop]
+
+    def close(self) -> None:
+        self.closed = True
+        self.held.clear()
+
+
+class FakeEngine:
+    """An engine that logs what it evaluates, chunk by chunk, which of it are drafts, and shifts.
+
+    `succ` gives the likeliest token after the newest one; `rows_of`, in its place, logits for all that is held. A step
+    that would bring a sequence beyond `fail_after` tokens is interrupted.
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
     weight_bytes, kv_bytes, type_name = 1000, 100, "F32"
 
     def __init__(
-        self, n_ctx: int = 64, succ: Callable[[int], int] | None = None, rows: Rows | None = None
+        self,
+        n_ctx: int = 64,
+        succ: Callable[[int], int] | None = None,
+        rows: Rows | None = None,
+        n_batch: int = 512,
+        n_parallel: int = 1,
     ) -> None:
-        self.n_ctx = n_ctx
-        self.rows = rows
-        self.exact: list[list[int]] = []
-        self.shifts: list[tuple[int, int]] = []
-        self.held: list[int] = []
+        self.n_ctx, self.rows, self.parallel = n_ctx, n_batch, n_parallel
+        self.rows_of = rows
         self.log: list[list[int]] = []
+        self.drafts: list[list[int]] = []
+        self.shifts: list[tuple[int, int]] = []
+        self.steps: list[list[tuple[FakeSequence, int, str]]] = []  # sequence, tokens and wanted logits, by chunk
+        self.sequences: list[FakeSequence] = []
+        self.latest: FakeSequence | None = None
+        self.before: Callable[[], None] | None = None  # called within every step
         self.fail_after: int | None = None
         self.closed = False
         self.succ = succ or (lambda token: EOS if token == ord("z") else (token + 1) % 256)
 
     @property
-    def n_past(self) -> int:
-        return len(self.held)
+    def held(self) -> list[int]:
+        """What the sequence holds that was evaluated last."""
+        return [] if self.latest is None else self.latest.held
 
-    def eval(self, tokens: list[int]) -> None:
-        self.log.append(list(tokens))
+    def sequence(self, held: Sequence[int] = ()) -> FakeSequence:
+        self.sequences = [*(s for s in self.sequences if not s.closed), FakeSequence(self, held)]
+        assert len(self.sequences) <= self.parallel + 1
+        return self.sequences[-1]
+
+    def reads_in_bulk(self, count: int) -> bool:
+        return False
+
+    def tokens(self, tokens: Sequence[int]) -> np.ndarray:
         for token in tokens:
-            if not 0 <= token < VOCAB:
+            if not 0 <= token < self.n_vocab:
                 raise GGUFError(f"token {token} is not in the vocabulary")
-            if self.fail_after is not None and len(self.held) >= self.fail_after:
-                raise KeyboardInterrupt
-            if len(self.held) == self.n_ctx:
-                raise GGUFError("the context is full")
-            self.held.append(token)
+        return np.array(tokens, np.int64)
 
-    def last_logits(self) -> np.ndarray:
-        return self._row(self.held)
+    def step(self, chunks: Sequence[Any], out: Any = None) -> list[np.ndarray]:
+        if self.before is not None:
+            self.before()
+        assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.rows
+        assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks) <= self.parallel
+        self.steps.append([(chunk.sequence, len(chunk.tokens), chunk.logits) for chunk in chunks])
+        return [self._evaluate(chunk) for chunk in chunks]
 
-    def eval_logits(self, tokens: list[int], exact: bool = False) -> np.ndarray:
-        if exact:
-            self.exact.append(list(tokens))
-        start = len(self.held)
-        self.eval(tokens)
-        rows = [self._row(self.held[: start + i + 1]) for i in range(len(tokens))]
-        return np.stack(rows) if rows else np.zeros((0, VOCAB), np.float32)
+    def _evaluate(self, chunk: Any) -> np.ndarray:
+        held, tokens = chunk.sequence.held, list(chunk.tokens)
+        self.latest = chunk.sequence
+        if self.fail_after is not None and len(held) + len(tokens) > self.fail_after:
+            raise KeyboardInterrupt
+        if len(held) + len(tokens) > self.n_ctx:
+            raise GGUFError("the context is full")
+        self.log.append(tokens)
+        if chunk.logits == "all" and len(tokens) > 1:
+            self.drafts.append(tokens)
+        start = len(held)
+        held += tokens
+        chunk.sequence.most = max(chunk.sequence.most, len(held))
+        count = {"none": 0, "last": 1, "all": len(tokens)}[chunk.logits]
+        rows = [self._row(held[: i + 1]) for i in range(start + len(tokens) - count, len(held))]
+        return np.stack(rows) if rows else np.zeros((0, self.n_vocab), np.float32)
 
-    def shift(self, keep: int, drop: int) -> None:
-        assert keep >= 0
-        assert 0 < drop <= len(self.held) - keep
-        self.shifts.append((keep, drop))
-        del self.held[keep : keep + drop]
+    def read(self, sequence: FakeSequence, tokens: Sequence[int], logits: str = "last", exact: bool = False) -> Any:
+        if not tokens:
+            return np.zeros((0, self.n_vocab), np.float32)
+        return self._evaluate(SimpleNamespace(sequence=sequence, tokens=tokens, logits=logits))
 
     def prompt_flops(self, tokens: int) -> float:
         return 2e6 * tokens
 
-    def truncate(self, n: int) -> None:
-        assert 0 <= n <= len(self.held)
-        del self.held[n:]
-
     def close(self) -> None:
         self.closed = True
+        self.sequences.clear()
 
     def _row(self, held: list[int]) -> np.ndarray:
-        if self.rows is not None:
-            return self.rows(held)
+        if self.rows_of is not None:
+            return self.rows_of(held)
         row = np.zeros(VOCAB, np.float32)
         row[self.succ(held[-1])] = 10.0
         return row
@@ -142,6 +195,7 @@ def parts(
     succ: Callable[[int], int] | None = None,
     rows: Rows | None = None,
     texts: list[str] | None = None,
+    **more: int,
 ) -> Parts:
     """The parts of a fake model."""
     file = SimpleNamespace(
@@ -149,11 +203,11 @@ def parts(
         tensors={"a": SimpleNamespace(nbytes=700), "b": SimpleNamespace(nbytes=300)},
         close=lambda: None,
     )
-    session: Any = FakeSession(n_ctx, succ, rows)
+    engine: Any = FakeEngine(n_ctx, succ, rows, **more)
     tokenizer: Any = Later(lambda: FakeTokenizer(texts))
     made: Any = Later(lambda: FakeTemplate() if template else None)
     tokenizer.start()
-    return Parts("fake.gguf", session, file, tokenizer, made)  # type: ignore[arg-type]
+    return Parts("fake.gguf", engine, file, tokenizer, made)  # type: ignore[arg-type]
 
 
 def fake_llama(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,47 +18,12 @@ from ggufpy.generate import loading
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-class FakeSequence:
-    """A sequence that knows how long it is, and how long it ever was."""
-
-    def __init__(self) -> None:
-        self.held = self.most = 0
-
-    def truncate(self, n: int) -> None:
-        self.held = n
-
-
-class FakeEngine:
-    """An engine that logs its steps: for each chunk the sequence's number, its tokens and the logits wanted."""
-
-    def __init__(self) -> None:
-        self.made: list[FakeSequence] = []
-        self.steps: list[list[tuple[int, list[int], str]]] = []
-
-    def sequence(self) -> FakeSequence:
-        self.made.append(FakeSequence())
-        return self.made[-1]
-
-    def step(self, chunks: Sequence[Any]) -> list[None]:
-        for chunk in chunks:
-            chunk.sequence.held += len(chunk.tokens)
-            chunk.sequence.most = max(chunk.sequence.most, chunk.sequence.held)
-        self.steps.append([(self.made.index(c.sequence), list(c.tokens), c.logits) for c in chunks])
-        return [None] * len(chunks)
-
-
-def fake_chunk(sequence: FakeSequence, tokens: Sequence[int], logits: str = "last") -> SimpleNamespace:
-    return SimpleNamespace(sequence=sequence, tokens=tokens, logits=logits)
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A fake model with an engine, on a machine of known limits; `.options` is what it was loaded with."""
     limits = SimpleNamespace(read_rate=lambda threads: 20e9, matrix_peak=lambda threads: 3e12)
     monkeypatch.setitem(sys.modules, "ggufpy.backends.cpu", SimpleNamespace(machine=limits))
-    monkeypatch.setitem(sys.modules, "ggufpy.runtime.engine", SimpleNamespace(Chunk=fake_chunk))
-    seen = SimpleNamespace(parts=parts(), options=None, engine=FakeEngine())
-    seen.parts.session.engine = seen.engine
+    seen = SimpleNamespace(parts=parts(n_parallel=4), options=None)
 
     def load(model: str, options: Any) -> loading.Parts:
         options.check()
@@ -97,10 +61,10 @@ def test_json(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None
     assert got["parallel"] == []
     assert fake.options.n_ctx == 8
     assert not fake.options.text
-    log = fake.parts.session.log
+    log = fake.parts.engine.log
     # warm-up and two runs: the prompt at once, then the depth, then token by token
     assert [len(tokens) for tokens in log] == ([8, 3] + [1] * 4) * 3
-    assert fake.parts.session.closed
+    assert fake.parts.engine.closed
 
 
 def test_a_half_is_left_out(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +85,7 @@ def test_lists(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> Non
     assert got["pp"] == got["pp_runs"][0]
     assert got["tg"] | {"depth": 0} == got["tg_runs"][0]
     assert fake.options.n_ctx == 25
-    sizes = [len(tokens) for tokens in fake.parts.session.log]
+    sizes = [len(tokens) for tokens in fake.parts.engine.log]
     assert sizes == [2, 16, *[1] * 4, 20, *[1] * 4, 2, 16, *[1] * 5, 20, *[1] * 5]
     fake.parts = parts()
     out = bench(capsys, "-p", "2,16", "-n", "5", "-d", "0,20", "-r", "1")[1]
@@ -142,19 +106,19 @@ def test_sequences_decode_together(
     assert fake.options.n_parallel == 4
     assert fake.options.n_ctx == 13
     assert (fake.options.cache_type_k, fake.options.cache_type_v) == ("q8_0", "f16")
-    engine = fake.engine
-    assert len(engine.made) == 4
-    assert [sequence.most for sequence in engine.made] == [13] * 4
-    assert [sequence.held for sequence in engine.made] == [0] * 4
-    turn = engine.steps[: len(engine.steps) // 3]
-    assert engine.steps == turn * 3
+    steps = fake.parts.engine.steps
+    made = list(dict.fromkeys(sequence for step in steps for sequence, _, _ in step))
+    assert [sequence.most for sequence in made] == [13] * 4
+    assert [sequence.held for sequence in made] == [[]] * 4
+    shapes = [[(made.index(sequence), count, logits) for sequence, count, logits in step] for step in steps]
+    turn = shapes[: len(shapes) // 3]
+    assert shapes == turn * 3
     # one, two, four sequences: their depth in batches without logits, then a token each a step, with them
-    shapes = [[(which, len(tokens), logits) for which, tokens, logits in step] for step in turn]
     wanted: list[list[tuple[int, int, str]]] = []
     for count in (1, 2, 4):
         wanted += [[(k, size, "none")] for k in range(count) for size in (8, 2)]
         wanted += [[(k, 1, "last") for k in range(count)]] * 3
-    assert shapes == wanted
+    assert turn == wanted
 
 
 def test_sequences_in_the_table(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,10 +166,10 @@ def test_help_imports_nothing_heavy() -> None:
 def test_run_streams_the_chat_answer(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "run", "-p", "hi", "-n", "3", "--temp", "0", "-sys", "be")
     assert (status, out, err) == (0, "bcd\n", "")
-    held = fake.parts.tokenizer.get().decode(fake.parts.session.held)
+    held = fake.parts.tokenizer.get().decode(fake.parts.engine.held)
     assert held.startswith("system:be;user:hi;a")
     assert fake.model == "smollm2"
-    assert fake.parts.session.closed
+    assert fake.parts.engine.closed
 
 
 def test_run_raw_continues_the_text(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,12 +285,12 @@ def test_run_drafts_with_a_smaller_model(
     small = seen["small.gguf"]
     assert (small.n_ctx, small.shorten, small.n_threads, small.draft_model) == (32, True, 3, None)
     assert seen["big.gguf"].draft_max == 5
-    assert all(each.session.closed for each in models.values())
+    assert all(each.engine.closed for each in models.values())
     models = {"big.gguf": parts(), "small.gguf": parts(texts=["a"] * 258)}
     status, out, err = run(capsys, *words, "-md", "small.gguf")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "their vocabularies differ (token 0 is 'a' in one and '0' in the other)" in err
-    assert all(each.session.closed for each in models.values())
+    assert all(each.engine.closed for each in models.values())
 
 
 def test_run_shifts_the_context(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +303,7 @@ def test_run_shifts_the_context(fake: SimpleNamespace, capsys: pytest.CaptureFix
         fake.parts = parts(**forever)
         got = json.loads(run(capsys, *words, "--context-shift", *more)[1])
         assert (got["text"], got["tokens"]) == ("bcdefghijklmnopqrstuvwxyzabcde", 30)
-        assert fake.parts.session.shifts[0] == (kept, (8 - kept + 1) // 2)
+        assert fake.parts.engine.shifts[0] == (kept, (8 - kept + 1) // 2)
     status, _, err = run(capsys, *words, "--context-shift", "-p", "x" * 20)
     assert status == 1
     assert "the prompt is 21 tokens and the context holds 8" in err
@@ -313,11 +313,11 @@ def test_run_shifts_the_context(fake: SimpleNamespace, capsys: pytest.CaptureFix
 def test_ctrl_c_keeps_the_text_so_far(
     fake: SimpleNamespace, capsys: pytest.CaptureFixture[str], after: int, text: str, status: int
 ) -> None:
-    fake.parts.session.fail_after = after - 1
+    fake.parts.engine.fail_after = after - 1
     words = ["run", "--raw", "-p", "a", "--temp", "0"]
     assert run(capsys, *words) == (status, f"{text}\n", "")
-    fake.parts.session.held.clear()
-    fake.parts.session.fail_after = after - 1
+    fake.parts.engine.held.clear()
+    fake.parts.engine.fail_after = after - 1
     got = json.loads(run(capsys, *words, "--json")[1])
     assert (got["text"], got["finish"]) == (text, "interrupt")
 

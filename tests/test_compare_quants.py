@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import load
 from measuring import TEXT, log_softmax, write_model
 
 from ggufpy import cli
 from ggufpy import format as gguf
 from ggufpy.commands import _types_plot
 from ggufpy.commands.compare_quants import names, table
-from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime import EngineOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"
 N_CTX = 24

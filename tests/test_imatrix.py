@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import LEVELS, Room, attend, frequencies, half, rotate, run, synthetic
+from engine import LEVELS, Room, attend, frequencies, half, load, rotate, run, synthetic
 from measuring import BOS, TEXT, write_model
 
 from ggufpy import cli
@@ -20,7 +20,7 @@ from ggufpy.jit.spec import kernel
 from ggufpy.measure.imatrix import CollectOptions, collect
 from ggufpy.measure.perplexity import windows
 from ggufpy.quantizer.importance import ImportanceMatrix
-from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime import EngineOptions
 from ggufpy.runtime.engine import Chunk
 from ggufpy.simd.isa import Level
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BEST, VOCABULARY, attend, difference, half
+from engine import BEST, VOCABULARY, attend, difference, half, load
 
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.plan import Attend, MatMul, Norm, Plan, Rotate
-from ggufpy.runtime import EngineOptions, load, trial
+from ggufpy.runtime import EngineOptions, trial
 from ggufpy.simd import isa
 
 SIZES: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import SIZES, metadata, weights, write_model
+from engine import SIZES, load, metadata, weights, write_model
 
 import ggufpy
 from ggufpy import format as gguf
@@ -21,7 +21,7 @@ from ggufpy.models.base import Keys
 from ggufpy.models.llama import read_config
 from ggufpy.models.plan import Attend, Gate, MatMul, Norm, Plan, Rope, Rotate, StoreKv
 from ggufpy.models.rope import frequencies
-from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime import EngineOptions
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -182,7 +182,7 @@ def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
         except GGUFError:
             return
         with session:
-            session.eval([1] if session.n_ctx == 1 else [1, 2, 3, 4, 5])
+            session.eval([1] if session.engine.n_ctx == 1 else [1, 2, 3, 4, 5])
             assert session.last_logits().shape == (61,)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, Room, run
+from engine import BEST, LEVELS, Room, Text, load, run
 from measuring import BOS, BYTES, TEXT, log_softmax, write_model
 
 from ggufpy import cli
@@ -28,7 +28,7 @@ from ggufpy.jit.spec import kernel
 from ggufpy.measure import klbase
 from ggufpy.measure.klbase import Header, KlBase, KlBaseWriter, Scored, scored
 from ggufpy.measure.perplexity import _Chunk, exponential, measure, text_tokens, windows
-from ggufpy.runtime import EngineOptions, Session, load
+from ggufpy.runtime import EngineOptions
 from ggufpy.simd.isa import Level
 
 N_CTX = 24
@@ -172,7 +172,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def sessions(paths: list[Path]) -> Iterator[list[Session]]:
+def sessions(paths: list[Path]) -> Iterator[list[Text]]:
     files = [gguf.open(path) for path in paths]
     found = [load(file, EngineOptions(n_threads=2, n_ctx=N_CTX, n_batch=10)) for file in files]
     yield found
@@ -185,7 +185,7 @@ def chunks_of_text(count: int) -> Any:
     return windows([BOS, *(3 + byte for byte in TEXT)], N_CTX, BOS, count)
 
 
-def reference(session: Session, chunks: Any) -> tuple[Any, Any]:
+def reference(session: Text, chunks: Any) -> tuple[Any, Any]:
     """Log-probabilities (positions, vocabulary) of all scored positions, and the tokens that came."""
     rows, targets = [], []
     for tokens in chunks:
@@ -196,7 +196,7 @@ def reference(session: Session, chunks: Any) -> tuple[Any, Any]:
     return np.concatenate(rows), np.concatenate(targets)
 
 
-def test_perplexity(sessions: list[Session]) -> None:
+def test_perplexity(sessions: list[Text]) -> None:
     chunks, heard = chunks_of_text(5), []
     logp, targets = reference(sessions[0], chunks)
     result = measure(sessions[0].engine, chunks, report=lambda *args: heard.append(args))
@@ -210,7 +210,7 @@ def test_perplexity(sessions: list[Session]) -> None:
 
 
 @pytest.mark.parametrize("other", [0, 1, 2])
-def test_divergence(sessions: list[Session], tmp_path: Path, other: int) -> None:
+def test_divergence(sessions: list[Text], tmp_path: Path, other: int) -> None:
     chunks, path = chunks_of_text(4), tmp_path / "a.klbase"
     with KlBaseWriter(path, Header("m", BYTES, N_CTX, 4)) as save:
         first = measure(sessions[0].engine, chunks, save=save)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BEST, LEVELS, difference, reference, write_model
+from engine import BEST, LEVELS, Text, difference, reference, write_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +40,6 @@ from ggufpy.models.plan import (
     Weight,
     widths,
 )
-from ggufpy.runtime import Session
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.simd.isa import EMULATED, Level
 
@@ -103,7 +102,7 @@ def on_the_cpu(plan: Plan, file: File, level: Level, tokens: list[int], n_batch:
     options = EngineOptions(n_threads=2, n_ctx=plan.context)
     kernels = library(level)
     load_kernels(file, plan, options, kernels)
-    with Session(Engine(Model(file, plan, options, kernels), n_batch)) as session:
+    with Text(Engine(Model(file, plan, options, kernels), n_batch)) as session:
         first = session.eval_logits(tokens[:-3])
         return np.concatenate([first, *(session.eval_logits([token]) for token in tokens[-3:])])
 

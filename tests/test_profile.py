@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import SIZES, VOCABULARY, write_model
+from engine import SIZES, VOCABULARY, load, write_model
 
 from ggufpy import cli
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.threads import clock_address
 from ggufpy.errors import GGUFError
-from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime import EngineOptions
 from ggufpy.runtime.engine import Chunk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no clock_gettime")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine import VOCABULARY, difference, divergence, reference, some_fast, synthetic, write_model
+from engine import VOCABULARY, Text, difference, divergence, load, reference, some_fast, synthetic, write_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import Library
-from ggufpy.runtime import EngineOptions, Session, load
+from ggufpy.runtime import EngineOptions
 from ggufpy.runtime.engine import Chunk, Engine
-from ggufpy.runtime.scheduler import Scheduler
 from ggufpy.simd.isa import Level
 
 pytestmark = pytest.mark.usefixtures("level")
@@ -37,16 +35,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(path: Path, level: Level) -> Iterator[Session]:
+def session(path: Path, level: Level) -> Iterator[Text]:
     with gguf.open(path) as file:
         options = EngineOptions(n_threads=2, n_ctx=N_CTX, n_batch=64, n_parallel=4)
         with load(file, options) as session:
-            assert session.isa == level.name
+            assert session.engine.isa == level.name
             yield session
 
 
 @pytest.fixture(scope="module")
-def alone(session: Session) -> list[Any]:
+def alone(session: Text) -> list[Any]:
     """Logits of every token of TEXTS, each text by itself."""
     found = []
     for text in TEXTS:
@@ -64,7 +62,7 @@ def feed(engine: Engine, sequence: Any, tokens: list[int], bulk: bool = False) -
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: list[Any], data: st.DataObject) -> None:
+def test_any_mix_gives_each_sequence_what_it_has_alone(session: Text, alone: list[Any], data: st.DataObject) -> None:
     engine = session.engine
     sequences, done = [engine.sequence() for _ in TEXTS], [0] * len(TEXTS)
     for _ in range(data.draw(st.integers(1, 12))):
@@ -95,7 +93,7 @@ def test_any_mix_gives_each_sequence_what_it_has_alone(session: Session, alone: 
     assert engine.free_pages == 4 * 3
 
 
-def test_forks_share_pages_until_one_writes(session: Session, alone: list[Any]) -> None:
+def test_forks_share_pages_until_one_writes(session: Text, alone: list[Any]) -> None:
     engine = session.engine
     first, bulk = engine.sequence(), engine.reads_in_bulk(len(TEXTS[0]))
     feed(engine, first, TEXTS[0][:200], bulk)
@@ -129,7 +127,7 @@ def test_a_shift_is_as_if_positions_had_been_lower(tmp_path: Path, keep: int, dr
         assert difference(exact, session.last_logits()[None]) < 5e-3
 
 
-def test_a_shift_leaves_a_fork_alone(session: Session, alone: list[Any]) -> None:
+def test_a_shift_leaves_a_fork_alone(session: Text, alone: list[Any]) -> None:
     engine = session.engine
     first, bulk = engine.sequence(), engine.reads_in_bulk(len(TEXTS[1]))
     feed(engine, first, TEXTS[1][:100], bulk)
@@ -146,12 +144,12 @@ def test_cache_types(path: Path, kind: str, most: float) -> None:
     with gguf.open(path) as file:
         plain = EngineOptions(n_threads=2, n_ctx=N_CTX)
         with load(file, plain) as session:
-            exact, whole = session.eval_logits(TEXTS[0]), session.kv_bytes
+            exact, whole = session.eval_logits(TEXTS[0]), session.engine.kv_bytes
         options = EngineOptions(n_threads=2, n_ctx=N_CTX, cache_type_k=kind, cache_type_v=kind)
         with load(file, options) as session:
             found = session.eval_logits(TEXTS[0])
             assert 0 < divergence(exact, found) < most
-            assert session.kv_bytes / whole == {"bf16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}[kind]
+            assert session.engine.kv_bytes / whole == {"bf16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}[kind]
 
 
 def test_cache_types_that_do_not_fit(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +182,7 @@ def test_many_prompts_fill_a_step(tmp_path: Path, lengths: tuple[int, ...]) -> N
         np.testing.assert_array_equal(a, b)
 
 
-def test_steps_that_cannot_be(session: Session) -> None:
+def test_steps_that_cannot_be(session: Text) -> None:
     engine = session.engine
     a, b = engine.sequence(), engine.sequence()
     closed = engine.sequence()
@@ -209,106 +207,3 @@ def test_steps_that_cannot_be(session: Session) -> None:
     assert (a.n_past, b.n_past) == (256, 0)
     a.close()
     b.close()
-
-
-# -- the scheduler -----------------------------------------------------------------------------------------
-
-
-def greedy(most: int) -> Any:
-    """Takes the best token `most` times."""
-    left = [most]
-
-    def sample(logits: Any) -> int | None:
-        left[0] -= 1
-        return int(np.argmax(logits)) if left[0] >= 0 else None
-
-    return sample
-
-
-def by_itself(session: Session, prompt: list[int], most: int) -> list[int]:
-    session.truncate(0)
-    session.eval(prompt)
-    found: list[int] = []
-    while len(found) < most:
-        found.append(int(np.argmax(session.last_logits())))
-        if session.n_past == session.n_ctx:
-            break
-        session.eval(found[-1:])
-    session.truncate(0)
-    return found
-
-
-PROMPTS = [
-    TEXTS[0][:100], [*TEXTS[0][:100], 1, 2, 3], TEXTS[0][:60], TEXTS[1], TEXTS[2], TEXTS[3], TEXTS[3], [9], TEXTS[0],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_requests_have_the_tokens_that_they_have_alone(session: Session, seed: int) -> None:
-    scheduler, dice = Scheduler(session.engine), random.Random(seed)
-    order = dice.sample(range(len(PROMPTS)), len(PROMPTS))
-    lengths = {i: dice.randint(0, 20) for i in order}
-    requests: dict[int, Any] = {}
-    while len(requests) < len(order) or not scheduler.idle:
-        for i in order[len(requests) :][: dice.randint(0, 3)]:
-            requests[i] = scheduler.submit(PROMPTS[i], greedy(lengths[i]))
-        for request, token in scheduler.step():
-            assert request.produced[-1] == token
-        if requests and dice.random() < 0.1:
-            requests[dice.choice(sorted(requests))].cancel()
-    del scheduler
-    for i, request in requests.items():
-        wanted = by_itself(session, PROMPTS[i], lengths[i])
-        assert request.finish in ("cancelled", "stop", "length")
-        if request.finish == "cancelled":
-            assert request.produced == wanted[: len(request.produced)]
-        else:
-            assert request.produced == wanted
-            assert (request.finish == "length") == (len(PROMPTS[i]) + lengths[i] > N_CTX)
-    assert session.engine.free_pages == 12
-
-
-def test_what_was_read_is_not_read_again(session: Session) -> None:
-    engine, scheduler = session.engine, Scheduler(session.engine)
-    read = []
-    plain = engine.step
-
-    def step(chunks: Any, out: Any = None) -> Any:
-        read.append(sum(len(chunk.tokens) for chunk in chunks))
-        return plain(chunks, out)
-
-    engine.step = step  # type: ignore[method-assign]
-    try:
-        for prompt, tokens in ((PROMPTS[0], 100), (PROMPTS[1], 3), (PROMPTS[0], 1), ([7, *PROMPTS[0]], 101)):
-            read.clear()
-            request = scheduler.submit(prompt, greedy(1))
-            while not request.done:
-                scheduler.step()
-            assert sum(read) == tokens + 1  # and the token that it produced
-    finally:
-        engine.step = plain  # type: ignore[method-assign]
-
-
-def test_a_sampler_that_fails_ends_its_request_alone(session: Session) -> None:
-    scheduler = Scheduler(session.engine)
-
-    def fail(logits: Any) -> int:
-        raise RuntimeError("no")
-
-    bad, strange = scheduler.submit([1, 2], fail), scheduler.submit([1, 2], lambda logits: 320)
-    good = scheduler.submit([1, 2], greedy(3))
-    while not scheduler.idle:
-        scheduler.step()
-    assert (bad.finish, strange.finish, good.finish) == ("error", "error", "stop")
-    assert isinstance(bad.error, RuntimeError)
-    assert isinstance(strange.error, GGUFError)
-    assert len(good.produced) == 3
-
-
-def test_requests_that_cannot_be(session: Session) -> None:
-    scheduler = Scheduler(session.engine)
-    for prompt, message in (([], "empty"), ([320], "vocabulary"), ([1] * (N_CTX + 1), "shorten")):
-        with pytest.raises(GGUFError, match=message):
-            scheduler.submit(prompt, greedy(1))
-    assert scheduler.idle
-    assert scheduler.step() == []

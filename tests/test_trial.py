@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from engine import compile_ahead, synthetic, write_model
+from engine import compile_ahead, load, synthetic, write_model
 
 from ggufpy import cli, quants
 from ggufpy import format as gguf
@@ -24,7 +24,7 @@ from ggufpy.jit.compile import target_machine
 from ggufpy.jit.spec import Kernel, code_level, kernel
 from ggufpy.models.plan import Heads
 from ggufpy.quants import trial as codecs
-from ggufpy.runtime import EngineOptions, load, trial
+from ggufpy.runtime import EngineOptions, trial
 from ggufpy.runtime.trial import LARGEST_ERROR, Trial, common, error_of, fault_of
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
@@ -126,7 +126,7 @@ def test_a_level_with_a_broken_kernel_is_left_out(
     put_broken(how, best)
     with gguf.open(write_model(tmp_path / "m")) as file:
         with load(file, EngineOptions(n_threads=1)) as session:
-            assert session.isa == second.name
+            assert session.engine.isa == second.name
             assert np.isfinite(session.eval_logits([1, 2, 3])).all()
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == len(wrong)
@@ -135,7 +135,7 @@ def test_a_level_with_a_broken_kernel_is_left_out(
             assert BROKEN[how][1] in line
             assert "report" in line
         with load(file, EngineOptions(n_threads=1)) as session:  # known now
-            assert session.isa == second.name
+            assert session.engine.isa == second.name
         assert capsys.readouterr().err == ""
         monkeypatch.setenv("GGUFPY_ISA", best.name)
         with pytest.raises(GGUFError, match=f"level {best.name} .*ISA.* wrong on this machine .* one of .*portable"):
@@ -169,7 +169,7 @@ def test_right_kernels_are_tried_once(fresh: None, tmp_path: Path, monkeypatch: 
     with gguf.open(write_model(tmp_path / "m")) as file:
         for _ in range(2):
             with load(file, EngineOptions(n_threads=1)) as session:
-                assert session.isa == isa.available()[0].name
+                assert session.engine.isa == isa.available()[0].name
     assert len(tried) == 1
     assert set(tried[0].types.values()) == {"F32"}
 

@@ -8,22 +8,39 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufpy.errors import GGUFError
-from ggufpy.generate.generation import StopFilter, top_logprobs
+from ggufpy.generate.stops import StopFilter
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
-    from ggufpy.generate.generation import Generation
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ggufpy.generate.loop import Stream
     from ggufpy.generate.sampling import Sampling
-    from ggufpy.llm import Llama
+    from ggufpy.tokenizers import Tokenizer
 
 Record = dict[str, Any]
 
 
+class Model(Protocol):
+    """What completions need of a loaded model; `ggufpy.Llama` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    def n_vocab(self) -> int: ...
+    def n_known(self) -> int: ...
+    def sampling(self, **options: Any) -> Sampling: ...
+    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+    def check_prompt(self, tokens: Sequence[int]) -> None: ...
+
+
 @dataclass(frozen=True)
-class Request:
+class Asked:
     """What one completion was asked for; `logprobs` None asks for none, `max_tokens` None for no limit."""
 
     tokens: tuple[int, ...]
@@ -48,7 +65,7 @@ class Piece:
     finish: str | None = None
 
 
-def text_request(llm: Llama, prompt: str | Sequence[int], limit: int | None, options: Record) -> Request:
+def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, options: Record) -> Asked:
     """The request behind `create_completion`; takes its own names out of `options`, the rest is sampling."""
     options = dict(options)
     if isinstance(prompt, str):
@@ -63,8 +80,8 @@ def text_request(llm: Llama, prompt: str | Sequence[int], limit: int | None, opt
 
 
 def chat_request(
-    llm: Llama, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record
-) -> Request:
+    llm: Model, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record
+) -> Asked:
     """The request behind `create_chat_completion`."""
     options = dict(options)
     wanted = checks.switch("logprobs", options.pop("logprobs", None))
@@ -77,14 +94,14 @@ def chat_request(
     )
 
 
-def _alternatives(llm: Llama, name: str, count: object) -> int | None:
+def _alternatives(llm: Model, name: str, count: object) -> int | None:
     """How many alternatives to list, if any are."""
     if count is not None and not 0 <= checks.whole(name, count) <= llm.n_vocab():
         raise GGUFError(f"{name} is {count}, and must be how many alternatives to list, 0 or more")
     return None if count is None else checks.whole(name, count)
 
 
-def _request(llm: Llama, tokens: list[int], limit: int | None, options: Record, **fixed: Any) -> Request:
+def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, **fixed: Any) -> Asked:
     """All that can be wrong with a request is found here; the seed is drawn last."""
     from uuid import uuid4
 
@@ -93,9 +110,9 @@ def _request(llm: Llama, tokens: list[int], limit: int | None, options: Record, 
     model = options.pop("model", None)
     if model is not None:
         checks.text("model", model)
-    llm.context.check_prompt(len(tokens))
+    llm.check_prompt(tokens)
     kind = fixed.pop("kind")
-    return Request(
+    return Asked(
         tuple(tokens),
         llm.sampling(**options),
         most if most is not None and most > 0 else None,
@@ -116,41 +133,50 @@ def _stops(stop: object) -> tuple[str, ...]:
     return stops
 
 
-def pieces(llm: Llama, request: Request, generation: Generation) -> Iterator[Piece]:
+def pieces(llm: Model, asked: Asked, stream: Stream) -> Iterator[Piece]:
     """Run a request: a piece for every token (its text may be empty), then one with a `finish`."""
-    decoder, stop = llm.tokenizer.stream(), StopFilter(request.stop)
-    finish = ""
+    decoder, stop = llm.tokenizer.stream(), StopFilter(asked.stop)
     try:
-        for count, token in enumerate(generation, 1):
+        for token in stream:
             text = stop.push(decoder.push(token))
             logprob: float = 0.0
             top: list[tuple[int, float]] = []
-            if request.logprobs is not None and generation.logits is not None:
-                logits = generation.logits[: llm.n_known()]  # padding has no text to be listed by
-                logprob, top = top_logprobs(logits, token, request.logprobs)
+            if asked.logprobs is not None and stream.logits is not None:
+                logits = stream.logits[: llm.n_known()]  # padding has no text to be listed by
+                logprob, top = top_logprobs(logits, token, asked.logprobs)
             yield Piece(text, token, logprob, tuple(top))
-            if stop.hit or count == request.max_tokens:
-                finish = "stop" if stop.hit else "length"
+            if stop.hit:
                 break
     finally:  # also where nobody wants the rest
-        generation.close()
+        stream.close()
     rest = stop.push(decoder.flush())
-    yield Piece(rest + stop.flush(), finish="stop" if stop.hit else finish or generation.finish or "length")
+    yield Piece(rest + stop.flush(), finish="stop" if stop.hit else stream.finish or "length")
 
 
-def _usage(request: Request, count: int) -> Record:
-    prompt = len(request.tokens)
+def top_logprobs(logits: NDArray[np.float32], token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """Natural-log probability of `token`, and the `count` likeliest (id, log probability), best first."""
+    import numpy as np
+
+    wide: NDArray[Any] = logits.astype(np.float64)
+    wide -= wide.max()
+    wide -= np.log(np.exp(wide).sum())
+    best = np.argsort(-wide, kind="stable")[:count]
+    return float(wide[token]), [(int(i), float(wide[i])) for i in best]
+
+
+def _usage(asked: Asked, count: int) -> Record:
+    prompt = len(asked.tokens)
     return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
 
 
-def _head(request: Request, kind: str) -> Record:
-    return {"id": request.id, "object": kind, "created": request.created, "model": request.model}
+def _head(asked: Asked, kind: str) -> Record:
+    return {"id": asked.id, "object": kind, "created": asked.created, "model": asked.model}
 
 
 # -- text completions --
 
 
-def _text_logprobs(llm: Llama, found: Sequence[Piece], start: int) -> Record:
+def _text_logprobs(llm: Model, found: Sequence[Piece], start: int) -> Record:
     """OpenAI's `logprobs` of a text completion; `start` is the length of the text before the first piece."""
 
     def name(token: int) -> str:
@@ -173,33 +199,33 @@ def _text_choice(text: str, logprobs: Record | None, finish: str | None) -> Reco
     return {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}
 
 
-def text_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
+def text_chunks(llm: Model, asked: Asked, stream: Stream) -> Iterator[Record]:
     """Chunks of a streamed text completion; the last has a `finish_reason`."""
-    at = len(request.echo)
-    if request.echo:
-        yield {**_head(request, "text_completion"), "choices": [_text_choice(request.echo, None, None)]}
-    for piece in pieces(llm, request, generation):
-        if piece.text or piece.finish or request.logprobs is not None:
-            logprobs = None if request.logprobs is None else _text_logprobs(llm, [piece], at)
+    at = len(asked.echo)
+    if asked.echo:
+        yield {**_head(asked, "text_completion"), "choices": [_text_choice(asked.echo, None, None)]}
+    for piece in pieces(llm, asked, stream):
+        if piece.text or piece.finish or asked.logprobs is not None:
+            logprobs = None if asked.logprobs is None else _text_logprobs(llm, [piece], at)
             choice = _text_choice(piece.text, logprobs, piece.finish)
-            yield {**_head(request, "text_completion"), "choices": [choice]}
+            yield {**_head(asked, "text_completion"), "choices": [choice]}
         at += len(piece.text)
 
 
-def whole_text(llm: Llama, request: Request, generation: Generation) -> Record:
+def whole_text(llm: Model, asked: Asked, stream: Stream) -> Record:
     """A text completion in one dict."""
-    found = list(pieces(llm, request, generation))
-    text = request.echo + "".join(piece.text for piece in found)
-    logprobs = None if request.logprobs is None else _text_logprobs(llm, found, len(request.echo))
+    found = list(pieces(llm, asked, stream))
+    text = asked.echo + "".join(piece.text for piece in found)
+    logprobs = None if asked.logprobs is None else _text_logprobs(llm, found, len(asked.echo))
     choice = _text_choice(text, logprobs, found[-1].finish)
-    usage = _usage(request, len(found) - 1)
-    return {**_head(request, "text_completion"), "choices": [choice], "usage": usage}
+    usage = _usage(asked, len(found) - 1)
+    return {**_head(asked, "text_completion"), "choices": [choice], "usage": usage}
 
 
 # -- chat completions --
 
 
-def _chat_logprobs(llm: Llama, found: Sequence[Piece]) -> Record:
+def _chat_logprobs(llm: Model, found: Sequence[Piece]) -> Record:
     """OpenAI's `logprobs` of a chat completion."""
 
     def entry(token: int, value: float) -> Record:
@@ -219,23 +245,23 @@ def _chat_delta(delta: Record, logprobs: Record | None, finish: str | None) -> R
     return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def chat_chunks(llm: Llama, request: Request, generation: Generation) -> Iterator[Record]:
+def chat_chunks(llm: Model, asked: Asked, stream: Stream) -> Iterator[Record]:
     """Chunks of a streamed chat completion: the role, the text in deltas, the reason it ended."""
-    head = _head(request, "chat.completion.chunk")
+    head = _head(asked, "chat.completion.chunk")
     yield {**head, "choices": [_chat_delta({"role": "assistant"}, None, None)]}
-    for piece in pieces(llm, request, generation):
-        if piece.text or (piece.token is not None and request.logprobs is not None):
-            logprobs = None if request.logprobs is None else _chat_logprobs(llm, [piece])
+    for piece in pieces(llm, asked, stream):
+        if piece.text or (piece.token is not None and asked.logprobs is not None):
+            logprobs = None if asked.logprobs is None else _chat_logprobs(llm, [piece])
             yield {**head, "choices": [_chat_delta({"content": piece.text}, logprobs, None)]}
         if piece.finish:
             yield {**head, "choices": [_chat_delta({}, None, piece.finish)]}
 
 
-def whole_chat(llm: Llama, request: Request, generation: Generation) -> Record:
+def whole_chat(llm: Model, asked: Asked, stream: Stream) -> Record:
     """A chat completion in one dict."""
-    found = list(pieces(llm, request, generation))
+    found = list(pieces(llm, asked, stream))
     message = {"role": "assistant", "content": "".join(piece.text for piece in found)}
-    logprobs = None if request.logprobs is None else _chat_logprobs(llm, found)
+    logprobs = None if asked.logprobs is None else _chat_logprobs(llm, found)
     choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": found[-1].finish}
-    usage = _usage(request, len(found) - 1)
-    return {**_head(request, "chat.completion"), "choices": [choice], "usage": usage}
+    usage = _usage(asked, len(found) - 1)
+    return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage}

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ggufpy.runtime import Session
+    from ggufpy.runtime import Engine
 
 Profiles = dict[str, list[dict[str, Any]]]
 
 
-def profile(session: Session, work: Callable[[], object]) -> list[dict[str, Any]]:
-    """Where the time of `work` with the session goes, the longest op first."""
-    with session.engine.profile() as profiled:
+def profile(engine: Engine, work: Callable[[], object]) -> list[dict[str, Any]]:
+    """Where the time of `work` with the engine goes, the longest op first."""
+    with engine.profile() as profiled:
         work()
     return [asdict(op) for op in profiled.ops()]
 

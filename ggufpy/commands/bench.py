@@ -24,7 +24,8 @@ from ggufpy.commands._options import (
 if TYPE_CHECKING:
     from ggufpy.commands._bench_profile import Profiles
     from ggufpy.generate.loading import LoadOptions, Parts
-    from ggufpy.runtime import Session
+    from ggufpy.runtime import Engine
+    from ggufpy.runtime.sequence import Sequence as Text
     from ggufpy.support.progress import Progress
 
 HELP = "measure prompt and decode speed, beside the machine's limits"
@@ -166,14 +167,14 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter()
     try:
         with Progress() as progress:
-            measured = _measure(parts.session, args, progress)
-        profiles = _profiles(parts.session, args) if args.profile else {}
+            measured = _measure(parts.engine, args, progress)
+        profiles = _profiles(parts.engine, args) if args.profile else {}
         report = _report(parts, measured)
     finally:
-        parts.session.close()
+        parts.engine.close()
         parts.file.close()
     report |= {"load_seconds": loaded - imported, "import_seconds": imported - start}
-    report |= _lists(parts.session, measured)
+    report |= _lists(parts.engine, measured)
     if args.profile:
         report["profile"] = profiles
     print(json.dumps(report) if args.json else _table(report))
@@ -198,25 +199,24 @@ def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
     )
 
 
-def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:
+def _measure(engine: Engine, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:
     """Warm up, then alternate prompts, decoding, the machine's limits, and sequences side by side."""
     from ggufpy.backends.cpu import machine
 
-    ids = _tokens(session, args)
+    ids = _tokens(engine, args)
     together = sorted({1, *args.parallel}) if args.parallel else []
-    sequences = Together(session, max(together), args.batch) if together else None
+    sequences = Together(engine, max(together), args.batch) if together else None
     prompts = [Runs(count) for count in args.n_prompt if count]
     decodes = [Runs(args.n_gen, depth) for depth in args.depth] if args.n_gen else []
     parallel = [Runs(args.n_gen, args.depth[0], count) for count in together]
     for turn in range(args.repetitions + 1):
         for runs in prompts:
-            seconds = prompt_seconds(session, ids[: runs.tokens])
-            _note(runs, turn, seconds, lambda: machine.matrix_peak(session.n_threads))
+            seconds = prompt_seconds(engine, ids[: runs.tokens])
+            _note(runs, turn, seconds, lambda: machine.matrix_peak(engine.n_threads))
         for runs in decodes:
             count = runs.tokens if turn else min(runs.tokens, WARM_TOKENS)
-            seconds = decode_seconds(session, ids[: runs.depth], ids[:count])
-            _note(runs, turn, seconds, lambda: machine.read_rate(session.n_threads))
-        session.truncate(0)
+            seconds = decode_seconds(engine, ids[: runs.depth], ids[:count])
+            _note(runs, turn, seconds, lambda: machine.read_rate(engine.n_threads))
         for runs in parallel:
             assert sequences is not None
             count = runs.tokens if turn else min(runs.tokens, WARM_TOKENS)
@@ -225,29 +225,29 @@ def _measure(session: Session, args: argparse.Namespace, progress: Callable[[str
     return Measured(prompts, decodes, parallel)
 
 
-def _tokens(session: Session, args: argparse.Namespace) -> list[int]:
+def _tokens(engine: Engine, args: argparse.Namespace) -> list[int]:
     """As many tokens, any of the vocabulary, as the longest run wants."""
     import numpy as np
 
     most = max(*args.n_prompt, *args.depth, args.n_gen)
-    ids: list[int] = np.random.default_rng(0).integers(0, session.n_vocab, most).tolist()
+    ids: list[int] = np.random.default_rng(0).integers(0, engine.n_vocab, most).tolist()
     return ids
 
 
-def _profiles(session: Session, args: argparse.Namespace) -> Profiles:
+def _profiles(engine: Engine, args: argparse.Namespace) -> Profiles:
     """One run more of the first prompt and the first decoding, timed op by op."""
     from ggufpy.commands import _bench_profile
 
-    ids, count, depth = _tokens(session, args), next(filter(None, args.n_prompt), 0), args.depth[0]
+    ids, count, depth = _tokens(engine, args), next(filter(None, args.n_prompt), 0), args.depth[0]
     found: Profiles = {}
+    text = engine.sequence()
     if count:
-        session.truncate(0)
-        found["pp"] = _bench_profile.profile(session, lambda: session.eval(ids[:count]))
+        found["pp"] = _bench_profile.profile(engine, lambda: engine.read(text, ids[:count]))
     if args.n_gen:
-        session.truncate(0)
-        if depth:
-            session.eval(ids[:depth])
-        found["tg"] = _bench_profile.profile(session, lambda: decode(session, ids[: args.n_gen]))
+        text.truncate(0)
+        engine.read(text, ids[:depth])
+        found["tg"] = _bench_profile.profile(engine, lambda: decode(engine, text, ids[: args.n_gen]))
+    text.close()
     return found
 
 
@@ -259,33 +259,34 @@ def _note(runs: Runs, turn: int, seconds: float, limit: Callable[[], float] | No
             runs.machine.append(limit())
 
 
-def prompt_seconds(session: Session, ids: Sequence[int]) -> float:
+def prompt_seconds(engine: Engine, ids: Sequence[int]) -> float:
     """Seconds to read `ids` into a fresh context, to the logits of the last."""
-    session.truncate(0)
+    text = engine.sequence()
     start = time.perf_counter()
-    session.eval(ids)
-    session.last_logits()
-    return time.perf_counter() - start
+    engine.read(text, ids)
+    seconds = time.perf_counter() - start
+    text.close()
+    return seconds
 
 
-def decode_seconds(session: Session, before: Sequence[int], ids: Sequence[int]) -> float:
+def decode_seconds(engine: Engine, before: Sequence[int], ids: Sequence[int]) -> float:
     """Seconds to evaluate `ids` one by one, each to its logits, behind the tokens `before`."""
-    session.truncate(0)
-    if before:
-        session.eval(before)
+    text = engine.sequence()
+    engine.read(text, before)
     start = time.perf_counter()
-    decode(session, ids)
-    return time.perf_counter() - start
+    decode(engine, text, ids)
+    seconds = time.perf_counter() - start
+    text.close()
+    return seconds
 
 
 class Together:
     """Sequences that decode in the same steps."""
 
-    def __init__(self, session: Session, count: int, n_batch: int) -> None:
+    def __init__(self, engine: Engine, count: int, n_batch: int) -> None:
         from ggufpy.runtime.engine import Chunk
 
-        session.truncate(0)
-        self._engine, self._chunk, self._batch = session.engine, Chunk, n_batch
+        self._engine, self._chunk, self._batch = engine, Chunk, n_batch
         self._sequences = [self._engine.sequence() for _ in range(count)]
 
     def seconds(self, count: int, before: Sequence[int], ids: Sequence[int]) -> float:
@@ -305,28 +306,27 @@ class Together:
         return seconds
 
 
-def decode(session: Session, ids: Sequence[int]) -> None:
-    """Evaluates `ids` one by one, each to its logits."""
+def decode(engine: Engine, text: Text, ids: Sequence[int]) -> None:
+    """Evaluates `ids` one by one behind a text, each to its logits."""
     for token in ids:
-        session.eval([token])
-        session.last_logits()
+        engine.read(text, [token])
 
 
 def _report(parts: Parts, measured: Measured) -> dict[str, Any]:
     """The model, and the first of each list."""
-    session = parts.session
+    engine = parts.engine
     return {
         "model": parts.name,
-        "type": session.type_name,
+        "type": engine.type_name,
         "bytes": sum(tensor.nbytes for tensor in parts.file.tensors.values()),
-        "threads": session.n_threads,
-        "isa": session.isa,
-        "pp": _prompt_fields(session, measured.prompts[0] if measured.prompts else Runs(0)),
-        "tg": _decode_fields(session, measured.decodes[0] if measured.decodes else Runs(0)),
+        "threads": engine.n_threads,
+        "isa": engine.isa,
+        "pp": _prompt_fields(engine, measured.prompts[0] if measured.prompts else Runs(0)),
+        "tg": _decode_fields(engine, measured.decodes[0] if measured.decodes else Runs(0)),
     }
 
 
-def _lists(session: Session, measured: Measured) -> dict[str, Any]:
+def _lists(engine: Engine, measured: Measured) -> dict[str, Any]:
     """Every run: `pp_runs`, `tg_runs`, `parallel`."""
     one = next((median(runs.speeds) for runs in measured.parallel if runs.sequences == 1), None)
     together = []
@@ -335,22 +335,22 @@ def _lists(session: Session, measured: Measured) -> dict[str, Any]:
         ratio = median(runs.speeds) / one
         together.append({"sequences": runs.sequences, **runs.rates(), "ratio": ratio})
     return {
-        "pp_runs": [_prompt_fields(session, runs) for runs in measured.prompts],
-        "tg_runs": [{**_decode_fields(session, runs), "depth": runs.depth} for runs in measured.decodes],
+        "pp_runs": [_prompt_fields(engine, runs) for runs in measured.prompts],
+        "tg_runs": [{**_decode_fields(engine, runs), "depth": runs.depth} for runs in measured.decodes],
         "parallel": together,
     }
 
 
-def _prompt_fields(session: Session, runs: Runs) -> dict[str, Any]:
-    per_token = session.prompt_flops(runs.tokens) / max(runs.tokens, 1)
+def _prompt_fields(engine: Engine, runs: Runs) -> dict[str, Any]:
+    per_token = engine.prompt_flops(runs.tokens) / max(runs.tokens, 1)
     limits = runs.ratio(per_token / 1e3, "tflops", "peak_tflops")
     if limits["peak_tflops"] is not None:
         limits["peak_tflops"] /= 1e3
     return {**runs.rates(), **limits}
 
 
-def _decode_fields(session: Session, runs: Runs) -> dict[str, Any]:
-    return {**runs.rates(), **runs.ratio(session.weight_bytes, "gb_per_s", "machine_gb_per_s")}
+def _decode_fields(engine: Engine, runs: Runs) -> dict[str, Any]:
+    return {**runs.rates(), **runs.ratio(engine.weight_bytes, "gb_per_s", "machine_gb_per_s")}
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -116,4 +116,4 @@ def _collect(args: argparse.Namespace, begun: ImportanceMatrix | None) -> tuple[
             due=lambda done: any(n and done % n == 0 for n in (args.output_frequency, args.save_frequency)),
             report=lambda done, total: progress("reading chunks", done, total),
         )
-        return collect(llm.session.engine, chunks, options), chunks.size
+        return collect(llm.engine, chunks, options), chunks.size

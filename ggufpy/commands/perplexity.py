@@ -108,7 +108,7 @@ def _measure(args: argparse.Namespace, llm: Llama, chunks: Ints, base: KlBase | 
             header = Header(Path(llm.name).name, llm.n_vocab(), chunks.shape[1], len(chunks))
             save = stack.enter_context(KlBaseWriter(args.save_kl_base, header))
         running = stack.enter_context(Running("perplexity"))
-        return measure(llm.session.engine, chunks, base, save, running)
+        return measure(llm.engine, chunks, base, save, running)
 
 
 def fields(result: Result) -> dict[str, Any]:

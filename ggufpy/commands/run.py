@@ -28,7 +28,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from ggufpy.generate.generation import Generation
+    from ggufpy.generate.loop import Stream
     from ggufpy.llm import Llama
 
 EXIT_INTERRUPTED = 130
@@ -126,14 +126,15 @@ def run(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     with _load(args) as llm:
         tokens = _tokens(llm, args, prompt)
-        generation = llm.generate(
+        stream = llm.generate(
             tokens,
+            limit=args.predict if args.predict > 0 else None,
             ignore_eos=args.ignore_eos,
             context_shift=args.context_shift,
             keep=args.keep or 0,
             **_sampling(args),
         )
-        result = _generate(llm, generation, args, len(tokens))
+        result = _generate(llm, stream, args, len(tokens))
         result = replace(result, seconds=time.perf_counter() - started)
     if args.json:
         print(json.dumps(asdict(result)))
@@ -209,8 +210,8 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     return {**{name: getattr(args, name) for name in names}, "logit_bias": dict(args.logit_bias)}
 
 
-def _generate(llm: Llama, generation: Generation, args: argparse.Namespace, prompt_tokens: int) -> Result:
-    """Run the generation to its end or to Ctrl-C, printing as it goes unless --json."""
+def _generate(llm: Llama, stream: Stream, args: argparse.Namespace, prompt_tokens: int) -> Result:
+    """Take the tokens to their end or to Ctrl-C, printing as it goes unless --json."""
     decoder = llm.tokenizer.stream()
     parts: list[str] = []
 
@@ -223,16 +224,13 @@ def _generate(llm: Llama, generation: Generation, args: argparse.Namespace, prom
     count, finish = 0, "length"
     start = prompt_done = last = time.perf_counter()
     try:
-        generation.prefill()
+        stream.prefill()
         prompt_done = last = time.perf_counter()
-        while count != args.predict:
-            token = next(generation, None)
-            if token is None:
-                finish = generation.finish or "stop"
-                break
+        for token in stream if args.predict else ():
             count += 1
             last = time.perf_counter()
             show(decoder.push(token))
+        finish = stream.finish or "length"
     except KeyboardInterrupt:
         finish = "interrupt"
     show(decoder.flush())
@@ -246,8 +244,8 @@ def _generate(llm: Llama, generation: Generation, args: argparse.Namespace, prom
         decode_per_second=(count - 1) / (last - prompt_done) if count > 1 else None,
         seconds=last - start,
         finish=finish,
-        drafted=generation.drafted,
-        accepted=generation.accepted,
+        drafted=stream.drafted,
+        accepted=stream.accepted,
     )
 
 

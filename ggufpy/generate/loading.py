@@ -1,4 +1,4 @@
-"""From a model's name and options to its parts: the packed weights with a context, the tokeniser, the chat template.
+"""From a model's name and options to its parts: the engine with its packed weights, the tokeniser, the chat template.
 
 Tokeniser and template are made by threads while weights are packed, so that a start takes no longer than the longest.
 """
@@ -19,8 +19,8 @@ from ggufpy.support import checks
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
-    from ggufpy.llm import Llama
-    from ggufpy.runtime import Session
+    from ggufpy.generate.drafters import Model
+    from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class LoadOptions:
     n_parallel: int = 1
     shorten: bool = False
     lookup: int = 0
-    draft_model: str | os.PathLike[str] | Llama | None = None
+    draft_model: str | os.PathLike[str] | Model | None = None
     draft_max: int = 16
     pre: str | None = None
     text: bool = True
@@ -106,7 +106,7 @@ class Parts:
     """What a `Llama` is made of."""
 
     name: str
-    session: Session
+    engine: Engine
     file: GGUFFile
     tokenizer: Later[Tokenizer]
     template: Later[ChatTemplate | None]
@@ -142,7 +142,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         from ggufpy import runtime
         from ggufpy.backends.options import EngineOptions
 
-        engine = EngineOptions(
+        how = EngineOptions(
             _context_size(options, file.metadata),
             options.n_threads,
             options.n_batch,
@@ -151,13 +151,13 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
             cache_type_v=options.cache_type_v,
             n_parallel=options.n_parallel,
         )
-        session = runtime.load(file, engine, start_text)
+        engine = runtime.load(file, how, start_text)
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
         tokenizer.wait()
         file.close()
         raise
-    return Parts(os.fspath(path), session, file, tokenizer, template)
+    return Parts(os.fspath(path), engine, file, tokenizer, template)
 
 
 def _context_size(options: LoadOptions, metadata: Mapping[str, Any]) -> int:

@@ -129,7 +129,7 @@ def _open(plan: Plan, path: Path, n_ctx: int) -> Llama:
 def _source(plan: Plan, base: Path) -> tuple[Compared, int, str]:
     """The source, measured into the base; threads and SIMD level that everything runs with."""
     with _open(plan, plan.source, plan.load.n_ctx) as llm:
-        context = llm.session.engine.model.plan.context
+        context = llm.engine.model.plan.context
         if plan.decode + WARM_TOKENS > context:  # said now, and not when hours of quantising are over
             raise GGUFError(
                 f"{plan.decode} tokens are to be decoded, and the model has room for {context - WARM_TOKENS} (-n)"
@@ -137,10 +137,9 @@ def _source(plan: Plan, base: Path) -> tuple[Compared, int, str]:
         chunks = plan.windows(llm)
         with KlBaseWriter(base, Header(plan.source.name, llm.n_vocab(), chunks.shape[1], len(chunks))) as save:
             result = measure(
-                llm.session.engine, chunks, save=save, report=lambda done, total, _: plan.note("source", done, total)
+                llm.engine, chunks, save=save, report=lambda done, total, _: plan.note("source", done, total)
             )
-        session = llm.session
-        found = (session.type_name, session.n_threads, session.isa)
+        found = (llm.engine.type_name, llm.engine.n_threads, llm.engine.isa)
     nbytes, bits = _size(plan.source)
     return Compared(found[0], str(plan.source), nbytes, bits, result), found[1], found[2]
 
@@ -168,21 +167,20 @@ def _type(plan: Plan, name: str, base_path: Path) -> Compared:
     with KlBase(base_path) as base, _open(plan, target, base.header.n_ctx) as llm:
         chunks = base.tokens()
         base.check(chunks, llm.n_vocab())
-        result = measure(llm.session.engine, chunks, base)
+        result = measure(llm.engine, chunks, base)
     return Compared(name, str(target), _size(target)[0], report.bits_per_weight, result, report.seconds)
 
 
 def _speed(plan: Plan, path: Path) -> float:
     """Tokens a second that a model decodes, one at a time from an empty context."""
     with _open(plan, path, WARM_TOKENS + plan.decode) as llm:
-        session = llm.session
-        ids = [(7919 * i + 1) % session.n_vocab for i in range(WARM_TOKENS + plan.decode)]
+        engine, text = llm.engine, llm.engine.sequence()
+        ids = [(7919 * i + 1) % engine.n_vocab for i in range(WARM_TOKENS + plan.decode)]
         for token in ids[:WARM_TOKENS]:
-            session.eval([token])
+            engine.read(text, [token])
         start = time.perf_counter()
         for token in ids[WARM_TOKENS:]:
-            session.eval([token])
-            session.last_logits()
+            engine.read(text, [token])
         return plan.decode / (time.perf_counter() - start)
 
 

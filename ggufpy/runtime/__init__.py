@@ -1,11 +1,12 @@
-"""Runs plans: packed weights, threads, the key/value cache, and a `Session` that applications hold through `Llama`."""
+"""Runs plans: an `Engine` makes steps of several sequences, a `Scheduler` makes requests into steps."""
 
 from __future__ import annotations
 
 from ggufpy.backends.options import EngineOptions
 from ggufpy.jit import verdicts
 
-from .session import Session, load
+from .engine import Engine
+from .loading import load
 
 
 def isa_name() -> str:
@@ -13,4 +14,4 @@ def isa_name() -> str:
     return verdicts.current().name
 
 
-__all__ = ["EngineOptions", "Session", "isa_name", "load"]
+__all__ = ["Engine", "EngineOptions", "isa_name", "load"]

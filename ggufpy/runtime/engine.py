@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
+Wanted = Literal["none", "last", "all"]
 Load = Callable[[Model, int], Program]
 
 
@@ -49,7 +50,7 @@ class Chunk:
 
     sequence: Sequence
     tokens: Items[int]
-    logits: Literal["none", "last", "all"] | range = "last"
+    logits: Wanted | range = "last"
     bulk: bool = False
 
 
@@ -110,6 +111,34 @@ class Engine:
     def kv_bytes(self) -> int:
         """Bytes of the key/value cache when it is full."""
         return self._program.kv_bytes
+
+    @property
+    def n_embd(self) -> int:
+        """The width of the model."""
+        return self._model.plan.width
+
+    @property
+    def n_threads(self) -> int:
+        return self._model.threads
+
+    @property
+    def isa(self) -> str:
+        """The SIMD level that the weights are packed for."""
+        return self._model.library.level.name
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed matrices, all of which are read for every token."""
+        return self._model.weight_bytes
+
+    @property
+    def type_name(self) -> str:
+        """The type that most of the matrices' bytes are in."""
+        return self._model.type_name
+
+    def prompt_flops(self, tokens: int) -> float:
+        """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
+        return self._model.prompt_flops(tokens)
 
     @property
     def free_pages(self) -> int:
@@ -179,6 +208,24 @@ class Engine:
                 for i, (n, at) in enumerate(part):
                     found[n][at] = logits[i]
             return found
+
+    def read(
+        self, sequence: Sequence, tokens: Items[int], logits: Wanted = "last", exact: bool = False
+    ) -> Floats:
+        """Appends a text to a sequence, in as many steps as it takes; its wanted logits (rows, n_vocab).
+
+        `exact` gives them the bits that they have when tokens are evaluated one by one, at the speed of small batches.
+        """
+        ids = self.tokens(tokens)
+        bulk = not exact and self.reads_in_bulk(ids.size)
+        out = np.empty(({"none": 0, "last": min(ids.size, 1), "all": ids.size}[logits], self.n_vocab), np.float32)
+        sequence.reserve(ids.size)  # all or nothing
+        for start in range(0, ids.size, self.rows):
+            part = ids[start : start + self.rows]
+            wanted: Wanted = "none" if logits == "last" and start + self.rows < ids.size else logits
+            rows = {"none": out[:0], "last": out, "all": out[start : start + part.size]}[wanted]
+            self.step([Chunk(sequence, part.tolist(), wanted, bulk)], [rows])
+        return out
 
     def visit(self, chunk: Chunk, take: Callable[[int, LogitRows], None]) -> None:
         """Evaluates a chunk, and calls take(first, rows) with its wanted logits where they lie, a few rows at a time.
@@ -286,6 +333,12 @@ class Engine:
 
     def _move(self, sequence: Sequence, positions: range, drop: int) -> None:
         self._program.move(sequence.table, positions, drop)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the threads. The engine cannot be used afterwards. Raises GGUFError while another thread's step runs."""

@@ -66,17 +66,17 @@ class Prefixes(Generic[T]):
         best, most = None, 0
         for owner in self._owners[last]:
             rest = slice(pages * PAGE, (pages + 1) * PAGE)  # a whole page more would have been found
-            count = pages * PAGE + _common(self._texts[owner][rest], tokens[rest])
+            count = pages * PAGE + common(self._texts[owner][rest], tokens[rest])
             if count > most:
                 best, most = owner, count
         if best is None:
             return None
         text = self._texts[best][:most]
         if list(text) != list(tokens[:most]):  # hashes that are equal by accident
-            most = _common(text, tokens)
+            most = common(text, tokens)
         return (best, most) if most else None
 
 
-def _common(a: Items[int], b: Items[int]) -> int:
+def common(a: Items[int], b: Items[int]) -> int:
     """How many tokens are the same from the beginning on."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

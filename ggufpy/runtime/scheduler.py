@@ -1,211 +1,333 @@
-"""Continuous batching: a queue of requests over an engine, whose steps mix prompt chunks and decoded tokens.
+"""Continuous batching: requests over an engine, whose steps mix chunks of prompts, decoded tokens and drafts.
 
-Requests go in with `submit`, tokens come out of `step`. Every step decodes one token of each running request and fills
-up with chunks of prompts, oldest first. A request's tokens do not depend on what else is running or has run. What a
-request has read stays for later ones that begin alike and are read the same way (in bulk or not), until its pages are
-needed.
+Requests go in with `submit`, events come out of `step`. Every step decodes one token of each running request, with its
+draft behind it, and fills up with chunks of prompts, oldest first. There are as many places as the engine has
+sequences. What an ended request has read keeps its place until a new one wants it: who begins alike does not read it
+again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 
-from .engine import Chunk, Engine
-from .prefixes import Prefixes
-from .sequence import Sequence
+from .engine import Chunk, Engine, Wanted
+from .held import Beginnings, Held, Kind
+from .prefixes import common
+from .request import Event, Failed, Finished, Request, Token
 
-Sample = Callable[[NDArray[np.float32]], int | None]
-
-
-class Request:
-    """A prompt and what follows it. `sample(logits)` gives the next token, or None to end."""
-
-    def __init__(self, prompt: Items[int], sample: Sample) -> None:
-        self.prompt = tuple(prompt)
-        self.sample = sample
-        self.produced: list[int] = []
-        self.finish: str | None = None  # "stop" (sample gave None), "length" (context full), "cancelled" or "error"
-        self.error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.finish is not None
-
-    def cancel(self) -> None:
-        """Ends the request before the next step; what it has produced stays."""
-        if not self.done:
-            self.finish = "cancelled"
-
-
-@dataclass(eq=False)
-class _Held:
-    """A sequence, the tokens that its pages hold, and how many of them, from the first, were read in bulk.
-
-    A text can only begin with tokens that were read as its own are to be: in bulk, or all of them exactly.
-    """
-
-    sequence: Sequence
-    tokens: list[int]
-    bulk: int = 0
-    remembered: int = 0  # of those, how many later requests can begin with
+Floats = NDArray[np.float32]
 
 
 @dataclass(eq=False)
 class _Running:
-    """A request, what its sequence holds, the tokens that are still to be evaluated, and how its prompt is read."""
+    """A request with a place, and how many of its text's tokens, from the first, are to be read in bulk."""
 
     request: Request
-    held: _Held
-    pending: list[int]
-    bulk: bool
+    held: Held
+    bulk: int
+
+    @property
+    def at(self) -> int:
+        """How many tokens of the text are evaluated."""
+        return len(self.held.tokens)
+
+    @property
+    def left(self) -> int:
+        """How many are not."""
+        return len(self.request.text) - self.at
 
     @property
     def in_bulk(self) -> bool:
-        """Whether what is pending is read in bulk."""
-        return self.bulk and not self.request.produced
+        return self.at < self.bulk
 
-    def read(self, tokens: Items[int]) -> None:
-        """The first of what was pending has been evaluated."""
-        self.held.tokens.extend(tokens)
-        self.held.bulk += len(tokens) if self.in_bulk else 0
-        del self.pending[: len(tokens)]
+
+@dataclass(eq=False)
+class _Planned:
+    """A running request's part of a step: a chunk of its text, and what may follow."""
+
+    running: _Running
+    tokens: list[int]
+    draft: list[int]
+
+    @property
+    def chunk(self) -> Chunk:
+        r = self.running
+        logits: Wanted = "last" if len(self.tokens) == r.left and r.request.sampler else "none"
+        if self.draft or (r.request.take is not None and r.at < len(r.request.prompt)):
+            logits = "all"
+        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk)
 
 
 class Scheduler:
-    """Runs as many requests of an engine at a time as it has sequences; others wait. For one thread."""
+    """Runs as many requests at a time as the engine has sequences; others wait. For one thread at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: deque[Request] = deque()
         self._running: list[_Running] = []
-        self._kept: deque[_Held] = deque()  # what ended requests have read, oldest first
-        # What is kept or running, by whether it was read in bulk.
-        self._prefixes: dict[bool, Prefixes[_Held]] = {False: Prefixes(), True: Prefixes()}
+        self._kept: list[Held] = []  # what ended requests have read, oldest first
+        self._beginnings = Beginnings()
+        self._events: list[Event] = []  # not yet told
 
-    def submit(self, prompt: Items[int], sample: Sample) -> Request:
-        """Queues a request. Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary."""
-        if not len(self._engine.tokens(prompt)):
-            raise GGUFError("nothing to start from: the prompt is empty")
-        if len(prompt) > self._engine.n_ctx:
+    def check(self, request: Request) -> None:
+        """Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary."""
+        if not len(self._engine.tokens(request.prompt)):
+            raise GGUFError("nothing to start from: the prompt is empty and the model adds no token of its own")
+        if len(request.prompt) > self._engine.n_ctx:
             raise GGUFError(
-                f"the prompt is {len(prompt)} tokens and a sequence holds {self._engine.n_ctx}: "
+                f"the prompt is {len(request.prompt)} tokens and the context holds {self._engine.n_ctx}: "
                 "shorten it, or load the model with a larger n_ctx (-c)"
             )
-        request = Request(prompt, sample)
-        self._waiting.append(request)
+
+    def submit(self, request: Request) -> Request:
+        """Queues a request. Raises GGUFError as `check` does."""
+        self.check(request)
+        self.enqueue(request)
         return request
+
+    def enqueue(self, request: Request) -> None:
+        """Queues a request that has been checked."""
+        self._waiting.append(request)
+
+    @property
+    def running(self) -> list[Request]:
+        """Those that have a place."""
+        return [running.request for running in self._running]
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        self._drop_ended()
-        return not self._waiting and not self._running
+        """Whether a step would do nothing. Requests that are paused wait for whoever paused them."""
+        can_begin = len(self._running) < self._engine.parallel
+        waits = any(request.done or (can_begin and not request.paused) for request in self._waiting)
+        return not (self._events or waits or any(r.request.done or not r.request.paused for r in self._running))
 
-    def step(self) -> list[tuple[Request, int]]:
-        """One step of the engine; the tokens that it produced, which are none while prompts are read."""
-        self._drop_ended()
+    @property
+    def crowded(self) -> bool:
+        """Whether a request waits for a place that others have."""
+        wanted = any(not request.paused for request in self._waiting)
+        return wanted and len(self._running) >= self._engine.parallel
+
+    def withdraw(self, request: Request) -> None:
+        """Takes a running request's place. It waits for another, and reads its text again as far as nobody has it."""
+        for running in [running for running in self._running if running.request is request]:
+            self._running.remove(running)
+            self._kept.append(running.held)
+            self._waiting.append(request)
+
+    def forget(self) -> None:
+        """Gives back what ended requests have read."""
+        self._collect_ended()
+        while self._kept:
+            self._close(self._kept[0])
+
+    def step(self) -> list[Event]:
+        """One step of the engine, if there is anything to evaluate. What came of it, and what has ended since the last.
+
+        An interrupt leaves every request as it was before the step, or behind it.
+        """
+        self._collect_ended()
         self._admit()
-        planned = self._plan()
-        if not planned:
-            return []
-        self._make_room(planned)
-        rows = self._engine.step([chunk for _, chunk in planned])
-        found = []
-        for (running, chunk), logits in zip(planned, rows, strict=True):
-            running.read(chunk.tokens)
-            self._remember(running.held)
-            token = self._next(running, logits[0]) if not running.pending else None
-            if token is not None:
-                found.append((running.request, token))
-        self._drop_ended()
-        return found
-
-    def _next(self, running: _Running, logits: NDArray[np.float32]) -> int | None:
-        """The request's next token, put in line to be evaluated; None if it has ended."""
-        request = running.request
         try:
-            token = request.sample(logits)
-            if token is not None:
-                self._engine.tokens([token])
-        except Exception as error:  # the others go on; whoever waits for this one finds it here
-            request.finish, request.error = "error", error
-            return None
-        if token is None:
-            request.finish = "stop"
-            return None
-        request.produced.append(token)
-        running.pending.append(token)
-        if len(running.held.tokens) == self._engine.n_ctx:
-            request.finish = "length"
-        return token
+            if planned := self._plan():
+                self._evaluate(planned)
+        except BaseException:
+            for running in self._running:
+                _agree(running)
+            raise
+        self._collect_ended()
+        events, self._events = self._events, []
+        return events
 
-    def _drop_ended(self) -> None:
-        """Keeps what ended requests have read, and forgets waiting ones that were cancelled."""
-        self._waiting = deque(request for request in self._waiting if not request.done)
-        ended = [running.held for running in self._running if running.request.done]
-        self._running = [running for running in self._running if not running.request.done]
-        self._kept.extend(ended)
+    def _collect_ended(self) -> None:
+        """Takes ended requests off their places; what they have read is kept."""
+        for request in [request for request in self._waiting if request.done]:
+            self._waiting.remove(request)
+            self._events.append(_end(request))
+        for running in [running for running in self._running if running.request.done]:
+            self._running.remove(running)
+            self._kept.append(running.held)
+            self._events.append(_end(running.request))
+
+    # -- places --
 
     def _admit(self) -> None:
-        """Starts waiting requests while there are places, each behind what has been read of its prompt already."""
-        while self._waiting and len(self._running) < self._engine.parallel:
-            request = self._waiting.popleft()
-            bulk = self._engine.reads_in_bulk(len(request.prompt))
-            held = self._begin(request.prompt, bulk)
-            self._running.append(_Running(request, held, list(request.prompt[len(held.tokens) :]), bulk))
+        """Starts waiting requests while there are places, each behind what has been read of its text already."""
+        for request in [request for request in self._waiting if not request.paused]:
+            if len(self._running) >= self._engine.parallel:
+                return
+            self._waiting.remove(request)
+            try:
+                self._running.append(self._begin(request))
+            except Exception as error:
+                request.finish, request.error = "error", error
+                self._events.append(_end(request))
 
-    def _begin(self, prompt: tuple[int, ...], bulk: bool) -> _Held:
-        """A sequence that holds as much of the prompt as any other does, its last token always left to evaluate."""
-        found = self._prefixes[bulk].longest(prompt[:-1])
+    def _begin(self, request: Request) -> _Running:
+        """The request with a sequence that holds as much of its text as any other does, but for its last token."""
+        in_bulk = self._engine.reads_in_bulk(len(request.prompt))
+        held = self._taken_over(request, in_bulk)
+        if held is None:
+            self._free_place()
+            held = Held(self._engine.sequence())
+        elif request.reuse == "any":
+            in_bulk = self._engine.reads_in_bulk(len(request.prompt) - len(held.tokens))
+        request.evaluated = len(held.tokens)
+        request.begin()
+        return _Running(request, held, len(request.prompt) if in_bulk else 0)
+
+    def _taken_over(self, request: Request, in_bulk: bool) -> Held | None:
+        """What holds most of the request's text: the place of an ended one, or a fork where that may be wanted."""
+        if request.reuse == "none":
+            return None
+        kind: Kind = "any" if request.reuse == "any" else "bulk" if in_bulk else "exact"
+        some = (*self._kept, *(running.held for running in self._running))
+        found = self._beginnings.longest(some, request.text[:-1], kind)
         if found is None:
-            return _Held(self._engine.sequence(), [])
-        best, shared = found
-        if best in self._kept:
-            self._kept.remove(best)
-            self._kept.append(best)  # used last
-        held = _Held(best.sequence.fork(shared), best.tokens[:shared], min(best.bulk, shared))
-        self._remember(held)
-        return held
+            return None
+        held, shared = found
+        if held not in self._kept:
+            self._free_place()
+            return held.fork(shared)
+        self._kept.remove(held)
+        if shared == len(held.tokens) or self._free_places < 2:
+            held.cut(shared)
+            return held
+        self._kept.append(held)  # used last
+        return held.fork(shared)
 
-    def _remember(self, held: _Held) -> None:
-        """Later requests can begin with what it has now."""
-        if not held.bulk:
-            self._prefixes[False].grow(held, held.tokens)
-        elif held.bulk != held.remembered:  # while a text is decoded behind its prompt nothing is new
-            self._prefixes[False].remove(held)
-            self._prefixes[True].grow(held, held.tokens[: held.bulk])
-            held.remembered = held.bulk
+    @property
+    def _free_places(self) -> int:
+        return self._engine.parallel - len(self._running) - len(self._kept)
 
-    def _forget(self, held: _Held) -> None:
-        """Gives its pages back."""
-        for prefixes in self._prefixes.values():
-            prefixes.remove(held)
+    def _free_place(self) -> None:
+        """Makes sure that there is a place for one more: what was used longest ago goes."""
+        while self._kept and self._free_places < 1:
+            self._close(self._kept[0])
+
+    def _close(self, held: Held) -> None:
+        self._kept.remove(held)
+        self._beginnings.forget(held)
         held.sequence.close()
 
-    def _plan(self) -> list[tuple[_Running, Chunk]]:
-        """The chunks of the next step: what decodes first, then prompts in order of arrival."""
-        left = self._engine.rows
+    # -- steps --
+
+    def _plan(self) -> list[_Planned]:
+        """The next step's chunks: what decodes first, then prompts in order of arrival."""
+        room = self._engine.rows
         planned = []
-        for running in sorted(self._running, key=lambda running: len(running.pending) > 1):
-            count = min(len(running.pending), left)
-            if count:
-                logits: Literal["last", "none"] = "last" if count == len(running.pending) else "none"
-                chunk = Chunk(running.held.sequence, running.pending[:count], logits, running.in_bulk)
-                planned.append((running, chunk))
-                left -= count
+        active = [running for running in self._running if not running.request.paused]
+        for running in sorted(active, key=lambda running: running.left > 1):
+            count = min(running.left, room, running.bulk - running.at if running.in_bulk else room)
+            if count < 1:
+                continue
+            try:
+                self._shift(running)
+                draft = self._draft(running, room - count)
+            except Exception as error:  # of whoever guesses, or of a cache that cannot move
+                _fail(running, error)
+                continue
+            planned.append(_Planned(running, running.request.text[running.at : running.at + count], draft))
+            room -= count + len(draft)
         return planned
 
-    def _make_room(self, planned: list[tuple[_Running, Chunk]]) -> None:
-        """Forgets what ended requests have read, oldest first, until the step has the pages that it takes."""
-        wanted = sum(running.held.sequence.wants(len(chunk.tokens)) for running, chunk in planned)
-        while self._kept and self._engine.free_pages < wanted:
-            self._forget(self._kept.popleft())
+    def _shift(self, running: _Running) -> None:
+        """Forgets half of what follows the tokens that are kept, if there is no room for the newest."""
+        keep, at = running.request.keep, running.at
+        if at == self._engine.n_ctx and keep is not None:
+            drop = (at - keep + 1) // 2
+            del running.request.text[keep : keep + drop]
+            running.held.shift(keep, drop)
+
+    def _draft(self, running: _Running, room: int) -> list[int]:
+        """What may follow the newest token."""
+        request = running.request
+        if request.drafts is None or running.left != 1 or not request.produced:
+            return []
+        room = min(room, self._engine.n_ctx - running.at - 1)
+        if request.limit is not None:
+            room = min(room, request.limit - len(request.produced) - 1)
+        return request.drafts.draft(room)
+
+    def _evaluate(self, planned: list[_Planned]) -> None:
+        """Evaluates a step. One that fails is made chunk by chunk, so that whoever it fails for fails alone."""
+        try:
+            rows = self._engine.step([one.chunk for one in planned])
+        except Exception as error:
+            for one in planned:
+                _agree(one.running)
+            if len(planned) == 1 and not self._kept:
+                _fail(planned[0].running, error)
+                return
+            self.forget()  # it may have been their pages that were wanting
+            for one in planned:
+                self._evaluate([one])
+            return
+        for one, logits in zip(planned, rows, strict=True):
+            try:
+                self._take(one, logits)
+            except Exception as error:  # of whoever draws, guesses or takes logits
+                _fail(one.running, error)
+
+    def _take(self, one: _Planned, logits: Floats) -> None:
+        """Notes what has been evaluated, and draws what follows."""
+        running, request = one.running, one.running.request
+        first = running.at
+        running.held.read(one.tokens, running.in_bulk)
+        request.evaluated = running.at
+        if request.take is not None and first < len(request.prompt):
+            request.take(first, logits)
+        if running.left:
+            return
+        if request.sampler is None:
+            request.finish = "read"
+            return
+        for row in logits[len(logits) - 1 - len(one.draft) :]:
+            if not self._next(running, row):
+                break
+            running.held.read(request.text[-1:], False)
+            request.evaluated = running.at
+        running.held.cut(running.at)  # what was guessed and did not come
+
+    def _next(self, running: _Running, logits: Floats) -> bool:
+        """Draws the next token. Whether it has been guessed, so that it is evaluated already."""
+        request = running.request
+        assert request.sampler is not None
+        token = int(request.sampler.sample(logits))
+        if token in request.ends:
+            request.finish = "stop"
+            return False
+        self._engine.tokens([token])
+        request.sampler.accept(token)
+        request.produced.append(token)
+        request.text.append(token)
+        self._events.append(Token(request, token, logits))
+        guessed = request.drafts is not None and request.drafts.check(token)
+        full = running.at == self._engine.n_ctx and (request.keep is None or request.keep >= running.at)
+        if full or len(request.produced) == request.limit:
+            request.finish = "length"
+        return guessed and not request.done
+
+
+def _agree(running: _Running) -> None:
+    """Makes what is noted of a text what its sequence holds, after a step that was not made to its end.
+
+    The newest token is evaluated again if nothing has been drawn behind it.
+    """
+    held, text = running.held, running.request.text
+    held.cut(min(held.sequence.n_past, common(held.tokens, text), len(text) - 1))
+    running.request.evaluated = running.at
+
+
+def _fail(running: _Running, error: Exception) -> None:
+    running.request.finish, running.request.error = "error", error
+    _agree(running)
+
+
+def _end(request: Request) -> Event:
+    return Finished(request) if request.error is None else Failed(request, request.error)

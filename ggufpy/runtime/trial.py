@@ -223,7 +223,6 @@ def error_of(trial: Trial) -> float:
     from ggufpy.backends.cpu.model import Model, load_kernels
 
     from .engine import Engine
-    from .session import Session
 
     plan, file = trial.plan, tensors_of(trial)
     options = EngineOptions(
@@ -232,11 +231,11 @@ def error_of(trial: Trial) -> float:
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
     kernels = library(isa.named(trial.level))
     load_kernels(file, plan, options, kernels)
-    with Session(Engine(Model(file, plan, options, kernels), 64)) as session:
-        found, at = [session.eval_logits(tokens[:PROMPT])], PROMPT
-        for count in STEPS:
-            found.append(session.eval_logits(tokens[at : at + count]))
-            at += count
+    with Engine(Model(file, plan, options, kernels), 64) as engine:
+        sequence = engine.sequence()
+        parts = [PROMPT, *STEPS]
+        ends = np.cumsum(parts).tolist()
+        found = [engine.read(sequence, tokens[end - n : end], "all") for n, end in zip(parts, ends, strict=True)]
     truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()})
     exact, rows = truth.logits(tokens), np.concatenate(found)
     if not np.isfinite(rows).all():

@@ -46,20 +46,20 @@ class Ggufpy:
         from ggufpy.generate.loading import LoadOptions, load_parts
 
         options = LoadOptions(n_ctx=setup["n_ctx"], n_threads=setup["threads"], text=False)
-        self._session = load_parts(setup["model"], options).session
-        self.about = {"version": f"ggufpy {__version__}", "isa": self._session.isa, "decode": "without sampling"}
-        self.about["type"] = self._session.type_name
+        self._engine = load_parts(setup["model"], options).engine
+        self.about = {"version": f"ggufpy {__version__}", "isa": self._engine.isa, "decode": "without sampling"}
+        self.about["type"] = self._engine.type_name
 
     def prompt(self, tokens: int) -> float:
         from ggufpy.commands.bench import prompt_seconds
 
-        return prompt_seconds(self._session, some_tokens(tokens, self._session.n_vocab))
+        return prompt_seconds(self._engine, some_tokens(tokens, self._engine.n_vocab))
 
     def decode(self, tokens: int, depth: int) -> float:
         from ggufpy.commands.bench import decode_seconds
 
-        ids = some_tokens(max(tokens, depth), self._session.n_vocab)
-        return decode_seconds(self._session, ids[:depth], ids[:tokens])
+        ids = some_tokens(max(tokens, depth), self._engine.n_vocab)
+        return decode_seconds(self._engine, ids[:depth], ids[:tokens])
 
 
 class _Params(ctypes.Structure):

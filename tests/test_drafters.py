@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llm_fakes import BOS, EOS, VOCAB, fake_llama, parts, vague
+from llm_fakes import BOS, EOS, VOCAB, FakeSequence, fake_llama, parts, vague
 
 import ggufpy
-from ggufpy.generate.generation import Context, Generation
+from ggufpy.generate.drafters import MOST_MISSES, DraftModel, PromptLookup, Speculation
 from ggufpy.generate.loading import LoadOptions
+from ggufpy.generate.loop import Stream
 from ggufpy.generate.sampling import Sampler, Sampling
-from ggufpy.generate.speculation import MOST_MISSES, DraftModel, PromptLookup, Speculation
 from ggufpy.llm import Llama
+from ggufpy.runtime.request import Request
 
 
 def ids(text: str) -> list[int]:
@@ -48,9 +49,10 @@ class Scripted:
         return self.drafts.pop(0)[:most] if self.drafts else []
 
 
-def generation(llm: Llama, text: str, drafter: Any, temp: float = 0.0) -> Generation:
-    sampler = Sampler(Sampling(temp=temp, seed=1), VOCAB)
-    return Generation(llm.context, ids(text), sampler, frozenset({EOS}), drafter)
+def generation(llm: Llama, text: str, drafter: Any, temp: float = 0.0) -> Stream:
+    sampler, ends = Sampler(Sampling(temp=temp, seed=1), VOCAB), frozenset({EOS})
+    drafts = Speculation(drafter, ends)
+    return llm.loop.stream(Request(ids(text), sampler, ends=ends, drafts=drafts, reuse="any"))
 
 
 # -- prompt lookup --
@@ -152,9 +154,9 @@ def test_drafts_change_nothing(rows: Any, sampling: dict[str, Any], n_ctx: int, 
     assert np.array_equal(drafted[1], plain[1])
     assert drafted[2] == plain[2]
     assert plain[2] == ("length" if n_ctx == 40 else None)
-    assert 2 <= max(map(len, llm.session.exact)) <= 17
+    assert 2 <= max(map(len, llm.engine.drafts)) <= 17
     if drafter == "same model" and sampling["temp"] == 0:
-        assert len(llm.session.log) < 0.6 * len(plain[0])
+        assert len(llm.engine.log) < 0.6 * len(plain[0])
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -164,12 +166,12 @@ def test_drafts_change_nothing_where_the_context_shifts(sampling: dict[str, Any]
     plain = fake_llama(rows=vague, n_ctx=24)
     expected = story(plain, "abcab", 150, **options)
     assert len(expected[0]) == 150
-    assert len(plain.session.shifts) > 5
+    assert len(plain.engine.shifts) > 5
     for drafts in ({"lookup": 6}, {"draft_model": fake_llama(rows=vague, n_ctx=24)}):
         llm = fake_llama(rows=vague, n_ctx=24, **drafts)
         assert story(llm, "abcab", 150, **options)[0] == expected[0]
-        assert llm.session.shifts == plain.session.shifts
-        assert llm.session.exact
+        assert llm.engine.shifts == plain.engine.shifts
+        assert llm.engine.drafts
 
 
 def test_completions_take_drafts() -> None:
@@ -188,47 +190,37 @@ def test_a_draft_is_checked_in_one_exact_step() -> None:
     llm = fake_llama()
     drafter = Scripted(ids("cdXY"), ids("f"), ids("z"))
     made = generation(llm, "a", drafter)
-    assert [next(made) for _ in range(6)] == ids("bcdefg")
-    session = llm.session
-    assert session.exact == [ids("bcdXY"), ids("ef")]
-    assert session.log == [ids("a"), ids("bcdXY"), ids("ef")]
+    assert next(made) == ord("b")
+    assert [next(made) for _ in range(3)] == ids("cde")  # two guesses that came, and what came in place of the third
+    engine = llm.engine
+    assert engine.log == [ids("a"), ids("bcdXY")]
+    assert (engine.held, llm.n_tokens) == (ids("abcd"), 4)  # wrong guesses are gone
+    assert [next(made), next(made)] == ids("fg")
+    assert engine.drafts == [ids("bcdXY"), ids("ef")]
     assert (made.drafted, made.accepted) == (5, 3)
     assert drafter.text == ids("abcdefg")
-    assert llm.n_tokens == 6
-    assert next(made) == ord("h")
-    assert session.exact[2] == ids("gz")
-    assert session.held == ids("abcdefg")  # the wrong guess is gone as soon as that is known
-    assert next(made) == ord("i")
-    assert session.exact[3:] == []  # nothing drafted: a plain step
-    assert session.log[-1] == ids("h")
+    assert [next(made), next(made)] == ids("hi")
+    assert engine.drafts[2:] == [ids("gz")]
+    assert engine.log[-1] == ids("h")  # nothing drafted: a plain step
 
 
 def test_the_end_is_found_within_a_draft() -> None:
     llm = fake_llama()
     made = generation(llm, "w", Scripted(ids("yzab")))
     assert list(made) == ids("xyz")
-    assert (made.finish, llm.session.held) == ("stop", ids("wxyz"))
+    assert (made.finish, llm.engine.held) == ("stop", ids("wxyz"))
     llm.reset()
     drafter = Scripted([*ids("yz"), EOS, *ids("ab")])
     assert list(generation(llm, "w", drafter)) == ids("xyz")
-    assert llm.session.exact[-1] == ids("xyz")  # nothing is evaluated from the end on
+    assert llm.engine.drafts[-1] == ids("xyz")  # nothing is evaluated from the end on
 
 
-def test_guesses_are_no_part_of_the_context() -> None:
+def test_no_more_is_drafted_than_is_wanted() -> None:
     llm = fake_llama()
-    made = generation(llm, "a", Scripted(ids("cdef")))
-    assert [next(made), next(made)] == ids("bc")
-    assert llm.session.held == ids("abcdef")
-    assert llm.n_tokens == 3  # "a", "b" and the guess that came
-    llm.eval(ids("x"))
-    assert llm.session.held == ids("abcx")
-    with pytest.raises(ggufpy.GGUFError, match="another call took over"):
-        next(made)
-    second = generation(llm, "abc", Scripted(ids("efg")))
-    next(second)
-    next(second)
-    assert llm.logits(ids("q")).shape == (1, VOCAB)
-    assert (llm.session.held, llm.n_tokens) == (ids("q"), 1)
+    made = llm.generate(ids("a"), temp=0.0, limit=4)
+    made.request.drafts = Speculation(Scripted(ids("cdefgh"), ids("cdefgh")))
+    assert list(made) == ids("bcde")
+    assert (made.finish, llm.engine.drafts) == ("length", [ids("bcd")])
 
 
 def test_a_draft_fits_into_the_context() -> None:
@@ -238,32 +230,31 @@ def test_a_draft_fits_into_the_context() -> None:
     assert list(made) == ids("defg")
     assert made.finish == "length"
     assert drafter.asked[0] == 2  # room for three, one of them the newest token
-    assert all(len(tokens) <= 6 for tokens in llm.session.exact)
+    assert all(len(tokens) <= 6 for tokens in llm.engine.drafts)
 
 
-@pytest.mark.parametrize("fail", [2, 3, 4])
-def test_an_interrupt_within_a_draft_leaves_the_text(fail: int) -> None:
+def test_an_interrupt_within_a_draft_leaves_the_text() -> None:
     llm = fake_llama()
     made = generation(llm, "a", Scripted(ids("cde"), ids("cde"), ids("cde")))
     assert next(made) == ord("b")
-    llm.session.fail_after = fail
+    llm.engine.fail_after = 3
     with pytest.raises(KeyboardInterrupt):
         next(made)
-    assert llm.session.held == ids("a")
-    llm.session.fail_after = None
+    assert llm.engine.held == ids("a")
+    llm.engine.fail_after = None
     assert [next(made) for _ in range(4)] == ids("cdef")
-    assert llm.session.held == ids("abcde")
+    assert llm.engine.held == ids("abcde")
 
 
 def test_an_interrupted_prompt_is_begun_again() -> None:
-    llm = fake_llama()
-    llm.session.fail_after = 3
+    llm = fake_llama(n_batch=3)
+    llm.engine.fail_after = 3
     made = llm.generate(ids("abcdef"), temp=0.0)
     with pytest.raises(KeyboardInterrupt):
         next(made)
-    llm.session.fail_after = None
+    llm.engine.fail_after = None
     assert next(made) == ord("g")
-    assert llm.session.held == ids("abcdef")
+    assert llm.engine.held == ids("abcdef")
 
 
 # -- how much is drafted --
@@ -324,11 +315,11 @@ def test_a_draft_model_keeps_in_step() -> None:
     llm = fake_llama(rows=cycle, draft_model=small, draft_max=4)
     made = llm.generate(ids("abc"), temp=0.0)
     made.prefill()
-    assert small.session.log == [ids("abc")]  # the prompt goes with the prompt
+    assert small.engine.log[0] == ids("abc")  # the prompt goes with the prompt
     text = [next(made) for _ in range(30)]
     assert made.accepted >= made.drafted - 4
     # every token is evaluated once: no text is read again
-    assert sum(map(len, small.session.log)) <= 3 + len(text) + 4
+    assert sum(map(len, small.engine.log)) <= 3 + len(text) + 4
     small.eval(ids("x"))  # someone else uses it in between
     text += [next(made) for _ in range(10)]
     assert text == story(fake_llama(rows=cycle), "abc", 40, temp=0.0)[0]
@@ -341,12 +332,11 @@ def test_a_draft_model_with_a_short_context_leaves_out_the_middle() -> None:
     llm = fake_llama(rows=vague, n_ctx=300, draft_model=small)
     made = llm.generate(ids("abcab" * 5), temp=0.0)
     made.prefill()
-    assert small.session.held == ids("a" + ("abcab" * 5)[-8:])
+    assert small.engine.log[0] == ids("a" + ("abcab" * 5)[-8:])
     assert len(list(itertools.islice(made, 200))) == 200
     assert made.accepted > 0.9 * made.drafted > 50
-    assert {keep for keep, _ in small.session.shifts} == {1}
-    # moved down rather than evaluated again
-    assert sum(map(len, small.session.log)) < 9 + 1.2 * 200
+    # every 8 tokens or so the text loses half of what it has, and 8 are read again
+    assert sum(map(len, small.engine.log)) < 9 + 2.5 * 200
 
 
 def test_a_draft_model_that_is_unsure_drafts_nothing() -> None:
@@ -364,13 +354,13 @@ def test_a_draft_model_that_is_unsure_drafts_nothing() -> None:
 def test_padding_is_allowed_and_never_drafted() -> None:
     names = [str(i) for i in range(VOCAB)]
     small = parts(texts=names[:-3])
-    small.session.n_vocab = VOCAB - 3  # without 255, BOS and EOS
+    small.engine.n_vocab = VOCAB - 3  # without 255, BOS and EOS
     draft = Llama.from_parts(small)
     llm = fake_llama(draft_model=draft)
     assert list(llm.generate([BOS, *ids("w")], temp=0.0)) == ids("xyz")
-    assert draft.session.log == []  # a token that it does not know
+    assert draft.engine.log == []  # a token that it does not know
     padded = fake_llama(texts=[*names, *["pad"] * 9], rows=lambda held: np.eye(1, VOCAB + 9, VOCAB + 5)[0] * 20)
-    padded.session.n_vocab = VOCAB + 9
+    padded.engine.n_vocab = VOCAB + 9
     llm = fake_llama(draft_model=padded)
     made = llm.generate(ids("w"), temp=0.0)
     assert list(made) == ids("xyz")
@@ -393,14 +383,14 @@ def test_a_draft_model_needs_the_same_vocabulary() -> None:
     target = parts()
     with pytest.raises(ggufpy.GGUFError, match="closed"):
         Llama.from_parts(target, options=LoadOptions(draft_model=closed))
-    assert target.session.closed
+    assert target.engine.closed
 
 
 def test_a_draft_model_of_the_callers_stays_open() -> None:
     small = fake_llama()
     with fake_llama(draft_model=small) as llm:
         assert list(llm.generate(ids("w"), temp=0.0)) == ids("xyz")
-    assert not small.session.closed
+    assert not small.engine.closed
 
 
 # -- shifting --
@@ -411,8 +401,8 @@ def test_a_full_context_shifts_and_goes_on() -> None:
     made = llm.generate(ids("abc"), temp=0.0, context_shift=True, keep=2)
     assert list(made) == ids("defghijklmnopqrstuvwxyz")
     assert made.finish == "stop"
-    assert set(llm.session.shifts) == {(2, 3)}
-    assert llm.session.held[:2] == ids("ab")
+    assert set(llm.engine.shifts) == {(2, 3)}
+    assert llm.engine.held[:2] == ids("ab")
     whole = llm.generate(ids("abcdefgh"), temp=0.0, context_shift=True, keep=-1)
     assert list(whole) == ids("i")  # everything is kept: the context ends as without shifting
     assert whole.finish == "length"
@@ -423,28 +413,29 @@ def test_what_a_shift_left_is_not_taken_for_a_fresh_text() -> None:
     first = llm.generate(ids("abcdef"), temp=0.0, context_shift=True, keep=1)
     for _ in range(6):
         next(first)
-    assert llm.session.shifts
-    held = list(llm.session.held)
-    llm.session.log.clear()
+    assert llm.engine.shifts
+    held = list(llm.engine.held)
+    llm.engine.log.clear()
     next(llm.generate(held, temp=0.0))
-    assert llm.session.log == [held[1:]]  # only what nothing was forgotten before
-    llm.session.log.clear()
+    assert llm.engine.log == [held[1:]]  # only what nothing was forgotten before
+    llm.engine.log.clear()
     next(llm.generate([*held, ord("a")], temp=0.0))
-    assert llm.session.log == [ids("a")]  # fresh again
+    assert llm.engine.log == [ids("a")]  # fresh again
 
 
-def test_a_shift_that_fails_leaves_a_context_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shift_that_is_interrupted_leaves_a_text_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = fake_llama(n_ctx=4)
     made = llm.generate(ids("abc"), temp=0.0, context_shift=True)
     assert [next(made), next(made)] == ids("de")
+    shift = FakeSequence.shift
 
-    def fail(keep: int, drop: int) -> None:
+    def fail(self: FakeSequence, keep: int, drop: int) -> None:
+        del self.held[keep:]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(llm.session, "shift", fail)
+    monkeypatch.setattr(FakeSequence, "shift", fail)
     with pytest.raises(KeyboardInterrupt):
         next(made)
-    with pytest.raises(ggufpy.GGUFError, match="another call took over"):
-        next(made)
-    assert (llm.n_tokens, Context(llm.session).n_tokens) == (0, 0)
+    monkeypatch.setattr(FakeSequence, "shift", shift)
+    assert [next(made), next(made), next(made)] == ids("fgh")
     assert next(llm.generate(ids("abc"), temp=0.0)) == ord("d")

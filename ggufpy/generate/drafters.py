@@ -1,7 +1,7 @@
 """Guessing what follows, so that one step checks several tokens: two drafters, and how much they may draft.
 
 In: the tokens of a text as they come. Out: tokens that may come next. A draft changes how fast a text is written and
-nothing else: `generation.py` samples every token from the model's own logits, and keeps of a draft what was sampled.
+nothing else: `runtime/scheduler.py` draws every token from the model's own logits, and keeps of a draft what was drawn.
 """
 
 from __future__ import annotations
@@ -11,19 +11,37 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ggufpy.errors import GGUFError
-from ggufpy.generate.ownership import BusyError
+from ggufpy.runtime.request import Request
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ggufpy.llm import Llama
+    from ggufpy.generate.loop import Loop
+    from ggufpy.tokenizers import Tokenizer
 
 FIRST_DRAFT = 4  # tokens of a text's first draft; from then on it depends on what was accepted
 MOST_MISSES = 6  # refused drafts that count: after n in a row the next 2^(n - 1) - 1 steps go without one
 TOKEN_BITS = 32  # n-grams are kept as one whole number, this much for a token
 LEAST_SURE = 0.75  # a draft ends before a token less likely than this (llama.cpp's --draft-p-min)
 MOST_PADDING = 128  # vocabularies of a family may differ by this many unused tokens (llama.cpp: common/speculative.cpp)
+
+
+UNSURE = -1  # in place of a token, where a draft ends
+
+
+class Model(Protocol):
+    """What drafting needs of a loaded model; `ggufpy.Llama` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def loop(self) -> Loop: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    def n_ctx(self) -> int: ...
+    def n_known(self) -> int: ...
+    def end_tokens(self) -> frozenset[int]: ...
 
 
 class Drafter(Protocol):
@@ -91,92 +109,64 @@ class PromptLookup:
 class DraftModel:
     """Drafts what a smaller model of the same vocabulary finds likeliest, as long as that is sure of itself.
 
-    `draft` keeps a context of its own in step with the text; it may be shorter than the target's, the text's middle
-    is then left out. At most `count` tokens. Raises GGUFError if the vocabularies differ.
+    At most `count` tokens. The draft's context may be shorter than the target's: the text's middle is then left out.
+    There are no guesses while others have the smaller model. Raises GGUFError if the vocabularies differ.
     """
 
-    def __init__(self, draft: Llama, target: Llama, count: int = 16) -> None:
+    def __init__(self, draft: Model, target: Model, count: int = 16) -> None:
         if count < 1:
             raise GGUFError(f"a draft of {count} tokens is none: draft_max must be at least 1")
-        if draft.session is target.session:
+        if draft.loop is target.loop:
             raise GGUFError("a model cannot draft for itself: load the smaller one as another Llama")
         _check_vocabulary(draft, target)
-        self._llama = draft
-        self._count = count
+        self._loop, self._n_ctx, self._count = draft.loop, draft.n_ctx(), count
         self._known = min(draft.n_known(), target.n_known())  # what is beyond it means nothing to one of them
-        self._ends = draft.end_tokens()
+        self._greedy = _Sure(draft.n_known(), self._known, draft.end_tokens())
         self._text: list[int] = []
-        self._same = 0  # how many tokens of the text the draft's context is known to hold
-        self._turn = 0
+        self._strange = 0  # tokens of the text that the draft model does not know
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Evaluate `tokens`, or the first and the newest of them if all do not fit."""
-        n_ctx, tokens = self._llama.n_ctx(), list(tokens)
+        tokens, n_ctx = list(tokens), self._n_ctx
         self._text = tokens if len(tokens) <= n_ctx else tokens[:1] + tokens[len(tokens) - n_ctx // 2 :]
-        self._same = 0
-        try:
-            with self._llama.context.owner.held():
-                if self._understood:
-                    self._catch_up()
-        except BusyError:
-            pass  # no guesses while another thread has the smaller model; `propose` tries again
+        self._strange = sum(token >= self._known for token in self._text)
+        if not self._strange:
+            self._loop.run(Request(self._text, reuse="any"), patient=False)
 
     def add(self, token: int) -> None:
         """The text has grown; it is evaluated when a draft is asked for."""
         self._text.append(token)
+        self._strange += token >= self._known
 
     def propose(self, most: int) -> list[int]:
-        """The likeliest tokens, one after the other; none while another thread has the smaller model."""
-        count = min(most, self._count, self._llama.n_ctx() // 4)
-        if count < 1 or not self._understood:
+        """The likeliest tokens, one after the other."""
+        count = min(most, self._count, self._n_ctx // 4)
+        if count < 1 or self._strange:
             return []
-        try:
-            with self._llama.context.owner.held():
-                return self._guess(count)
-        except BusyError:
-            return []
-
-    def _guess(self, count: int) -> list[int]:
         self._make_room(count)
-        self._catch_up()
-        context = self._llama.context
-        tokens: list[int] = []
-        while True:
-            token, sure = _likeliest(context.session.last_logits()[: self._llama.n_known()])
-            if not sure >= LEAST_SURE or token >= self._known or token in self._ends:
-                return tokens
-            tokens.append(token)
-            if len(tokens) == count:
-                return tokens
-            context.extend([token])
-
-    @property
-    def _understood(self) -> bool:
-        """Whether the draft model has every token that its context does not hold yet."""
-        return all(token < self._known for token in self._text[self._same :])
-
-    def _catch_up(self) -> None:
-        """Make the draft's context hold the text, taking back what was drafted and did not come."""
-        context = self._llama.context
-        if context.turn != self._turn:  # someone else used the model
-            self._turn, self._same = context.take(), 0
-            context.rewind(self._text)
-        else:
-            context.follow(self._text, self._same)
-        self._same = len(self._text)
+        request = Request(self._text, self._greedy, ends=frozenset({UNSURE}), limit=count, reuse="any")
+        self._loop.run(request, patient=False)
+        return request.produced
 
     def _make_room(self, count: int) -> None:
         """Leave out the older half of the text, but for its first token, if `count` more would not fit."""
-        over = len(self._text) + count - self._llama.n_ctx()
-        if over <= 0:
-            return
-        context, drop = self._llama.context, max(over, len(self._text) // 2)
-        if context.turn == self._turn and self._same > drop:
-            context.shift(1, drop)
-            self._same -= drop
-        else:
-            self._same = min(self._same, 1)  # what follows the first token is evaluated again
-        del self._text[1 : 1 + drop]
+        over = len(self._text) + count - self._n_ctx
+        if over > 0:
+            del self._text[1 : 1 + max(over, len(self._text) // 2)]
+
+
+class _Sure:
+    """Takes the likeliest of the first `n` tokens, unless that is not likely enough, not `known` to both, or an end."""
+
+    def __init__(self, n: int, known: int, ends: frozenset[int]) -> None:
+        self._n, self._known, self._ends = n, known, ends
+
+    def accept(self, token: int) -> None:
+        """Nothing depends on what came before."""
+
+    def sample(self, logits: NDArray[np.float32]) -> int:
+        token, sure = _likeliest(logits[: self._n])
+        return token if sure >= LEAST_SURE and token < self._known and token not in self._ends else UNSURE
 
 
 class Speculation:
@@ -250,7 +240,7 @@ def _likeliest(logits: NDArray[np.float32]) -> tuple[int, float]:
         return token, 1 / float(np.exp(logits - logits[token]).sum())
 
 
-def _check_vocabulary(draft: Llama, target: Llama) -> None:
+def _check_vocabulary(draft: Model, target: Model) -> None:
     """Raise GGUFError unless both have the same tokens, but for padding at the end."""
     ours, theirs = (llama.tokenizer.vocab.texts for llama in (draft, target))
     shared = min(len(ours), len(theirs))

@@ -1,4 +1,4 @@
-"""Sessions on tiny models of random weights against a NumPy forward pass; the same bits however they are run."""
+"""Texts on tiny models of random weights against a NumPy forward pass; the same bits however they are run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from engine import (
     VOCABULARY,
+    Text,
     compile_ahead,
     difference,
     divergence,
     encoded,
+    load,
     reference,
     some_fast,
     synthetic,
@@ -30,7 +32,7 @@ from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.weights import matmul_kernel, pack_kernel
 from ggufpy.errors import GGUFError
 from ggufpy.quants.base import FloatPanel
-from ggufpy.runtime import EngineOptions, Session, isa_name, load
+from ggufpy.runtime import EngineOptions, isa_name
 from ggufpy.simd.isa import Level
 
 # Integer types hold whole numbers: nobody stores weights in them, and test_integer_tensors has them run.
@@ -64,7 +66,7 @@ def _random(folder: Path, type_name: str) -> Any:
 
 
 @pytest.fixture
-def tiny(folder: Path) -> Iterator[Session]:
+def tiny(folder: Path) -> Iterator[Text]:
     """A session of the default float32 model with room for 64 tokens."""
     path = folder / "tiny.gguf"
     with gguf.open(path if path.exists() else write_model(path)) as file, load(file, EngineOptions(n_threads=1)) as s:
@@ -94,8 +96,8 @@ def test_a_model_in_any_type_runs(type_name: str, folder: Path) -> None:
         assert cosine.min() > 0.999
 
 
-def test_the_level_in_force_is_the_one_that_runs(level: Level, tiny: Session) -> None:
-    assert tiny.isa == isa_name() == level.name
+def test_the_level_in_force_is_the_one_that_runs(level: Level, tiny: Text) -> None:
+    assert tiny.engine.isa == isa_name() == level.name
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -266,7 +268,7 @@ def test_a_token_that_is_not_finite_spoils_no_later_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(session.eval_logits([1, 2, 3]), wanted)
 
 
-def test_two_sessions_of_one_file_do_not_disturb_each_other(folder: Path) -> None:
+def test_two_engines_of_one_file_do_not_disturb_each_other(folder: Path) -> None:
     file = _random(folder, "Q4_0")
     with load(file, EngineOptions(n_threads=2)) as one:
         wanted = {0: one.eval_logits(LONG[:30])}
@@ -292,23 +294,21 @@ def test_two_sessions_of_one_file_do_not_disturb_each_other(folder: Path) -> Non
 # -- the interface -----------------------------------------------------------------------------------------
 
 
-def test_what_a_session_says_of_itself(tiny: Session) -> None:
-    assert (tiny.n_ctx, tiny.n_vocab, tiny.n_embd, tiny.n_past, tiny.n_threads) == (64, VOCABULARY, 40, 0, 1)
-    assert tiny.isa == isa_name()
-    assert tiny.type_name == "F32"
-    assert tiny.weight_bytes >= 4 * (VOCABULARY * 40 + 2 * 3 * 40 * 52)
-    assert tiny.kv_bytes >= 2 * 64 * 40 * 2
-    assert tiny.prompt_flops(3) == 2.0 * (VOCABULARY * 40 + 3 * 2 * (3 * 40 * 52 + 40 * 40 * 2 + 2 * 20 * 40))
+def test_what_an_engine_says_of_itself(tiny: Text) -> None:
+    engine = tiny.engine
+    assert (engine.n_ctx, engine.n_vocab, engine.n_embd, engine.n_threads) == (64, VOCABULARY, 40, 1)
+    assert engine.isa == isa_name()
+    assert engine.type_name == "F32"
+    assert engine.weight_bytes >= 4 * (VOCABULARY * 40 + 2 * 3 * 40 * 52)
+    assert engine.kv_bytes >= 2 * 64 * 40 * 2
+    assert engine.prompt_flops(3) == 2.0 * (VOCABULARY * 40 + 3 * 2 * (3 * 40 * 52 + 40 * 40 * 2 + 2 * 20 * 40))
 
 
-def test_tokens_are_counted_and_logits_are_of_the_last(tiny: Session) -> None:
+def test_tokens_are_counted_and_logits_are_of_the_last(tiny: Text) -> None:
     rows = tiny.eval_logits([1, 2, 3])
     assert tiny.n_past == 3
     tiny.truncate(1)
     tiny.eval([2])
-    np.testing.assert_array_equal(tiny.last_logits(), rows[1])
-    found = tiny.last_logits()
-    found[:] = 0  # a copy
     np.testing.assert_array_equal(tiny.last_logits(), rows[1])
     some: Any = np.array([3], np.uint16)
     tiny.eval(some)
@@ -316,7 +316,7 @@ def test_tokens_are_counted_and_logits_are_of_the_last(tiny: Session) -> None:
     assert tiny.n_past == 3
 
 
-def test_no_tokens_change_nothing(tiny: Session) -> None:
+def test_no_tokens_change_nothing(tiny: Text) -> None:
     tiny.eval([1, 2])
     before = tiny.last_logits()
     tiny.eval([])
@@ -333,7 +333,7 @@ def test_no_tokens_change_nothing(tiny: Session) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["eval", "eval_logits"])
-def test_tokens_that_are_none_are_refused(method: str, tokens: Any, tiny: Session) -> None:
+def test_tokens_that_are_none_are_refused(method: str, tokens: Any, tiny: Text) -> None:
     tiny.eval([1])
     with pytest.raises(GGUFError, match="token") as error:
         getattr(tiny, method)(tokens)
@@ -341,7 +341,7 @@ def test_tokens_that_are_none_are_refused(method: str, tokens: Any, tiny: Sessio
     assert tiny.n_past == 1
 
 
-def test_a_full_context(tiny: Session) -> None:
+def test_a_full_context(tiny: Text) -> None:
     tiny.eval([1] * 63)
     for tokens in ([1, 2], [1] * 100):
         with pytest.raises(GGUFError, match="the context is full"):
@@ -355,23 +355,12 @@ def test_a_full_context(tiny: Session) -> None:
 
 
 @pytest.mark.parametrize("n", [-1, 3, 2**70, 1.5, "1", None, True, float("nan")])
-def test_a_cut_that_is_not_a_position_is_refused(n: Any, tiny: Session) -> None:
+def test_a_cut_that_is_not_a_position_is_refused(n: Any, tiny: Text) -> None:
     tiny.eval([1, 2])
     with pytest.raises(GGUFError):
         tiny.truncate(n)
     assert tiny.n_past == 2
     assert isinstance(tiny.n_past, int)
-
-
-def test_logits_need_a_token(tiny: Session) -> None:
-    with pytest.raises(GGUFError, match="no logits"):
-        tiny.last_logits()
-    tiny.eval([1, 2])
-    tiny.truncate(2)
-    tiny.last_logits()
-    tiny.truncate(1)
-    with pytest.raises(GGUFError, match="no logits"):
-        tiny.last_logits()
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -412,7 +401,7 @@ def test_progress_ends_at_the_total(folder: Path) -> None:
     assert max(done for done, _ in loaded) == loaded[0][1]
 
 
-def test_threads_end_with_the_session(folder: Path) -> None:
+def test_threads_end_with_the_engine(folder: Path) -> None:
     before = threading.active_count()
     session = load(_random(folder, "Q4_0"), EngineOptions(n_threads=3))
     session.eval(TOKENS)
@@ -450,15 +439,16 @@ def _alone(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_a_closed_session_refuses_to_run(folder: Path) -> None:
+def test_a_closed_engine_refuses_to_run(folder: Path) -> None:
     code = """
 from ggufpy.errors import GGUFError
 import faulthandler, os
 faulthandler.dump_traceback_later(300, exit=True)
-session = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2))
-session.close()
+engine = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2))
+sequence = engine.sequence()
+engine.close()
 try:
-    session.eval([1])
+    engine.read(sequence, [1])
 except GGUFError as error:
     print("refused:", error)
 os._exit(0)
@@ -470,14 +460,14 @@ os._exit(0)
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_session_that_is_dropped_takes_its_threads_along(folder: Path) -> None:
+def test_an_engine_that_is_dropped_takes_its_threads_along(folder: Path) -> None:
     code = """
 import gc, threading
 file = gguf.open(sys.argv[1])
 for _ in range(30):
-    session = load(file, EngineOptions(n_threads=8, n_ctx=32))
-    session.eval([1, 2, 3])
-    del session
+    engine = load(file, EngineOptions(n_threads=8, n_ctx=32))
+    engine.read(engine.sequence(), [1, 2, 3])
+    del engine
 gc.collect()
 print(threading.active_count())
 """
@@ -488,17 +478,17 @@ print(threading.active_count())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no interval timer")
-def test_an_interrupt_leaves_the_session_in_order(folder: Path) -> None:
+def test_an_interrupt_leaves_the_sequence_in_order(folder: Path) -> None:
     code = """
 import faulthandler, random, signal
 import numpy as np
 faulthandler.dump_traceback_later(240, exit=True)
-session = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2, n_ctx=32))
+engine = load(gguf.open(sys.argv[1]), EngineOptions(n_threads=2, n_ctx=32))
+sequence = engine.sequence()
 
 def logits(token):
-    session.truncate(0)
-    session.eval([token])
-    return session.last_logits()
+    sequence.truncate(0)
+    return engine.read(sequence, [token])[0]
 
 def interrupt(*ignored):
     raise KeyboardInterrupt
@@ -514,7 +504,7 @@ for _ in range(500):
         pass
     for t in range(4):
         assert np.array_equal(logits(t), wanted[t])
-session.close()
+engine.close()
 """
     _random(folder, "Q4_0")
     done = _alone(code, folder / "Q4_0.gguf")

@@ -1,0 +1,234 @@
+"""Requests of any number of threads over one engine: in go requests, out come their tokens, each as it is asked for.
+
+There is no thread beside those that ask. Whoever waits for a token makes steps for all who take part, so that calls of
+several threads are evaluated together, as many as the engine has sequences. Others wait their turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ggufpy.errors import GGUFError
+from ggufpy.runtime.request import Event, Failed, Request, Token
+from ggufpy.runtime.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ggufpy.runtime import Engine
+
+AHEAD = 8  # tokens that a text may be ahead of whoever takes them, in steps that others wait for
+PATIENCE = 1.0  # seconds after which a text that nobody goes on with gives its place to one that waits
+POLL = 0.05  # seconds between two looks at whether such a place has become free
+
+
+@dataclass(eq=False)
+class _Box:
+    """What has come of a request and was not yet taken, and who takes it."""
+
+    request: Request
+    events: deque[Event] = field(default_factory=deque)
+    thread: threading.Thread | None = None  # the last that asked
+    asking: bool = False
+    since: float = 0.0  # when it last stopped asking
+
+
+class Loop:
+    """The requests of one engine, which belongs to it from now on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._scheduler = Scheduler(engine)
+        self._leader = threading.Lock()  # of whoever makes a step: the scheduler is theirs
+        self._changed = threading.Condition()  # guards what follows
+        self._boxes: dict[Request, _Box] = {}
+        self._new: list[Request] = []
+        self._closed = False
+        self.latest: Request | None = None  # of those that were begun
+
+    def stream(self, request: Request) -> Stream:
+        """The request's tokens; nothing is evaluated before they are asked for.
+
+        Raises GGUFError for a prompt that cannot be.
+        """
+        self.check(request)
+        return Stream(self, request)
+
+    def check(self, request: Request) -> None:
+        """Raises GGUFError for a prompt that cannot be, and once this is closed."""
+        self._check_open()
+        self._scheduler.check(request)
+
+    def run(self, request: Request, patient: bool = True) -> bool:
+        """Evaluates a request to its end. Raises what it ends with, GGUFError once this is closed.
+
+        False if it could not begin at once and is not `patient`: nothing has been evaluated then.
+        """
+        self.check(request)
+        box = self.box(request)
+        try:
+            while not request.done or box.events:
+                event = self.next(box, patient)
+                if event is None:
+                    return False
+                if isinstance(event, Failed):
+                    raise event.error
+        finally:
+            self.drop(request)
+        return True
+
+    def forget(self) -> None:
+        """Nothing that has been read counts as read any more."""
+        with self._leader:
+            self._scheduler.forget()
+            self.latest = None
+
+    def close(self) -> None:
+        """Ends the step that is being made, and all requests: whoever waits for one gets GGUFError. Twice is fine."""
+        with self._leader:
+            with self._changed:
+                closed, self._closed = self._closed, True
+                self._changed.notify_all()
+            if not closed:
+                self.engine.close()
+
+    def box(self, request: Request) -> _Box:
+        """Where what comes of a request is put, from now on."""
+        with self._changed:
+            box = self._boxes[request] = _Box(request)
+            self.latest = request
+            self._new.append(request)
+            return box
+
+    def drop(self, request: Request) -> None:
+        """Nobody wants more of a request."""
+        request.cancel()
+        self._boxes.pop(request, None)
+
+    def next(self, box: _Box, patient: bool = True, take: bool = True) -> Event | None:
+        """What comes next of a request, left there unless `take`; None if it cannot begin and is not `patient`."""
+        self._check_open()
+        with self._changed:
+            box.asking, box.thread = True, threading.current_thread()
+        try:
+            while not box.events:
+                self._check_open()
+                self._lead(box, patient)
+                if not patient and not box.request.begun:
+                    return None
+        finally:
+            with self._changed:
+                box.asking, box.since = False, time.monotonic()
+        return box.events.popleft() if take else box.events[0]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GGUFError("this model is closed: open it again with Llama(...)")
+
+    def _lead(self, box: _Box, patient: bool) -> None:
+        """Makes a step, or waits a little for those that others make."""
+        if self._leader.acquire(blocking=False):
+            try:
+                with self._changed:
+                    self._prepare()
+                if not (box.events or self._closed or self._scheduler.idle):
+                    self._step()
+                    return
+            finally:
+                self._leader.release()
+        with self._changed:
+            if patient and not box.events and not self._closed:
+                self._changed.wait(POLL)
+
+    def _prepare(self) -> None:
+        """Hands new requests to the scheduler, and places of texts that nobody goes on with to those that wait."""
+        while self._new:
+            self._scheduler.enqueue(self._new.pop(0))
+        running = self._scheduler.running
+        for box in list(self._boxes.values()):
+            box.request.paused = not box.asking and (len(box.events) >= AHEAD or box.request not in running)
+        if not self._scheduler.crowded:
+            return
+        asking = {box.thread for box in list(self._boxes.values()) if box.asking}
+        late = time.monotonic() - PATIENCE
+        for request in running:
+            holder = self._boxes.get(request)
+            if holder is None or holder.asking:
+                continue
+            alive = holder.thread is not None and holder.thread.is_alive() and holder.thread not in asking
+            if not alive or holder.since < late:
+                request.paused = True
+                self._scheduler.withdraw(request)
+
+    def _step(self) -> None:
+        events = self._scheduler.step()
+        with self._changed:
+            for event in events:
+                if event.request in self._boxes:
+                    self._boxes[event.request].events.append(event)
+            self._changed.notify_all()
+
+
+class Stream(Iterator[int]):
+    """The tokens of a request, each evaluated when it is asked for; at their end `finish` says why they ended.
+
+    "stop": an end token, which is not among them; "length": the limit, or the context is full. `logits` holds the
+    float32 (n_vocab,) that the newest token was drawn from.
+    """
+
+    def __init__(self, loop: Loop, request: Request) -> None:
+        self.request = request
+        self.finish: str | None = None
+        self.logits: NDArray[np.float32] | None = None
+        self._loop = loop
+        self._box: _Box | None = None
+        weakref.finalize(self, loop.drop, request).atexit = False
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens were guessed."""
+        return self.request.drafts.drafted if self.request.drafts is not None else 0
+
+    @property
+    def accepted(self) -> int:
+        """How many of the guessed tokens came."""
+        return self.request.drafts.accepted if self.request.drafts is not None else 0
+
+    def prefill(self) -> None:
+        """Evaluates the prompt now rather than with the first token."""
+        if self.finish is None:
+            self._loop.next(self._live(), take=False)
+
+    def close(self) -> None:
+        """Ends here; it need not be called, but others can have its place then."""
+        if self.finish is None:
+            self.finish = "length"
+        self._loop.drop(self.request)
+
+    def _live(self) -> _Box:
+        if self._box is None:
+            self._box = self._loop.box(self.request)
+        return self._box
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> int:
+        if self.finish is not None:
+            raise StopIteration
+        event = self._loop.next(self._live())
+        if isinstance(event, Token):
+            self.logits = event.logits
+            return event.token
+        self.finish = self.request.finish
+        self._loop.drop(self.request)
+        if isinstance(event, Failed):
+            raise event.error
+        raise StopIteration

@@ -1,0 +1,120 @@
+"""What the scheduler is asked for and what it tells: a `Request` goes in, `Token`, `Finished` and `Failed` come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Take = Callable[[int, Floats], None]
+Reuse = Literal["alike", "any", "none"]
+
+
+class Sampler(Protocol):
+    """Draws the tokens of one text. What may not come (a grammar) it knows itself."""
+
+    def accept(self, token: int) -> None:
+        """A token of the text, from the prompt or drawn."""
+
+    def sample(self, logits: Floats) -> int:
+        """The next token for logits (n_vocab,), which it does not change."""
+
+
+class Drafts(Protocol):
+    """Guesses how one text goes on; counts the tokens that it guessed, and those of them that came."""
+
+    drafted: int
+    accepted: int
+
+    def begin(self, tokens: Items[int]) -> None:
+        """The prompt."""
+
+    def draft(self, room: int) -> list[int]:
+        """Tokens that may come next, at most `room`; `check` then wants to hear what came."""
+
+    def check(self, token: int) -> bool:
+        """Whether a token that has come is what was guessed. If not, the draft is over."""
+
+
+class Request:
+    """A prompt and how the text goes on. Without a sampler the prompt is read, and that is all.
+
+    `ends`: tokens that end it (and are not part of it). `limit`: how many tokens may come. With `keep`, a full context
+    forgets half of what follows its first `keep` tokens, and the text goes on. `take(first, logits)` gets the logits
+    (n, n_vocab) of the prompt's tokens from `first` on, as they are read.
+
+    `reuse` says which of what others have read counts as read: "alike" what was read as this prompt is going to be (in
+    bulk or not), so that its tokens do not depend on what ran before; "any" whatever is there, so that a chat's next
+    turn costs its new tokens only; "none".
+    """
+
+    def __init__(
+        self,
+        prompt: Items[int],
+        sampler: Sampler | None = None,
+        *,
+        ends: frozenset[int] = frozenset(),
+        limit: int | None = None,
+        keep: int | None = None,
+        drafts: Drafts | None = None,
+        take: Take | None = None,
+        reuse: Reuse = "alike",
+    ) -> None:
+        self.prompt = tuple(prompt)
+        self.sampler, self.ends, self.limit, self.keep = sampler, ends, limit, keep
+        self.drafts, self.take, self.reuse = drafts, take, reuse
+        self.paused = False  # whether nobody wants its tokens for now: it has no part in steps
+        self.produced: list[int] = []
+        self.text = list(self.prompt)  # the prompt and what was produced, but for what a full context forgot
+        self.evaluated = 0  # how many tokens of the text, from the first, are in the cache for sure
+        self.finish: str | None = None  # "stop" (an end), "length" (limit or context), "read", "cancelled" or "error"
+        self.error: Exception | None = None
+        self.begun = False  # whether it has had a place
+
+    def begin(self) -> None:
+        """What draws and what guesses get to know the prompt, once."""
+        if self.begun:
+            return
+        self.begun = True
+        if self.sampler is not None:
+            for token in self.prompt:
+                self.sampler.accept(token)
+        if self.drafts is not None:
+            self.drafts.begin(self.prompt)
+
+    @property
+    def done(self) -> bool:
+        return self.finish is not None
+
+    def cancel(self) -> None:
+        """Ends the request before the next step; what it has produced stays."""
+        if not self.done:
+            self.finish = "cancelled"
+
+
+class Token(NamedTuple):
+    """A token of a request's text, and the logits (n_vocab,) that it was drawn from."""
+
+    request: Request
+    token: int
+    logits: Floats
+
+
+class Finished(NamedTuple):
+    """A request has ended, as its `finish` says."""
+
+    request: Request
+
+
+class Failed(NamedTuple):
+    """A request has ended with an error, which is its own: the others go on."""
+
+    request: Request
+    error: Exception
+
+
+Event = Token | Finished | Failed
