@@ -34,7 +34,7 @@ def model(path: Path, **options: Any) -> Path:
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file with tensors that take several pieces."""
-    monkeypatch.setattr(digest, "CHUNK", 1000)
+    monkeypatch.setattr(digest, "HASHED_BYTES", 1000)
     return model(tmp_path / "m.gguf")
 
 

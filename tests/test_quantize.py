@@ -566,7 +566,7 @@ def test_targets_that_are_sources(tmp_path: Path) -> None:
 
 
 def test_pieces_cover_every_row_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "PIECE", 16 * COLUMNS)
+    monkeypatch.setattr(convert_module, "TOGETHER", 16 * COLUMNS)
     weights = np.ones((2, COLUMNS), np.float32)
     with gguf.open(source) as file:
         for name, tensor in file.tensors.items():
@@ -582,7 +582,7 @@ def test_pieces_cover_every_row_once(source: Path, monkeypatch: pytest.MonkeyPat
 
 def test_small_pieces_give_the_same_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantize_file(source, tmp_path / "a.gguf", "Q4_K_M", options())
-    monkeypatch.setattr(convert_module, "PIECE", 16 * COLUMNS)
+    monkeypatch.setattr(convert_module, "TOGETHER", 16 * COLUMNS)
     quantize_file(source, tmp_path / "b.gguf", "Q4_K_M", options())
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 

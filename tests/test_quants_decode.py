@@ -190,7 +190,7 @@ def test_strided_read_only_and_unaligned_blocks(name):
 @pytest.mark.parametrize("name", ["Q4_K", "Q8_0", "BF16", "IQ2_XXS"])
 def test_chunks_meet(name):
     block = quants.get(name)
-    blocks = random_blocks(name, (2, base.CHUNK // block.weights + 3))
+    blocks = random_blocks(name, (2, base.CACHED // block.weights + 3))
     whole = block.decode(blocks)
     last = block.decode(blocks[:, -2 * block.nbytes :])
     assert np.array_equal(whole[:, -2 * block.weights :], last, equal_nan=True)
@@ -275,7 +275,7 @@ def test_compiled_decoders_give_numpys_bits(name, level):
 @pytest.mark.parametrize("name", COMPILED)
 def test_large_arrays_are_decoded_as_small_ones(name):
     block = quants.get(name)
-    blocks = random_blocks(name, (3, base.CHUNK // block.weights // 2 + 1))  # more than a chunk, rows of less
+    blocks = random_blocks(name, (3, base.CACHED // block.weights // 2 + 1))  # more than a chunk, rows of less
     whole = block.decode(blocks)
     assert same_bits(whole, np.stack([block.decode(row) for row in blocks]))
 
@@ -295,4 +295,4 @@ def test_threads_share_a_large_array(name, monkeypatch):
 
 def test_a_large_array_of_half_blocks_is_refused():
     with pytest.raises(GGUFError, match="are not whole Q8_0 blocks of 34 bytes"):
-        quants.dequantize(np.zeros(base.CHUNK * 34 + 1, np.uint8), "Q8_0")
+        quants.dequantize(np.zeros(base.CACHED * 34 + 1, np.uint8), "Q8_0")

@@ -221,7 +221,7 @@ def test_other_arrays():
 
 
 def test_many_rows_are_taken_in_pieces():
-    rows = base.CHUNK // 32 + 5
+    rows = base.CACHED // 32 + 5
     x = np.repeat(weights((1, 32), seed=14), rows, axis=0)
     out = quants.quantize(x, "Q5_1", np.ones(32))
     assert (out == out[0]).all()

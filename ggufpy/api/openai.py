@@ -1,6 +1,6 @@
 """Completions in OpenAI's shapes: one request in, one dict or a stream of chunk dicts out.
 
-Both kinds of completion run the same loop (`pieces`); the rest of the file is how a piece is written down.
+Both kinds of completion run the same loop (`deltas`); the rest of the file is how a delta is written down.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """One step of a completion: text that may be shown, the token behind it, and at the end the reason."""
 
     text: str
@@ -102,7 +102,7 @@ def _alternatives(llm: Model, name: str, count: object) -> int | None:
 
 
 def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, **fixed: Any) -> Asked:
-    """All that can be wrong with a request is found here; the seed is drawn last."""
+    """All that can be wrong with a request is said here; the seed is drawn last."""
     from uuid import uuid4
 
     most = None if limit is None else checks.whole("max_tokens", limit)
@@ -133,8 +133,8 @@ def _stops(stop: object) -> tuple[str, ...]:
     return stops
 
 
-def pieces(llm: Model, asked: Asked, stream: Stream) -> Iterator[Piece]:
-    """Run a request: a piece for every token (its text may be empty), then one with a `finish`."""
+def deltas(llm: Model, asked: Asked, stream: Stream) -> Iterator[Delta]:
+    """Run a request: a delta for every token (its text may be empty), then one with a `finish`."""
     decoder, stop = llm.tokenizer.stream(), StopFilter(asked.stop)
     try:
         for token in stream:
@@ -144,13 +144,13 @@ def pieces(llm: Model, asked: Asked, stream: Stream) -> Iterator[Piece]:
             if asked.logprobs is not None and stream.logits is not None:
                 logits = stream.logits[: llm.n_known()]  # padding has no text to be listed by
                 logprob, top = top_logprobs(logits, token, asked.logprobs)
-            yield Piece(text, token, logprob, tuple(top))
+            yield Delta(text, token, logprob, tuple(top))
             if stop.hit:
                 break
     finally:  # also where nobody wants the rest
         stream.close()
     rest = stop.push(decoder.flush())
-    yield Piece(rest + stop.flush(), finish="stop" if stop.hit else stream.finish or "length")
+    yield Delta(rest + stop.flush(), finish="stop" if stop.hit else stream.finish or "length")
 
 
 def top_logprobs(logits: NDArray[np.float32], token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
@@ -176,22 +176,22 @@ def _head(asked: Asked, kind: str) -> Record:
 # -- text completions --
 
 
-def _text_logprobs(llm: Model, found: Sequence[Piece], start: int) -> Record:
-    """OpenAI's `logprobs` of a text completion; `start` is the length of the text before the first piece."""
+def _text_logprobs(llm: Model, said: Sequence[Delta], start: int) -> Record:
+    """OpenAI's `logprobs` of a text completion; `start` is the length of the text before the first delta."""
 
     def name(token: int) -> str:
         return llm.tokenizer.token_bytes(token).decode("utf-8", "replace")
 
     offsets, at = [], start
-    for piece in found:
+    for delta in said:
         offsets.append(at)
-        at += len(piece.text)
-    tokens = [(p.token, p) for p in found if p.token is not None]
+        at += len(delta.text)
+    tokens = [(p.token, p) for p in said if p.token is not None]
     return {
         "tokens": [name(token) for token, _ in tokens],
-        "text_offset": [at for at, piece in zip(offsets, found, strict=True) if piece.token is not None],
-        "token_logprobs": [piece.logprob for _, piece in tokens],
-        "top_logprobs": [{name(t): value for t, value in piece.top} for _, piece in tokens],
+        "text_offset": [at for at, delta in zip(offsets, said, strict=True) if delta.token is not None],
+        "token_logprobs": [delta.logprob for _, delta in tokens],
+        "top_logprobs": [{name(t): value for t, value in delta.top} for _, delta in tokens],
     }
 
 
@@ -204,28 +204,28 @@ def text_chunks(llm: Model, asked: Asked, stream: Stream) -> Iterator[Record]:
     at = len(asked.echo)
     if asked.echo:
         yield {**_head(asked, "text_completion"), "choices": [_text_choice(asked.echo, None, None)]}
-    for piece in pieces(llm, asked, stream):
-        if piece.text or piece.finish or asked.logprobs is not None:
-            logprobs = None if asked.logprobs is None else _text_logprobs(llm, [piece], at)
-            choice = _text_choice(piece.text, logprobs, piece.finish)
+    for delta in deltas(llm, asked, stream):
+        if delta.text or delta.finish or asked.logprobs is not None:
+            logprobs = None if asked.logprobs is None else _text_logprobs(llm, [delta], at)
+            choice = _text_choice(delta.text, logprobs, delta.finish)
             yield {**_head(asked, "text_completion"), "choices": [choice]}
-        at += len(piece.text)
+        at += len(delta.text)
 
 
 def whole_text(llm: Model, asked: Asked, stream: Stream) -> Record:
     """A text completion in one dict."""
-    found = list(pieces(llm, asked, stream))
-    text = asked.echo + "".join(piece.text for piece in found)
-    logprobs = None if asked.logprobs is None else _text_logprobs(llm, found, len(asked.echo))
-    choice = _text_choice(text, logprobs, found[-1].finish)
-    usage = _usage(asked, len(found) - 1)
+    said = list(deltas(llm, asked, stream))
+    text = asked.echo + "".join(delta.text for delta in said)
+    logprobs = None if asked.logprobs is None else _text_logprobs(llm, said, len(asked.echo))
+    choice = _text_choice(text, logprobs, said[-1].finish)
+    usage = _usage(asked, len(said) - 1)
     return {**_head(asked, "text_completion"), "choices": [choice], "usage": usage}
 
 
 # -- chat completions --
 
 
-def _chat_logprobs(llm: Model, found: Sequence[Piece]) -> Record:
+def _chat_logprobs(llm: Model, said: Sequence[Delta]) -> Record:
     """OpenAI's `logprobs` of a chat completion."""
 
     def entry(token: int, value: float) -> Record:
@@ -234,9 +234,9 @@ def _chat_logprobs(llm: Model, found: Sequence[Piece]) -> Record:
 
     return {
         "content": [
-            {**entry(piece.token, piece.logprob), "top_logprobs": [entry(t, value) for t, value in piece.top]}
-            for piece in found
-            if piece.token is not None
+            {**entry(delta.token, delta.logprob), "top_logprobs": [entry(t, value) for t, value in delta.top]}
+            for delta in said
+            if delta.token is not None
         ]
     }
 
@@ -249,19 +249,19 @@ def chat_chunks(llm: Model, asked: Asked, stream: Stream) -> Iterator[Record]:
     """Chunks of a streamed chat completion: the role, the text in deltas, the reason it ended."""
     head = _head(asked, "chat.completion.chunk")
     yield {**head, "choices": [_chat_delta({"role": "assistant"}, None, None)]}
-    for piece in pieces(llm, asked, stream):
-        if piece.text or (piece.token is not None and asked.logprobs is not None):
-            logprobs = None if asked.logprobs is None else _chat_logprobs(llm, [piece])
-            yield {**head, "choices": [_chat_delta({"content": piece.text}, logprobs, None)]}
-        if piece.finish:
-            yield {**head, "choices": [_chat_delta({}, None, piece.finish)]}
+    for delta in deltas(llm, asked, stream):
+        if delta.text or (delta.token is not None and asked.logprobs is not None):
+            logprobs = None if asked.logprobs is None else _chat_logprobs(llm, [delta])
+            yield {**head, "choices": [_chat_delta({"content": delta.text}, logprobs, None)]}
+        if delta.finish:
+            yield {**head, "choices": [_chat_delta({}, None, delta.finish)]}
 
 
 def whole_chat(llm: Model, asked: Asked, stream: Stream) -> Record:
     """A chat completion in one dict."""
-    found = list(pieces(llm, asked, stream))
-    message = {"role": "assistant", "content": "".join(piece.text for piece in found)}
-    logprobs = None if asked.logprobs is None else _chat_logprobs(llm, found)
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": found[-1].finish}
-    usage = _usage(asked, len(found) - 1)
+    said = list(deltas(llm, asked, stream))
+    message = {"role": "assistant", "content": "".join(delta.text for delta in said)}
+    logprobs = None if asked.logprobs is None else _chat_logprobs(llm, said)
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": said[-1].finish}
+    usage = _usage(asked, len(said) - 1)
     return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage}

@@ -16,7 +16,7 @@ from ggufpy.commands.bench import plot_path
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
-    from ggufpy.measure.comparison import Plan
+    from ggufpy.measure.comparison import Task
     from ggufpy.support.progress import Progress
 
 HELP = "quantise a model to several types and compare size, KL divergence and speed"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         progress = stack.enter_context(Progress())
         source = find_model(args.model)
         folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="ggufpy-types-"))
-        report = as_json(compare(_plan(args, source, Path(folder), progress)))
+        report = as_json(compare(_task(args, source, Path(folder), progress)))
     report |= {"cpu": cpu_name(), "text": args.file, "n_ctx": args.ctx_size, "imatrix": args.imatrix}
     print(json.dumps(report) if args.json else table(report))
     if args.plot is not None:
@@ -92,14 +92,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(args: argparse.Namespace, source: Path, folder: Path, progress: Progress) -> Plan:
+def _task(args: argparse.Namespace, source: Path, folder: Path, progress: Progress) -> Task:
     """What was asked for, with types by their proper names. Raises GGUFError for one that there is not."""
     from ggufpy.generate.loading import LoadOptions
-    from ggufpy.measure.comparison import Plan
+    from ggufpy.measure.comparison import Task
     from ggufpy.quantizer import QuantizeOptions, file_type
 
     proper = dict.fromkeys(file_type(name).name for name in args.types)
-    return Plan(
+    return Task(
         source=source,
         types=tuple(proper),
         folder=folder,

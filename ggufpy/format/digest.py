@@ -20,7 +20,7 @@ import xxhash
 from ggufpy.errors import GGUFError
 from ggufpy.format.reader import GGUFFile
 
-CHUNK = 4 << 20  # bytes that all hashes take before the next are read: they come from a cache then
+HASHED_BYTES = 4 << 20  # bytes that all hashes take before the next are read: they come from a cache then
 
 _LINE = re.compile(r"\s*(\S+)\s+(\S+)\s+(\S[^\n]*)\n?")
 
@@ -69,8 +69,8 @@ def digests(
             own = {name: ALGORITHMS[name]() for name in algorithms if layers}
             running = [*whole.values(), *own.values()]
             flat = tensor.data.reshape(-1)
-            for start in range(0, flat.size, CHUNK):
-                part = flat[start : start + CHUNK]
+            for start in range(0, flat.size, HASHED_BYTES):
+                part = flat[start : start + HASHED_BYTES]
                 list(pool.map(lambda h, part=part: h.update(part), running))
                 done += part.size
                 if progress is not None:

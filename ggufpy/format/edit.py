@@ -35,7 +35,7 @@ SECTOR = 512  # bytes that every disk writes as one
 ALIGNMENT, ARCHITECTURE = "general.alignment", "general.architecture"
 TOKEN_ARRAYS = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
 _STEP = 64 << 20  # bytes copied between two calls of the progress
-_CHUNK = 16 << 20
+_COPY_BYTES = 16 << 20
 # Reasons for which a file system declines to copy within itself: not supported, other devices, odd files.
 _DECLINED = ("EXDEV", "ENOSYS", "EINVAL", "EOPNOTSUPP", "ENOTSUP", "EBADF", "EPERM", "EACCES", "ETXTBSY")
 
@@ -333,7 +333,7 @@ class Editor:
         self._unchanged(os.stat(self.path))
         with Writer(target, values, infos, version=header.version, byteorder=header.byteorder) as writer:
             for tensor in tensors:
-                for chunk in tensor.chunks(_CHUNK):
+                for chunk in tensor.chunks(_COPY_BYTES):
                     writer.append(tensor.name, chunk)
                     done += chunk.size
                     if progress is not None:
@@ -361,7 +361,7 @@ def _transfer(source: BinaryIO, target: BinaryIO, begin: int, end: int, progress
         declined = declined or not moved
         if not moved:
             source.seek(at)
-            data = source.read(min(step, _CHUNK))
+            data = source.read(min(step, _COPY_BYTES))
             if not data:
                 raise OSError(f"{source.name} ends at byte {at}")
             moved = target.write(data)

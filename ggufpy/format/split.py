@@ -35,7 +35,7 @@ from ggufpy.format.writer import Writer
 DEFAULT_TENSORS = 128
 MAX_FILES = 65_535  # split.count is a uint16
 PADDING = 32  # llama.cpp counts every tensor as padded to this, whatever the alignment of the file
-_CHUNK = 16 << 20
+_COPY_BYTES = 16 << 20
 _FOLDER = ".ggufpy-split-"
 _SYSTEM = "split."
 
@@ -173,7 +173,7 @@ def _write(path: Path, values: dict[str, Typed], tensors: Sequence[Tensor], file
     infos = [TensorInfo(t.name, t.shape, t.type) for t in tensors]
     with Writer(path, values, infos, version=file.version, byteorder=file.byteorder) as writer:
         for tensor in tensors:
-            for chunk in tensor.chunks(_CHUNK):
+            for chunk in tensor.chunks(_COPY_BYTES):
                 writer.append(tensor.name, chunk)
                 yield chunk.size
             tensor.release()

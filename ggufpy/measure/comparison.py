@@ -75,7 +75,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Task:
     """What to compare: file types by their proper names, written into `folder`; `rounds` of `decode` tokens each.
 
     `windows(model)` gives the chunks of the text for the model's vocabulary. `note(stage, done, total)` hears of it.
@@ -92,56 +92,56 @@ class Plan:
     note: Note
 
 
-def check(plan: Plan) -> None:
+def check(task: Task) -> None:
     """Raises GGUFError, before any long work, for a type that cannot be written from the source."""
     from ggufpy.quantizer import quantize_file
 
-    for name in plan.types:
-        quantize_file(plan.source, _target(plan, name), name, replace(plan.quantize, dry_run=True))
+    for name in task.types:
+        quantize_file(task.source, _target(task, name), name, replace(task.quantize, dry_run=True))
 
 
-def compare(plan: Plan) -> Comparison:
+def compare(task: Task) -> Comparison:
     """Quantises and measures. Raises GGUFError for whatever one of the steps cannot do."""
-    check(plan)
+    check(task)
     types = []
     with tempfile.TemporaryDirectory(prefix="ggufpy-") as scratch:
         base = Path(scratch) / "source.klbase"
-        source, threads, isa = _source(plan, base)
-        for i, name in enumerate(plan.types):
-            plan.note("quantising and measuring", i, len(plan.types))
-            types.append(_type(plan, name, base))
-    plan.note("quantising and measuring", len(plan.types), len(plan.types))
+        source, threads, isa = _source(task, base)
+        for i, name in enumerate(task.types):
+            task.note("quantising and measuring", i, len(task.types))
+            types.append(_type(task, name, base))
+    task.note("quantising and measuring", len(task.types), len(task.types))
     models = (source, *types)
-    for i in range(plan.rounds):
+    for i in range(task.rounds):
         for k, model in enumerate(models[:: -1 if i % 2 else 1]):  # a machine that slows down slows all alike
-            plan.note("decoding", i * len(models) + k, plan.rounds * len(models))
-            model.speeds.append(_speed(plan, Path(model.path)))
-    plan.note("decoding", plan.rounds * len(models), plan.rounds * len(models))
+            task.note("decoding", i * len(models) + k, task.rounds * len(models))
+            model.speeds.append(_speed(task, Path(model.path)))
+    task.note("decoding", task.rounds * len(models), task.rounds * len(models))
     return Comparison(source, tuple(types), threads, isa)
 
 
-def _open(plan: Plan, path: Path, n_ctx: int) -> Llama:
+def _open(task: Task, path: Path, n_ctx: int) -> Llama:
     from ggufpy.llm import Llama
 
-    return Llama.from_options(path, replace(plan.load, n_ctx=n_ctx))
+    return Llama.from_options(path, replace(task.load, n_ctx=n_ctx))
 
 
-def _source(plan: Plan, base: Path) -> tuple[Compared, int, str]:
+def _source(task: Task, base: Path) -> tuple[Compared, int, str]:
     """The source, measured into the base; threads and SIMD level that everything runs with."""
-    with _open(plan, plan.source, plan.load.n_ctx) as llm:
+    with _open(task, task.source, task.load.n_ctx) as llm:
         context = llm.engine.model.plan.context
-        if plan.decode + WARM_TOKENS > context:  # said now, and not when hours of quantising are over
+        if task.decode + WARM_TOKENS > context:  # said now, and not when hours of quantising are over
             raise GGUFError(
-                f"{plan.decode} tokens are to be decoded, and the model has room for {context - WARM_TOKENS} (-n)"
+                f"{task.decode} tokens are to be decoded, and the model has room for {context - WARM_TOKENS} (-n)"
             )
-        chunks = plan.windows(llm)
-        with KlBaseWriter(base, Header(plan.source.name, llm.n_vocab(), chunks.shape[1], len(chunks))) as save:
+        chunks = task.windows(llm)
+        with KlBaseWriter(base, Header(task.source.name, llm.n_vocab(), chunks.shape[1], len(chunks))) as save:
             result = measure(
-                llm.engine, chunks, save=save, report=lambda done, total, _: plan.note("source", done, total)
+                llm.engine, chunks, save=save, report=lambda done, total, _: task.note("source", done, total)
             )
         found = (llm.engine.type_name, llm.engine.n_threads, llm.engine.isa)
-    nbytes, bits = _size(plan.source)
-    return Compared(found[0], str(plan.source), nbytes, bits, result), found[1], found[2]
+    nbytes, bits = _size(task.source)
+    return Compared(found[0], str(task.source), nbytes, bits, result), found[1], found[2]
 
 
 def _size(path: Path) -> tuple[int, float]:
@@ -154,34 +154,34 @@ def _size(path: Path) -> tuple[int, float]:
     return nbytes, 8 * sum(n for n, _ in tensors) / max(sum(count for _, count in tensors), 1)
 
 
-def _target(plan: Plan, name: str) -> Path:
-    return plan.folder / f"{plan.source.stem}-{name}.gguf"
+def _target(task: Task, name: str) -> Path:
+    return task.folder / f"{task.source.stem}-{name}.gguf"
 
 
-def _type(plan: Plan, name: str, base_path: Path) -> Compared:
+def _type(task: Task, name: str, base_path: Path) -> Compared:
     """Writes one type and measures it against the base."""
     from ggufpy.quantizer import quantize_file
 
-    target = _target(plan, name)
-    report = quantize_file(plan.source, target, name, plan.quantize)
-    with KlBase(base_path) as base, _open(plan, target, base.header.n_ctx) as llm:
+    target = _target(task, name)
+    report = quantize_file(task.source, target, name, task.quantize)
+    with KlBase(base_path) as base, _open(task, target, base.header.n_ctx) as llm:
         chunks = base.tokens()
         base.check(chunks, llm.n_vocab())
         result = measure(llm.engine, chunks, base)
     return Compared(name, str(target), _size(target)[0], report.bits_per_weight, result, report.seconds)
 
 
-def _speed(plan: Plan, path: Path) -> float:
+def _speed(task: Task, path: Path) -> float:
     """Tokens a second that a model decodes, one at a time from an empty context."""
-    with _open(plan, path, WARM_TOKENS + plan.decode) as llm:
+    with _open(task, path, WARM_TOKENS + task.decode) as llm:
         engine, text = llm.engine, llm.engine.sequence()
-        ids = [(7919 * i + 1) % engine.n_vocab for i in range(WARM_TOKENS + plan.decode)]
+        ids = [(7919 * i + 1) % engine.n_vocab for i in range(WARM_TOKENS + task.decode)]
         for token in ids[:WARM_TOKENS]:
             engine.read(text, [token])
         start = time.perf_counter()
         for token in ids[WARM_TOKENS:]:
             engine.read(text, [token])
-        return plan.decode / (time.perf_counter() - start)
+        return task.decode / (time.perf_counter() - start)
 
 
 def as_json(found: Comparison) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format import Tensor, blocktypes
 from ggufpy.format.values import shown
-from ggufpy.quantizer.plan import Job
+from ggufpy.quantizer.recipe import Job
 from ggufpy.quantizer.types import FLOATS
 from ggufpy.quants.base import PlainType
 from ggufpy.quants.encoding import Encoder, NotFinite
 
-PIECE = 1 << 20  # weights that a thread takes at a time
+TOGETHER = 1 << 20  # weights that a thread takes at a time
 SAMPLE = 1 << 14  # weights of a tensor that its error is measured on
 STEP = 1 << 16  # weights that a check looks at, in a core's cache
 _EXPONENTS = {2: (np.uint16, 0x7FFF), 4: (np.uint32, 0x7FFFFFFF), 8: (np.uint64, 0x7FFFFFFFFFFFFFFF)}
@@ -30,7 +30,7 @@ _INFINITE = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF00000
 
 
 @dataclass(frozen=True)
-class Piece:
+class Rows:
     """Rows `start` to `stop` of a tensor, all its matrices one under the other; of one matrix where it is weighed."""
 
     job: Job
@@ -70,24 +70,24 @@ def matrix_of(rows: NDArray[np.int64], job: Job) -> NDArray[np.int64]:
     return rows // job.tensor.shape[-2] % count if count > 1 else np.zeros_like(rows)
 
 
-def pieces(job: Job) -> Iterator[Piece]:
-    """A tensor in pieces of about PIECE weights; at least one, were it empty."""
+def pieces(job: Job) -> Iterator[Rows]:
+    """A tensor in pieces of about TOGETHER weights; at least one, were it empty."""
     shape = job.tensor.shape
     rows, columns = rows_of(shape), shape[-1] if shape else 1
-    step = max(PIECE // max(columns, 1) // 16, 1) * 16  # kernels take 16 rows at a time
+    step = max(TOGETHER // max(columns, 1) // 16, 1) * 16  # kernels take 16 rows at a time
     matrices = 1 if job.importance is None else len(job.importance)
     height = shape[-2] if matrices > 1 else rows  # each matrix has an importance of its own
     if not rows * columns:
-        yield Piece(job, 0, rows)
+        yield Rows(job, 0, rows)
         return
     share = min(1.0, SAMPLE / (rows * columns))
     for matrix in range(rows // height):
         for start in range(matrix * height, (matrix + 1) * height, step):
             stop = min(start + step, (matrix + 1) * height)
-            yield Piece(job, start, stop, matrix % matrices, max(1, round((stop - start) * share)))
+            yield Rows(job, start, stop, matrix % matrices, max(1, round((stop - start) * share)))
 
 
-def convert(piece: Piece, allow_nonfinite: bool) -> Converted:
+def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
     """The piece in its new type, on the calling thread. GGUFError for weights that are not finite or do not fit."""
     job = piece.job
     if not job.tensor.nbytes:
@@ -155,7 +155,7 @@ def _plain(x: NDArray[Any], block: PlainType) -> NDArray[np.uint8]:
 
 
 def _blocks(
-    piece: Piece, x: NDArray[Any], block: quants.BlockType, allow_nonfinite: bool
+    piece: Rows, x: NDArray[Any], block: quants.BlockType, allow_nonfinite: bool
 ) -> tuple[NDArray[np.uint8], int]:
     """Rows in a block type, and how many of their weights were not finite and became zero."""
     out = np.empty((x.shape[0], x.shape[1] // block.weights * block.nbytes), np.uint8)
@@ -177,7 +177,7 @@ def _blocks(
         raise GGUFError(f"tensor {name}: {e}") from None
 
 
-def _count_plain(piece: Piece, data: NDArray[np.uint8], type_name: str, allow_nonfinite: bool) -> int:
+def _count_plain(piece: Rows, data: NDArray[np.uint8], type_name: str, allow_nonfinite: bool) -> int:
     """How many numbers of a float type are not finite. GGUFError for any, unless they are allowed."""
     if type_name not in FLOATS or not data.size:
         return 0
@@ -207,7 +207,7 @@ def _infinite(x: NDArray[Any]) -> int:
     return _INFINITE[{"float16": "F16", "uint16": "BF16", "float32": "F32"}[x.dtype.name]]
 
 
-def _refused(piece: Piece, bad: NDArray[np.bool_]) -> GGUFError:
+def _refused(piece: Rows, bad: NDArray[np.bool_]) -> GGUFError:
     """The error for the first weight that is not finite, by its place in the tensor."""
     row, column = np.unravel_index(int(bad.argmax()), bad.shape)
     tensor = piece.job.tensor

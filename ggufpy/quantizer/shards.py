@@ -11,7 +11,7 @@ from pathlib import Path
 from ggufpy.format import GGUFFile, Typed
 from ggufpy.format.header import parse
 from ggufpy.format.writer import file_size
-from ggufpy.quantizer.plan import Job
+from ggufpy.quantizer.recipe import Job
 
 _ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 

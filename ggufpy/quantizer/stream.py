@@ -18,10 +18,10 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Writer, blocktypes
 from ggufpy.format import open as open_gguf
 from ggufpy.format.atomic import check_space, check_target
-from ggufpy.quantizer.convert import Converted, Piece, convert, pieces
+from ggufpy.quantizer.convert import Converted, Rows, convert, pieces
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import QuantizeOptions
-from ggufpy.quantizer.plan import Job, Plan, checked, choose_types, new_metadata, read_importance
+from ggufpy.quantizer.recipe import Job, Recipe, checked, choose_types, new_metadata, read_importance
 from ggufpy.quantizer.report import Report, TensorReport
 from ggufpy.quantizer.shards import Shard, shards_of
 from ggufpy.quantizer.target import meet_target
@@ -50,39 +50,39 @@ def quantize_file(
     wanted = file_type(type_name)
     with open_gguf(source) as file:
         importance = read_importance(options.imatrix)
-        plan = choose_types(file, wanted, options, importance)
+        recipe = choose_types(file, wanted, options, importance)
         if options.target_bpw is not None:
-            plan = meet_target(plan, options, importance)
-        plan = checked(plan, wanted, options, importance)
+            recipe = meet_target(recipe, options, importance)
+        recipe = checked(recipe, wanted, options, importance)
         metadata = new_metadata(file.metadata.typed_items(), wanted, options, importance)
-        shards = shards_of(file, Path(target), plan.jobs, metadata, options.keep_split)
-        report = _dry(shards, plan) if options.dry_run else _write(file, shards, plan, options)
+        shards = shards_of(file, Path(target), recipe.jobs, metadata, options.keep_split)
+        report = _dry(shards, recipe) if options.dry_run else _write(file, shards, recipe, options)
         bytes_in = sum(os.path.getsize(name) for name in file.files)
     return replace(report, bytes_in=bytes_in, seconds=time.perf_counter() - started)
 
 
-def _dry(shards: Sequence[Shard], plan: Plan) -> Report:
+def _dry(shards: Sequence[Shard], recipe: Recipe) -> Report:
     """What writing would give, with nothing written."""
     tensors = [
-        TensorReport(job.tensor.name, job.tensor.shape, job.tensor.type, job.target, job.nbytes) for job in plan.jobs
+        TensorReport(job.tensor.name, job.tensor.shape, job.tensor.type, job.target, job.nbytes) for job in recipe.jobs
     ]
-    return _report(tensors, sum(shard.size for shard in shards), plan)
+    return _report(tensors, sum(shard.size for shard in shards), recipe)
 
 
-def _report(tensors: Sequence[TensorReport], bytes_out: int, plan: Plan, files: Sequence[str] = ()) -> Report:
+def _report(tensors: Sequence[TensorReport], bytes_out: int, recipe: Recipe, files: Sequence[str] = ()) -> Report:
     weights = sum(tensor.weights for tensor in tensors)
     bits = 8 * sum(tensor.bytes for tensor in tensors) / weights if weights else 0.0
-    return Report(0, bytes_out, bits, 0.0, tensors, files, [*plan.notes, *plan.replaced])
+    return Report(0, bytes_out, bits, 0.0, tensors, files, [*recipe.notes, *recipe.replaced])
 
 
-def _write(file: GGUFFile, shards: Sequence[Shard], plan: Plan, options: QuantizeOptions) -> Report:
+def _write(file: GGUFFile, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions) -> Report:
     """Convert and write every tensor; all files get their names at the end, one right after the other."""
     read = [*file.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
     for shard in shards:
         check_target(shard.path, read)
     check_space(shards[0].path, sum(shard.size for shard in shards))
     tensors: list[TensorReport] = []
-    with ExitStack() as undo, Converter(plan.jobs, options) as converter:
+    with ExitStack() as undo, Converter(recipe.jobs, options) as converter:
         writers = []
         for shard in shards:
             writer = Writer(shard.path, shard.metadata, [job.info for job in shard.jobs])
@@ -94,7 +94,7 @@ def _write(file: GGUFFile, shards: Sequence[Shard], plan: Plan, options: Quantiz
             writer.prepare()
         for writer in reversed(writers):  # a set is opened by its first file: that one comes last
             writer.close()
-    return _report(tensors, sum(writer.size for writer in writers), plan, [str(shard.path) for shard in shards])
+    return _report(tensors, sum(writer.size for writer in writers), recipe, [str(shard.path) for shard in shards])
 
 
 class Converter:
@@ -107,8 +107,8 @@ class Converter:
         threads = options.thread_count()
         self._pool = ThreadPoolExecutor(threads)
         self._ahead = AHEAD * threads
-        self._coming: Iterator[Piece] = (piece for job in jobs for piece in pieces(job))
-        self._waiting: deque[tuple[Piece, Future[Converted]]] = deque()
+        self._coming: Iterator[Rows] = (piece for job in jobs for piece in pieces(job))
+        self._waiting: deque[tuple[Rows, Future[Converted]]] = deque()
         self._jobs = jobs
 
     def __enter__(self) -> Converter:
@@ -134,7 +134,7 @@ class Converter:
         error = (wrong / whole) ** 0.5 if whole else 0.0
         return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad)
 
-    def _next(self) -> tuple[Piece, Converted]:
+    def _next(self) -> tuple[Rows, Converted]:
         """The next piece, once it is converted; as many more are handed out as may wait."""
         while len(self._waiting) <= self._ahead:
             piece = next(self._coming, None)
@@ -144,7 +144,7 @@ class Converter:
         piece, future = self._waiting.popleft()
         return piece, future.result()
 
-    def _advance(self, piece: Piece) -> None:
+    def _advance(self, piece: Rows) -> None:
         tensor = piece.job.tensor
         width = blocktypes.row_bytes(blocktypes.by_name(tensor.type), tensor.shape)
         self._done += (piece.stop - piece.start) * width

@@ -23,7 +23,7 @@ from ggufpy.format import blocktypes
 from ggufpy.quantizer.convert import floats, matrix_of, numbers, raw_rows, rows_of, squares
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import Importance, QuantizeOptions
-from ggufpy.quantizer.plan import Job, Plan, weighed
+from ggufpy.quantizer.recipe import Job, Recipe, weighed
 from ggufpy.quantizer.rules import Kind, divides, kind_of
 from ggufpy.quantizer.types import FLOATS
 from ggufpy.quants.base import PlainType
@@ -47,20 +47,20 @@ class Choice:
     error: float
 
 
-def meet_target(plan: Plan, options: QuantizeOptions, importance: Importance | None) -> Plan:
-    """The plan with new types for the free tensors. GGUFError, with the least that there can be, for too few bits."""
+def meet_target(recipe: Recipe, options: QuantizeOptions, importance: Importance | None) -> Recipe:
+    """The recipe with new types for the free tensors. GGUFError, with the least that there can be, for too few bits."""
     assert options.target_bpw is not None
     wanted = options.target_bpw
-    free = [i for i, job in enumerate(plan.jobs) if _is_free(job, options)]
-    jobs = [weighed(replace(plan.jobs[i], target="Q4_0"), importance) for i in free]
-    tied = all(kind_of(job.tensor.name) is not Kind.OUTPUT for job in plan.jobs)
+    free = [i for i, job in enumerate(recipe.jobs) if _is_free(job, options)]
+    jobs = [weighed(replace(recipe.jobs[i], target="Q4_0"), importance) for i in free]
+    tied = all(kind_of(job.tensor.name) is not Kind.OUTPUT for job in recipe.jobs)
     stakes = [stake(job, tied) for job in jobs]
     choices = [
         [replace(choice, error=choice.error * counts) for choice in some]
         for some, counts in zip(_measured(jobs, options), stakes, strict=True)
     ]
-    fixed = sum(job.nbytes for job in plan.jobs) - sum(plan.jobs[i].nbytes for i in free)
-    weights = sum(math.prod(job.tensor.shape) for job in plan.jobs)
+    fixed = sum(job.nbytes for job in recipe.jobs) - sum(recipe.jobs[i].nbytes for i in free)
+    weights = sum(math.prod(job.tensor.shape) for job in recipe.jobs)
     room = math.floor(wanted * weights / 8) - fixed
     least = sum(min(choice.nbytes for choice in some) for some in choices)
     if least > room:
@@ -70,10 +70,10 @@ def meet_target(plan: Plan, options: QuantizeOptions, importance: Importance | N
             f"{8 * (least + fixed) / weights:.3f}{more}"
         )
     found = allocate(choices, room)
-    new = list(plan.jobs)
+    new = list(recipe.jobs)
     for i, choice in zip(free, found, strict=True):
-        new[i] = replace(plan.jobs[i], target=choice.type)
-    return Plan(new, plan.notes)
+        new[i] = replace(recipe.jobs[i], target=choice.type)
+    return Recipe(new, recipe.notes)
 
 
 def stake(job: Job, tied: bool) -> float:

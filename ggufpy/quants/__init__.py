@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.quants import types
 from ggufpy.quants.base import (
-    CHUNK,
+    CACHED,
     BlockType,
     Bytes,
     Field,
@@ -149,7 +149,7 @@ def _encode(block: BlockType, x: NDArray[Any], importance: NDArray[Any] | None, 
         importance = importance.reshape(-1, x.shape[-1])
     plain = block.encoder == "numpy"
     kind = x.dtype if not plain and x.dtype in (np.float32, np.float16) else np.dtype(block.source)
-    step = max(1, (CHUNK if plain else LARGE) // x.shape[-1])
+    step = max(1, (CACHED if plain else LARGE) // x.shape[-1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
@@ -196,9 +196,9 @@ def _numbers(x: ArrayLike, what: str) -> NDArray[Any]:
 def _refuse(x: NDArray[Any], wrong: Callable[[Floats], NDArray[np.bool_]], what: str, why: str) -> None:
     """GGUFError that names the first element of x for which, as float32, `wrong` holds."""
     flat = x.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
+    for start in range(0, flat.size, CACHED):
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-            bad = wrong(flat[start : start + CHUNK].astype(np.float32, copy=False))
+            bad = wrong(flat[start : start + CACHED].astype(np.float32, copy=False))
         if bad.any():
             where = np.unravel_index(start + int(bad.argmax()), x.shape)
             at = ", ".join(str(int(i)) for i in where)

@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 Records = NDArray[np.void]
 
 # Weights handled at a time: temporaries stay in a core's L2 cache, and memory stays bounded.
-CHUNK = 1 << 16
+CACHED = 1 << 16
 
 # Element names of a layout, and how NumPy reads them from a little-endian file; bf16 is read as its bits.
 DTYPES: dict[str, str] = {
@@ -107,7 +107,7 @@ class BlockType(ABC):
     encoder: ClassVar[Literal["", "numpy", "lanes", "blocks"]] = ""
     needs_importance: ClassVar[bool] = False
     uses_importance: ClassVar[bool] = True  # False: ggml rounds the same whatever the importance
-    decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CHUNK
+    decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CACHED
     packer: ClassVar[Literal["numpy", "lanes"]] = "numpy"  # how an integer panel is packed: from `fields`, or compiled
     source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
 
@@ -125,12 +125,12 @@ class BlockType(ABC):
         out = np.empty(shape, dtype=np.float32)
         flat = np.ascontiguousarray(blocks).reshape(out.size // self.weights, self.nbytes)
         weights = out.reshape(flat.shape[0], self.weights)
-        if self.decoder == "blocks" and out.size > CHUNK:
+        if self.decoder == "blocks" and out.size > CACHED:
             from ggufpy.quants.decoding import decode_blocks  # a kernel takes a second to compile the first time
 
             decode_blocks(self, flat, weights)
             return out
-        step = CHUNK // self.weights
+        step = CACHED // self.weights
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, flat.shape[0], step):
                 self.decode_blocks(flat[start : start + step], weights[start : start + step])

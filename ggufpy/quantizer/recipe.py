@@ -56,7 +56,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Recipe:
     """Jobs in the order they are written in; lines for the user about what was not as asked, and about fallbacks."""
 
     jobs: Sequence[Job]
@@ -64,7 +64,7 @@ class Plan:
     replaced: Sequence[str] = ()
 
 
-def choose_types(file: GGUFFile, target: FileType, options: QuantizeOptions, importance: Importance | None) -> Plan:
+def choose_types(file: GGUFFile, target: FileType, options: QuantizeOptions, importance: Importance | None) -> Recipe:
     """The type of every tensor by the options and the rules."""
     tensors = list(file.tensors.values())
     if not options.keep_split:  # llama-quantize leaves the order of split files as it is
@@ -78,19 +78,19 @@ def choose_types(file: GGUFFile, target: FileType, options: QuantizeOptions, imp
     )
     chooser = _Chooser(mix, options)
     jobs = [chooser.job(tensor) for tensor in tensors]
-    return Plan(jobs, chooser.notes(), chooser.replaced())
+    return Recipe(jobs, chooser.notes(), chooser.replaced())
 
 
-def checked(plan: Plan, target: FileType, options: QuantizeOptions, importance: Importance | None) -> Plan:
-    """The plan with every tensor's importance. GGUFError for one that cannot be written, except in a dry run."""
-    jobs = [weighed(job, importance) for job in plan.jobs]
+def checked(recipe: Recipe, target: FileType, options: QuantizeOptions, importance: Importance | None) -> Recipe:
+    """The recipe with every tensor's importance. GGUFError for one that cannot be written, except in a dry run."""
+    jobs = [weighed(job, importance) for job in recipe.jobs]
     if options.dry_run:
         wanting = sum(1 for job in jobs if _lacks_importance(job, target))
         more = [f"{wanting} tensors need an importance matrix to be written (--imatrix)"] if wanting else []
-        return replace(plan, jobs=jobs, notes=[*plan.notes, *more])
+        return replace(recipe, jobs=jobs, notes=[*recipe.notes, *more])
     for job in jobs:
         _check(job, target, options, importance is not None)
-    return replace(plan, jobs=jobs)
+    return replace(recipe, jobs=jobs)
 
 
 def read_importance(source: str | os.PathLike[str] | Importance | None) -> Importance | None:
