@@ -25,9 +25,9 @@ def load(file: Any, options: EngineOptions, beside: Beside = None) -> Session:
     Raises GGUFError for an architecture that does not run, tensors that do not fit it, a context longer than the
     model's, a cache type that its heads do not fit, or too little memory.
     """
-    n_batch = options.whole("n_batch", 1)
+    options.check()
     plan = read_plan(file)
-    return Session(Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), n_batch))
+    return Session(Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), options.n_batch))
 
 
 class Session:

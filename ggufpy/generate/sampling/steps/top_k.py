@@ -16,7 +16,7 @@ class TopK(Cut):
     """Keeps the k likeliest."""
 
     PLACE = 40
-    OPTIONS = (Option("top_k", 40, Whole(), "keep the X likeliest; 0: all", ("--top-k",)),)
+    OPTIONS = (Option("top_k", 40, Whole(), "keep the K likeliest; 0: all", ("--top-k",), metavar="K"),)
 
     def __init__(self, sampling: Sampling) -> None:
         self._k: int = sampling.top_k
