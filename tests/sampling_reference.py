@@ -69,10 +69,13 @@ def above_floor(logits: Logits, order: Logits, min_p: float) -> tuple[Logits, fl
 
 
 def draw(logits: Logits, s: Any, text: list[int], random: np.random.Generator) -> int:
-    """The token that `s` draws behind `text`, with the next number of `random`."""
+    """The token that `s` draws behind `text`, with the next numbers of `random`."""
     logits = adjusted(logits, s, text)
     if s.temp <= 0 or s.top_k == 1:
         return int(logits.argmax())
+    if s.top_n_sigma > 0:
+        deviation = np.std(logits[logits > -np.inf].astype(np.float64))
+        logits = np.where(logits >= np.float32(logits.max() - s.top_n_sigma * deviation), logits, np.float32(-np.inf))
     ids = np.argsort(-logits, kind="stable")[: s.top_k if s.top_k > 0 else len(logits)]
     ids, rest = ids[logits[ids] > -np.inf], 0.0
     if s.top_k <= 0 and s.typical >= 1 and s.min_p > 0:
@@ -88,6 +91,9 @@ def draw(logits: Logits, s: Any, text: list[int], random: np.random.Generator) -
         left = left[: reach(softmax(left) * (1 - rest), s.top_p)]
     if s.min_p > 0:
         left = left[left >= left[0] + math.log(s.min_p)]
+    if s.xtc_probability > 0 and s.xtc_threshold <= 0.5 and len(left) > 1 and random.random() < s.xtc_probability:
+        passed = sum(p >= s.xtc_threshold for p in softmax(left)[1:])
+        ids, left = ids[passed:], left[passed:]
     reached = np.cumsum(softmax((left - left[0]) / s.temp))
     place = int(np.searchsorted(reached, random.random() * reached[-1], side="right"))
     return int(ids[min(place, len(left) - 1)])

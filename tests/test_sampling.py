@@ -43,6 +43,7 @@ def test_defaults_are_those_of_llama_cpp() -> None:
     assert (s.temp, s.top_k, s.top_p, s.min_p, s.typical) == (0.8, 40, 0.95, 0.05, 1.0)
     assert (s.repeat_penalty, s.repeat_last_n, s.presence_penalty, s.frequency_penalty) == (1.0, 64, 0.0, 0.0)
     assert (s.logit_bias, s.seed) == ((), None)
+    assert (s.top_n_sigma, s.xtc_probability, s.xtc_threshold) == (-1.0, 0.0, 0.1)
     with pytest.raises(FrozenInstanceError):
         s.temp = 1.0  # type: ignore[misc]
     assert hash(s) == hash(Sampling())
@@ -88,6 +89,20 @@ def test_draws_follow_the_distribution() -> None:
         ({"min_p": 0.1, "top_p": 0.93}, {0, 1, 2, 3}),
         ({"typical": 0.2}, {1}),  # closest to the entropy of 1.27 is a surprise of 1.39
         ({"typical": 0.7}, {0, 1}),
+        ({"top_n_sigma": 0.0}, {0, 1, 2, 3, 4}),
+        ({"top_n_sigma": 0.5}, {0}),  # the deviation is 0.93: logits of -1.16 and more; the second is -1.39
+        ({"top_n_sigma": 1.0}, {0, 1}),
+        ({"top_n_sigma": 1.0, "temp": 9.0}, {0, 1}),
+        ({"top_n_sigma": 1.0, "logit_bias": ((0, -math.inf),)}, {1, 2}),  # the deviation of the others is 0.73
+        ({"top_n_sigma": 9.0, "top_k": 2}, {0, 1}),
+        ({"xtc_probability": 1.0}, {2, 3, 4}),  # of 0.5, 0.25 and 0.15 the last one stays
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.2}, {1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.26}, {0, 1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.6}, {0, 1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.0}, {4}),
+        ({"xtc_probability": 1.0, "min_p": 0.29}, {2}),  # behind min-p, and by what that leaves
+        ({"xtc_probability": 1.0, "top_k": 1}, {0}),
+        ({"xtc_probability": 1.0, "temp": 0.0}, {0}),
         ({"top_k": 2, "top_p": 0.6}, {0}),  # 0.5 of the 0.75 left is enough
         ({"logit_bias": ((0, -math.inf),)}, {1, 2, 3, 4}),
         ({"logit_bias": {3: 100.0}}, {3}),
@@ -95,6 +110,13 @@ def test_draws_follow_the_distribution() -> None:
 )
 def test_what_is_left_to_draw_from(change: dict[str, Any], left: set[int]) -> None:
     assert set(drawn(replace(PLAIN, **change))) == left
+
+
+def test_top_choices_are_passed_over_as_often_as_was_asked_for() -> None:
+    found = shares(replace(PLAIN, xtc_probability=0.25, xtc_threshold=0.4))
+    assert np.abs(found - P).max() < 0.02  # no two of them reach 0.4
+    found = shares(replace(PLAIN, xtc_probability=0.25, xtc_threshold=0.2))
+    assert abs(found[0] - 0.75 * P[0]) < 0.02
 
 
 def test_equal_logits_at_the_border_of_top_k_go_by_id() -> None:
@@ -183,6 +205,9 @@ def test_options_by_name() -> None:
         ("top_p", -0.1),
         ("min_p", math.nan),
         ("typical", 2),
+        ("top_n_sigma", math.nan),
+        ("xtc_probability", 1.5),
+        ("xtc_threshold", -0.1),
         ("repeat_penalty", 0.0),
         ("repeat_penalty", -1),
         ("repeat_last_n", -2),
@@ -261,6 +286,9 @@ OPTIONS = st.fixed_dictionaries(
         "repeat_last_n": st.sampled_from([-1, 0, 3, 64]),
         "presence_penalty": st.sampled_from([0.0, 0.5]),
         "frequency_penalty": st.sampled_from([0.0, 0.3, -0.2]),
+        "top_n_sigma": st.sampled_from([-1.0, -1.0, 0.5, 1.5, 3.0]),
+        "xtc_probability": st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+        "xtc_threshold": st.sampled_from([0.0, 0.1, 0.4, 0.51]),
         "logit_bias": st.sampled_from([(), ((0, 1.5),), ((1, -math.inf), (0, -0.25))]),
     }
 )
