@@ -19,38 +19,47 @@ _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is larg
 
 
 class Candidates:
-    """Tokens `ids` with their `logits`, (n,) each; as long as `ids` is None, token i has logit i.
+    """Tokens `ids` with their `logits`, (n,) each.
 
     `floor` is how far below the largest logit no candidate can be drawn (`Cut.floor`); `random` are the numbers of the
     text, for steps that leave something to chance.
     """
 
     def __init__(self, logits: Floats, random: np.random.Generator, floor: float | None = None) -> None:
-        self.ids: Ints | None = None
         self.logits: NDArray[Any] = logits
         self.random = random
+        self._ids: Ints | None = None  # None: token i has logit i
         self._floor = floor
         self._sorted = False
-        self._left_out = 0.0  # the share of probability of what is below the floor, while it counts
+        self._left_out = 0.0  # the probability of what was below the floor, until a step has taken that away
 
     def __len__(self) -> int:
         return len(self.logits)
 
-    def keep(self, places: Ints | slice) -> None:
-        """Keep those at `places`, which rise, of the present order. A slice is for sorted candidates."""
-        self.ids = np.arange(len(self))[places] if self.ids is None else self.ids[places]
+    @property
+    def ids(self) -> Ints:
+        """The token ids, in the order of `logits`."""
+        return np.arange(len(self)) if self._ids is None else self._ids
+
+    def keep(self, places: Ints) -> None:
+        """Keep those at `places` of the present order, in the order of `places`."""
+        self._ids = places if self._ids is None else self._ids[places]
         self.logits = self.logits[places]
 
     def first(self, count: int) -> None:
         """Keep the first `count` of sorted candidates."""
         if count < len(self):
             self._left_out = 0.0
-            self.keep(slice(count))
+            self._ids, self.logits = self.ids[:count], self.logits[:count]
 
     def first_above(self, floor: float) -> None:
-        """Keep those of sorted candidates whose logit is at most `floor` (0 or less) from the largest."""
+        """Keep those of sorted candidates whose logit is at most -`floor` below the largest."""
         self.first(int(np.count_nonzero(self.logits >= self.logits[0] + floor)))
         self._left_out = 0.0
+
+    def after(self, count: int) -> None:
+        """Drop the first `count` of sorted candidates."""
+        self._ids, self.logits = self.ids[count:], self.logits[count:]
 
     def shares(self) -> NDArray[np.float64]:
         """The probability of each of sorted candidates, (n,)."""
@@ -71,8 +80,8 @@ class Candidates:
         else:
             order = _largest(logits, most)
         self._sorted = True
-        self.ids = order if self.ids is None else self.ids[order]
-        self.logits = logits[order].astype(np.float64)
+        self.keep(order)
+        self.logits = self.logits.astype(np.float64)
 
     def _above_floor(self, logits: Floats, floor: float) -> Ints:
         """Places of what is not below the floor, in order; notes the probability of all others."""
@@ -87,17 +96,14 @@ class Candidates:
 
 def _largest(logits: Floats, k: int) -> Ints:
     """Places of the k largest logits (all if k is 0), largest first, equals by place; -inf is left out."""
-    if 0 < k < len(logits):
-        places = np.flatnonzero(logits >= _below_top(logits, k))
-    else:
-        places, k = np.arange(len(logits)), len(logits)
-    places = places[np.argsort(-logits[places], kind="stable")[:k]]
-    return places[logits[places] > -np.inf]
+    bound = _below_top(logits, k) if 0 < k < len(logits) else -np.inf
+    # behind a mask fewer than k tokens may be left: then these alone are sorted
+    places = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    return places[np.argsort(-logits[places], kind="stable")[: k or None]]
 
 
 def _below_top(logits: Floats, k: int) -> np.float32:
-    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest
-    logit."""
+    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest logit."""
     stripes = logits[: len(logits) // _STRIPE * _STRIPE].reshape(_STRIPE, -1)
     values = stripes.max(axis=0) if stripes.shape[1] >= 2 * k else logits
     bound: np.float32 = np.partition(values, len(values) - k)[len(values) - k]

@@ -72,29 +72,30 @@ class Sampler:
         """Logits after the mask and the steps that adjust them; a copy if there are any."""
         if self._mask is None and not self._adjusts:
             return logits
-        logits = logits.copy()
-        if self._mask is not None:
-            logits[~self._allowed(self._mask())] = -np.inf
+        logits = logits.copy() if self._mask is None else self._masked(logits, self._mask())
         with np.errstate(over="ignore", invalid="ignore"):
             for step in self._adjusts:
                 step.adjust(logits)
         return logits
 
-    def _allowed(self, words: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """A mask as bool (n_vocab,). Raises GGUFError for one of another form."""
+    def _masked(self, logits: Floats, words: NDArray[np.uint32]) -> Floats:
+        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form."""
         count = -(-self.n_vocab // 32)
         if words.shape != (count,) or words.dtype != np.uint32:
             raise GGUFError(f"a mask is {words.dtype} {words.shape}, and must be uint32 ({count},)")
-        little = words.astype("<u4", copy=False)
-        return np.unpackbits(little.view(np.uint8), count=self.n_vocab, bitorder="little").view(np.bool_)
+        octets = words.astype("<u4", order="C", copy=False).view(np.uint8)
+        bits = np.unpackbits(octets, count=self.n_vocab, bitorder="little")
+        allowed = np.flatnonzero(bits.view(np.bool_))
+        masked = np.full_like(logits, -np.inf)
+        masked[allowed] = logits[allowed]
+        return masked
 
     def _drawn(self, logits: Floats) -> int:
         candidates = Candidates(logits, self._random, self._floor)
         with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
             for step in self._cuts:
                 step.apply(candidates)
-        assert candidates.ids is not None  # the last step has drawn
-        return int(candidates.ids[0])
+        return int(candidates.ids[0])  # the last step has drawn
 
 
 def _floor(cuts: Sequence[Cut]) -> float | None:

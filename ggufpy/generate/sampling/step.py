@@ -56,9 +56,9 @@ class Adjust(Step):
 class Cut(Step):
     """A step that takes candidates away, or changes how likely those are that are left.
 
-    `floor` promises that no candidate is left whose logit is below the largest by more than that (-3.0: by more than
-    3), so that they need not be sorted for the steps before. It holds while the likeliest is still there, so a step
-    that may take that away says so: `keeps_best` False.
+    `floor` is a promise: what is further than that below the largest logit is not left by this step (-3.0: by more than
+    3), so that steps before need not have it sorted. It holds while the likeliest token is there: a step that may take
+    that away says so, by `keeps_best` False.
     """
 
     keeps_best: ClassVar[bool] = True

@@ -45,8 +45,8 @@ class Draw(Cut):
         candidates.sort()
         reached = candidates.shares().cumsum()
         place = int(reached.searchsorted(candidates.random.random() * reached[-1], side="right"))
-        place = min(place, len(candidates) - 1)
-        candidates.keep(slice(place, place + 1))
+        candidates.after(min(place, len(candidates) - 1))
+        candidates.first(1)
 
 
 STEP = Draw

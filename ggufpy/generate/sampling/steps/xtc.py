@@ -57,7 +57,7 @@ class Xtc(Cut):
         if len(candidates) < 2 or candidates.random.random() >= self._probability:
             return
         reached = int((candidates.shares() >= self._threshold).sum())
-        candidates.keep(slice(max(reached - 1, 0), None))
+        candidates.after(max(reached - 1, 0))
 
 
 STEP = Xtc
