@@ -127,6 +127,13 @@ def load_options(args: argparse.Namespace, **more: Any) -> LoadOptions:
     return LoadOptions(**given, **more)
 
 
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """How many threads, for commands that run no model."""
+    from ggufpy.backends.options import EngineOptions
+
+    add_option(parser, declared(EngineOptions)["n_threads"])
+
+
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Threads, batch and GPU layers, as every command that runs a model takes them."""
     add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers")
