@@ -362,6 +362,46 @@ def test_every_step_has_its_place_and_options() -> None:
         assert option.flags
 
 
+LAST = """
+from ggufpy.generate.sampling.step import Cut
+from ggufpy.support.options import Option, Whole
+
+class Last(Cut):
+    PLACE = 75
+    OPTIONS = (Option("last", 0, Whole(0), "drop all but the last N", ("--last",), metavar="N"),)
+
+    def __init__(self, sampling):
+        self._count = sampling.last
+
+    @classmethod
+    def is_on(cls, sampling):
+        return sampling.last > 0
+
+    def apply(self, candidates):
+        candidates.after(max(len(candidates) - self._count, 0))
+
+STEP = Last
+"""
+USE_LAST = """
+import sys
+from ggufpy import cli
+from ggufpy.generate.sampling import steps
+steps.__path__.append(sys.argv[1])  # as if the file lay there
+parser = cli.command_parser("run", cli.load_command("run"))
+assert "--last N drop all but the last N (default: 0)" in " ".join(parser.format_help().split())
+import numpy as np
+from ggufpy.generate.sampling import Sampler, Sampling
+sampling = Sampling.from_options(last=parser.parse_args(["--last", "1"]).last, min_p=0.0, top_k=3)
+assert Sampler(sampling, 5).sample(np.array([5, 4, 3, 2, 1], np.float32)) == 2
+"""
+
+
+def test_a_sampler_is_one_file(tmp_path: Path) -> None:
+    """The options, the chain and the command line have what a module of `steps/` declares."""
+    (tmp_path / "last.py").write_text(LAST)
+    subprocess.run([sys.executable, "-c", USE_LAST, tmp_path], check=True)
+
+
 def test_options_need_no_numpy() -> None:
     """The command line asks steps for their options before it knows whether there is work to do."""
     code = "import sys, ggufpy; ggufpy.Sampling(temp=1); sys.exit('numpy' in sys.modules)"

@@ -5,8 +5,8 @@ In: options by name. Out: a `Sampling`. A new step's options are in it without a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import Field, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggufpy.generate.sampling.steps import chain, options
 
@@ -26,8 +26,7 @@ class _Checked:
 
     @classmethod
     def from_options(cls, **given: Any) -> Sampling:
-        """Options by name; `temperature` and `typical_p` are other names of `temp` and `typical`, None is
-        the default.
+        """Options by name or another name that they have (`temperature` is `temp`); None is the default.
 
         Raises TypeError for a name that is not known or given twice, GGUFError for a value.
         """
@@ -54,10 +53,10 @@ class _Checked:
 
 if TYPE_CHECKING:
 
-    @dataclass(frozen=True)
     class Sampling(_Checked):
         """The options that the library itself reads have their types here; `steps/` declares all of them."""
 
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
         logit_bias: tuple[tuple[int, float], ...]
         seed: int | None
 
