@@ -323,8 +323,8 @@ class Llama:
         """Continue `prompt`: OpenAI's text completion as a dict, with `stream` an iterator of chunks.
 
         `max_tokens` None or below 1: no limit but the context. Options: `stop` (string or strings), `echo`,
-        `logprobs` (how many), `model`, and for sampling `temperature, top_k, top_p, min_p, typical_p,
-        repeat_penalty, presence_penalty, frequency_penalty, seed, logit_bias`. Others raise TypeError.
+        `logprobs` (how many), `model`, and for sampling those of `ggufpy.Sampling` (`temperature`, `top_p`,
+        `seed`, ...). Others raise TypeError.
         """
 
         from ggufpy.api import openai

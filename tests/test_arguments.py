@@ -35,7 +35,8 @@ LOADING = {
 SAMPLING = {
     "temperature": NO_REAL, "top_k": NO_WHOLE, "top_p": (*NO_REAL, -1, 2), "min_p": NO_REAL, "typical_p": NO_REAL,
     "repeat_penalty": (*NO_REAL, 0), "repeat_last_n": NO_WHOLE, "presence_penalty": NO_REAL,
-    "frequency_penalty": NO_REAL, "seed": (*NO_WHOLE, -2, 2**64),
+    "frequency_penalty": NO_REAL, "seed": (*NO_WHOLE, -2, 2**64), "top_n_sigma": NO_REAL,
+    "xtc_probability": (*NO_REAL, 2), "xtc_threshold": (*NO_REAL, -1),
     "logit_bias": (5, "x", b"x", [1], {"x": 1}, {1: "x"}, {1: None}, {-1: 1.0}, {1: NAN}, {VOCAB: 1.0}),
 }  # fmt: skip
 COMPLETION = {

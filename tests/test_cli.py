@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
 import os
@@ -21,6 +22,11 @@ from ggufpy import cli
 from ggufpy.commands import _options
 from ggufpy.generate import loading
 from ggufpy.generate.loading import LoadOptions, Parts
+from ggufpy.generate.sampling import Sampling
+from ggufpy.generate.sampling.steps import options
+from ggufpy.generate.sampling.steps.logit_bias import Biases
+from ggufpy.llm import Llama
+from ggufpy.support.options import declared
 from ggufpy.support.progress import Progress, human_bytes
 
 
@@ -373,15 +379,45 @@ def test_a_reader_that_leaves_ends_it_quietly(endless: subprocess.Popen[str]) ->
     endless.stderr.close()
 
 
+# -- options that are declared once --
+
+
+def test_options_are_declared_once() -> None:
+    """What `Llama` takes has the defaults of `LoadOptions`, and the help says what is declared."""
+    declared_ones = declared(LoadOptions)
+    parameters = inspect.signature(Llama.__init__).parameters
+    both = [name for name in declared_ones if name in parameters]
+    assert {"n_ctx", "n_threads", "n_batch", "n_gpu_layers", "lookup", "n_parallel", "cache_type_k"} <= set(both)
+    assert {name: parameters[name].default for name in both} == {name: declared_ones[name].default for name in both}
+    text = " ".join(cli.command_parser("run", cli.load_command("run")).format_help().split())
+    for option in (*declared_ones.values(), *options()):
+        assert option.check(option.default) == option.default
+        if option.flags:
+            assert option.full_help in text
+            assert all(f"{flag} {option.metavar}" in text for flag in option.flags)
+
+
+def test_every_sampling_option_reaches_the_sampler(
+    fake: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sampling] = []
+    make = Llama.sampling
+    monkeypatch.setattr(Llama, "sampling", lambda self, **given: seen.append(make(self, **given)) or seen[0])
+    words = [word for option in options() for word in (option.flags[-1], "7=1" if option.repeated else "1")]
+    assert run(capsys, "run", "--raw", "-p", "a", "-n", "1", *words)[0] == 0
+    assert seen == [Sampling(**{option.name: {7: 1.0} if option.repeated else 1 for option in options()})]
+
+
 # -- argument types, progress --
 
 
 def test_logit_bias_forms() -> None:
     cases = {"5=1.5": (5, 1.5), "5=-inf": (5, float("-inf")), "7+2": (7, 2.0), "7-.5": (7, -0.5)}
-    assert {text: _options.token_bias(text) for text in cases} == cases
+    parse = _options.argument_type(Biases())
+    assert {text: parse(text) for text in cases} == cases
     for wrong in ("5", "=1", "a=1", "5=", "5=1.2.3", "-5=1", "5=nan", "5=."):
         with pytest.raises(argparse.ArgumentTypeError):
-            _options.token_bias(wrong)
+            parse(wrong)
 
 
 def test_progress_is_silent_for_quick_work(

@@ -101,8 +101,8 @@ def test_nobody_reads_what_stderr_says(tmp_path: Path) -> None:
 @posix
 def test_a_file_never_gets_the_number_of_a_stream(tmp_path: Path) -> None:
     """What a library writes to descriptor 2 must not land in a file that was opened since."""
-    opened = "with console.streams(): print(os.open(os.devnull, os.O_RDONLY))"
-    code = f"import os, sys; from ggufpy.support import console\n{opened}"
+    code = "import os; from ggufpy.support import console\n"
+    code += "with console.streams(): print(os.open(os.devnull, os.O_RDONLY))"
     env = {**os.environ, "PYTHONPATH": str(Path(ggufpy.__file__).parents[1])}
     line = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, env=env)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, replace
+import pickle
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_reference import RECORDED, draw
 
 from ggufpy.errors import GGUFError
-from ggufpy.generate.sampling import Sampler, Sampling
+from ggufpy.generate.sampling import Sampler, Sampling, steps
+from ggufpy.generate.sampling.candidates import Candidates
+from ggufpy.generate.sampling.sampler import Mask
+from ggufpy.generate.sampling.steps import chain, options
 
 PLAIN = Sampling(temp=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
 P = np.array([0.5, 0.25, 0.15, 0.06, 0.04])
@@ -35,6 +43,7 @@ def test_defaults_are_those_of_llama_cpp() -> None:
     assert (s.temp, s.top_k, s.top_p, s.min_p, s.typical) == (0.8, 40, 0.95, 0.05, 1.0)
     assert (s.repeat_penalty, s.repeat_last_n, s.presence_penalty, s.frequency_penalty) == (1.0, 64, 0.0, 0.0)
     assert (s.logit_bias, s.seed) == ((), None)
+    assert (s.top_n_sigma, s.xtc_probability, s.xtc_threshold) == (-1.0, 0.0, 0.1)
     with pytest.raises(FrozenInstanceError):
         s.temp = 1.0  # type: ignore[misc]
     assert hash(s) == hash(Sampling())
@@ -80,6 +89,20 @@ def test_draws_follow_the_distribution() -> None:
         ({"min_p": 0.1, "top_p": 0.93}, {0, 1, 2, 3}),
         ({"typical": 0.2}, {1}),  # closest to the entropy of 1.27 is a surprise of 1.39
         ({"typical": 0.7}, {0, 1}),
+        ({"top_n_sigma": 0.0}, {0, 1, 2, 3, 4}),
+        ({"top_n_sigma": 0.5}, {0}),  # the deviation is 0.93: logits of -1.16 and more; the second is -1.39
+        ({"top_n_sigma": 1.0}, {0, 1}),
+        ({"top_n_sigma": 1.0, "temp": 9.0}, {0, 1}),
+        ({"top_n_sigma": 1.0, "logit_bias": ((0, -math.inf),)}, {1, 2}),  # the deviation of the others is 0.73
+        ({"top_n_sigma": 9.0, "top_k": 2}, {0, 1}),
+        ({"xtc_probability": 1.0}, {2, 3, 4}),  # of 0.5, 0.25 and 0.15 the last one stays
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.2}, {1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.26}, {0, 1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.6}, {0, 1, 2, 3, 4}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.0}, {4}),
+        ({"xtc_probability": 1.0, "min_p": 0.29}, {2}),  # behind min-p, and by what that leaves
+        ({"xtc_probability": 1.0, "top_k": 1}, {0}),
+        ({"xtc_probability": 1.0, "temp": 0.0}, {0}),
         ({"top_k": 2, "top_p": 0.6}, {0}),  # 0.5 of the 0.75 left is enough
         ({"logit_bias": ((0, -math.inf),)}, {1, 2, 3, 4}),
         ({"logit_bias": {3: 100.0}}, {3}),
@@ -89,6 +112,13 @@ def test_what_is_left_to_draw_from(change: dict[str, Any], left: set[int]) -> No
     assert set(drawn(replace(PLAIN, **change))) == left
 
 
+def test_top_choices_are_passed_over_as_often_as_was_asked_for() -> None:
+    found = shares(replace(PLAIN, xtc_probability=0.25, xtc_threshold=0.4))
+    assert np.abs(found - P).max() < 0.02  # no two of them reach 0.4
+    found = shares(replace(PLAIN, xtc_probability=0.25, xtc_threshold=0.2))
+    assert abs(found[0] - 0.75 * P[0]) < 0.02
+
+
 def test_equal_logits_at_the_border_of_top_k_go_by_id() -> None:
     logits = np.array([0, 5, 3, 3, 3, 3], np.float32)
     assert set(drawn(replace(PLAIN, top_k=3), logits)) == {1, 2, 3}
@@ -96,12 +126,12 @@ def test_equal_logits_at_the_border_of_top_k_go_by_id() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 40, 64, 500, 9_000])
 def test_top_k_of_a_large_vocabulary_is_that_of_a_full_sort(k: int) -> None:
-    from ggufpy.generate.sampling import _top_k
-
     logits = np.random.default_rng(5).normal(size=10_007).astype(np.float32).round(2)
     logits[::7] = -np.inf
     wanted = np.argsort(-logits, kind="stable")[:k]
-    assert np.array_equal(_top_k(logits, k), wanted[logits[wanted] > -np.inf])
+    candidates = Candidates(logits, np.random.default_rng())
+    candidates.sort(k)
+    assert np.array_equal(candidates.ids, wanted[logits[wanted] > -np.inf])
 
 
 def test_min_p_without_top_k_is_that_of_a_full_sort() -> None:
@@ -128,7 +158,7 @@ def test_penalties(change: dict[str, Any], wanted: list[float]) -> None:
     sampler = Sampler(Sampling(**change), 4)
     for token in (0, 0, 1):
         sampler.accept(token)
-    assert sampler._adjusted(logits).tolist() == wanted
+    assert sampler.adjusted(logits).tolist() == wanted
     assert logits.tolist() == [2, -1, 3, 4]
 
 
@@ -175,6 +205,9 @@ def test_options_by_name() -> None:
         ("top_p", -0.1),
         ("min_p", math.nan),
         ("typical", 2),
+        ("top_n_sigma", math.nan),
+        ("xtc_probability", 1.5),
+        ("xtc_threshold", -0.1),
         ("repeat_penalty", 0.0),
         ("repeat_penalty", -1),
         ("repeat_last_n", -2),
@@ -229,6 +262,54 @@ def test_rows_without_a_token_are_never_drawn(change: dict[str, Any]) -> None:
     assert drawn == {1} if sampling.greedy else len(drawn) > 1
 
 
+@pytest.mark.parametrize(("change", "tokens"), RECORDED)
+def test_seeds_draw_the_tokens_that_they_always_drew(change: dict[str, Any], tokens: list[int]) -> None:
+    rng = np.random.default_rng(11)
+    sampler = Sampler(Sampling(seed=5, **change), 10_007, 10_000)
+    usual = rng.normal(size=10_007) * 2
+    usual[:12] += 6
+    found = []
+    for _ in tokens:
+        found.append(sampler.sample((usual + rng.normal(size=10_007) * 0.5).astype(np.float32).round(3)))
+        sampler.accept(found[-1])
+    assert found == tokens
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "temp": st.sampled_from([0.0, 0.3, 0.8, 1.0, 2.5]),
+        "top_k": st.sampled_from([0, 0, 1, 2, 40]),
+        "top_p": st.sampled_from([0.0, 0.5, 0.95, 0.999, 1.0]),
+        "min_p": st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0]),
+        "typical": st.sampled_from([1.0, 1.0, 0.0, 0.3, 0.9]),
+        "repeat_penalty": st.sampled_from([1.0, 1.3, 0.8]),
+        "repeat_last_n": st.sampled_from([-1, 0, 3, 64]),
+        "presence_penalty": st.sampled_from([0.0, 0.5]),
+        "frequency_penalty": st.sampled_from([0.0, 0.3, -0.2]),
+        "top_n_sigma": st.sampled_from([-1.0, -1.0, 0.5, 1.5, 3.0]),
+        "xtc_probability": st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+        "xtc_threshold": st.sampled_from([0.0, 0.1, 0.4, 0.51]),
+        "logit_bias": st.sampled_from([(), ((0, 1.5),), ((1, -math.inf), (0, -0.25))]),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPTIONS, st.sampled_from([2, 7, 300, 6000]), st.sampled_from([0.5, 2.0, 6.0]), st.integers(0, 1 << 32))
+def test_the_steps_draw_what_plain_numpy_draws(change: dict[str, Any], size: int, spread: float, seed: int) -> None:
+    sampling = Sampling(seed=seed, **change)
+    sampler, text = Sampler(sampling, size), [0]
+    sampler.accept(0)
+    random, rng = np.random.Generator(np.random.PCG64(seed)), np.random.default_rng(seed)
+    for turn in range(4):
+        logits = (rng.normal(size=size) * spread).astype(np.float32).round(1 + turn)
+        logits[rng.integers(1, size, turn)] = -np.inf
+        token = sampler.sample(logits)
+        assert token == draw(logits, sampling, text, random)
+        sampler.accept(token)
+        text.append(token)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=200),
@@ -244,3 +325,120 @@ def test_any_options_draw_a_token(
         token = sampler.sample(logits)
         assert 0 <= token < len(values)
         sampler.accept(token)
+
+
+# -- the options, as one object --
+
+
+def test_options_are_a_frozen_dataclass() -> None:
+    s = Sampling(temp=0.5, logit_bias={3: 1})
+    assert s == Sampling(logit_bias=((3, 1.0),), temp=0.5)
+    assert s != replace(s, seed=1)
+    assert [field.name for field in fields(s)] == [option.name for option in options()]
+    assert "temp=0.5" in repr(s)
+    assert pickle.loads(pickle.dumps(s)) == s
+    assert asdict(s)["logit_bias"] == ((3, 1.0),)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'heat'"):
+        Sampling(heat=1)
+    with pytest.raises(TypeError, match="positional"):
+        Sampling(0.5)  # type: ignore[call-arg]  # the order of options is that of steps, and nothing to rely on
+    for option in options():
+        assert f"`{option.name}`" in str(Sampling.__doc__)
+
+
+def test_every_step_has_its_place_and_options() -> None:
+    files = sorted(path.stem for path in Path(steps.__file__).parent.glob("[a-z]*.py"))
+    assert sorted(step.__module__.rpartition(".")[2] for step in chain()) == files
+    places = [step.PLACE for step in chain()]
+    assert places == sorted(set(places))
+    assert chain()[-1].__name__ == "Draw"
+    names = [name for option in options() for name in (option.name, *option.aliases)]
+    flags = [flag for option in options() for flag in option.flags]
+    assert len(names) == len(set(names))
+    assert len(flags) == len(set(flags))
+    for option in options():
+        assert option.check(option.default) == option.default
+        assert option.help
+        assert option.flags
+
+
+LAST = """
+from ggufpy.generate.sampling.step import Cut
+from ggufpy.support.options import Option, Whole
+
+class Last(Cut):
+    PLACE = 75
+    OPTIONS = (Option("last", 0, Whole(0), "drop all but the last N", ("--last",), metavar="N"),)
+
+    def __init__(self, sampling):
+        self._count = sampling.last
+
+    @classmethod
+    def is_on(cls, sampling):
+        return sampling.last > 0
+
+    def apply(self, candidates):
+        candidates.after(max(len(candidates) - self._count, 0))
+
+STEP = Last
+"""
+USE_LAST = """
+import sys
+from ggufpy import cli
+from ggufpy.generate.sampling import steps
+steps.__path__.append(sys.argv[1])  # as if the file lay there
+parser = cli.command_parser("run", cli.load_command("run"))
+assert "--last N drop all but the last N (default: 0)" in " ".join(parser.format_help().split())
+import numpy as np
+from ggufpy.generate.sampling import Sampler, Sampling
+sampling = Sampling.from_options(last=parser.parse_args(["--last", "1"]).last, min_p=0.0, top_k=3)
+assert Sampler(sampling, 5).sample(np.array([5, 4, 3, 2, 1], np.float32)) == 2
+"""
+
+
+def test_a_sampler_is_one_file(tmp_path: Path) -> None:
+    """The options, the chain and the command line have what a module of `steps/` declares."""
+    (tmp_path / "last.py").write_text(LAST)
+    subprocess.run([sys.executable, "-c", USE_LAST, tmp_path], check=True)
+
+
+def test_options_need_no_numpy() -> None:
+    """The command line asks steps for their options before it knows whether there is work to do."""
+    code = "import sys, ggufpy; ggufpy.Sampling(temp=1); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# -- the hook of a grammar --
+
+
+def allowing(n_vocab: int, *tokens: int) -> Mask:
+    """A mask that allows `tokens`."""
+    words = np.zeros(-(-n_vocab // 32), np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return lambda: words
+
+
+@pytest.mark.parametrize("change", [{}, {"temp": 0.0}, {"top_k": 3}, {"logit_bias": {2: 5.0}, "repeat_penalty": 1.2}])
+def test_a_mask_leaves_what_a_grammar_allows(change: dict[str, Any]) -> None:
+    logits = np.arange(70, 0, -1).astype(np.float32) / 50
+    sampler = Sampler(replace(PLAIN, **change), 70, 69, mask=allowing(70, 31, 33, 64, 69))
+    sampler.accept(33)
+    found = {sampler.sample(logits) for _ in range(100)}
+    assert found <= {31, 33, 64}  # 69 is padding
+    assert found == ({31} if change == {"temp": 0.0} else {31, 33, 64})
+    assert logits[0] == np.float32(1.4)
+
+
+def test_a_mask_is_asked_for_every_token() -> None:
+    turns = iter([[1], [3], [2, 1]])
+    sampler = Sampler(Sampling(temp=0.0), 5, mask=lambda: allowing(5, *next(turns))())
+    assert [sampler.sample(LOGITS) for _ in range(3)] == [1, 3, 1]
+
+
+def test_masks_that_cannot_be() -> None:
+    with pytest.raises(GGUFError, match="the grammar allows no token"):
+        Sampler(PLAIN, 5, mask=allowing(5)).sample(LOGITS)
+    for wrong in (np.zeros(2, np.uint32), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint32)):
+        with pytest.raises(GGUFError, match=r"must be uint32 \(1,\)"):
+            Sampler(PLAIN, 5, mask=lambda wrong=wrong: wrong).sample(LOGITS)  # type: ignore[misc]

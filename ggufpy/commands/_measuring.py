@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import whole
+from ggufpy.commands._options import load_options, whole
 from ggufpy.errors import GGUFError
 from ggufpy.support import console
 
@@ -89,19 +89,11 @@ def text_windows(llm: Llama, path: str, n_ctx: int, chunks: int) -> Ints:
 
 def load_model(args: argparse.Namespace, model: str, n_ctx: int) -> Llama:
     """The model with a context of `n_ctx`, its progress shown."""
-    from ggufpy.generate.loading import LoadOptions
     from ggufpy.llm import Llama
     from ggufpy.support.progress import Progress
 
     with Progress() as progress:
-        options = LoadOptions(
-            n_ctx=n_ctx,
-            n_threads=args.threads,
-            n_batch=args.batch,
-            n_gpu_layers=args.n_gpu_layers,
-            progress=progress,
-        )
-        return Llama.from_options(model, options)
+        return Llama.from_options(model, load_options(args, n_ctx=n_ctx, progress=progress))
 
 
 def cpu_name() -> str:

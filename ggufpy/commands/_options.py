@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
+from ggufpy.errors import GGUFError
 from ggufpy.hub import DEFAULT_MODEL, resolve
 from ggufpy.support import console
+from ggufpy.support.options import Kind, Option, Real, Whole, declared
 
-DRAFT_MAX = 16  # llama.cpp's
+if TYPE_CHECKING:
+    from ggufpy.generate.loading import LoadOptions
+
 MODEL_HELP = "path of a .gguf file, a known name (smollm2, gemma3-270m), or hf:owner/repo[:file-or-quant]"
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|([nrt'\"\\]))")
 _CHARACTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
@@ -71,139 +77,109 @@ def report_machine() -> None:
         console.note(f"ggufpy: {note}")
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """An argument type: a whole number, at least `least`."""
+def argument_type(kind: Kind) -> Callable[[str], Any]:
+    """An argument type: what `kind` reads."""
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> Any:
         try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is too small, the least is {least}")
-        return value
+            return kind.read(text)
+        except GGUFError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
 
 
-def real(text: str) -> float:
-    """An argument type: a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-    return value
+def whole(least: int) -> Callable[[str], int]:
+    """An argument type: a whole number, at least `least`."""
+    return argument_type(Whole(least))
 
 
-def token_bias(text: str) -> tuple[int, float]:
-    """An argument type: `ID=BIAS`, or llama.cpp's `ID+BIAS` and `ID-BIAS`."""
-    match = re.fullmatch(r"(\d+)(?:=([+-]?(?:inf|[\d.]+))|([+-](?:inf|[\d.]+)))", text)
-    if match is None or (match[2] or match[3]).count(".") > 1 or (match[2] or match[3]).strip("+-") == ".":
-        raise argparse.ArgumentTypeError(f"{text!r} is not ID=BIAS, such as 42=-inf or 42=1.5")
-    return int(match[1]), float(match[2] or match[3])
+real = argument_type(Real())  # an argument type: a finite number
+
+
+def add_option(parser: argparse._ActionsContainer, option: Option) -> None:
+    """An option as it is declared. It is None where it is not given, and the declaration has its default."""
+    parser.add_argument(
+        *option.flags,
+        dest=option.name,
+        type=argument_type(option.kind),
+        action="append" if option.repeated else "store",
+        metavar=option.metavar,
+        help=option.full_help,
+    )
+
+
+def add_load_options(parser: argparse._ActionsContainer, *names: str) -> None:
+    """Fields of `LoadOptions`, for `load_options`."""
+    from ggufpy.generate.loading import LoadOptions
+
+    known = declared(LoadOptions)
+    for name in names:
+        add_option(parser, known[name])
+
+
+def load_options(args: argparse.Namespace, **more: Any) -> LoadOptions:
+    """How to load a model: those of `args` that are named as a field of `LoadOptions` and were given, and `more`."""
+    from ggufpy.generate.loading import LoadOptions
+
+    names = {field.name for field in fields(LoadOptions)}
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    return LoadOptions(**given, **more)
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """How many threads, for commands that run no model."""
+    from ggufpy.backends.options import EngineOptions
+
+    add_option(parser, declared(EngineOptions)["n_threads"])
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Threads, batch and GPU layers, as every command that runs a model takes them."""
-    group = parser.add_argument_group("engine")
-    group.add_argument(
-        "-t", "--threads", type=whole(1), metavar="T", help="CPU threads (default: one a core)"
-    )
-    group.add_argument(
-        "-b",
-        "--batch",
-        type=whole(1),
-        default=512,
-        metavar="B",
-        help="prompt tokens at a time (default: 512)",
-    )
-    group.add_argument(
-        "-ngl",
-        "--n-gpu-layers",
-        type=whole(-1),
-        default=0,
-        metavar="N",
-        help="layers on a GPU (0 only, for now)",
-    )
+    add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the next token is chosen; names and defaults are llama.cpp's."""
-    group = parser.add_argument_group(
-        "sampling", "how the next token is chosen; --temp 0 takes the likeliest"
-    )
-    group.add_argument(
-        "-s",
-        "--seed",
-        type=int,
-        default=-1,
-        help="repeat a sampled answer (default: -1, a new one every time)",
-    )
-    for flag, kind, value, text in (
-        ("--temp", real, 0.8, "randomness; 0: none"),
-        ("--top-k", whole(0), 40, "keep the K likeliest; 0: all"),
-        ("--top-p", real, 0.95, "keep the likeliest that make up this share; 1: all"),
-        ("--min-p", real, 0.05, "drop tokens below this share of the likeliest; 0: none"),
-        ("--typical", real, 1.0, "locally typical share; 1: off"),
-        ("--repeat-penalty", real, 1.0, "divide the logits of recent tokens; 1: off"),
-        ("--repeat-last-n", whole(-1), 64, "how many tokens are recent; -1: the whole context"),
-        ("--presence-penalty", real, 0.0, "subtract from tokens that occurred"),
-        ("--frequency-penalty", real, 0.0, "subtract for every time they did"),
-    ):
-        group.add_argument(flag, type=kind, default=value, metavar="X", help=f"{text} (default: {value})")
-    group.add_argument(
-        "--logit-bias",
-        type=token_bias,
-        action="append",
-        default=[],
-        metavar="ID=BIAS",
-        help="add to a token's logit, again for more; -inf never takes it",
-    )
+    """How the next token is chosen: what the steps of sampling declare."""
+    from ggufpy.generate.sampling.steps import options
+
+    about = "how the next token is chosen, in the order of the steps; --temp 0 takes the likeliest"
+    group = parser.add_argument_group("sampling", about)
+    for option in options():
+        add_option(group, option)
     group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of `add_sampling_arguments` by name, None for what was not given."""
+    from ggufpy.generate.sampling.steps import options
+
+    return {option.name: vars(args)[option.name] for option in options()}
 
 
 def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
     """The types of the key-value cache, by llama.cpp's names."""
     group = parser.add_argument_group("key-value cache", "f16, bf16, q8_0 (half the memory) or q4_0 (a quarter)")
-    for flag, which in (("-ctk", "k"), ("-ctv", "v")):
-        group.add_argument(
-            flag,
-            f"--cache-type-{which}",
-            default="f16",
-            metavar="TYPE",
-            help=f"type of the {which.upper()} cache (default: f16)",
-        )
+    add_load_options(group, "cache_type_k", "cache_type_v")
 
 
 def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
     """What guesses tokens, so that one step checks several; `check_speculation` says what does not go together."""
     group = parser.add_argument_group("guessing", "faster where text can be guessed; the text stays the same")
-    group.add_argument(
-        "--lookup",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="guess up to N tokens from what the text had before (8 is a good start; default: 0, off)",
-    )
+    add_load_options(group, "lookup")
     group.add_argument(
         "-md",
         "--model-draft",
+        dest="draft_model",
         metavar="MODEL",
         help=f"guess with a smaller model of the same vocabulary: {MODEL_HELP}",
     )
-    group.add_argument(
-        "--draft-max",
-        type=whole(1),
-        metavar="N",
-        help=f"tokens that the smaller model guesses at most (default: {DRAFT_MAX})",
-    )
+    add_load_options(group, "draft_max")
 
 
 def check_speculation(args: argparse.Namespace) -> None:
     """Raise UsageError for arguments of `add_speculation_arguments` that contradict each other."""
-    if args.lookup and args.model_draft is not None:
+    if args.lookup and args.draft_model is not None:
         raise UsageError("--lookup and -md both guess tokens: use one of them")
-    if args.draft_max is not None and args.model_draft is None:
+    if args.draft_max is not None and args.draft_model is None:
         raise UsageError("--draft-max is for -md (with --lookup N, N is the most)")

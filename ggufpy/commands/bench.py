@@ -17,6 +17,7 @@ from ggufpy.commands._options import (
     add_cache_arguments,
     add_default_model_argument,
     add_engine_arguments,
+    load_options,
     report_machine,
     whole,
 )
@@ -184,18 +185,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
-    from ggufpy.generate.loading import LoadOptions
-
-    return LoadOptions(
-        n_ctx=max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth)),
-        n_threads=args.threads,
-        n_batch=args.batch,
-        n_gpu_layers=args.n_gpu_layers,
-        cache_type_k=args.cache_type_k,
-        cache_type_v=args.cache_type_v,
-        n_parallel=max(args.parallel, default=1),
-        text=False,
-        progress=progress,
+    n_ctx = max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth))
+    return load_options(
+        args, n_ctx=n_ctx, n_parallel=max(args.parallel, default=1), text=False, progress=progress
     )
 
 
@@ -205,7 +197,7 @@ def _measure(engine: Engine, args: argparse.Namespace, progress: Callable[[str, 
 
     ids = _tokens(engine, args)
     together = sorted({1, *args.parallel}) if args.parallel else []
-    sequences = Together(engine, max(together), args.batch) if together else None
+    sequences = Together(engine, max(together), load_options(args).n_batch) if together else None
     prompts = [Runs(count) for count in args.n_prompt if count]
     decodes = [Runs(args.n_gen, depth) for depth in args.depth] if args.n_gen else []
     parallel = [Runs(args.n_gen, args.depth[0], count) for count in together]

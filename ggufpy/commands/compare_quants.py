@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._measuring import add_text_arguments, check_text_arguments, cpu_name, nats, text_windows
-from ggufpy.commands._options import add_engine_arguments, add_model_argument, find_model, report_machine, whole
+from ggufpy.commands._options import (
+    add_engine_arguments,
+    add_model_argument,
+    find_model,
+    load_options,
+    report_machine,
+    whole,
+)
 from ggufpy.commands.bench import plot_path
 from ggufpy.errors import GGUFError
 
@@ -94,7 +101,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _task(args: argparse.Namespace, source: Path, folder: Path, progress: Progress) -> Task:
     """What was asked for, with types by their proper names. Raises GGUFError for one that there is not."""
-    from ggufpy.generate.loading import LoadOptions
     from ggufpy.measure.comparison import Task
     from ggufpy.quantizer import QuantizeOptions, file_type
 
@@ -104,11 +110,9 @@ def _task(args: argparse.Namespace, source: Path, folder: Path, progress: Progre
         types=tuple(proper),
         folder=folder,
         windows=lambda llm: text_windows(llm, args.file, args.ctx_size, args.chunks),
-        load=LoadOptions(
-            n_ctx=args.ctx_size, n_threads=args.threads, n_batch=args.batch, n_gpu_layers=args.n_gpu_layers
-        ),
+        load=load_options(args, n_ctx=args.ctx_size),
         quantize=QuantizeOptions(
-            imatrix=args.imatrix, threads=args.threads, allow_requantize=args.allow_requantize
+            imatrix=args.imatrix, threads=args.n_threads, allow_requantize=args.allow_requantize
         ),
         rounds=args.repetitions,
         decode=args.n_gen,

@@ -11,6 +11,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufpy.commands._options import add_threads_argument
+
 if TYPE_CHECKING:
     from ggufpy.simd.isa import Level
     from ggufpy.support.progress import Progress
@@ -39,7 +41,7 @@ _EXTRAS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("--quick", action="store_true", help="tell what is known; measure and try nothing")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads to measure with (default: one a core)")
+    add_threads_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.commands._measuring import cpu_name
     from ggufpy.support.progress import Progress
 
-    threads = EngineOptions(n_threads=args.threads).threads()
+    threads = EngineOptions(n_threads=args.n_threads).threads()
     with Progress() as progress:
         levels = _levels(args.quick, progress)
     report: dict[str, Any] = {

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import add_model_argument, find_model, real, whole
+from ggufpy.commands._options import add_model_argument, add_threads_argument, find_model, real
 from ggufpy.support import console
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="the .gguf file to write")
     parser.add_argument("type", metavar="TYPE", help="a file type of those above, in any case")
     parser.add_argument("--imatrix", metavar="FILE", help="weigh columns by this importance matrix")
-    parser.add_argument(
-        "-t", "--threads", type=whole(1), metavar="T", help="CPU threads (default: one a core)"
-    )
+    add_threads_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
     parser.add_argument(
         "--allow-requantize",
@@ -135,7 +133,7 @@ def _options(args: argparse.Namespace, progress: Progress) -> QuantizeOptions:
         keep_split=args.keep_split,
         dry_run=args.dry_run,
         target_bpw=args.target_bpw,
-        threads=args.threads,
+        threads=args.n_threads,
         allow_requantize=args.allow_requantize,
         allow_nonfinite=args.allow_nonfinite,
         progress=progress,

@@ -8,19 +8,21 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
-    DRAFT_MAX,
     add_cache_arguments,
     add_default_model_argument,
     add_engine_arguments,
     add_escape_arguments,
+    add_load_options,
     add_sampling_arguments,
     add_speculation_arguments,
     check_speculation,
+    load_options,
     report_machine,
+    sampling_options,
     unescaped,
     whole,
 )
@@ -87,14 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens to write at most (default: -1, until the text ends or the context is full)",
     )
-    parser.add_argument(
-        "-c",
-        "--ctx-size",
-        type=whole(0),
-        default=0,
-        metavar="CTX",
-        help="context in tokens (default: 0, the model's)",
-    )
+    add_load_options(parser, "n_ctx")
     parser.add_argument(
         "--context-shift",
         action="store_true",
@@ -132,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             ignore_eos=args.ignore_eos,
             context_shift=args.context_shift,
             keep=args.keep or 0,
-            **_sampling(args),
+            **sampling_options(args),
         )
         result = _generate(llm, stream, args, len(tokens))
         result = replace(result, seconds=time.perf_counter() - started)
@@ -173,25 +168,11 @@ def _raw_prompt(args: argparse.Namespace) -> tuple[bytes, str]:
 
 
 def _load(args: argparse.Namespace) -> Llama:
-    from ggufpy.generate.loading import LoadOptions
     from ggufpy.llm import Llama
     from ggufpy.support.progress import Progress
 
     with Progress() as progress:
-        options = LoadOptions(
-            n_ctx=args.ctx_size,
-            n_threads=args.threads,
-            n_batch=args.batch,
-            n_gpu_layers=args.n_gpu_layers,
-            cache_type_k=args.cache_type_k,
-            cache_type_v=args.cache_type_v,
-            lookup=args.lookup,
-            draft_model=args.model_draft,
-            draft_max=args.draft_max or DRAFT_MAX,
-            pre=args.pre,
-            progress=progress,
-        )
-        return Llama.from_options(args.model, options)
+        return Llama.from_options(args.model, load_options(args, progress=progress))
 
 
 def _tokens(llm: Llama, args: argparse.Namespace, prompt: str) -> list[int]:
@@ -202,12 +183,6 @@ def _tokens(llm: Llama, args: argparse.Namespace, prompt: str) -> list[int]:
     if args.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": args.system_prompt})
     return llm.chat_tokens(messages)
-
-
-def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    names = ["temp", "top_k", "top_p", "min_p", "typical", "repeat_penalty", "repeat_last_n"]
-    names += ["presence_penalty", "frequency_penalty", "seed"]
-    return {**{name: getattr(args, name) for name in names}, "logit_bias": dict(args.logit_bias)}
 
 
 def _generate(llm: Llama, stream: Stream, args: argparse.Namespace, prompt_tokens: int) -> Result:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.commands._options import add_model_argument, find_model, whole
+from ggufpy.commands._options import add_model_argument, add_threads_argument, find_model
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SHOWN = 20  # problems printed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     add_model_argument(parser, "file")
-    parser.add_argument("-t", "--threads", type=whole(1), metavar="T", help="threads (default: one a core)")
+    add_threads_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     from ggufpy.format.verification import check_metadata, check_sizes, check_tensors
     from ggufpy.support.progress import Progress
 
-    threads = EngineOptions(n_threads=args.threads).threads()
+    threads = EngineOptions(n_threads=args.n_threads).threads()
     args.file = find_model(args.file)
     with open_gguf(args.file) as file:
         problems = list(check_metadata(file))

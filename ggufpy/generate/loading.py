@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ggufpy.backends.cpu.kernels.kv_types import of_name
+from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
-from ggufpy.hub import ProgressCall, resolve
-from ggufpy.support import checks
+from ggufpy.hub import resolve
+from ggufpy.support.options import Whole, option
 
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
@@ -27,43 +27,37 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """How to load a model. `n_ctx` 0 is the model's own; `n_threads` None is one a core.
+class LoadOptions(EngineOptions):
+    """How to load a model: how to run it, and what is wanted beside.
 
-    `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `n_parallel` is how many texts
-    there can be at once. `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked
-    for; `progress(stage, done, total)` hears of long work. `lookup` is how many tokens to draft from the text
-    itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
+    `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
+    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
+    `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked for.
     """
 
-    n_ctx: int = 0
-    n_threads: int | None = None
-    n_batch: int = 512
-    n_gpu_layers: int = 0
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    n_parallel: int = 1
     shorten: bool = False
-    lookup: int = 0
+    lookup: int = option(
+        0,
+        Whole(0),
+        "guess up to N tokens from what the text had before",
+        "--lookup",
+        metavar="N",
+        default_text="0, off; 8 is a good start",
+    )
     draft_model: str | os.PathLike[str] | Model | None = None
-    draft_max: int = 16
+    draft_max: int = option(
+        16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
+    )
     pre: str | None = None
     text: bool = True
-    progress: ProgressCall | None = None
 
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
-        if checks.whole("n_gpu_layers", self.n_gpu_layers, -1):
+        super().check()
+        if self.n_gpu_layers:
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
-        for name in ("cache_type_k", "cache_type_v"):
-            of_name(checks.text(name, getattr(self, name)))
-        least = {"n_ctx": 0, "n_batch": 1, "n_parallel": 1, "lookup": 0, "draft_max": 1}
-        for name, bound in least.items():
-            checks.whole(name, getattr(self, name), bound)
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
-        if self.n_threads is not None:
-            checks.whole("n_threads", self.n_threads, 1)
 
 
 class Later(Generic[T]):
@@ -140,18 +134,8 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
     try:
         from ggufpy import runtime
-        from ggufpy.backends.options import EngineOptions
 
-        how = EngineOptions(
-            _context_size(options, file.metadata),
-            options.n_threads,
-            options.n_batch,
-            options.progress,
-            cache_type_k=options.cache_type_k,
-            cache_type_v=options.cache_type_v,
-            n_parallel=options.n_parallel,
-        )
-        engine = runtime.load(file, how, start_text)
+        engine = runtime.load(file, replace(options, n_ctx=_context_size(options, file.metadata)), start_text)
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
         tokenizer.wait()

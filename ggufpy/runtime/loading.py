@@ -19,6 +19,6 @@ def load(file: Any, options: EngineOptions, beside: Beside = None) -> Engine:
     Raises GGUFError for an architecture that does not run, tensors that do not fit it, a context longer than the
     model's, a cache type that its heads do not fit, or too little memory.
     """
-    n_batch = options.whole("n_batch", 1)
+    options.check()
     plan = read_plan(file)
-    return Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), n_batch)
+    return Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), options.n_batch)

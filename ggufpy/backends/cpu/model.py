@@ -56,13 +56,12 @@ def _check_vocabulary(metadata: Any, plan: Plan) -> None:
 
 def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     """What the cache holds. Raises GGUFError for a context longer than the model's, or a type that it cannot have."""
-    n_ctx = options.whole("n_ctx", 0) or plan.context
+    n_ctx = options.n_ctx or plan.context
     if n_ctx > plan.context:
         raise GGUFError(f"a context of {n_ctx} was asked for; the model's is {plan.context} (-c 1 to {plan.context})")
-    sequences = options.whole("n_parallel", 1)
-    if sequences > MOST_SEQUENCES:
-        raise GGUFError(f"n_parallel is {sequences}; it may be 1 to {MOST_SEQUENCES}")
-    shape = CacheShape(n_ctx, sequences, of_name(options.cache_type_k), of_name(options.cache_type_v))
+    if options.n_parallel > MOST_SEQUENCES:
+        raise GGUFError(f"n_parallel is {options.n_parallel}; it may be 1 to {MOST_SEQUENCES}")
+    shape = CacheShape(n_ctx, options.n_parallel, of_name(options.cache_type_k), of_name(options.cache_type_v))
     heads = heads_of(plan)
     shape.key_type.check(heads.key_length, "keys")
     shape.value_type.check(heads.value_length, "values")

@@ -1,0 +1,110 @@
+"""The tokens that may still be drawn, as the steps of the chain hand them on.
+
+They begin as the logits of all tokens, float32 by id, and stay so until a step wants them in order: `sort` is the one
+expensive thing here, and sorts no more than must be. From then on they are few, float64, the likeliest first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_SLACK = 1e-3  # the floor is compared in float32 here, and in float64 by the step whose it is
+_STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
+
+
+class Candidates:
+    """Tokens `ids` with their `logits`, (n,) each.
+
+    `floor` is how far below the largest logit no candidate can be drawn (`Cut.floor`); `random` are the numbers of the
+    text, for steps that leave something to chance.
+    """
+
+    def __init__(self, logits: Floats, random: np.random.Generator, floor: float | None = None) -> None:
+        self.logits: NDArray[Any] = logits
+        self.random = random
+        self._ids: Ints | None = None  # None: token i has logit i
+        self._floor = floor
+        self._sorted = False
+        self._left_out = 0.0  # the probability of what was below the floor, until a step has taken that away
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def ids(self) -> Ints:
+        """The token ids, in the order of `logits`."""
+        return np.arange(len(self)) if self._ids is None else self._ids
+
+    def keep(self, places: Ints) -> None:
+        """Keep those at `places` of the present order, in the order of `places`."""
+        self._ids = places if self._ids is None else self._ids[places]
+        self.logits = self.logits[places]
+
+    def first(self, count: int) -> None:
+        """Keep the first `count` of sorted candidates."""
+        if count < len(self):
+            self._left_out = 0.0
+            self._ids, self.logits = self.ids[:count], self.logits[:count]
+
+    def first_above(self, floor: float) -> None:
+        """Keep those of sorted candidates whose logit is at most -`floor` below the largest."""
+        self.first(int(np.count_nonzero(self.logits >= self.logits[0] + floor)))
+        self._left_out = 0.0
+
+    def after(self, count: int) -> None:
+        """Drop the first `count` of sorted candidates."""
+        self._ids, self.logits = self.ids[count:], self.logits[count:]
+
+    def shares(self) -> NDArray[np.float64]:
+        """The probability of each of sorted candidates, (n,)."""
+        weights: NDArray[np.float64] = np.exp(self.logits - self.logits.max())
+        weights /= weights.sum()
+        return weights * (1 - self._left_out) if self._left_out else weights
+
+    def sort(self, most: int = 0) -> None:
+        """Order candidates, largest logit first, equals by id, once; -inf is left out.
+
+        `most` above 0: no more than so many stay. Else those far below the floor are left out.
+        """
+        if self._sorted:
+            return
+        logits: Floats = self.logits
+        if not most and self._floor is not None:
+            order = self._above_floor(logits, self._floor)
+        else:
+            order = _largest(logits, most)
+        self._sorted = True
+        self.keep(order)
+        self.logits = self.logits.astype(np.float64)
+
+    def _above_floor(self, logits: Floats, floor: float) -> Ints:
+        """Places of what is not below the floor, in order; notes the probability of all others."""
+        best = float(logits.max())
+        places = np.flatnonzero(logits >= best + floor - _SLACK)
+        places = places[np.argsort(-logits[places], kind="stable")]
+        weights = np.exp(logits - np.float32(best), dtype=np.float32)
+        whole = weights.sum(dtype=np.float64)
+        self._left_out = 1 - float(weights[places].sum(dtype=np.float64) / whole)
+        return places
+
+
+def _largest(logits: Floats, k: int) -> Ints:
+    """Places of the k largest logits (all if k is 0), largest first, equals by place; -inf is left out."""
+    bound = _below_top(logits, k) if 0 < k < len(logits) else -np.inf
+    # behind a mask fewer than k tokens may be left: then these alone are sorted
+    places = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    return places[np.argsort(-logits[places], kind="stable")[: k or None]]
+
+
+def _below_top(logits: Floats, k: int) -> np.float32:
+    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest logit."""
+    stripes = logits[: len(logits) // _STRIPE * _STRIPE].reshape(_STRIPE, -1)
+    values = stripes.max(axis=0) if stripes.shape[1] >= 2 * k else logits
+    bound: np.float32 = np.partition(values, len(values) - k)[len(values) - k]
+    return bound

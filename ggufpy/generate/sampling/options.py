@@ -1,0 +1,78 @@
+"""The options of sampling in one frozen object, which is made of what the steps declare.
+
+In: options by name. Out: a `Sampling`. A new step's options are in it without a change here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ggufpy.generate.sampling.steps import chain, options
+
+_ABOUT = """How the next token is chosen; the defaults are llama.cpp's. Raises GGUFError for a value out of range.
+
+The options in the order of the steps that they belong to:
+
+"""
+
+
+class _Checked:
+    """What `Sampling` does with its fields."""
+
+    def __post_init__(self) -> None:
+        for option in options():
+            object.__setattr__(self, option.name, option.check(getattr(self, option.name)))
+
+    @classmethod
+    def from_options(cls, **given: Any) -> Sampling:
+        """Options by name or another name that they have (`temperature` is `temp`); None is the default.
+
+        Raises TypeError for a name that is not known or given twice, GGUFError for a value.
+        """
+        names = {name: option.name for option in options() for name in (option.name, *option.aliases)}
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in names:
+                raise TypeError(f"unknown sampling option {name!r}; known: {', '.join(sorted({*names.values()}))}")
+            if names[name] in values:
+                raise TypeError(f"sampling option {names[name]!r} is given twice (as {name!r} too)")
+            values[names[name]] = value
+        return Sampling(**{name: value for name, value in values.items() if value is not None})
+
+    def check_tokens(self, n_vocab: int) -> None:
+        """Raise GGUFError where an option has a token that is not among `n_vocab`."""
+        for step in chain():
+            step.check_tokens(self, n_vocab)  # type: ignore[arg-type]  # it is a Sampling
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return any(step.is_greedy(self) for step in chain())  # type: ignore[arg-type]
+
+
+if TYPE_CHECKING:
+
+    class Sampling(_Checked):
+        """The options that the library itself reads have their types here; `steps/` declares all of them."""
+
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+        logit_bias: tuple[tuple[int, float], ...]
+        seed: int | None
+
+        def __init__(self, **options: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Sampling = make_dataclass(
+        "Sampling",
+        [(option.name, Any, option.default) for option in options()],
+        bases=(_Checked,),
+        namespace={
+            "__module__": __name__,
+            "__doc__": _ABOUT + "\n".join(f"`{option.name}`: {option.full_help}" for option in options()),
+        },
+        frozen=True,
+        kw_only=True,
+    )

@@ -1,0 +1,116 @@
+"""From logits to the next token: the chain of steps that the options of one text ask for.
+
+In: `Sampling` and float32 logits (n_vocab,). Out: a token id. The hook of a grammar comes first, then steps that adjust
+logits, then those that cut candidates, of which the last one draws.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.generate.sampling.candidates import Candidates, Floats
+from ggufpy.generate.sampling.options import Sampling
+from ggufpy.generate.sampling.step import Adjust, Cut
+from ggufpy.generate.sampling.steps import chain
+
+Mask = Callable[[], NDArray[np.uint32]]
+
+
+class Sampler:
+    """Draws tokens for one text: it holds the random numbers and what steps remember of the text.
+
+    The same seed, logits and accepted tokens give the same tokens. Of `n_vocab` logits only the first `n_known` can be
+    drawn: what follows are rows of padding, which stand for no token.
+
+    `mask` is the hook of a grammar. It is called for every token to be drawn, and says which may be: uint32
+    (ceil(n_vocab / 32),), token t by bit t % 32 of word t // 32 (of 70 tokens, token 33 is bit 1 of word 1).
+    """
+
+    def __init__(
+        self, sampling: Sampling, n_vocab: int, n_known: int | None = None, mask: Mask | None = None
+    ) -> None:
+        sampling.check_tokens(n_vocab)
+        self.sampling = sampling
+        self.n_vocab = n_vocab
+        self.n_known = n_vocab if n_known is None else n_known
+        steps = [step(sampling) for step in chain() if step.is_on(sampling)]
+        self._mask = mask
+        self._adjusts = [step for step in steps if isinstance(step, Adjust)]
+        self._cuts = [] if sampling.greedy else [step for step in steps if isinstance(step, Cut)]
+        self._floor = _floor(self._cuts)
+        self._random = np.random.Generator(np.random.PCG64(None if sampling.seed == -1 else sampling.seed))
+
+    def accept(self, token: int) -> None:
+        """Tells the steps of a token of the text, from the prompt or drawn. Raises GGUFError for no token."""
+        index = operator.index(token)
+        if not 0 <= index < self.n_vocab:
+            raise GGUFError(f"token {index} is not in the vocabulary of {self.n_vocab:,} tokens")
+        for step in self._adjusts:
+            step.accept(index)
+
+    def sample(self, logits: Floats) -> int:
+        """The next token for `logits`, float32 (n_vocab,), which are not changed.
+
+        Raises GGUFError if they have another shape, hold NaN or +inf, or leave no token.
+        """
+        logits = np.asarray(logits, np.float32)
+        if logits.shape != (self.n_vocab,):
+            raise GGUFError(f"logits have the shape {logits.shape}, and must have ({self.n_vocab},)")
+        logits = self.adjusted(logits)[: self.n_known]
+        best = int(logits.argmax())  # the first of equals; NaN counts as the largest
+        if not math.isfinite(logits[best]):
+            raise GGUFError(_no_choice(float(logits[best]), self._mask is not None))
+        return self._drawn(logits) if self._cuts else best
+
+    def adjusted(self, logits: Floats) -> Floats:
+        """Logits after the mask and the steps that adjust them; a copy if there are any."""
+        if self._mask is None and not self._adjusts:
+            return logits
+        logits = logits.copy() if self._mask is None else self._masked(logits, self._mask())
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in self._adjusts:
+                step.adjust(logits)
+        return logits
+
+    def _masked(self, logits: Floats, words: NDArray[np.uint32]) -> Floats:
+        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form."""
+        count = -(-self.n_vocab // 32)
+        if words.shape != (count,) or words.dtype != np.uint32:
+            raise GGUFError(f"a mask is {words.dtype} {words.shape}, and must be uint32 ({count},)")
+        octets = words.astype("<u4", order="C", copy=False).view(np.uint8)
+        bits = np.unpackbits(octets, count=self.n_vocab, bitorder="little")
+        allowed = np.flatnonzero(bits.view(np.bool_))
+        masked = np.full_like(logits, -np.inf)
+        masked[allowed] = logits[allowed]
+        return masked
+
+    def _drawn(self, logits: Floats) -> int:
+        candidates = Candidates(logits, self._random, self._floor)
+        with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
+            for step in self._cuts:
+                step.apply(candidates)
+        return int(candidates.ids[0])  # the last step has drawn
+
+
+def _floor(cuts: Sequence[Cut]) -> float | None:
+    """How far below the largest logit nothing is drawn, if the likeliest is still there where that is decided."""
+    for step in cuts:
+        if step.floor is not None:
+            return step.floor
+        if not step.keeps_best:
+            return None
+    return None
+
+
+def _no_choice(best: float, masked: bool) -> str:
+    if best == -math.inf:
+        why = "the grammar allows no token, or logit_bias none of those" if masked else "take back some logit_bias"
+        return f"every token is forbidden (all logits are -inf); {why}"
+    kind = "NaN" if math.isnan(best) else "infinite"
+    return f"the model's logits hold {kind} values: its weights are damaged, or a logit_bias is infinite"
