@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.backends.options import EngineOptions
+from ggufpy.format import ArraySource, Blocks
 from ggufpy.jit.cache import library
 from ggufpy.jit.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
@@ -148,38 +149,7 @@ def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
     return Trial(level, Plan(POSITIONS, VOCABULARY, embed, (tuple(body),), head), named)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor in memory, as the loader takes one of a file."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    blocks: NDArray[np.uint8]
-
-    @property
-    def nbytes(self) -> int:
-        return self.blocks.nbytes
-
-    def little(self) -> NDArray[np.uint8]:
-        return self.blocks
-
-    def release(self) -> None:
-        """There is nothing to give back."""
-
-    def to_numpy(self) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = quants.get(self.type).decode(self.blocks)
-        return values.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class _File:
-    """What a `Model` reads."""
-
-    tensors: Mapping[str, _Tensor]
-
-
-def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.Generator) -> _Tensor:
+def _matrix(type_name: str, rows: int, columns: int, rng: np.random.Generator) -> Blocks:
     """Random blocks of any type: random bytes, scaled to weights of SPREAD; blocks that come out wild are zeros."""
     kind = quants.get(type_name)
     blocks = np.zeros((rows * columns // kind.weights,), kind.record)
@@ -198,24 +168,22 @@ def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.G
             blocks[field] = (blocks[field] * factor).astype(blocks[field].dtype)
     values = kind.decode(raw).reshape(len(blocks), -1)
     raw[~np.all(np.isfinite(values) & (np.abs(values) < 6 * SPREAD), axis=1)] = 0
-    return _Tensor(name, type_name, (rows, columns), raw.reshape(rows, -1))
+    return Blocks(raw.reshape(rows, -1), type_name)
 
 
-def tensors_of(trial: Trial) -> _File:
+def source_of(trial: Trial) -> ArraySource:
     """Random weights for a trial's plan: matrices of their types, about SPREAD; vectors about 1; embeddings."""
     rng = np.random.default_rng(7)
-    made = {}
+    made: dict[str, NDArray[np.float32] | Blocks] = {}
     for name, weight in trial.plan.weights.items():
         if len(weight.shape) == 1:
-            values = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
-            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8)[None])
+            made[name] = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
         elif name == EMBEDDING:
-            values = rng.standard_normal(weight.shape).astype(np.float32)
-            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8))
+            made[name] = rng.standard_normal(weight.shape).astype(np.float32)
         else:
             rows, columns = weight.shape
-            made[name] = _matrix(name, trial.types.get(name, "F32"), rows, columns, rng)
-    return _File(made)
+            made[name] = _matrix(trial.types.get(name, "F32"), rows, columns, rng)
+    return ArraySource({}, made)
 
 
 def error_of(trial: Trial) -> float:
@@ -225,19 +193,19 @@ def error_of(trial: Trial) -> float:
     from .engine import Engine
     from .session import Session
 
-    plan, file = trial.plan, tensors_of(trial)
+    plan, source = trial.plan, source_of(trial)
     options = EngineOptions(
         n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
     kernels = library(isa.named(trial.level))
-    load_kernels(file, plan, options, kernels)
-    with Session(Engine(Model(file, plan, options, kernels), 64)) as session:
+    load_kernels(source, plan, options, kernels)
+    with Session(Engine(Model(source, plan, options, kernels), 64)) as session:
         found, at = [session.eval_logits(tokens[:PROMPT])], PROMPT
         for count in STEPS:
             found.append(session.eval_logits(tokens[at : at + count]))
             at += count
-    truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()})
+    truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
     exact, rows = truth.logits(tokens), np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")
