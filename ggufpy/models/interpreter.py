@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
 from .rope import frequencies, magnitude
 
 Doubles = NDArray[np.float64]
@@ -24,13 +24,13 @@ class Interpreter:
         self._plan = plan
         self._weights = {name: np.asarray(weights[name], np.float64) for name in plan.weights}
 
-    def logits(self, tokens: Sequence[int]) -> Doubles:
-        """(tokens, vocabulary)."""
-        return self.rows(tokens)["logits"]
+    def logits(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
+        """(tokens, vocabulary). `scales` are those of adapters, 0 where there is none."""
+        return self.rows(tokens, scales)["logits"]
 
-    def rows(self, tokens: Sequence[int]) -> dict[str, Doubles]:
+    def rows(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Doubles]:
         """Every buffer, (tokens, width), as the plan leaves it."""
-        run = _Run(self._weights, np.asarray(tokens, np.int64))
+        run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)))
         for op in self._plan.ops:
             run.step(op)
         return run.buffers
@@ -39,8 +39,10 @@ class Interpreter:
 class _Run:
     """Buffers and caches of one text."""
 
-    def __init__(self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64]) -> None:
-        self._weights, self._tokens = weights, tokens
+    def __init__(
+        self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float]
+    ) -> None:
+        self._weights, self._tokens, self._scales = weights, tokens, scales
         self.buffers: dict[str, Doubles] = {}
         self._stored: dict[int, tuple[Doubles, Doubles]] = {}
 
@@ -63,6 +65,10 @@ class _Run:
 
     def add(self, op: Add) -> None:
         self.buffers[op.y] = self.buffers[op.y] + self.buffers[op.x]
+
+    def add_scaled(self, op: AddScaled) -> None:
+        if scale := self._scales.get(op.adapter, 0.0):
+            self.buffers[op.y] = self.buffers[op.y] + op.factor * scale * self.buffers[op.x]
 
     def rotate(self, op: Rotate) -> None:
         x = self._split(self.buffers[op.x], op.heads).copy()
@@ -109,5 +115,5 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Rotate: _Run.rotate, StoreKv: _Run.store,
-    Attend: _Run.attend, Gate: _Run.gate,
+    Attend: _Run.attend, Gate: _Run.gate, AddScaled: _Run.add_scaled,
 }  # fmt: skip

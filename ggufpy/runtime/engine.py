@@ -24,6 +24,7 @@ from ggufpy.backends.cpu.model import Model
 from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 
 from .pages import Pages
 from .sequence import Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
 
+LARGEST_SCALE = 1e6  # of an adapter: far beyond any of use, and float32 has room for what comes of it
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
@@ -120,9 +122,23 @@ class Engine:
         """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
         return bool(self._model.bulk) and min(count, self._n_batch) >= BULK
 
-    def sequence(self) -> Sequence:
-        """A new, empty sequence."""
-        return Sequence(self._pages, self._shape.positions, self._alone, self._move)
+    def sequence(self, scales: Items[float] = ()) -> Sequence:
+        """A new, empty sequence; `scales` has one of each of the model's adapters, or nothing: then none counts.
+
+        Raises GGUFError for other scales, or such as are no finite numbers.
+        """
+        made = Sequence(self._pages, self._shape.positions, self._alone, self._move)
+        made.scales = self._scales(scales)
+        return made
+
+    def _scales(self, scales: Items[float]) -> tuple[float, ...]:
+        adapters = self._model.plan.adapters
+        if len(scales) not in (0, adapters):
+            raise GGUFError(f"{len(scales)} scales of adapters were given; the model has {adapters}")
+        found = tuple(checks.number(f"the scale of adapter {i}", scale) for i, scale in enumerate(scales))
+        if any(abs(scale) > LARGEST_SCALE for scale in found):
+            raise GGUFError(f"scales of adapters are {list(found)}; they may be at most {LARGEST_SCALE:g}")
+        return found
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -265,7 +281,7 @@ class Engine:
         return [
             _Placed(
                 chunk,
-                Rows(part, row, chunk.sequence.n_past, chunk.sequence.table, many),
+                Rows(part, row, chunk.sequence.n_past, chunk.sequence.table, many, chunk.sequence.scales),
                 _wanted(chunk, len(part), row),
             )
             for chunk, part, row, many in zip(chunks, ids, rows, bulk, strict=True)

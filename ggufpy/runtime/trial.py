@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ggufpy.jit.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
     Add,
+    AddScaled,
     Attend,
     Embed,
     Gate,
@@ -41,6 +43,7 @@ from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
+BATCH = 64  # tokens of the prompt a step
 EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
@@ -88,6 +91,7 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+        self._widths |= {op.x: self._width(op.y) for op in ops if isinstance(op, AddScaled)}
         return tuple(map(self._op, ops))
 
     def _width(self, buffer: str) -> int:
@@ -107,6 +111,8 @@ class _Shrinker:
             return replace(op, weight=self._weight(op.weight, self._width(op.x) // op.groups))
         if isinstance(op, Gate | Add):
             return replace(op, width=self._width(op.y))
+        if isinstance(op, AddScaled):
+            return replace(op, width=self._width(op.y), factor=1.0)
         return replace(op, layer=self._layer) if isinstance(op, StoreKv | Attend) else op
 
 
@@ -190,23 +196,24 @@ def error_of(trial: Trial) -> float:
     """Runs the trial in this process: the largest error over the spread of logits; infinity where not finite."""
     from ggufpy.backends.cpu.model import Model, load_kernels
 
-    from .engine import Engine
-    from .session import Session
+    from .engine import Chunk, Engine
 
     plan, source = trial.plan, source_of(trial)
     options = EngineOptions(
-        n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
+        n_threads=trial.threads, n_batch=BATCH, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
     kernels = library(isa.named(trial.level))
     load_kernels(source, plan, options, kernels)
-    with Session(Engine(Model(source, plan, options, kernels), 64)) as session:
-        found, at = [session.eval_logits(tokens[:PROMPT])], PROMPT
-        for count in STEPS:
-            found.append(session.eval_logits(tokens[at : at + count]))
-            at += count
+    engine = Engine(Model(source, plan, options, kernels), BATCH)
+    scales = [0.5] * plan.adapters
+    sequence, found = engine.sequence(scales), []
+    ends = [*range(BATCH, PROMPT, BATCH), *accumulate(STEPS, initial=PROMPT)]
+    for start, end in zip((0, *ends), ends, strict=False):
+        found += engine.step([Chunk(sequence, tokens[start:end], "all", end <= PROMPT)])
+    engine.close()
     truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
-    exact, rows = truth.logits(tokens), np.concatenate(found)
+    exact, rows = truth.logits(tokens, scales), np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())

@@ -80,8 +80,8 @@ def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> l
     """Every kernel that tapes of this plan call, whatever the kind of step."""
     bulk = bulk_kernels(panels, level)
     parts = _small_parts(plan, panels, bulk, shape, level)
-    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST)
-    head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST)
+    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters)
+    head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST, plan.adapters)
     layers = kinds_of_layers(plan.layers, lambda weight: (weight.shape, panels.get(weight.name)))
     found: dict[Kernel, None] = {}
     for kind in kinds(bool(bulk)):

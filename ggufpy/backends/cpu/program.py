@@ -42,8 +42,8 @@ class CpuProgram:
         self._kv = KvMemory(model.heads, layers_of(plan), model.shape, model.library.level.lanes, model.threads)
         self.pages, self.kv_bytes = self._kv.pages, self._kv.nbytes
         self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
-        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows)
-        self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows)
+        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows, plan.adapters)
+        self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
         self._x = self._work.rows_of("x")
         angles = {table.rope: table.region for table in self._ropes}
@@ -68,9 +68,19 @@ class CpuProgram:
         self._x[rows, width:] = 0.0
         for table in self._ropes:
             table.fill(positions, rows)
+        if self._model.plan.adapters:
+            self._set_scales(step)
         self._set_spans(spans.in_order())
         self._run_body(step)
         return self._x[:, :width]
+
+    def _set_scales(self, step: Sequence[Rows]) -> None:
+        """What each row's sequence says of adapters; rows that only fill up have none."""
+        scales = self._work.step.scales
+        scales[:] = 0.0
+        for part in step:
+            if part.scales:
+                scales[:, part.row : part.end] = np.array(part.scales[: len(scales)], np.float32)[:, None]
 
     def _set_spans(self, spans: Spans) -> None:
         """What attends together, and where single rows leave their parts."""
@@ -99,6 +109,8 @@ class CpuProgram:
             raise ValueError("these layers are not the last: they make no logits")
         count = len(rows)
         self._head.step.sources[:count] = rows
+        if self._model.plan.adapters:
+            self._head.step.scales[:, :count] = self._work.step.scales[:, rows]
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
         kind = Kind(0 if bulk else _group(count), bulk)
 

@@ -35,6 +35,7 @@ def _calls(to: Lowering, op: MatMul) -> Iterator[Call]:
         yield _exact(to, op, matrix, rows, MOST if many else kind.group)
     if code is not None:
         yield from _bulk(to, op, matrix, code)
+    yield from to.quantised(op, op.y)
 
 
 def _collect(to: Lowering, op: MatMul, collector: Collector) -> Call:
