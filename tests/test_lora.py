@@ -110,7 +110,8 @@ def test_any_plan_with_adapters_runs_as_the_interpreter_does(level: Level, plan:
     for i in range(draw.draw(st.integers(1, 2))):
         some = draw.draw(st.lists(st.sampled_from(names), min_size=1, max_size=6, unique=True))
         rank = draw.draw(st.sampled_from([1, 5, 16, 33]))
-        adapters.append(lora.read(adapter({name: matrices(plan)[name] for name in some}, i, rank)))
+        of = {name: matrices(plan)[name] for name in some}
+        adapters.append(lora.read(adapter(of, i, rank, **{"adapter.lora.alpha": 2.0 * rank})))
     scales = draw.draw(st.lists(st.sampled_from([0.0, 0.3, -0.2]), min_size=len(adapters), max_size=len(adapters)))
     engine = engine_of(source, plan, adapters, level)
     found, plain = logits(engine, TEXT, scales), logits(engine, TEXT)
