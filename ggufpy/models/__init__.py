@@ -13,7 +13,8 @@ from .base import Keys
 from .plan import Plan
 from .source import TensorTable
 
-HELPERS = ("base", "interpreter", "lora", "plan", "rewrite", "rope", "source")  # modules here that are no architecture
+# Modules here that are no architecture.
+HELPERS = ("base", "interpreter", "lora", "plan", "rewrite", "rope", "source", "taps")
 
 
 class Architecture(Protocol):

@@ -6,22 +6,26 @@ In: a plan and the values of its weights by name. Out: logits of every token of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv, Tap
 from .rope import frequencies, magnitude
+from .taps import Hook, TapRows
 
 Doubles = NDArray[np.float64]
 
 
 class Interpreter:
-    """Runs a plan. `weights` are decoded tensors in their own shapes."""
+    """Runs a plan. `weights` are decoded tensors in their own shapes; `hooks` are given what the taps of a name see."""
 
-    def __init__(self, plan: Plan, weights: Mapping[str, NDArray[Any]]) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: Plan, weights: Mapping[str, NDArray[Any]], hooks: Mapping[str, Hook] = MappingProxyType({})
+    ) -> None:
+        self._plan, self._hooks = plan, hooks
         self._weights = {name: np.asarray(weights[name], np.float64) for name in plan.weights}
 
     def logits(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
@@ -32,7 +36,10 @@ class Interpreter:
         """Every buffer, (tokens, width), as the plan leaves it."""
         run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)))
         for op in self._plan.ops:
-            run.step(op)
+            if not isinstance(op, Tap):
+                run.step(op)
+            elif op.name in self._hooks:
+                run.show(op, self._hooks[op.name])
         return run.buffers
 
 
@@ -48,6 +55,11 @@ class _Run:
 
     def step(self, op: Op) -> None:
         _STEPS[type(op)](self, op)
+
+    def show(self, op: Tap, hook: Hook) -> None:
+        values, count = self.buffers[op.x].copy(), len(self._tokens)
+        changed = hook(values, TapRows(np.zeros(count, np.int64), np.arange(count), self._tokens))
+        self.buffers[op.x] = values if changed is None else np.asarray(changed, np.float64)
 
     def embed(self, op: Embed) -> None:
         self.buffers[op.y] = self._weights[op.weight.name][self._tokens] * op.scale

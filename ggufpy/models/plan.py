@@ -158,6 +158,23 @@ class AddScaled(Op):
         return {self.y: self.width}
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Tap(Op):
+    """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens."""
+
+    name: str
+    x: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.width}
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.

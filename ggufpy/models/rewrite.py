@@ -5,14 +5,16 @@ In: a plan, and what is to be added. Out: another plan; what is not concerned st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .lora import Adapter, tensor_name
-from .plan import AddScaled, MatMul, Op, Plan, Weight
+from .plan import Add, AddScaled, MatMul, Op, Plan, Tap, Weight
+from .taps import Place, activations
 
 
 def with_lora(plan: Plan, adapters: Sequence[Adapter]) -> Plan:
@@ -66,3 +68,44 @@ def _adapted(op: Op, adapters: Sequence[Adapter]) -> Iterator[Op]:
 def _inner(adapter: int, rank: int) -> str:
     """The buffer of A x."""
     return f"lora.{adapter}.{rank}"
+
+
+def with_taps(plan: Plan, names: Iterable[str]) -> Plan:
+    """With a `Tap` where each of these activations is whole (`taps.py`).
+
+    What is added to a buffer as it is computed gets a buffer of its own, and is added behind the tap. Raises GGUFError
+    for a name that the plan has no activation of.
+    """
+    found = activations(plan)
+    parts = [list(ops) for ops in (*plan.layers, plan.head)]
+    behind: dict[tuple[int, int], list[Op]] = {}
+    for name in dict.fromkeys(names):
+        if name not in found:
+            raise GGUFError(_unknown(name, list(found)))
+        place = found[name]
+        there = behind.setdefault((place.part, place.last), [])
+        if place.added:
+            there[:0] = _apart(parts[place.part], place, name)
+        else:
+            there.append(Tap(name, place.buffer, place.width))
+    for part, last in sorted(behind, reverse=True):
+        parts[part][last + 1 : last + 1] = behind[part, last]
+    *layers, head = map(tuple, parts)
+    return replace(plan, layers=tuple(layers), head=head)
+
+
+def _apart(ops: list[Op], place: Place, name: str) -> tuple[Op, Op]:
+    """Has what is added written to a buffer of its own. The tap of it, and the addition."""
+    buffer = f"apart.{place.buffer}"
+    for at in range(place.first, place.last + 1):
+        op = ops[at]
+        if isinstance(op, MatMul) and op.add and op.y == place.buffer:
+            ops[at] = replace(op, y=buffer, add=False)
+        elif isinstance(op, AddScaled):
+            ops[at] = replace(op, y=buffer)
+    return Tap(name, buffer, place.width), Add(buffer, place.buffer, place.width)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 3, 0.5) or known[:3]
+    return f"there is no activation {shown(name)}; the nearest are {', '.join(near)}"

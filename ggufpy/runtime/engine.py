@@ -9,17 +9,17 @@ is said with the chunk, so that a text can be cut into steps anywhere. A level w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.backends.cpu.collect import Collector
 from ggufpy.backends.cpu.model import Model
 from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.program import Program, Rows
@@ -30,8 +30,11 @@ from .pages import Pages
 from .sequence import Sequence
 
 if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
+    from ggufpy.backends.cpu.collect import Collector
+    from ggufpy.backends.cpu.lowering import Sink
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
+    from ggufpy.models.taps import Hook, TapRows
 
 LARGEST_SCALE = 1e6  # of an adapter: far beyond any of use, and float32 has room for what comes of it
 BULK = 17  # tokens of a text from which it is read in bulk
@@ -87,7 +90,10 @@ class Engine:
         self._n_batch = n_batch
         self._program = load(model, self.rows)
         self._pages = Pages(self._program.pages, self._program.copy)
-        self._collecting = False
+        self._hooks: dict[str, Hook] = {}
+        self._collector: Collector | None = None
+        self._in_hook = False
+        self._stepping: tuple[Sequence, ...] = ()  # of the step that hooks look at
 
     @property
     def model(self) -> Model:
@@ -142,10 +148,12 @@ class Engine:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Refuses a second thread: buffers belong to one step at a time."""
+        """Refuses a second thread, and a hook: buffers belong to one step at a time."""
         if not self._lock.acquire(blocking=False):
             raise GGUFError("the model is at work for another thread: use one at a time, or load it twice")
         try:
+            if self._in_hook:
+                raise GGUFError("the model is in the middle of a step: a hook cannot have it do something else")
             yield
         finally:
             self._lock.release()
@@ -194,6 +202,7 @@ class Engine:
             for part, logits in self._heads(placed):
                 for i, (n, at) in enumerate(part):
                     found[n][at] = logits[i]
+            self._advance(placed)
             return found
 
     def visit(self, chunk: Chunk, take: Callable[[int, LogitRows], None]) -> None:
@@ -206,6 +215,7 @@ class Engine:
             self._evaluate(placed)
             for part, _ in self._heads(placed):
                 take(part[0][1], self._on_the_cpu().logit_rows(len(part)))
+            self._advance(placed)
 
     @contextmanager
     def collect(self, output: bool = False) -> Iterator[Collector]:
@@ -213,20 +223,62 @@ class Engine:
 
         Logits keep their bits. Raises GGUFError if another thread is at work with the model, or collects already.
         """
-        plan = self._model.plan
-        collector = Collector({"body": plan.body, **({"head": plan.head} if output else {})})
+        from ggufpy.backends.cpu.collect import Collector
+
+        collector = Collector(output)
         with self._alone():
-            if self._collecting:
+            if self._collector is not None:
                 raise GGUFError("what the model multiplies is being summed already: end that first")
-            program = self._on_the_cpu()
-            self._collecting = True
-            program.collect_with(collector)
+            self._tap(self._hooks, collector)
         try:
             yield collector
         finally:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
-                self._collecting = False
-                program.collect_with(None)
+                self._tap(self._hooks, None)
+
+    @contextmanager
+    def hooked(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
+        """Steps within it give activations (`models/taps.py`) to hooks: f(values, rows) → None, or other values.
+
+        values are float32 (rows, width), there during the call, and may be changed in place; `rows` says whose they
+        are. What a hook raises ends its step, whose sequences stay as they were. A hook has no use of the engine. What
+        is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits may differ from those
+        without a hook. Raises GGUFError for a name that the plan does not have, or that has a hook already.
+        """
+        with self._alone():
+            for name in hooks.keys() & self._hooks.keys():
+                raise GGUFError(f"{name} has a hook already: end that one first")
+            self._tap({**self._hooks, **hooks}, self._collector)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._tap({name: f for name, f in self._hooks.items() if name not in hooks}, self._collector)
+
+    def _tap(self, hooks: dict[str, Hook], collector: Collector | None) -> None:
+        """Has steps run the model's plan with these taps."""
+        from ggufpy.backends.cpu.taps import HookSink
+        from ggufpy.models.rewrite import with_taps
+
+        program = self._on_the_cpu()
+        plan = with_taps(self._model.plan, hooks)
+        sinks: dict[str, Sink] = {name: HookSink(partial(self._show, f)) for name, f in hooks.items()}
+        if collector is not None:
+            plan = collector.tapped(plan)
+            sinks |= collector.sinks
+        program.rewrite(plan, sinks)
+        self._hooks, self._collector = hooks, collector
+
+    def _show(self, hook: Hook, values: Floats, rows: TapRows) -> Floats | None:
+        """Calls a hook, which is told the sequences too."""
+        self._in_hook = True
+        try:
+            return hook(values, replace(rows, sequences=self._stepping))
+        except BaseException:
+            self._stepping = ()
+            raise
+        finally:
+            self._in_hook = False
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -249,10 +301,16 @@ class Engine:
         return self._program
 
     def _evaluate(self, placed: list[_Placed]) -> None:
-        """The body of a step; sequences are longer by their chunks then."""
+        """The body of a step."""
+        if self._hooks:
+            self._stepping = tuple(p.chunk.sequence for p in placed)
         self._program.run([p.rows for p in placed])
+
+    def _advance(self, placed: list[_Placed]) -> None:
+        """Sequences are longer by their chunks, once a step is through; one that fails leaves them as they are."""
         for p in placed:
             p.chunk.sequence.advance(len(p.rows.tokens))
+        self._stepping = ()
 
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""

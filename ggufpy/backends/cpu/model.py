@@ -24,6 +24,7 @@ from ggufpy.models.plan import Embed, MatMul, Op, Plan
 from ggufpy.models.source import WeightSource
 from ggufpy.quants.base import BlockType
 
+from .lowering import Sinks
 from .memory import Region, aligned
 from .needs import bulk_kernels, forms_of, heads_of, kernels_of, tiled_attention
 from .packing import Packer
@@ -141,6 +142,11 @@ class Model:
     def forms(self, ops: Sequence[Op]) -> Forms:
         """How matrices read the buffers of these ops."""
         return forms_of(ops, {name: matrix.panel for name, matrix in self.matrices.items()}, self.bulk)
+
+    def load_kernels(self, plan: Plan, sinks: Sinks) -> None:
+        """Loads what tapes of a plan with other ops on the same matrices call."""
+        panels = {name: matrix.panel for name, matrix in self.matrices.items()}
+        self.library.load(kernels_of(plan, panels, self.shape, self.library.level, sinks))
 
     @property
     def scratch_bytes(self) -> int:
