@@ -11,7 +11,8 @@ import pytest
 from engine import BEST, LEVELS, SIZES, VOCABULARY, Room, encoded, metadata, padded, run, step, weights, write_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_plan import TEXT, plans, source_of
+from test_plan import TEXT, plans, source_of, split_at
+from test_plan import engine_of as engine_of_parts
 
 from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
@@ -179,6 +180,19 @@ def test_who_has_no_adapter_has_the_bits_of_the_model_alone(own: str, of_adapter
     assert fork.scales == (0.5, -0.25)
     alone.close()
     together.close()
+
+
+def test_a_plan_with_adapters_can_be_split_by_layers(model: ArraySource) -> None:
+    plan = read_plan(model)
+    some = {name: shape for name, shape in matrices(plan).items() if "blk.1" not in name}
+    adapters = [lora.read(adapter(matrices(plan), 1)), lora.read(adapter(some, 2))]  # a part has one, the other two
+    adapted, source = with_lora(plan, adapters), LoraSource(model, plan, adapters)
+    load_kernels(source, adapted, EngineOptions(), library(BEST))
+    engines = [engine_of_parts(source, adapted, parts, BEST) for parts in ([], split_at(adapted, 1))]
+    whole, split = (logits(engine, TOKENS, [0.5, -0.25]) for engine in engines)
+    np.testing.assert_array_equal(whole, split)
+    for engine in engines:
+        engine.close()
 
 
 def test_a_model_without_adapters_has_the_plan_that_it_had(model: ArraySource) -> None:

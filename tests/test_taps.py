@@ -332,6 +332,22 @@ def test_sums_are_collected_while_hooks_come_and_go(model: ArraySource) -> None:
     engine.close()
 
 
+def test_steps_with_hooks_can_be_profiled_and_visited(model: ArraySource) -> None:
+    engine = engine_of(model, read_plan(model), [], BEST)
+    sequence, seen = engine.sequence(), []
+    hooks: dict[str, Hook] = {name: lambda rows, about: None for name in ("blk.0.l_out", "blk.1.l_out")}
+    with engine.hooked({**hooks, "result_output": lambda rows, about: -rows}):
+        plain = engine.step([Chunk(sequence, [1, 2], "all")])[0]
+        sequence.truncate(0)
+        with engine.profile() as profile:
+            engine.visit(Chunk(sequence, [1, 2], "all"), lambda at, rows: seen.append(rows.values.copy()))
+    np.testing.assert_array_equal(seen[0], plain)
+    sequence.truncate(0)
+    np.testing.assert_array_equal(engine.step([Chunk(sequence, [1, 2], "all")])[0], -plain)
+    assert {op.op: op.calls for op in profile.ops()}["ffn_down"] == 2
+    engine.close()
+
+
 def test_a_hook_is_for_one_thread_at_a_time(model: ArraySource) -> None:
     engine = engine_of(model, read_plan(model), [], BEST)
     sequence, errors = engine.sequence(), []

@@ -43,7 +43,10 @@ class Given:
         buffer = work.rows_of(cut.op.x)[:, : cut.op.width]
         values = buffer[self.rows]
         found = cut.hook(values, self.about)
-        buffer[self.rows] = values if found is None else _checked(found, values.shape, cut.op.name)
+        if found is not None:
+            buffer[self.rows] = _checked(found, values.shape, cut.op.name)
+        elif not isinstance(self.rows, slice):  # a copy, and changed perhaps
+            buffer[self.rows] = values
 
 
 def _checked(found: object, shape: tuple[int, ...], name: str) -> NDArray[Any]:
