@@ -169,6 +169,9 @@ def test_who_has_no_adapter_has_the_bits_of_the_model_alone(own: str, of_adapter
     np.testing.assert_array_equal(logits(together, TOKENS, [0.0, 0.0]), expected)
     by_itself = logits(together, TOKENS, [0.5, -0.25])
     assert not np.allclose(by_itself, expected, rtol=0.01)
+    truth = Interpreter(with_lora(plan, adapters), values(LoraSource(model, plan, adapters)))
+    exact = truth.logits(TOKENS, [0.5, -0.25])
+    assert np.sqrt(((by_itself - exact) ** 2).mean()) < 0.05 * exact.std()
     # Three texts in a step, of which one has adapters, another one of them, and one none.
     sequences = [together.sequence(scales) for scales in ([0.5, -0.25], (), [0.0, 1.0])]
     rows = together.step([Chunk(one, TOKENS[:20], "all", True) for one in sequences])

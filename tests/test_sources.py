@@ -7,22 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import SIZES, VOCABULARY, metadata, weights, write_model
+from engine import BEST, SIZES, VOCABULARY, metadata, weights, write_model
 
 from ggufpy import format as gguf
 from ggufpy import quants
-from ggufpy.backends.cpu.model import read_plan
+from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
 from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource, Blocks
+from ggufpy.jit.cache import library
 from ggufpy.models.source import WeightSource
 from ggufpy.runtime import EngineOptions, load
+from ggufpy.runtime.engine import Chunk, Engine
 
 TOKENS = [1, 5, 9, 60, 0, 3, 3, 2]
 
 
 def logits(source: WeightSource) -> Any:
-    with load(source, EngineOptions(n_threads=2)) as session:
-        return session.eval_logits(TOKENS)
+    plan, options, kernels = read_plan(source), EngineOptions(n_threads=2), library(BEST)
+    load_kernels(source, plan, options, kernels)
+    engine = Engine(Model(source, plan, options, kernels), 64)
+    (found,) = engine.step([Chunk(engine.sequence(), TOKENS, "all")])
+    engine.close()
+    return found
 
 
 @pytest.mark.parametrize("type_name", ["F32", "Q8_0"])
@@ -37,6 +43,7 @@ def test_a_model_in_memory_runs_as_its_file_does(tmp_path: Path, type_name: str)
             n: (t.shape, t.type, t.nbytes) for n, t in file.tensors.items()
         }
         np.testing.assert_array_equal(logits(source), logits(file))
+    load(source, EngineOptions(n_threads=1)).close()  # as an application does it
 
 
 def test_tensors_of_a_file_can_be_mixed_with_arrays(tmp_path: Path) -> None:
