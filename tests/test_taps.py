@@ -292,6 +292,9 @@ def test_hooks_come_and_go_one_by_one(model: ArraySource) -> None:
             with pytest.raises(GGUFError, match=match), engine.hooked({name: kept("again", seen)}):
                 pass
         engine.step([Chunk(sequence, [1])])
+    for wrong, match in (({"blk.1.l_out": 3}, "the hook of blk.1.l_out is 3; a function"), ([], "hooks is")):
+        with pytest.raises(GGUFError, match=match), engine.hooked(wrong):  # type: ignore[arg-type]
+            pass
     engine.step([Chunk(sequence, [2])])
     outer.close()
     engine.step([Chunk(sequence, [3])])

@@ -245,15 +245,19 @@ class Engine:
         is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits may differ from those
         without a hook. Raises GGUFError for a name that the plan does not have, or that has a hook already.
         """
+        new = dict(checks.mapping("hooks", hooks))
         with self._alone():
-            for name in hooks.keys() & self._hooks.keys():
-                raise GGUFError(f"{name} has a hook already: end that one first")
-            self._tap({**self._hooks, **hooks}, self._collector)
+            for name, hook in new.items():
+                if not callable(hook):
+                    raise GGUFError(f"the hook of {name} is {checks.shown(hook)}; a function (values, rows) is wanted")
+                if name in self._hooks:
+                    raise GGUFError(f"{name} has a hook already: end that one first")
+            self._tap({**self._hooks, **new}, self._collector)
         try:
             yield
         finally:
             with self._lock:
-                self._tap({name: f for name, f in self._hooks.items() if name not in hooks}, self._collector)
+                self._tap({name: f for name, f in self._hooks.items() if name not in new}, self._collector)
 
     def _tap(self, hooks: dict[str, Hook], collector: Collector | None) -> None:
         """Has steps run the model's plan with these taps."""
