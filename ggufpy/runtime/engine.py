@@ -12,8 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -26,15 +25,15 @@ from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
+from .hooks import Hooks, on_the_cpu
 from .pages import Pages
 from .sequence import Sequence
 
 if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.collect import Collector
-    from ggufpy.backends.cpu.lowering import Sink
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
-    from ggufpy.models.taps import Hook, TapRows
+    from ggufpy.models.taps import Hook
 
 LARGEST_SCALE = 1e6  # of an adapter: far beyond any of use, and float32 has room for what comes of it
 BULK = 17  # tokens of a text from which it is read in bulk
@@ -90,10 +89,7 @@ class Engine:
         self._n_batch = n_batch
         self._program = load(model, self.rows)
         self._pages = Pages(self._program.pages, self._program.copy)
-        self._hooks: dict[str, Hook] = {}
-        self._collector: Collector | None = None
-        self._in_hook = False
-        self._stepping: tuple[Sequence, ...] = ()  # of the step that hooks look at
+        self._hooks = Hooks(model.plan, self._program)
 
     @property
     def model(self) -> Model:
@@ -152,7 +148,7 @@ class Engine:
         if not self._lock.acquire(blocking=False):
             raise GGUFError("the model is at work for another thread: use one at a time, or load it twice")
         try:
-            if self._in_hook:
+            if self._hooks.running:
                 raise GGUFError("the model is in the middle of a step: a hook cannot have it do something else")
             yield
         finally:
@@ -214,7 +210,7 @@ class Engine:
             placed = self._place([chunk])
             self._evaluate(placed)
             for part, _ in self._heads(placed):
-                take(part[0][1], self._on_the_cpu().logit_rows(len(part)))
+                take(part[0][1], on_the_cpu(self._program).logit_rows(len(part)))
             self._advance(placed)
 
     @contextmanager
@@ -227,14 +223,12 @@ class Engine:
 
         collector = Collector(output)
         with self._alone():
-            if self._collector is not None:
-                raise GGUFError("what the model multiplies is being summed already: end that first")
-            self._tap(self._hooks, collector)
+            self._hooks.collect(collector)
         try:
             yield collector
         finally:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
-                self._tap(self._hooks, None)
+                self._hooks.collect(None)
 
     @contextmanager
     def hooked(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
@@ -247,42 +241,12 @@ class Engine:
         """
         new = dict(checks.mapping("hooks", hooks))
         with self._alone():
-            for name, hook in new.items():
-                if not callable(hook):
-                    raise GGUFError(f"the hook of {name} is {checks.shown(hook)}; a function (values, rows) is wanted")
-                if name in self._hooks:
-                    raise GGUFError(f"{name} has a hook already: end that one first")
-            self._tap({**self._hooks, **new}, self._collector)
+            self._hooks.begin(new)
         try:
             yield
         finally:
             with self._lock:
-                self._tap({name: f for name, f in self._hooks.items() if name not in new}, self._collector)
-
-    def _tap(self, hooks: dict[str, Hook], collector: Collector | None) -> None:
-        """Has steps run the model's plan with these taps."""
-        from ggufpy.backends.cpu.taps import HookSink
-        from ggufpy.models.rewrite import with_taps
-
-        program = self._on_the_cpu()
-        plan = with_taps(self._model.plan, hooks)
-        sinks: dict[str, Sink] = {name: HookSink(partial(self._show, f)) for name, f in hooks.items()}
-        if collector is not None:
-            plan = collector.tapped(plan)
-            sinks |= collector.sinks
-        program.rewrite(plan, sinks)
-        self._hooks, self._collector = hooks, collector
-
-    def _show(self, hook: Hook, values: Floats, rows: TapRows) -> Floats | None:
-        """Calls a hook, which is told the sequences too."""
-        self._in_hook = True
-        try:
-            return hook(values, replace(rows, sequences=self._stepping))
-        except BaseException:
-            self._stepping = ()
-            raise
-        finally:
-            self._in_hook = False
+                self._hooks.end(new)
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -291,30 +255,23 @@ class Engine:
 
         profile = Profile(self._model)
         with self._alone():
-            program = self._on_the_cpu()
+            program = on_the_cpu(self._program)
             program.profile = profile
         try:
             yield profile
         finally:
             program.profile = None
 
-    def _on_the_cpu(self) -> CpuProgram:
-        """The program, for what only one on this CPU can do."""
-        if not isinstance(self._program, CpuProgram):
-            raise GGUFError("this is done where all layers are on one CPU: load the model without splitting it")
-        return self._program
-
     def _evaluate(self, placed: list[_Placed]) -> None:
         """The body of a step."""
-        if self._hooks:
-            self._stepping = tuple(p.chunk.sequence for p in placed)
+        self._hooks.see(lambda: tuple(p.chunk.sequence for p in placed))
         self._program.run([p.rows for p in placed])
 
     def _advance(self, placed: list[_Placed]) -> None:
         """Sequences are longer by their chunks, once a step is through; one that fails leaves them as they are."""
         for p in placed:
             p.chunk.sequence.advance(len(p.rows.tokens))
-        self._stepping = ()
+        self._hooks.forget()
 
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""
