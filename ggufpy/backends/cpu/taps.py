@@ -16,6 +16,7 @@ from ggufpy.backends.program import Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.plan import Tap
 from ggufpy.models.taps import Hook, TapRows
+from ggufpy.support import checks
 
 from .lowering import Call, Cut, Lowering
 from .workspace import Workspace
@@ -50,12 +51,10 @@ class Given:
 
 
 def _checked(found: object, shape: tuple[int, ...], name: str) -> NDArray[Any]:
-    array = np.asarray(found)
-    if array.shape != shape or array.dtype.kind not in "fiu":
-        raise GGUFError(
-            f"the hook of {name} returned {array.dtype} {array.shape}; None, or numbers {shape} must come of it"
-        )
-    return array
+    if isinstance(found, np.ndarray) and found.shape == shape and found.dtype.kind in "fiu":
+        return found
+    what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else checks.shown(found)
+    raise GGUFError(f"the hook of {name} returned {what}; None, or an array {shape} of numbers must come of it")
 
 
 def of_step(step: Sequence[Rows]) -> Given:
