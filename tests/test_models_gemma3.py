@@ -153,5 +153,5 @@ def test_a_trial_runs_every_kernel_of_the_model(tmp_path: Path) -> None:
         types = {name: tensor.type for name, tensor in file.tensors.items()}
         tried = trial.Trial(BEST.name, *trial.small(plan, types))
         assert len(tried.plan.layers) == 2  # with a window and without
-        assert set(load_kernels(trial.tensors_of(tried), tried.plan, options, kernels)) == set(wanted)
+        assert set(load_kernels(trial.source_of(tried), tried.plan, options, kernels)) == set(wanted)
         assert trial.error_of(tried) < trial.LARGEST_ERROR / 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows
 from ggufpy.backends.split import SplitProgram
 from ggufpy.errors import GGUFError
+from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
@@ -54,39 +54,7 @@ ROPES = [
 ]
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An F32 tensor in memory, as the loader takes one of a file."""
-
-    name: str
-    values: Any
-    type: str = "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.values.shape
-        return shape
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.values.nbytes)
-
-    def little(self) -> Any:
-        return self.values.view(np.uint8)
-
-    def release(self) -> None:
-        pass
-
-    def to_numpy(self) -> Any:
-        return self.values
-
-
-@dataclass(frozen=True)
-class File:
-    tensors: dict[str, Tensor]
-
-
-def tensors_of(plan: Plan) -> File:
+def source_of(plan: Plan) -> ArraySource:
     """Random weights for a plan; those of norms lie about 1."""
     rng = np.random.default_rng(9)
     made = {}
@@ -94,11 +62,11 @@ def tensors_of(plan: Plan) -> File:
         values = rng.standard_normal(weight.shape) / weight.shape[-1] ** 0.5
         if len(weight.shape) == 1:
             values = 1.0 + 0.3 * rng.standard_normal(weight.shape) if "norm" in name else values
-        made[name] = Tensor(name, (values * (4 if name == "embedding" else 1)).astype(np.float32))
-    return File(made)
+        made[name] = (values * (4 if name == "embedding" else 1)).astype(np.float32)
+    return ArraySource({}, made)
 
 
-def on_the_cpu(plan: Plan, file: File, level: Level, tokens: list[int], n_batch: int = 64) -> Any:
+def on_the_cpu(plan: Plan, file: ArraySource, level: Level, tokens: list[int], n_batch: int = 64) -> Any:
     options = EngineOptions(n_threads=2, n_ctx=plan.context)
     kernels = library(level)
     load_kernels(file, plan, options, kernels)
@@ -181,8 +149,8 @@ def plans(draw: Any) -> Plan:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=plans())
 def test_any_plan_runs_as_the_interpreter_does(level: Level, plan: Plan) -> None:
-    file = tensors_of(plan)
-    exact = Interpreter(plan, {name: tensor.values for name, tensor in file.tensors.items()}).logits(TEXT)
+    file = source_of(plan)
+    exact = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()}).logits(TEXT)
     found = on_the_cpu(plan, file, level, TEXT)
     tiled = level.lowering.startswith("amx")  # attention of prompts by tiles of bf16
     error = np.sqrt(((exact - found) ** 2).mean(axis=1)).max() / exact.std()
@@ -278,7 +246,7 @@ def test_geometries_that_differ_are_refused() -> None:
     layers = ((STORE, ATTEND), (StoreKv(1, "k", "v", other), Attend(1, "q", "y", other, 1.0)))
     plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
     with pytest.raises(GGUFError, match="2 geometries of keys and values"):
-        load_kernels(tensors_of(plan), plan, EngineOptions(), library(BEST))
+        load_kernels(source_of(plan), plan, EngineOptions(), library(BEST))
 
 
 # -- parts of a plan -----------------------------------------------------------------------------------------
@@ -289,7 +257,7 @@ def split_at(plan: Plan, *ends: int) -> list[Plan]:
     return [plan.part(start, stop) for start, stop in zip(starts, (*ends, len(plan.layers)), strict=True)]
 
 
-def engine_of(file: File, plan: Plan, parts: list[Plan], level: Level) -> Engine:
+def engine_of(file: ArraySource, plan: Plan, parts: list[Plan], level: Level) -> Engine:
     """An engine whose program is one for each part."""
     options, kernels = EngineOptions(n_threads=2, n_parallel=2), library(level)
     models = [Model(file, part, options, kernels) for part in [plan, *parts]]
@@ -316,7 +284,7 @@ def everything(engine: Engine) -> list[Any]:
 @given(draw=st.data())
 def test_a_plan_split_by_layers_gives_the_same_bits(ends: tuple[int, ...], level: Level, draw: Any) -> None:
     plan = draw.draw(plans().filter(lambda plan: len(plan.layers) == 3))
-    file, options = tensors_of(plan), EngineOptions()
+    file, options = source_of(plan), EngineOptions()
     load_kernels(file, plan, options, library(level))
     engines = [engine_of(file, plan, parts, level) for parts in ([], split_at(plan, *ends))]
     whole, split = (everything(engine) for engine in engines)
@@ -336,7 +304,7 @@ def test_what_a_part_cannot_do() -> None:
     layers = (layer(0), layer(1))
     head = (MatMul("x", Weight("o", (VOCABULARY, WIDTH)), "logits"),)
     plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
-    file, first, last = tensors_of(plan), *split_at(plan, 1)
+    file, first, last = source_of(plan), *split_at(plan, 1)
     assert (first.width, last.width, first.head, last.embed.reads) == (WIDTH, WIDTH, (), ())
     assert [set(part.weights) for part in (first, last)] == [{"e", "0q", "0k", "0v"}, {"1q", "1k", "1v", "o"}]
     load_kernels(file, plan, EngineOptions(), library(BEST))
@@ -358,7 +326,7 @@ def test_what_a_part_cannot_do() -> None:
 
 def test_what_needs_one_cpu_says_so() -> None:
     plan = Maker(None).plan()
-    file = tensors_of(plan)
+    file = source_of(plan)
     load_kernels(file, plan, EngineOptions(), library(BEST))
     engine = engine_of(file, plan, split_at(plan, 1), BEST)
     with pytest.raises(GGUFError, match="all layers are on one CPU"), engine.profile():

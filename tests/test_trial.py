@@ -46,7 +46,8 @@ def test_coarse_caches_are_within_it(kinds: tuple[str, str]) -> None:
 def test_every_type_gives_weights_of_a_sensible_size() -> None:
     for name in quants.names():
         if not name.startswith("I") or name.startswith("IQ"):
-            values = trial._matrix("w", name, 16, 256, np.random.default_rng(1)).to_numpy()
+            blocks = trial._matrix(name, 16, 256, np.random.default_rng(1))
+            values = quants.dequantize(blocks.data, name)
             assert np.isfinite(values).all(), name
             assert 0.001 < values.std() < 6 * trial.SPREAD, name
 
@@ -59,7 +60,7 @@ def test_a_trial_runs_every_kernel_of_a_model(tmp_path: Path) -> None:
         wanted = load_kernels(file, plan, options, kernels)
         tried = Trial(kernels.level.name, *trial.small(plan, {n: t.type for n, t in file.tensors.items()}))
         assert 1 < len(tried.plan.layers) < 6  # some are of other types
-        found = set(load_kernels(trial.tensors_of(tried), tried.plan, options, kernels))
+        found = set(load_kernels(trial.source_of(tried), tried.plan, options, kernels))
         assert found == {code for code in wanted if code.source != "decode"}  # tried by itself, when it is first used
 
 

@@ -16,7 +16,8 @@ class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a 
     """Consecutive rows of a step: tokens of one sequence, from `row` of the step and `position` of the sequence on.
 
     `pages` has the number of the page of every PAGE positions, as far as the rows reach, in an array that stays where
-    it is. `bulk` rows are computed in the way that is fastest for many.
+    it is. `bulk` rows are computed in the way that is fastest for many. `scales` has one of each adapter of the plan,
+    or is empty where none counts.
     """
 
     tokens: Ints
@@ -24,6 +25,7 @@ class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a 
     position: int
     pages: Ints
     bulk: bool
+    scales: tuple[float, ...] = ()
 
     @property
     def end(self) -> int:

@@ -16,9 +16,11 @@ from ggufpy.support.lazy import lazy
 
 if TYPE_CHECKING:
     from ggufpy.format.atomic import AtomicFile
+    from ggufpy.format.memory import ArraySource
     from ggufpy.format.writer import Writer, write
 
 __all__ = [
+    "ArraySource",
     "AtomicFile",
     "Blocks",
     "GGUFFile",
@@ -36,4 +38,4 @@ __all__ = [
 ]
 
 # 20 ms that no reader waits for.
-__getattr__ = lazy(__name__, {"AtomicFile": "atomic", "Writer": "writer", "write": "writer"})
+__getattr__ = lazy(__name__, {"ArraySource": "memory", "AtomicFile": "atomic", "Writer": "writer", "write": "writer"})

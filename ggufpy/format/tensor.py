@@ -16,11 +16,11 @@ from ggufpy.format.strings import Buffer
 
 
 class Tensor:
-    """One tensor. It keeps the file mapped for as long as it, or a view of its data, lives."""
+    """One tensor. It keeps the file mapped, or the memory that it is in, for as long as it or a view of it lives."""
 
     __slots__ = ("_buffer", "_entry", "byteorder", "name")
 
-    def __init__(self, name: str, entry: Entry, buffer: Buffer, byteorder: str) -> None:
+    def __init__(self, name: str, entry: Entry, buffer: Buffer | memoryview, byteorder: str) -> None:
         self.name = name
         self.byteorder = byteorder
         self._entry = entry
@@ -45,6 +45,11 @@ class Tensor:
     def offset(self) -> int:
         """The byte of its file where the data start."""
         return self._entry.offset
+
+    @property
+    def parts(self) -> tuple[Entry, Buffer | memoryview, str]:
+        """What a tensor is made of, but for its name."""
+        return self._entry, self._buffer, self.byteorder
 
     @property
     def data(self) -> NDArray[np.uint8]:

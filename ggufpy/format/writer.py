@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
+from ggufpy.format.arrays import DIMENSION_MAX, Data, as_bytes, measured, shape_and_type
 from ggufpy.format.atomic import AtomicFile
 from ggufpy.format.blocktypes import Layout
 from ggufpy.format.encode import encode, infer
@@ -23,7 +24,6 @@ from ggufpy.format.header import DEFAULT_ALIGNMENT, MAGIC, align_up, parse
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import (
-    MAX_DIMS,
     ORDERS,
     Blocks,
     TensorInfo,
@@ -35,9 +35,6 @@ from ggufpy.support import checks
 
 _COPY_BYTES = 16 << 20  # bytes of a tensor swapped and written at a time
 _ALIGNMENT = "general.alignment"
-_DIMENSION_MAX = 2**63 - 1
-
-Data = bytes | bytearray | memoryview | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Writer:
         tensor = self._plan[self._next]
         if name != tensor.name:
             raise GGUFError(f"tensor {shown(name)}: the data of {shown(tensor.name)} come next")
-        chunk = _as_bytes(data, tensor.layout, name)
+        chunk = as_bytes(data, tensor.layout, name)
         if chunk.size % tensor.layout.nbytes:
             raise GGUFError(
                 f"tensor {shown(name)}: {chunk.size} bytes are not whole {tensor.layout.name} blocks"
@@ -193,6 +190,12 @@ def file_size(metadata: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> int
     return align_up(len(head), alignment) + _data_bytes(plan, alignment)
 
 
+def header(metadata: Mapping[str, Any]) -> bytes:
+    """The whole of a file of these metadata and no tensors. Raises GGUFError for what cannot be written."""
+    values, alignment = _with_alignment(_typed(metadata), None)
+    return _head(values, (), alignment, 3, ORDERS["little"])[0]
+
+
 def write(
     path: str | os.PathLike[str],
     metadata: Mapping[str, Any],
@@ -210,7 +213,7 @@ def write(
     leaving no file.
     """
     checks.mapping("tensors", tensors)
-    infos = [TensorInfo(name, *_shape_and_type(tensors[name], str(name))) for name in tensors]
+    infos = [TensorInfo(name, *shape_and_type(tensors[name], str(name))) for name in tensors]
     with Writer(path, metadata, infos, version=version, byteorder=byteorder, alignment=alignment) as writer:
         for name in tensors:
             for chunk in _chunks(tensors[name]):
@@ -284,7 +287,7 @@ def _lay_out(tensors: Iterable[TensorInfo], alignment: int, order: str) -> tuple
         if info.name in names:
             raise GGUFError(f"tensor {shown(info.name)} is declared twice")
         names.add(info.name)
-        shape, layout, nbytes = _measure(info)
+        shape, layout, nbytes = measured(info)
         dims = tuple(reversed(shape))
         entries += [
             pack(order + "Q", len(raw)),
@@ -293,61 +296,9 @@ def _lay_out(tensors: Iterable[TensorInfo], alignment: int, order: str) -> tuple
         ]
         plan.append(_Planned(info.name, layout, nbytes, offset))
         offset = align_up(offset + nbytes, alignment)
-        if offset > _DIMENSION_MAX:
+        if offset > DIMENSION_MAX:
             raise GGUFError(f"tensor {shown(info.name)}: the file would pass 2^63 bytes")
     return plan, b"".join(entries)
-
-
-def _measure(info: TensorInfo) -> tuple[tuple[int, ...], Layout, int]:
-    """Shape, type and bytes of a declared tensor, checked."""
-    try:
-        layout = blocktypes.by_name(info.type)
-        shape = tuple(checks.items("shape", info.shape, "a tuple of whole numbers"))
-        if len(shape) > MAX_DIMS:
-            raise GGUFError(f"shape {list(shape)} has more than {MAX_DIMS} dimensions")
-        extent = layout.nbytes
-        for n in shape:
-            if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-                raise GGUFError(f"shape {list(shape)} must be of whole numbers from 0")
-            extent *= max(int(n), 1)
-        if extent > _DIMENSION_MAX:
-            raise GGUFError(f"shape {list(shape)} is beyond 64 bits")
-        shape = tuple(int(n) for n in shape)
-        return shape, layout, blocktypes.total_bytes(layout, shape)
-    except GGUFError as e:
-        raise GGUFError(f"tensor {shown(info.name)}: {e}") from None
-
-
-def _shape_and_type(value: NDArray[Any] | Blocks | Tensor, name: str) -> tuple[tuple[int, ...], str]:
-    if isinstance(value, Tensor):
-        return value.shape, value.type
-    if isinstance(value, Blocks):
-        return _blocks_shape(value, name), value.type
-    if not isinstance(value, (np.ndarray, np.generic)):
-        raise GGUFError(f"tensor {shown(name)}: a {type(value).__name__} is not an array, Blocks or Tensor")
-    layout = blocktypes.PLAIN_DTYPE.get(value.dtype.newbyteorder("="))
-    if layout is None:
-        known = ", ".join(str(d) for d in blocktypes.PLAIN_DTYPE)
-        raise GGUFError(
-            f"tensor {shown(name)}: GGUF has no type for {value.dtype} ({known}); convert it, or give Blocks"
-        )
-    return value.shape, layout.name
-
-
-def _blocks_shape(value: Blocks, name: str) -> tuple[int, ...]:
-    """The shape of a tensor given as blocks, from its bytes where it is not said."""
-    data = value.data
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
-        raise GGUFError(f"tensor {shown(name)}: Blocks take an array of uint8")
-    if value.shape is not None:
-        return value.shape
-    layout = blocktypes.by_name(value.type)
-    if not data.ndim or data.shape[-1] % layout.nbytes:
-        raise GGUFError(
-            f"tensor {shown(name)}: blocks of shape {data.shape} are not rows of whole {layout.name} blocks "
-            f"of {layout.nbytes} bytes"
-        )
-    return (*data.shape[:-1], data.shape[-1] // layout.nbytes * layout.weights)
 
 
 def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
@@ -358,18 +309,3 @@ def _chunks(value: NDArray[Any] | Blocks | Tensor) -> Iterator[Data]:
         data = value.data if isinstance(value, Blocks) else np.asarray(value)
         if data.size:
             yield data
-
-
-def _as_bytes(data: Data, layout: Layout, name: str) -> NDArray[np.uint8]:
-    """Data as flat uint8 in little-endian layout."""
-    if not isinstance(data, np.ndarray):
-        try:
-            return np.frombuffer(data, np.uint8)
-        except (TypeError, ValueError, BufferError):
-            what = checks.shown(data)
-            raise GGUFError(f"tensor {shown(name)}: {what} are no data; bytes or an array are wanted") from None
-    if data.dtype == np.uint8:
-        return np.ascontiguousarray(data).reshape(-1)
-    if layout.dtype is None or data.dtype.newbyteorder("=") != np.dtype(layout.dtype):
-        raise GGUFError(f"tensor {shown(name)}: data of {data.dtype} are not {layout.name}")
-    return np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)

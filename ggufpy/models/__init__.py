@@ -9,10 +9,12 @@ from typing import Protocol, cast
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import Keys, TensorTable
+from .base import Keys
 from .plan import Plan
+from .source import TensorTable
 
-HELPERS = ("base", "interpreter", "plan", "rope")  # modules here that are no architecture
+# Modules here that are no architecture.
+HELPERS = ("base", "interpreter", "lora", "plan", "rewrite", "rope", "source", "taps")
 
 
 class Architecture(Protocol):

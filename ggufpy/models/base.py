@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +13,10 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .plan import Weight
+from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
-
-
-class TensorLike(Protocol):
-    """The part of a file's tensor that a plan looks at."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def type(self) -> str: ...
-
-    def to_numpy(self) -> NDArray[Any]: ...
-
-
-TensorTable = Mapping[str, TensorLike]
 
 
 class Keys:

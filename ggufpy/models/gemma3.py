@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from ggufpy.errors import GGUFError
 
-from .base import Keys, Tensors, TensorTable, vocabulary_of
+from .base import Keys, Tensors, vocabulary_of
 from .llama import Config, read_config, read_rope
 from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .source import TensorTable
 
 PERIOD = 6  # of layers, the last of which sees everything
 LAYERS_OF_27B = 62

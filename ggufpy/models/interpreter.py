@@ -6,46 +6,60 @@ In: a plan and the values of its weights by name. Out: logits of every token of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv, Tap
 from .rope import frequencies, magnitude
+from .taps import Hook, TapRows
 
 Doubles = NDArray[np.float64]
 
 
 class Interpreter:
-    """Runs a plan. `weights` are decoded tensors in their own shapes."""
+    """Runs a plan. `weights` are decoded tensors in their own shapes; `hooks` are given what the taps of a name see."""
 
-    def __init__(self, plan: Plan, weights: Mapping[str, NDArray[Any]]) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: Plan, weights: Mapping[str, NDArray[Any]], hooks: Mapping[str, Hook] = MappingProxyType({})
+    ) -> None:
+        self._plan, self._hooks = plan, hooks
         self._weights = {name: np.asarray(weights[name], np.float64) for name in plan.weights}
 
-    def logits(self, tokens: Sequence[int]) -> Doubles:
-        """(tokens, vocabulary)."""
-        return self.rows(tokens)["logits"]
+    def logits(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
+        """(tokens, vocabulary). `scales` are those of adapters, 0 where there is none."""
+        return self.rows(tokens, scales)["logits"]
 
-    def rows(self, tokens: Sequence[int]) -> dict[str, Doubles]:
+    def rows(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Doubles]:
         """Every buffer, (tokens, width), as the plan leaves it."""
-        run = _Run(self._weights, np.asarray(tokens, np.int64))
+        run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)))
         for op in self._plan.ops:
-            run.step(op)
+            if not isinstance(op, Tap):
+                run.step(op)
+            elif op.name in self._hooks:
+                run.show(op, self._hooks[op.name])
         return run.buffers
 
 
 class _Run:
     """Buffers and caches of one text."""
 
-    def __init__(self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64]) -> None:
-        self._weights, self._tokens = weights, tokens
+    def __init__(
+        self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float]
+    ) -> None:
+        self._weights, self._tokens, self._scales = weights, tokens, scales
         self.buffers: dict[str, Doubles] = {}
         self._stored: dict[int, tuple[Doubles, Doubles]] = {}
 
     def step(self, op: Op) -> None:
         _STEPS[type(op)](self, op)
+
+    def show(self, op: Tap, hook: Hook) -> None:
+        values, count = self.buffers[op.x].copy(), len(self._tokens)
+        changed = hook(values, TapRows(np.zeros(count, np.int64), np.arange(count), self._tokens))
+        self.buffers[op.x] = values if changed is None else np.asarray(changed, np.float64)
 
     def embed(self, op: Embed) -> None:
         self.buffers[op.y] = self._weights[op.weight.name][self._tokens] * op.scale
@@ -63,6 +77,10 @@ class _Run:
 
     def add(self, op: Add) -> None:
         self.buffers[op.y] = self.buffers[op.y] + self.buffers[op.x]
+
+    def add_scaled(self, op: AddScaled) -> None:
+        if scale := self._scales.get(op.adapter, 0.0):
+            self.buffers[op.y] = self.buffers[op.y] + op.factor * scale * self.buffers[op.x]
 
     def rotate(self, op: Rotate) -> None:
         x = self._split(self.buffers[op.x], op.heads).copy()
@@ -109,5 +127,5 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Rotate: _Run.rotate, StoreKv: _Run.store,
-    Attend: _Run.attend, Gate: _Run.gate,
+    Attend: _Run.attend, Gate: _Run.gate, AddScaled: _Run.add_scaled,
 }  # fmt: skip

@@ -12,8 +12,9 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import SENSIBLE, Keys, Tensors, TensorTable, vocabulary_of
+from .base import SENSIBLE, Keys, Tensors, vocabulary_of
 from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .source import TensorTable
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,42 @@ class Add(Op):
         return {self.y: self.width}
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class AddScaled(Op):
+    """y += factor · s · x, where s is what the row's sequence says of `adapter`; rows where s is 0 stay as they are."""
+
+    x: str
+    y: str
+    width: int
+    adapter: int
+    factor: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.x, self.y
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tap(Op):
+    """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens."""
+
+    name: str
+    x: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.width}
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.
@@ -287,6 +323,11 @@ class Plan:
     def width(self) -> int:
         """Of a row of "x"."""
         return self.embed.writes["x"]
+
+    @cached_property
+    def adapters(self) -> int:
+        """How many adapters rows have a scale of: their numbers go from 0 to this."""
+        return max((op.adapter + 1 for op in self.ops if isinstance(op, AddScaled)), default=0)
 
     def part(self, start: int, stop: int) -> Plan:
         """The layers from `start` to `stop`, with what comes before the first and after the last of all."""

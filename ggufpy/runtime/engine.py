@@ -9,7 +9,7 @@ is said with the chunk, so that a text can be cut into steps anywhere. A level w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,19 +19,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.backends.cpu.collect import Collector
 from ggufpy.backends.cpu.model import Model
 from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 
+from .hooks import Hooks, on_the_cpu
 from .pages import Pages
 from .sequence import Sequence
 
 if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
+    from ggufpy.backends.cpu.collect import Collector
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
+    from ggufpy.models.taps import Hook
 
+LARGEST_SCALE = 1e6  # of an adapter: far beyond any of use, and float32 has room for what comes of it
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
@@ -86,7 +90,7 @@ class Engine:
         self._n_batch = n_batch
         self._program = load(model, self.rows)
         self._pages = Pages(self._program.pages, self._program.copy)
-        self._collecting = False
+        self._hooks = Hooks(model.plan, self._program)
 
     @property
     def model(self) -> Model:
@@ -149,16 +153,32 @@ class Engine:
         """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
         return bool(self._model.bulk) and min(count, self._n_batch) >= BULK
 
-    def sequence(self) -> Sequence:
-        """A new, empty sequence."""
-        return Sequence(self._pages, self._shape.positions, self._alone, self._move)
+    def sequence(self, scales: Items[float] = ()) -> Sequence:
+        """A new, empty sequence; `scales` has one of each of the model's adapters, or nothing: then none counts.
+
+        Raises GGUFError for other scales, or such as are no finite numbers.
+        """
+        made = Sequence(self._pages, self._shape.positions, self._alone, self._move)
+        made.scales = self._scales(scales)
+        return made
+
+    def _scales(self, scales: Items[float]) -> tuple[float, ...]:
+        adapters = self._model.plan.adapters
+        if len(scales) not in (0, adapters):
+            raise GGUFError(f"{len(scales)} scales of adapters were given; the model has {adapters}")
+        found = tuple(checks.number(f"the scale of adapter {i}", scale) for i, scale in enumerate(scales))
+        if any(abs(scale) > LARGEST_SCALE for scale in found):
+            raise GGUFError(f"scales of adapters are {list(found)}; they may be at most {LARGEST_SCALE:g}")
+        return found
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Refuses a second thread: buffers belong to one step at a time."""
+        """Refuses a second thread, and a hook: buffers belong to one step at a time."""
         if not self._lock.acquire(blocking=False):
             raise GGUFError("the model is at work for another thread: use one at a time, or load it twice")
         try:
+            if self._hooks.running:
+                raise GGUFError("the model is in the middle of a step: a hook cannot have it do something else")
             yield
         finally:
             self._lock.release()
@@ -207,6 +227,7 @@ class Engine:
             for part, logits in self._heads(placed):
                 for i, (n, at) in enumerate(part):
                     found[n][at] = logits[i]
+            self._advance(placed)
             return found
 
     def read(
@@ -236,7 +257,8 @@ class Engine:
             placed = self._place([chunk])
             self._evaluate(placed)
             for part, _ in self._heads(placed):
-                take(part[0][1], self._on_the_cpu().logit_rows(len(part)))
+                take(part[0][1], on_the_cpu(self._program).logit_rows(len(part)))
+            self._advance(placed)
 
     @contextmanager
     def collect(self, output: bool = False) -> Iterator[Collector]:
@@ -244,20 +266,34 @@ class Engine:
 
         Logits keep their bits. Raises GGUFError if another thread is at work with the model, or collects already.
         """
-        plan = self._model.plan
-        collector = Collector({"body": plan.body, **({"head": plan.head} if output else {})})
+        from ggufpy.backends.cpu.collect import Collector
+
+        collector = Collector(output)
         with self._alone():
-            if self._collecting:
-                raise GGUFError("what the model multiplies is being summed already: end that first")
-            program = self._on_the_cpu()
-            self._collecting = True
-            program.collect_with(collector)
+            self._hooks.collect(collector)
         try:
             yield collector
         finally:
             with self._lock:  # another thread's step ends before the sums that it adds to are dropped
-                self._collecting = False
-                program.collect_with(None)
+                self._hooks.collect(None)
+
+    @contextmanager
+    def hooked(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
+        """Steps within it give activations (`models/taps.py`) to hooks: f(values, rows) → None, or other values.
+
+        values are float32 (rows, width), there during the call, and may be changed in place; `rows` says whose they
+        are. What a hook raises ends its step, whose sequences stay as they were. A hook has no use of the engine. What
+        is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits may differ from those
+        without a hook. Raises GGUFError for a name that the plan does not have, or that has a hook already.
+        """
+        new = dict(checks.mapping("hooks", hooks))
+        with self._alone():
+            self._hooks.begin(new)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._hooks.end(new)
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -266,24 +302,23 @@ class Engine:
 
         profile = Profile(self._model)
         with self._alone():
-            program = self._on_the_cpu()
+            program = on_the_cpu(self._program)
             program.profile = profile
         try:
             yield profile
         finally:
             program.profile = None
 
-    def _on_the_cpu(self) -> CpuProgram:
-        """The program, for what only one on this CPU can do."""
-        if not isinstance(self._program, CpuProgram):
-            raise GGUFError("this is done where all layers are on one CPU: load the model without splitting it")
-        return self._program
-
     def _evaluate(self, placed: list[_Placed]) -> None:
-        """The body of a step; sequences are longer by their chunks then."""
+        """The body of a step."""
+        self._hooks.see(lambda: tuple(p.chunk.sequence for p in placed))
         self._program.run([p.rows for p in placed])
+
+    def _advance(self, placed: list[_Placed]) -> None:
+        """Sequences are longer by their chunks, once a step is through; one that fails leaves them as they are."""
         for p in placed:
             p.chunk.sequence.advance(len(p.rows.tokens))
+        self._hooks.forget()
 
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""
@@ -312,7 +347,7 @@ class Engine:
         return [
             _Placed(
                 chunk,
-                Rows(part, row, chunk.sequence.n_past, chunk.sequence.table, many),
+                Rows(part, row, chunk.sequence.n_past, chunk.sequence.table, many, chunk.sequence.scales),
                 _wanted(chunk, len(part), row),
             )
             for chunk, part, row, many in zip(chunks, ids, rows, bulk, strict=True)

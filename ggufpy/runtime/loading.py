@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ggufpy.backends.cpu.model import Beside, Model, read_plan
 from ggufpy.backends.options import EngineOptions
+from ggufpy.models.source import WeightSource
 
 from .choice import right_kernels
 from .engine import Engine
 
 
-def load(file: Any, options: EngineOptions, beside: Beside = None) -> Engine:
-    """Packs the weights of an open GGUF file for this machine.
+def load(source: WeightSource, options: EngineOptions, beside: Beside = None) -> Engine:
+    """Packs the weights of an open GGUF file, or of arrays in memory, for this machine.
 
     `beside` is called when weights begin to be packed, which takes little Python: it may start other work.
 
@@ -20,5 +19,5 @@ def load(file: Any, options: EngineOptions, beside: Beside = None) -> Engine:
     model's, a cache type that its heads do not fit, or too little memory.
     """
     options.check()
-    plan = read_plan(file)
-    return Engine(Model(file, plan, options, right_kernels(file, plan, options), beside), options.n_batch)
+    plan = read_plan(source)
+    return Engine(Model(source, plan, options, right_kernels(source, plan, options), beside), options.n_batch)

@@ -30,6 +30,7 @@ class Sequence:
         self._table: NDArray[np.int64] = np.zeros(pages_of(positions), np.int64)
         self._listed: tuple[int, ...] = ()  # what the table holds
         self.n_past = 0
+        self.scales: tuple[float, ...] = ()  # of adapters, the same for all of its tokens
         self.closed = False
         pages.register(self)
 
@@ -93,7 +94,7 @@ class Sequence:
                 raise GGUFError(f"cannot begin with {n!r} positions of {self.n_past}")
             other = Sequence(self._all, self._positions, self._guard, self._move)
             self._all.assign(other, self.pages[: pages_of(n)])
-            other.n_past = n
+            other.n_past, other.scales = n, self.scales
             return other
 
     def shift(self, keep: int, drop: int) -> None:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.backends.options import EngineOptions
+from ggufpy.format import ArraySource, Blocks
 from ggufpy.jit.cache import library
 from ggufpy.jit.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import (
     Add,
+    AddScaled,
     Attend,
     Embed,
     Gate,
@@ -40,6 +42,7 @@ from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
+BATCH = 64  # tokens of the prompt a step
 EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
@@ -87,6 +90,7 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+        self._widths |= {op.x: self._width(op.y) for op in ops if isinstance(op, AddScaled)}
         return tuple(map(self._op, ops))
 
     def _width(self, buffer: str) -> int:
@@ -106,6 +110,8 @@ class _Shrinker:
             return replace(op, weight=self._weight(op.weight, self._width(op.x) // op.groups))
         if isinstance(op, Gate | Add):
             return replace(op, width=self._width(op.y))
+        if isinstance(op, AddScaled):
+            return replace(op, width=self._width(op.y), factor=1.0)
         return replace(op, layer=self._layer) if isinstance(op, StoreKv | Attend) else op
 
 
@@ -148,38 +154,7 @@ def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
     return Trial(level, Plan(POSITIONS, VOCABULARY, embed, (tuple(body),), head), named)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor in memory, as the loader takes one of a file."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    blocks: NDArray[np.uint8]
-
-    @property
-    def nbytes(self) -> int:
-        return self.blocks.nbytes
-
-    def little(self) -> NDArray[np.uint8]:
-        return self.blocks
-
-    def release(self) -> None:
-        """There is nothing to give back."""
-
-    def to_numpy(self) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = quants.get(self.type).decode(self.blocks)
-        return values.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class _File:
-    """What a `Model` reads."""
-
-    tensors: Mapping[str, _Tensor]
-
-
-def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.Generator) -> _Tensor:
+def _matrix(type_name: str, rows: int, columns: int, rng: np.random.Generator) -> Blocks:
     """Random blocks of any type: random bytes, scaled to weights of SPREAD; blocks that come out wild are zeros."""
     kind = quants.get(type_name)
     blocks = np.zeros((rows * columns // kind.weights,), kind.record)
@@ -198,24 +173,22 @@ def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.G
             blocks[field] = (blocks[field] * factor).astype(blocks[field].dtype)
     values = kind.decode(raw).reshape(len(blocks), -1)
     raw[~np.all(np.isfinite(values) & (np.abs(values) < 6 * SPREAD), axis=1)] = 0
-    return _Tensor(name, type_name, (rows, columns), raw.reshape(rows, -1))
+    return Blocks(raw.reshape(rows, -1), type_name)
 
 
-def tensors_of(trial: Trial) -> _File:
+def source_of(trial: Trial) -> ArraySource:
     """Random weights for a trial's plan: matrices of their types, about SPREAD; vectors about 1; embeddings."""
     rng = np.random.default_rng(7)
-    made = {}
+    made: dict[str, NDArray[np.float32] | Blocks] = {}
     for name, weight in trial.plan.weights.items():
         if len(weight.shape) == 1:
-            values = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
-            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8)[None])
+            made[name] = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
         elif name == EMBEDDING:
-            values = rng.standard_normal(weight.shape).astype(np.float32)
-            made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8))
+            made[name] = rng.standard_normal(weight.shape).astype(np.float32)
         else:
             rows, columns = weight.shape
-            made[name] = _matrix(name, trial.types.get(name, "F32"), rows, columns, rng)
-    return _File(made)
+            made[name] = _matrix(trial.types.get(name, "F32"), rows, columns, rng)
+    return ArraySource({}, made)
 
 
 def error_of(trial: Trial) -> float:
@@ -224,20 +197,21 @@ def error_of(trial: Trial) -> float:
 
     from .engine import Engine
 
-    plan, file = trial.plan, tensors_of(trial)
+    plan, source = trial.plan, source_of(trial)
     options = EngineOptions(
-        n_threads=trial.threads, n_batch=64, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
+        n_threads=trial.threads, n_batch=BATCH, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
     )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
     kernels = library(isa.named(trial.level))
-    load_kernels(file, plan, options, kernels)
-    with Engine(Model(file, plan, options, kernels), 64) as engine:
-        sequence = engine.sequence()
+    load_kernels(source, plan, options, kernels)
+    scales = [0.5] * plan.adapters
+    with Engine(Model(source, plan, options, kernels), BATCH) as engine:
+        sequence = engine.sequence(scales)
         parts = [PROMPT, *STEPS]
         ends = np.cumsum(parts).tolist()
         found = [engine.read(sequence, tokens[end - n : end], "all") for n, end in zip(parts, ends, strict=True)]
-    truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()})
-    exact, rows = truth.logits(tokens), np.concatenate(found)
+    truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
+    exact, rows = truth.logits(tokens, scales), np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())

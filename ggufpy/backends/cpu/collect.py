@@ -1,34 +1,53 @@
 """Sums of squares, by column, of what each matrix of a plan is multiplied by: what importance matrices are made of.
 
-In: the ops whose inputs count. Out, after some steps: for every weight its sums and how many rows they are of.
+In: a plan, which gets a tap before matrices of each input. Out, after some steps: for every weight its sums and how
+many rows they are of. The taps become calls of a kernel; no step waits for Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
-from ggufpy.models.plan import MatMul, Op
+from ggufpy.jit.spec import kernel
+from ggufpy.models.plan import MatMul, Op, Plan, Tap
 
+from .lowering import Call, Lowering, Sinks
 from .memory import Region
 
 
 @dataclass
 class _Input:
-    """One input of matrices: who multiplies it, and its sums with what their rounding lost."""
+    """One input of matrices: who multiplies it, its sums with what their rounding lost, and the rows they are of."""
 
     columns: int
-    names: list[str]
+    names: dict[str, None]
     sums: Region = field(init=False)
     lows: Region = field(init=False)
+    count: Region = field(init=False)
 
     def __post_init__(self) -> None:
         nbytes = -(-self.columns // BLOCK) * BLOCK * 4
         self.sums, self.lows = Region(nbytes, "sums of squares"), Region(nbytes, "sums of squares")
+        self.count = Region(8, "the number of rows summed")
+
+    def lower(self, to: Lowering, op: Tap) -> Iterator[Call]:
+        """Adds the squares of the step's rows."""
+        w, nbytes = to.work, 4 * to.work.columns[op.x]
+        values = {
+            "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "x": w.address(op.x), "stride": w.stride(op.x),
+            "columns": w.columns[op.x], "sums": self.sums.at(0, nbytes), "lows": self.lows.at(0, nbytes),
+            "count": self.count.at(0, 8),
+        }  # fmt: skip
+        yield to.call(op, kernel("collect"), values, [op.x], [op.name])
+
+    @property
+    def rows(self) -> int:
+        return int(self.count.view(np.int64, 1)[0])
 
     def total(self) -> NDArray[np.float64]:
         first, second = (r.view(np.float32, self.columns).astype(np.float64) for r in (self.sums, self.lows))
@@ -36,48 +55,39 @@ class _Input:
 
 
 class Collector:
-    """Sums for the matrices in these parts of a plan ("body", "head"). Matrices of the same input share them."""
+    """Sums for the matrices of a plan's layers, `output`: its head's too. Matrices of the same input share them."""
 
-    def __init__(self, parts: Mapping[str, Sequence[Op]]) -> None:
-        self._inputs = {name: _inputs(ops) for name, ops in parts.items()}
-        self._rows = dict.fromkeys(parts, 0)
-        self._first = {i.names[0]: i for inputs in self._inputs.values() for i in inputs}
+    def __init__(self, output: bool) -> None:
+        self._output = output
+        self._inputs: dict[str, _Input] = {}  # by the name of their tap
 
-    def wants(self, part: str) -> bool:
-        """Whether inputs of this part of the plan are summed."""
-        return part in self._inputs
+    @property
+    def sinks(self) -> Sinks:
+        """What stands behind the taps of `tapped`."""
+        return self._inputs
 
-    def addresses(self, weight: str, columns: int) -> tuple[int, int]:
-        """Where sums go, and what their rounding loses, for `columns` padded columns of this weight's input."""
-        found = self._first[weight]
-        return found.sums.at(0, 4 * columns), found.lows.at(0, 4 * columns)
+    def tapped(self, plan: Plan) -> Plan:
+        """A plan with a tap of what matrices multiply, before the first that does."""
+        now: dict[str, _Input] = {}
+        layers = tuple(tuple(self._ops(ops, now)) for ops in plan.layers)
+        return replace(plan, layers=layers, head=tuple(self._ops(plan.head, {})) if self._output else plan.head)
 
-    def add_rows(self, part: str, rows: int) -> None:
-        """Notes that a tape has run on so many rows."""
-        if part in self._rows:
-            self._rows[part] += rows
+    def _ops(self, ops: Sequence[Op], now: dict[str, _Input]) -> Iterator[Op]:
+        """`now` has the inputs that buffers hold; one that is written to holds a new one."""
+        for op in ops:
+            if isinstance(op, MatMul):
+                if op.x not in now:
+                    name, width = f"what {op.weight.name} multiplies", op.weight.shape[1]
+                    now[op.x] = self._inputs.setdefault(name, _Input(width, {}))
+                    yield Tap(name, op.x, width)
+                now[op.x].names[op.weight.name] = None
+            yield op
+            for name in op.writes:
+                now.pop(name, None)
 
     def squares(self) -> dict[str, tuple[NDArray[np.float64], int]]:
         """By weight: sums of squares (columns,) and the rows that they are of."""
         found = {}
-        for part, inputs in self._inputs.items():
-            for one in inputs:
-                total = one.total()
-                found.update(dict.fromkeys(one.names, (total, self._rows[part])))
+        for one in self._inputs.values():
+            found.update(dict.fromkeys(one.names, (one.total(), one.rows)))
         return found
-
-
-def _inputs(ops: Sequence[Op]) -> list[_Input]:
-    """Every buffer content that matrices multiply, in order; a buffer that is written to holds a new one."""
-    found: list[_Input] = []
-    now: dict[str, _Input] = {}
-    for op in ops:
-        if isinstance(op, MatMul):
-            if op.x in now:
-                now[op.x].names.append(op.weight.name)
-            else:
-                now[op.x] = _Input(op.weight.shape[1], [op.weight.name])
-                found.append(now[op.x])
-        for name in op.writes:
-            now.pop(name, None)
-    return found

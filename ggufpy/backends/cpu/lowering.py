@@ -10,18 +10,21 @@ import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kv import KvMemory
 from ggufpy.jit.spec import Kernel, kernel
-from ggufpy.models.plan import Op, Rope
+from ggufpy.models.plan import Op, Rope, Tap
 
 from . import ops as op_modules
-from .collect import Collector
 from .memory import Region
 from .weights import Matrix
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ggufpy.models.taps import Hook
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,30 @@ class Kind:
     bulk: bool
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where a tape ends for a hook to be given a tap's buffer; what follows goes on with what the hook leaves."""
+
+    op: Tap
+    hook: Hook
+
+
+class Sink(Protocol):
+    """What stands behind taps of a name: it says what becomes of them."""
+
+    def lower(self, to: Lowering, op: Tap) -> Iterable[Call | Cut]: ...
+
+
+Sinks = Mapping[str, Sink]  # by the name of the tap
+NO_SINKS: Sinks = MappingProxyType({})
+
+
 class OpModule(Protocol):
     """A file of `ops/`: the ops that it is about, and what becomes of those that some ops begin with."""
 
     LOWERS: tuple[type[Op], ...]
 
-    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterable[Call]]:
+    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterable[Call | Cut]]:
         """How many of the ops are taken together, at least the first, and their calls."""
 
 
@@ -80,13 +101,11 @@ def _modules() -> dict[type[Op], OpModule]:
 class Lowering:
     """Turns ops into calls on one workspace, for one kind of step."""
 
-    def __init__(self, parts: Parts, work: Workspace, kind: Kind, collector: Collector | None = None) -> None:
-        self.parts, self.work, self.kind = parts, work, kind
-        self.collector = collector if collector is not None and collector.wants(work.name) else None
+    def __init__(self, parts: Parts, work: Workspace, kind: Kind, sinks: Sinks = NO_SINKS) -> None:
+        self.parts, self.work, self.kind, self.sinks = parts, work, kind, sinks
         self.tiled: set[str] = set()  # buffers whose tiles are up to date
-        self.collected: set[str] = set()  # buffers whose squares have been added up
 
-    def calls(self, ops: Sequence[Op]) -> Iterator[Call]:
+    def calls(self, ops: Sequence[Op]) -> Iterator[Call | Cut]:
         """The calls of all these ops."""
         at = 0
         while at < len(ops):
@@ -105,13 +124,18 @@ class Lowering:
         """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles."""
         read, written = (frozenset(f"{self.work.name}:{buffer}" for buffer in names) for names in (reads, writes))
         self.tiled.difference_update(writes)
-        self.collected.difference_update(writes)
         return Call(code, arguments, read, written, op)
 
     def codes(self, buffer: str) -> int:
         """Where 8-bit rows of a buffer go; 0 if no matrix reads them in this kind of step."""
         wanted = self.kind.group or buffer in self.work.forms.quantised_in_bulk
         return self.work.codes_address(buffer) if wanted else 0
+
+    def cut(self, op: Tap, hook: Hook) -> Iterator[Call | Cut]:
+        """Gives a tap's buffer to a hook; what is made of the buffer otherwise is made anew."""
+        yield Cut(op, hook)
+        self.tiled.discard(op.x)
+        yield from self.quantised(op, op.x)
 
     def quantised(self, op: Op, buffer: str) -> Iterator[Call]:
         """Makes the 8-bit rows of a buffer, if a matrix reads them, after a call that makes none."""

@@ -6,7 +6,6 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,15 @@ from ggufpy.backends.cpu.kernels.matmul_tiles import scratch_bytes
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.options import EngineOptions, Progress
 from ggufpy.errors import GGUFError
+from ggufpy.format.metadata import Metadata
 from ggufpy.jit.cache import Library
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.base import Keys
 from ggufpy.models.plan import Embed, MatMul, Op, Plan
+from ggufpy.models.source import WeightSource
 from ggufpy.quants.base import BlockType
 
+from .lowering import Sinks
 from .memory import Region, aligned
 from .needs import bulk_kernels, forms_of, heads_of, kernels_of, tiled_attention
 from .packing import Packer
@@ -34,17 +36,17 @@ MOST_SEQUENCES = 1024
 Beside = Callable[[], None] | None
 
 
-def read_plan(file: Any) -> Plan:
-    """The forward pass of an open file. Raises GGUFError for an architecture or tensors that do not run."""
-    keys = Keys(file.metadata)
+def read_plan(source: WeightSource) -> Plan:
+    """The forward pass of a model. Raises GGUFError for an architecture or tensors that do not run."""
+    keys = Keys(source.metadata)
     if not isinstance(keys.architecture, str):
         raise GGUFError("the metadata has no general.architecture: the file does not say what model it is")
-    plan = models.find(keys.architecture).plan(keys, file.tensors)
-    _check_vocabulary(file.metadata, plan)
+    plan = models.find(keys.architecture).plan(keys, source.tensors)
+    _check_vocabulary(source.metadata, plan)
     return plan
 
 
-def _check_vocabulary(metadata: Any, plan: Plan) -> None:
+def _check_vocabulary(metadata: Metadata, plan: Plan) -> None:
     """GGUFError for tokens without a row. Rows without a token are padding: they are never drawn (`Sampler`)."""
     key = "tokenizer.ggml.tokens"
     if key in metadata and (count := metadata.count(key)) > plan.vocabulary:
@@ -73,16 +75,16 @@ def matrix_names(ops: Sequence[Op]) -> list[str]:
     return list(dict.fromkeys(op.weight.name for op in ops if isinstance(op, MatMul)))
 
 
-def load_kernels(file: Any, plan: Plan, options: EngineOptions, found: Library) -> list[Kernel]:
+def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found: Library) -> list[Kernel]:
     """Loads every kernel that packing and running take, so that none is compiled while a user waits for text.
 
     Raises GGUFError as `Model` does, and for a plan that cannot be run.
     """
-    types = {name: quants.get(file.tensors[name].type) for name in matrix_names((*plan.body, *plan.head))}
+    types = {name: quants.get(source.tensors[name].type) for name in matrix_names((*plan.body, *plan.head))}
     wanted: list[Kernel] = [LAUNCH, WORK, kernel("queue"), kernel("tape"), kernel("select_rows")]
     wanted += [pack_kernel(kind) for kind in dict.fromkeys(types.values())]
     if isinstance(plan.embed, Embed):
-        embedding = quants.get(file.tensors[plan.embed.weight.name].type)
+        embedding = quants.get(source.tensors[plan.embed.weight.name].type)
         if embedding.decoder == "blocks":
             wanted.append(kernel("decode", type=embedding.name.lower()))
     panels = {name: kind.panel for name, kind in types.items()}
@@ -102,23 +104,23 @@ class Model:
     """
 
     def __init__(
-        self, file: Any, plan: Plan, options: EngineOptions, kernels: Library, beside: Beside = None
+        self, source: WeightSource, plan: Plan, options: EngineOptions, kernels: Library, beside: Beside = None
     ) -> None:
-        self.plan, self._file, self.library = plan, file, kernels
+        self.plan, self._tensors, self.library = plan, source.tensors, kernels
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
         self.heads = heads_of(plan)
         self.shape = cache_shape(plan, options)
-        panels = {name: quants.get(file.tensors[name].type).panel for name in self._names}
+        panels = {name: quants.get(self._tensors[name].type).panel for name in self._names}
         self.bulk = bulk_kernels(panels, self.library.level)
         if beside is not None:
             beside()
         self.matrices = self._pack(options.progress)
         vectors = [w.name for w in plan.weights.values() if len(w.shape) == 1]
-        self.vectors = {name: _padded(vector(file.tensors[name], name), name) for name in vectors}
+        self.vectors = {name: _padded(vector(self._tensors[name]), name) for name in vectors}
         self._embedded: tuple[BlockType, NDArray[np.uint8]] | None = None
         if isinstance(plan.embed, Embed):
-            embedding = file.tensors[plan.embed.weight.name]
+            embedding = self._tensors[plan.embed.weight.name]
             self._embedded = quants.get(embedding.type), embedding.little()
 
     @property
@@ -127,7 +129,7 @@ class Model:
         return tiled_attention(self.bulk, self.library.level)
 
     def _pack(self, progress: Progress | None) -> dict[str, Matrix]:
-        tensors = {name: self._file.tensors[name] for name in self._names}
+        tensors = {name: self._tensors[name] for name in self._names}
         sizes = {name: packed_bytes(t, self.library.level.lanes) for name, t in tensors.items()}
         # One region, so that huge pages serve small matrices too.
         room = Region(sum(map(aligned, sizes.values())), "the weights").parts(sizes)
@@ -139,6 +141,11 @@ class Model:
     def forms(self, ops: Sequence[Op]) -> Forms:
         """How matrices read the buffers of these ops."""
         return forms_of(ops, {name: matrix.panel for name, matrix in self.matrices.items()}, self.bulk)
+
+    def load_kernels(self, plan: Plan, sinks: Sinks) -> None:
+        """Loads what tapes of a plan with other ops on the same matrices call."""
+        panels = {name: matrix.panel for name, matrix in self.matrices.items()}
+        self.library.load(kernels_of(plan, panels, self.shape, self.library.level, sinks))
 
     @property
     def scratch_bytes(self) -> int:
@@ -171,7 +178,7 @@ class Model:
         """The type that most of the matrices' bytes are in."""
         sizes: Counter[str] = Counter()
         for name in self._names:
-            sizes[self._file.tensors[name].type] += self._file.tensors[name].nbytes
+            sizes[self._tensors[name].type] += self._tensors[name].nbytes
         return sizes.most_common(1)[0][0]
 
 

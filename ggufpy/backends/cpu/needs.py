@@ -17,7 +17,7 @@ from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
-from .lowering import Kind, Lowering, Parts
+from .lowering import NO_SINKS, Call, Kind, Lowering, Parts, Sinks
 from .memory import Region
 from .ops.attend import blocks, shift_calls
 from .weights import Matrix
@@ -76,20 +76,23 @@ def head_widths(plan: Plan) -> dict[str, int]:
     return {"x": plan.width, **widths(plan.head)}
 
 
-def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> list[Kernel]:
+def kernels_of(
+    plan: Plan, panels: Panels, shape: CacheShape, level: Level, sinks: Sinks = NO_SINKS
+) -> list[Kernel]:
     """Every kernel that tapes of this plan call, whatever the kind of step."""
     bulk = bulk_kernels(panels, level)
     parts = _small_parts(plan, panels, bulk, shape, level)
-    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST)
-    head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST)
+    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters)
+    head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST, plan.adapters)
     layers = kinds_of_layers(plan.layers, lambda weight: (weight.shape, panels.get(weight.name)))
     found: dict[Kernel, None] = {}
     for kind in kinds(bool(bulk)):
         for work, ops in [*((body, ops) for ops in layers), (head, plan.head)]:
-            found.update((call.kernel, None) for call in Lowering(parts, work, kind).calls(ops))
+            calls = Lowering(parts, work, kind, sinks).calls(ops)
+            found.update((call.kernel, None) for call in calls if isinstance(call, Call))
     for ops in layers:
-        calls = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
-        found.update((call.kernel, None) for call in calls)
+        moves = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
+        found.update((call.kernel, None) for call in moves)
     return list(found)
 
 

@@ -24,11 +24,12 @@ from ggufpy.backends.cpu.kernels.layout import BLOCK, block_bytes
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import Library
 from ggufpy.jit.spec import Kernel, kernel, load_source
+from ggufpy.models.source import SourceTensor
 from ggufpy.quants.base import Fields, FloatPanel, IntPanel
 
 from .memory import Region
 from .threads import Team, yield_address
-from .weights import Matrix, Source, element_bytes, pack_kernel, packed_bytes
+from .weights import Matrix, element_bytes, pack_kernel, packed_bytes
 
 QUEUE = kernel("queue")
 FIELD_CHUNK = 1 << 20  # bytes of blocks that NumPy decodes at a time, so that temporaries stay in cache
@@ -59,7 +60,7 @@ class _Entry:
 class _Job:
     """A matrix that is being packed: `begin`, its `spans` one by one, `finish`; over again while it is not `packed`."""
 
-    def __init__(self, library: Library, source: Source, memory: Region) -> None:
+    def __init__(self, library: Library, source: SourceTensor, memory: Region) -> None:
         self.source, self.memory, self.kind = source, memory, quants.get(source.type)
         memory.at(0, packed_bytes(source, library.level.lanes))
         self.packed = False
@@ -224,7 +225,7 @@ class Packer:
     def __exit__(self, *error: object) -> None:
         self._queue.close()
 
-    def pack(self, source: Source, memory: Region | None = None) -> Matrix:
+    def pack(self, source: SourceTensor, memory: Region | None = None) -> Matrix:
         """Packs a (rows, columns) tensor into zeroed `memory` of its packed size, or memory of its own.
 
         Raises GGUFError if its scales are not finite.
@@ -232,7 +233,7 @@ class Packer:
         memory = memory or Region(packed_bytes(source, self._library.level.lanes), source.name)
         return self.pack_all([(source, memory)])[0]
 
-    def pack_all(self, wanted: Sequence[tuple[Source, Region]]) -> list[Matrix]:
+    def pack_all(self, wanted: Sequence[tuple[SourceTensor, Region]]) -> list[Matrix]:
         """Packs tensors, each into zeroed memory of its packed size. Raises GGUFError as `pack` does."""
         jobs = [_Job(self._library, source, memory) for source, memory in wanted]
         left = jobs

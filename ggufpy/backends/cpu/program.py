@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.program import Floats, Ints, Rows
+from ggufpy.models.plan import Plan
 
-from .collect import Collector
 from .kv import KvMemory
-from .lowering import Call, Kind, Lowering, Parts
+from .lowering import NO_SINKS, Call, Cut, Kind, Lowering, Parts, Sinks
 from .memory import Region
 from .model import Model
 from .needs import body_widths, head_widths, layers_of
 from .ops.attend import blocks, shift_calls
 from .rope import RopeTable
 from .step import Spans, Step
-from .tape import Tape
+from .tape import Tape, stretches
 from .threads import Team
 from .workspace import GROUPS, MOST, Workspace
 
 if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from .profile import Profile
     from .score import LogitRows
+    from .taps import Given
 
 HEAD_ROWS = 64  # rows of logits computed at a time
 NO_PARTS = np.empty(0, np.int64)
@@ -42,8 +43,8 @@ class CpuProgram:
         self._kv = KvMemory(model.heads, layers_of(plan), model.shape, model.library.level.lanes, model.threads)
         self.pages, self.kv_bytes = self._kv.pages, self._kv.nbytes
         self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
-        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows)
-        self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows)
+        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows, plan.adapters)
+        self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
         self._x = self._work.rows_of("x")
         angles = {table.rope: table.region for table in self._ropes}
@@ -52,9 +53,10 @@ class CpuProgram:
             model.matrices, model.vectors, self._kv, angles, model.threads, model.bulk, model.tiled_attention, scratch
         )
         self._source = Step(self._rows)  # where a shift reads
-        self._tapes: dict[object, Tape] = {}
+        self._plan, self._sinks = plan, NO_SINKS
+        self._given: dict[Workspace, Given] = {}  # what hooks are given of a workspace
+        self._tapes: dict[object, list[Tape | Cut]] = {}
         self._team = Team(model.threads, model.library)
-        self._collector: Collector | None = None
         self.profile: Profile | None = None
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
@@ -68,9 +70,19 @@ class CpuProgram:
         self._x[rows, width:] = 0.0
         for table in self._ropes:
             table.fill(positions, rows)
+        if self._model.plan.adapters:
+            self._set_scales(step)
         self._set_spans(spans.in_order())
         self._run_body(step)
         return self._x[:, :width]
+
+    def _set_scales(self, step: Sequence[Rows]) -> None:
+        """What each row's sequence says of adapters; rows that only fill up have none."""
+        scales = self._work.step.scales
+        scales[:] = 0.0
+        for part in step:
+            if part.scales:
+                scales[:, part.row : part.end] = np.array(part.scales[: len(scales)], np.float32)[:, None]
 
     def _set_spans(self, spans: Spans) -> None:
         """What attends together, and where single rows leave their parts."""
@@ -87,28 +99,36 @@ class CpuProgram:
         self._work.step.set_rows(few, first, many)
         kind = Kind(_group(few), bool(bulk))
 
-        def calls() -> list[Call]:
-            return list(self._lowering(self._work, kind).calls(self._model.plan.body))
+        if self._sinks:
+            from .taps import of_step
+
+            self._given[self._work] = of_step(step)
+
+        def calls() -> Iterable[Call | Cut]:
+            return self._lowering(self._work, kind).calls(self._plan.body)
 
         self._run(("body", kind), calls, self._work)
-        if self._collector is not None:
-            self._collector.add_rows("body", few + many)
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
         if not self._model.plan.head:
             raise ValueError("these layers are not the last: they make no logits")
         count = len(rows)
         self._head.step.sources[:count] = rows
+        if self._model.plan.adapters:
+            self._head.step.scales[:, :count] = self._work.step.scales[:, rows]
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
         kind = Kind(0 if bulk else _group(count), bulk)
 
-        def calls() -> list[Call]:
+        if self._sinks:
+            from .taps import of_head
+
+            self._given[self._head] = of_head(self._given[self._work], rows)
+
+        def calls() -> Iterable[Call | Cut]:
             lowering = self._lowering(self._head, kind)
-            return [lowering.select(self._work, "x"), *lowering.calls(self._model.plan.head)]
+            return [lowering.select(self._work, "x"), *lowering.calls(self._plan.head)]
 
         self._run(("head", kind), calls, self._head)
-        if self._collector is not None:
-            self._collector.add_rows("head", count)
         return self._head.rows_of("logits")[:count, : self._model.plan.vocabulary]
 
     def logit_rows(self, count: int) -> LogitRows:
@@ -121,22 +141,31 @@ class CpuProgram:
         """Runs one kernel on every thread."""
         Tape([call], self._model.library).run(self._team)
 
-    def collect_with(self, collector: Collector | None) -> None:
-        """Steps add to this collector's sums. Tapes hold their addresses: they are made anew."""
-        self._collector = collector
+    def rewrite(self, plan: Plan, sinks: Sinks) -> None:
+        """Steps run the model's plan with other ops on the same matrices from now on, and what stands behind its taps.
+
+        Kernels that this takes are loaded here.
+        """
+        self._model.load_kernels(plan, sinks)
+        self._work.add(body_widths(plan))
+        self._head.add(head_widths(plan))
+        self._plan, self._sinks = plan, sinks
         self._tapes.clear()
 
     def _lowering(self, work: Workspace, kind: Kind) -> Lowering:
-        return Lowering(self._parts, work, kind, self._collector)
+        return Lowering(self._parts, work, kind, self._sinks)
 
-    def _run(self, name: object, calls: Callable[[], list[Call]], work: Workspace) -> None:
-        """Runs the tape of this name on a workspace, made by `calls` when it is first wanted."""
+    def _run(self, name: object, calls: Callable[[], Iterable[Call | Cut]], work: Workspace) -> None:
+        """Runs the tape of this name on a workspace, made by `calls` when it is first wanted; hooks run at its cuts."""
         if name not in self._tapes:
-            self._tapes[name] = Tape(calls(), self._model.library)
-        if self.profile is None:
-            self._tapes[name].run(self._team)
-        else:
-            self.profile.run(self._tapes[name], self._team, work)
+            self._tapes[name] = stretches(calls(), self._model.library)
+        for stretch in self._tapes[name]:
+            if isinstance(stretch, Cut):
+                self._given[work].give(stretch, work)
+            elif self.profile is None:
+                stretch.run(self._team)
+            else:
+                self.profile.run(stretch, self._team, work)
 
     def copy(self, source: int, target: int) -> None:
         self._kv.copy(source, target)

@@ -40,10 +40,15 @@ class Spans:
 
 
 class Step:
-    """Numbers of one step of at most `rows` rows. All addresses that kernels get from it are constant."""
+    """Numbers of one step of at most `rows` rows. All addresses that kernels get from it are constant.
 
-    def __init__(self, rows: int) -> None:
+    `scales` (adapters, rows) are what each row's sequence says of adapters.
+    """
+
+    def __init__(self, rows: int, adapters: int = 0) -> None:
         self._rows = rows
+        self._scales = Region(4 * rows * adapters, "the step's scales")
+        self.scales: NDArray[np.float32] = self._scales.view(np.float32, adapters, rows)
         self._counts = Region(64, "the step's counts")
         self._places = Region(16 * rows, "the step's places")
         self._spans = Region(RECORDS + 8 * RECORD * rows, "the step's spans")
@@ -93,6 +98,10 @@ class Step:
     def sources_address(self) -> int:
         """The rows of another step that this one's are copies of."""
         return self._sources.at(0, self._sources.nbytes)
+
+    def scales_address(self, adapter: int) -> int:
+        """One float for each row."""
+        return self._scales.at(4 * self._rows * adapter, 4 * self._rows)
 
     def set_rows(self, exact: int, bulk_first: int, bulk: int) -> None:
         """Rows of the next step: `exact` from 0, and `bulk` from `bulk_first`. Raises ValueError for too many."""

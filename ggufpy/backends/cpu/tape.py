@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ggufpy.backends.cpu.kernels.tape import COUNTER, STAMP
 from ggufpy.jit.cache import Library
 from ggufpy.jit.spec import kernel, load_source
 
-from .lowering import Call
+from .lowering import Call, Cut
 from .memory import Region
 from .threads import Team, clock_address, yield_address
 
@@ -71,6 +71,21 @@ class Tape:
         nanoseconds = (stamps[:, 0] - stamps[0, 0]) * 1_000_000_000 + stamps[:, 1]
         seconds: NDArray[np.float64] = np.diff(nanoseconds).reshape(-1, 2) / 1e9
         return seconds
+
+
+def stretches(calls: Iterable[Call | Cut], library: Library) -> list[Tape | Cut]:
+    """Tapes of what stands between cuts, and the cuts."""
+    found: list[Tape | Cut] = []
+    since: list[Call] = []
+    for one in calls:
+        if isinstance(one, Call):
+            since.append(one)
+            continue
+        if since:
+            found.append(Tape(since, library))
+        found.append(one)
+        since = []
+    return [*found, Tape(since, library)] if since else found
 
 
 def _filled(call: Call, counter: int | None = None) -> NDArray[Any]:

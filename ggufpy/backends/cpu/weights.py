@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +11,10 @@ from ggufpy import quants
 from ggufpy.backends.cpu.kernels.layout import BLOCK, block_bytes
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
+from ggufpy.models.source import SourceTensor
 from ggufpy.quants.base import BlockType, FloatPanel, IntPanel
 
 from .memory import Region
-
-
-class Source(Protocol):
-    """A tensor as the file gives it."""
-
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def type(self) -> str: ...
-    def little(self) -> NDArray[np.uint8]: ...
-    def release(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,7 @@ def element_bytes(panel: FloatPanel) -> int:
     return 4 if panel.dtype == "f32" else 2
 
 
-def packed_bytes(source: Source, lanes: int) -> int:
+def packed_bytes(source: SourceTensor, lanes: int) -> int:
     """Bytes of a (rows, columns) tensor in memory."""
     panel, (rows, columns) = quants.get(source.type).panel, source.shape
     panels, blocks = -(-rows // lanes), -(-columns // BLOCK)
@@ -83,9 +68,9 @@ def packed_bytes(source: Source, lanes: int) -> int:
     return panels * blocks * block_bytes(panel, lanes)
 
 
-def vector(source: Any, name: str) -> NDArray[np.float32]:
+def vector(source: SourceTensor) -> NDArray[np.float32]:
     """A small tensor (norm weights, biases) as float32. Raises GGUFError if it is not finite."""
     values = np.asarray(source.to_numpy(), np.float32)
     if not np.all(np.isfinite(values)):
-        raise GGUFError(f"tensor {name} has a value that is not finite")
+        raise GGUFError(f"tensor {source.name} has a value that is not finite")
     return values

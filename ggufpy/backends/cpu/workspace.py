@@ -30,16 +30,22 @@ class Forms:
 class Workspace:
     """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
 
-    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int) -> None:
-        self.name, self.rows, self.step = name, rows, Step(rows)
+    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, adapters: int = 0) -> None:
+        self.name, self.rows, self.step = name, rows, Step(rows, adapters)
         self.forms = forms
-        self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
-        whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
+        self.columns = _columns(widths)
+        whole = self._whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
         self.floats = {n: Region(whole * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
         sizes = {n: quantised_row_bytes(self.columns[n]) for n in forms.quantised}
         self.codes = {n: Region(whole * size, f"buffer {n}") for n, size in sizes.items()}
         tiled = {n: tiles_bytes(rows, self.columns[n] // BLOCK) for n in forms.tiled}
         self.tiles = {n: Region(size, f"buffer {n}") for n, size in tiled.items()}
+
+    def add(self, widths: Mapping[str, int]) -> None:
+        """Makes the buffers that there are not yet, as floats alone."""
+        new = {name: columns for name, columns in _columns(widths).items() if name not in self.columns}
+        self.columns |= new
+        self.floats |= {n: Region(self._whole * 4 * c, f"buffer {n}") for n, c in new.items()}
 
     def address(self, name: str) -> int:
         region = self.floats[name]
@@ -61,3 +67,8 @@ class Workspace:
     def rows_of(self, name: str) -> NDArray[np.float32]:
         """The buffer as (rows, padded columns)."""
         return self.floats[name].view(np.float32, self.rows, self.columns[name])
+
+
+def _columns(widths: Mapping[str, int]) -> dict[str, int]:
+    """Of rows that are padded to whole blocks."""
+    return {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}

@@ -2,7 +2,8 @@
 
 `exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number: rows between them
 only fill up. Sums are kept as two floats a column, `sums` and what their rounding lost, `lows` (Knuth's two-sum of
-every 16 rows), so that a long text loses nothing; `columns` is a multiple of 32. Work units are vectors of columns.
+every 16 rows), so that a long text loses nothing; `columns` is a multiple of 32. `count` is the address of how many
+rows have been added. Work units are vectors of columns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows")
+ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows", "count")
 
 TOGETHER = 16  # rows added up in plain float32
 
@@ -39,6 +40,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         exact, first, bulk = v.load_i64(args.exact), v.load_i64(args.bulk), v.load_i64(args.bulk + 8)
         x, stride, sums, lows = args.x, args.stride, args.sums, args.lows
         vectors = args.columns // v.L
+        if ith == 0:
+            v.store_i64(args.count, v.load_i64(args.count) + exact + bulk)
         for unit in range(vectors * ith // nth, vectors * (ith + 1) // nth):
             at = 4 * v.L * unit
             if exact > 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ggufpy.backends.cpu.collect import Collector
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.weights import Matrix
@@ -25,9 +24,6 @@ def _calls(to: Lowering, op: MatMul) -> Iterator[Call]:
     w, kind, matrix, lanes = to.work, to.kind, to.parts.matrices[op.weight.name], to.parts.cache.lanes
     if w.columns[op.x] != matrix.blocks * BLOCK or w.columns[op.y] < matrix.panels * lanes:
         raise ValueError(f"{op.weight.name} does not fit buffers {op.x} and {op.y}")
-    if to.collector is not None and op.x not in to.collected:
-        yield _collect(to, op, to.collector)
-        to.collected.add(op.x)
     code = to.parts.bulk.get(op.weight.name) if kind.bulk else None
     if code is None or kind.group:
         many = kind.bulk and code is None  # all rows of the step
@@ -35,17 +31,7 @@ def _calls(to: Lowering, op: MatMul) -> Iterator[Call]:
         yield _exact(to, op, matrix, rows, MOST if many else kind.group)
     if code is not None:
         yield from _bulk(to, op, matrix, code)
-
-
-def _collect(to: Lowering, op: MatMul, collector: Collector) -> Call:
-    """Adds the squares of the matrix's input to its sums."""
-    w = to.work
-    sums, lows = collector.addresses(op.weight.name, w.columns[op.x])
-    values = {
-        "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "x": w.address(op.x), "stride": w.stride(op.x),
-        "columns": w.columns[op.x], "sums": sums, "lows": lows,
-    }  # fmt: skip
-    return to.call(op, kernel("collect"), values, [op.x], [f"sums:{op.weight.name}"])
+    yield from to.quantised(op, op.y)
 
 
 def _exact(to: Lowering, op: MatMul, matrix: Matrix, rows: int, group: int) -> Call:

@@ -1,0 +1,16 @@
+"""Tap: what the sink of its name makes of it; nothing where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ggufpy.backends.cpu.lowering import Call, Cut, Lowering
+from ggufpy.models.plan import Op, Tap
+
+LOWERS = (Tap,)
+
+
+def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterable[Call | Cut]]:
+    op = ops[0]
+    assert isinstance(op, Tap)
+    return 1, to.sinks[op.name].lower(to, op) if op.name in to.sinks else ()
