@@ -12,7 +12,7 @@ from ggufpy.format.values import shown
 from .base import Keys, TensorTable
 from .plan import Plan
 
-HELPERS = ("base", "interpreter", "plan", "rope")  # modules here that are no architecture
+HELPERS = ("base", "interpreter", "plan", "recurrent", "rope", "views")  # modules here that are no architecture
 
 
 class Architecture(Protocol):

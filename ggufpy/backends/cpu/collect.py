@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.models.plan import MatMul, Op
+from ggufpy.models.views import Views
 
 from .memory import Region
 
@@ -71,13 +72,16 @@ def _inputs(ops: Sequence[Op]) -> list[_Input]:
     """Every buffer content that matrices multiply, in order; a buffer that is written to holds a new one."""
     found: list[_Input] = []
     now: dict[str, _Input] = {}
+    views = Views()
     for op in ops:
+        views.follow(op)
         if isinstance(op, MatMul):
             if op.x in now:
                 now[op.x].names.append(op.weight.name)
             else:
                 now[op.x] = _Input(op.weight.shape[1], [op.weight.name])
                 found.append(now[op.x])
-        for name in op.writes:
-            now.pop(name, None)
+        for changed in op.writes:
+            for name in views.sharing(changed):
+                now.pop(name, None)
     return found
