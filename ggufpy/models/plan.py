@@ -88,8 +88,8 @@ class Input(Op):
 class View(Op):
     """From here on y is columns at to at + width of x: what changes one changes the other. It computes nothing.
 
-    So it is until y is named anew, by another view or by an op that writes it without reading it. Products of fused
-    matrices are taken apart like this: of (q, k, v), of (gate, up).
+    So it is until y is named anew, by another view or by an op that writes it without reading it, and at most to the
+    end of the layer. Products of fused matrices are taken apart like this: of (q, k, v), of (gate, up).
     """
 
     x: str

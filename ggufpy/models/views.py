@@ -13,6 +13,8 @@ class Views:
 
     def follow(self, op: Op) -> None:
         """Takes the next op. One that writes a name without reading it makes it a buffer of its own."""
+        if not self._columns and not isinstance(op, View):
+            return
         place = self.place(op.x) if isinstance(op, View) else None
         for name in op.writes:
             if name not in op.reads:
@@ -29,6 +31,8 @@ class Views:
 
     def sharing(self, name: str) -> set[str]:
         """Every name that has a column in common with this one, itself included."""
+        if not self._columns:
+            return {name}
         buffer, at, end = self._columns.get(name, (name, 0, 0))
         whole = name not in self._columns
         found = {v for v, (other, a, b) in self._columns.items() if other == buffer and (whole or (a < end and at < b))}

@@ -101,9 +101,10 @@ class Lowering:
                 self.follow(op)
             yield from calls
             for op in ops[at : at + taken]:
-                self.collected.difference_update(*map(self.views.sharing, op.writes))
                 for name, width in op.writes.items():
-                    yield from self._cleared(name, width)
+                    self.collected.difference_update(self.views.sharing(name))
+                    if width % BLOCK and width < self.work.widths[name]:
+                        yield from self._cleared(name, width)
             at += taken
 
     def follow(self, op: Op) -> None:
@@ -120,10 +121,11 @@ class Lowering:
         writes: Iterable[str],
     ) -> Call:
         """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles."""
-        for name in writes:
-            stale = self.views.sharing(name)
-            self._made = {form for form in self._made if form[2:] not in stale}
-        self._made.update(name for name in writes if name[:2] in ("q:", "t:"))
+        if self._made:
+            for changed in writes:
+                for name in self.views.sharing(changed):
+                    self._made -= {"q:" + name, "t:" + name}
+        self._made.update(name for name in writes if name[1:2] == ":")
         read, written = (frozenset(map(self._touched, names)) for names in (reads, writes))
         return Call(code, arguments, read, written, op)
 
@@ -176,8 +178,8 @@ class Lowering:
             yield self.call(None, kernel("quantise"), values, [buffer], ["q:" + buffer])
 
     def _cleared(self, name: str, width: int) -> Iterator[Call]:
-        """Makes the last block's padding zeros again where another layer has more columns in the same buffer."""
-        if width % BLOCK and width < self.work.widths[name] and self.views.place(name)[0] == name:
+        """Makes the last block's padding zeros again: another layer has more columns in the same buffer."""
+        if self.views.place(name)[0] == name:
             values = {
                 "step": self.work.step.all_rows, "x": self.address(name), "stride": self.stride(name),
                 "first": width, "last": self.blocks(name) * BLOCK,
