@@ -263,6 +263,39 @@ def test_ops_with_a_state_are_refused_in_one_line() -> None:
         lowered([scan])
 
 
+def test_a_small_plan_has_the_same_ops_with_a_state() -> None:
+    heads = Heads(4, 2, 16, 24)
+    sizes = {"v": 96, "k": 32, "q": 32, "step": 4, "rate": 4}
+    fused = MatMul("x", Weight("w", (sum(sizes.values()), 64)), "both")
+    ends = np.cumsum(list(sizes.values())).tolist()
+    views = [View("both", end - n, n, name) for end, (name, n) in zip(ends, sizes.items(), strict=True)]
+    ops = (
+        Conv(5, "x", Weight("c", (64, 3)), "x", Weight("cb", (64,))), fused, *views,
+        Scan(5, "q", "k", "v", "step", "y", heads, Weight("d", (4, 1)), Weight("b", (4,)), "rate", delta=True),
+        MatMul("y", Weight("o", (64, 96)), "x", add=True),
+    )  # fmt: skip
+    head = (MatMul("x", Weight("l", (VOCABULARY, 64)), "logits"),)
+    plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, 64)), "x"), (ops,), head)
+    tried = Trial(BEST.name, *trial.small(plan, {}))
+    assert [type(op) for op in tried.plan.body] == [type(op) for op in ops]
+    assert [op.writes["both"] for op in tried.plan.body if isinstance(op, MatMul) and op.y == "both"] == [168]
+    values = {name: tensor.to_numpy() for name, tensor in trial.tensors_of(tried).tensors.items()}
+    assert np.isfinite(Interpreter(tried.plan, values).logits([1, 2, 3])).all()
+
+
+def test_a_small_plan_attends_to_what_was_stored_last() -> None:
+    h, q = Heads(2, 2, 32, 32), [MatMul("x", Weight("q", (64, 64)), "q")]
+    own = [StoreKv(0, "x", "x", h), Attend(0, "q", "y", h, 1.0)]
+    widened = [MatMul("x", Weight(f"w{n}", (n, 64)), "up") for n in (96, 64)]
+    again = [StoreKv(1, "x", "x", h), Attend(1, "q", "y", h, 1.0)]
+    layers = [[*q, *own, widened[0]], [*q, *again, widened[1]], [*q, Attend(0, "q", "y", h, 1.0)]]
+    head = (MatMul("x", Weight("l", (VOCABULARY, 64)), "logits"),)
+    embed = Embed(Weight("e", (VOCABULARY, 64)), "x")
+    made, _ = trial.small(Plan(CONTEXT, VOCABULARY, embed, tuple(map(tuple, layers)), head), {})
+    assert len(made.layers) == 2  # two are alike but for a width
+    assert [op.layer for op in made.body if isinstance(op, Attend)] == [0, 0]
+
+
 # -- widths ----------------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from ggufpy.models.plan import (
     Weight,
     kinds_of_layers,
 )
+from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
@@ -68,12 +69,11 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
     kept: dict[str, str] = {}
     stored = 0  # the latest layer here that has keys of its own
     for ops in kinds_of_layers(plan.layers, lambda weight: types.get(weight.name)):
-        stored = len(layers) if any(isinstance(op, StoreKv) for op in ops) else stored
         shrinker = _Shrinker(len(layers), types, stored)
         made, known = shrinker.ops(ops), kept | shrinker.types
         if not _is_among(made, layers, known):  # another was of other sizes alone
             layers.append(made)
-            kept = known
+            kept, stored = known, shrinker.stored
     shrinker = _Shrinker(len(layers), types)
     head = shrinker.ops(plan.head)
     embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
@@ -88,12 +88,12 @@ def _is_among(layer: tuple[Op, ...], layers: Sequence[tuple[Op, ...]], types: Ma
 class _Shrinker:
     """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads, and those that views take apart.
 
-    Weights get names of their own. Attention to what another layer has stored goes to layer `stored`.
+    Weights get names of their own. Attention is to what has been stored last, before this in layer `stored`.
     """
 
     def __init__(self, layer: int, types: Mapping[str, str], stored: int = 0) -> None:
         self.types: dict[str, str] = {}
-        self._layer, self._from, self._stored = layer, types, stored
+        self._layer, self._from, self.stored = layer, types, stored
         self._widths: dict[str, int] = {"logits": VOCABULARY}
         self._views: dict[str, dict[int, str]] = {}  # by buffer: what begins where
 
@@ -104,6 +104,10 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+            if isinstance(op, Scan):
+                heads, each = op.heads, op.heads.queries
+                self._widths |= dict.fromkeys((op.q, op.k), heads.shared * heads.key_length)
+                self._widths |= {op.v: each * heads.value_length, **op.writes, op.step: each, op.rate or op.step: each}
             if isinstance(op, View):
                 self._views.setdefault(op.x, {})[op.at] = op.y
         return tuple(map(self._op, ops))
@@ -138,9 +142,18 @@ class _Shrinker:
             return replace(op, width=self._width(op.x))
         if isinstance(op, Attend):
             sinks = op.sinks and self._weight(op.sinks, op.heads.queries)
-            return replace(op, layer=self._stored, sinks=sinks)
+            return replace(op, layer=self.stored, sinks=sinks)
         if isinstance(op, StoreKv):
+            self.stored = self._layer
             return replace(op, layer=self._layer)
+        if isinstance(op, Conv):
+            bias = op.bias and self._weight(op.bias, self._width(op.y))
+            weight = self._weight(op.weight, self._width(op.y), op.weight.shape[1])
+            return replace(op, layer=self._layer, weight=weight, bias=bias)
+        if isinstance(op, Scan):
+            bias, skip = (given and self._weight(given, *given.shape) for given in (op.bias, op.skip))
+            decay = self._weight(op.decay, *op.decay.shape)
+            return replace(op, layer=self._layer, decay=decay, bias=bias, skip=skip)
         return self._view(op) if isinstance(op, View) else op
 
 
