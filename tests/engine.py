@@ -304,15 +304,20 @@ def rotate(x: Any, positions: Any, theta: Any, magnitude: float = 1.0, neox: boo
     return out
 
 
-def attend(q: Any, k: Any, v: Any, window: int = 0) -> Any:
-    """Causal attention: q (n, heads, key), k (m, shared, key), v (m, shared, value), the last n of m positions."""
+def attend(
+    q: Any, k: Any, v: Any, window: int = 0, softcap: float = 0.0, sinks: Any = None, all_seen: bool = False
+) -> Any:
+    """Attention: q (n, heads, key), k (m, shared, key), v (m, shared, value), the last n of m positions."""
     n, m, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
     scores = np.einsum("nhd,mhd->hnm", q, np.repeat(k, group, axis=1))
     here, there = np.arange(m - n, m)[:, None], np.arange(m)[None, :]
     seen = (there <= here) & ((there > here - window) | (window == 0))
-    scores = np.where(seen, scores, -np.inf)
-    p = np.exp(scores - scores.max(axis=2, keepdims=True))
-    p /= p.sum(axis=2, keepdims=True)
+    scores = softcap * np.tanh(scores / softcap) if softcap else scores
+    scores = np.where(seen | all_seen, scores, -np.inf)
+    extra = np.full((q.shape[1], 1, 1), -np.inf) if sinks is None else sinks[:, None, None]
+    top = np.maximum(scores.max(axis=2, keepdims=True), extra)
+    p = np.exp(scores - top)
+    p /= p.sum(axis=2, keepdims=True) + np.exp(extra - top)
     return np.einsum("hnm,mhd->nhd", p, np.repeat(v, group, axis=1))
 
 

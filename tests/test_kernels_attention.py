@@ -33,10 +33,11 @@ class Shape:
     key_type: str = "f16"
     value_type: str = "f16"
     source: str = "attention"
+    special: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         types = "" if self.key_type == self.value_type == "f16" else f"-{self.key_type}-{self.value_type}"
-        return f"{self.key}-{self.value}-{self.group}{types}{'-tiles' if self.tiled else ''}"
+        return f"{self.key}-{self.value}-{self.group}{types}{'-tiles' if self.tiled else ''}{''.join(self.special)}"
 
     @property
     def tiled(self) -> bool:
@@ -46,17 +47,26 @@ class Shape:
     def kernel(self) -> Kernel:
         return kernel(
             self.source, key_length=self.key, value_length=self.value, group=self.group, key_type=self.key_type,
-            value_type=self.value_type,
+            value_type=self.value_type, **dict.fromkeys(self.special, 1),
         )  # fmt: skip
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `attend` takes beside the window."""
+        sinks = np.linspace(-3, 4, self.shared * self.group, dtype=np.float32) if "sinks" in self.special else None
+        return {
+            "softcap": 1.5 if "softcap" in self.special else 0.0, "sinks": sinks,
+            "all_seen": "everything" in self.special,
+        }  # fmt: skip
 
     def check(self, found: Any, q: Any, cache: Cache, window: int = 0) -> None:
         """Rows against softmax in float64, of numbers rounded as tiles want them."""
         if not self.tiled:
-            np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found, attend(q, cache.k, cache.v, window, **self.options), rtol=1e-5, atol=1e-5)
             return
         log2e = np.float32(1.4426950408889634)
         q = rounded(q * log2e, "bf16") / log2e
-        difference = found - attend(q, rounded(cache.k, "bf16"), rounded(cache.v, "bf16"), window)
+        difference = found - attend(q, rounded(cache.k, "bf16"), rounded(cache.v, "bf16"), window, **self.options)
         assert np.abs(difference).max() < 0.012  # weights are rounded to 2^-9 too
         assert np.sqrt(np.mean(difference**2)) < 0.0015
 
@@ -97,16 +107,18 @@ def attention(shape: Shape, level: Level, caches: list[tuple[Cache, Any]], windo
     kinds = (0, 0, several) if shape.tiled else (single, several, 0)
     spans = Room(np.array([*kinds, *np.ravel(records)], np.int64))
     lengths = shape.key, shape.value, shape.group
+    sinks = Room(shape.options["sinks"]) if "sinks" in shape.special else 0
     scratch = tiled_scratch_bytes(*lengths) if shape.tiled else scratch_bytes(*lengths, lanes)
     run(
         shape.kernel, level, nth, spans=spans, q=Room(queries), keys=keys, values=values,
         scratch=Room(np.full(nth * scratch, 0xFF, np.uint8)), y=y, q_stride=q_stride, y_stride=y_stride,
         n_kv=shape.shared, key_head_bytes=keys.array.strides[1], value_head_bytes=values.array.strides[1],
-        window=window, scratch_bytes=scratch,
+        window=window, scratch_bytes=scratch, sinks=sinks, cap=shape.options["softcap"],
     )  # fmt: skip
     if not shape.tiled:
-        code = kernel("attention_join", value_length=shape.value, group=shape.group)
-        run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window)
+        joins = {"sinks": 1} if "sinks" in shape.special else {}
+        code = kernel("attention_join", value_length=shape.value, group=shape.group, **joins)
+        run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window, sinks=sinks)
     for part in parts:
         part.check()
     assert np.isnan(y.array[:, heads * shape.value :]).all(), "written past the heads"
@@ -120,6 +132,7 @@ def queries(n: int, shape: Shape, seed: int = 0) -> Any:
     return x.astype(np.float32)
 
 
+SPECIAL = Shape(20, 20, 2, 2, special=("softcap", "sinks"))
 TILED = [level for level in (*LEVELS, EMULATED) if has_tiles(level)]
 SHAPES = [
     *((BEST, shape) for shape in (Shape(64, 64, 2), Shape(20, 20, 2, 1), Shape(80, 48, 1), Shape(128, 128, 8, 1))),
@@ -130,6 +143,8 @@ SHAPES = [
     *((level, Shape(80, 20, 3)) for level in LEVELS[1:]),
     *((level, Shape(64, 64, 2, 1, "q4_0", "q8_0")) for level in LEVELS[1:]),
     *((level, replace(Shape(20, 20, 2, 1), source="attention_tiles")) for level in TILED),
+    *((level, SPECIAL) for level in LEVELS),
+    *((level, replace(SPECIAL, source="attention_tiles")) for level in TILED),
     *((TILED[0], replace(shape, source="attention_tiles")) for shape in (
         Shape(64, 64, 3), Shape(81, 49, 1), Shape(128, 128, 8, 1), Shape(96, 64, 70, 1),
         Shape(64, 96, 4, 2, "q8_0", "q4_0"), Shape(64, 64, 5, 1, "bf16", "q8_0"),
@@ -138,6 +153,7 @@ SHAPES = [
 # What the short run leaves out has no part of its own.
 FAST = [Shape(64, 64, 2), Shape(20, 20, 2, 1), Shape(80, 48, 1), Shape(64, 96, 4, 2, "q8_0", "q4_0")]
 FAST += [replace(shape, source="attention_tiles") for shape in (FAST[1], FAST[3])]
+FAST += [SPECIAL, replace(SPECIAL, source="attention_tiles")]
 of_every_shape = pytest.mark.parametrize(
     ("level", "shape"), some_fast(SHAPES, [case for case in SHAPES if case[1] in FAST]),
     ids=lambda x: getattr(x, "name", None) or str(x),
@@ -192,6 +208,23 @@ def test_windows(level: Level, shape: Shape) -> None:
             np.testing.assert_array_equal(attention(shape, level, [(cache, q)], window, nth=2)[0], found)
             alone = Cache(shape, level, positions, positions - n + 1)
             np.testing.assert_array_equal(attention(shape, level, [(alone, q[:1])], window)[0][0], found[0])
+
+
+@pytest.mark.parametrize(
+    ("level", "source"), [(level, "attention") for level in LEVELS] + [(level, "attention_tiles") for level in TILED],
+    ids=lambda x: getattr(x, "name", x),
+)  # fmt: skip
+def test_rows_that_see_everything(level: Level, source: str) -> None:
+    shape = Shape(20, 20, 2, 2, source=source, special=("everything", "sinks"))
+    for positions, n in [(1, 1), (20, 20), (129, 129), (150, 40), (300, 300)]:
+        cache, q = Cache(shape, level, positions), queries(n, shape)
+        (found,) = attention(shape, level, [(cache, q)])
+        shape.check(found, q, cache)
+        np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=3)[0], found)
+    given = [(Cache(shape, level, positions), queries(n, shape, positions)) for positions, n in [(9, 9), (140, 140)]]
+    together = attention(shape, level, given, nth=2)
+    for found, pair in zip(together, given, strict=True):
+        np.testing.assert_array_equal(found, attention(shape, level, [pair])[0])
 
 
 def test_large_scores_do_not_overflow() -> None:

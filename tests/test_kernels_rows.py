@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_norm_of_parts_of_rows(level: Level) -> None:
             y = source if in_place else Room(np.full_like(x, 7))
             run(
                 kernel("norm_groups"), level, nth, step=step(count), x=source, weight=Room(weight), y=y, groups=groups,
-                length=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3,
+                length=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=0,
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=2e-6, atol=1e-7)
             np.testing.assert_array_equal(y.array[:, width:], (x if in_place else np.full_like(x, 7))[:, width:])
@@ -86,7 +87,8 @@ def test_add(level: Level) -> None:
     x, y = rows(3, 96, 7), rows(3, 96, 8)
     for nth in (1, 2, 5):
         total = Room(y.copy())
-        run(kernel("add"), level, nth, step=step(3), x=Room(x), y=total, blocks=3, stride=x.strides[0])
+        run(kernel("add"), level, nth, step=step(3), x=Room(x), y=total, blocks=3, x_stride=x.strides[0],
+            y_stride=x.strides[0])
         np.testing.assert_array_equal(total.array, x + y)
 
 
@@ -102,34 +104,111 @@ def test_a_norm_of_zeros_is_zero(level: Level) -> None:
     assert not q.array.any()
 
 
-def silu(x: Any) -> Any:
-    return x / (1 + np.exp(-x))
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_erf": lambda x: x / 2 * np.vectorize(math.erfc)(-x / math.sqrt(2)),
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "relu2": lambda x: np.where(x > 0, x, 0) ** 2,
+    "clamped": lambda x: np.minimum(x, 7) / (1 + np.exp(-1.702 * np.minimum(x, 7))),
+}
 
 
-def gelu(x: Any) -> Any:
-    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-
-@pytest.mark.parametrize("kind", ["silu", "gelu"])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 @at_every_level
-def test_gate(level: Level, kind: str) -> None:
+def test_gate(level: Level, kind: str, gated: bool) -> None:
     for count, columns in [(1, 20), (3, 96), (2, 544)]:
-        gate, right = rows(count, columns, 1) * np.float32(8), rows(count, columns, 2)
+        gate, right = rows(count, columns, 1) * np.float32(8), rows(count, columns, 2) * np.float32(5)
         gate[0, :4] = [0.0, -200.0, 200.0, -87.5]
-        exact = {"silu": silu, "gelu": gelu}[kind](gate.astype(np.float64)) * right
+        exact = ACTIVATIONS[kind](gate.astype(np.float64))
+        if gated:
+            exact = exact * (np.clip(right, -7, 7).astype(np.float64) + 1 if kind == "clamped" else right)
+        both = np.concatenate([right, gate, right], axis=1)  # the gate is a view, y may be one
+        constants = {"kind": kind} if gated else {"kind": kind, "gated": 0}
         seen = []
         for nth, wants_codes in [(1, True), (1, False), (3, True)]:
-            y, q = Room(np.full_like(gate, np.nan)), codes(count, gate.shape[1])
+            source, y = Room(both), Room(np.full_like(both[:, : 2 * gate.shape[1]], np.nan))
+            q = codes(count, gate.shape[1])
             run(
-                kernel("gate", kind=kind), level, nth, step=step(count), gate=Room(gate), up=Room(right), y=y,
-                q=q if wants_codes else 0, blocks=gate.shape[1] // 32, stride=gate.strides[0],
+                kernel("gate", **constants), level, nth, step=step(count), gate=source.address + gate.strides[0],
+                up=Room(right) if gated else 0, y=y, q=q if wants_codes else 0, blocks=gate.shape[1] // 32,
+                gate_stride=both.strides[0], up_stride=right.strides[0], y_stride=y.array.strides[0],
                 q_stride=q.array.strides[0],
             )  # fmt: skip
-            # 1 + tanh is next to nothing far below zero, where float64 has lost it: gelu is compared in absolute terms.
-            np.testing.assert_allclose(y.array, exact, rtol=2e-6, atol=1e-30 if kind == "silu" else 1e-6)
-            np.testing.assert_array_equal(q.array, quantised(y.array)[0] if wants_codes else 0)
-            seen.append(y.array)
+            source.check()
+            found, rest = np.hsplit(y.array, 2)
+            assert np.isnan(rest).all()
+            # Far below zero gelu is next to nothing, where float64 has lost it: it is compared in absolute terms.
+            least = {"gelu": 5e-6, "gelu_erf": 2e-5}.get(kind, 1e-30)
+            np.testing.assert_allclose(found, exact, rtol=3e-6, atol=least)
+            np.testing.assert_array_equal(q.array, quantised(found)[0] if wants_codes else 0)
+            seen.append(found)
         assert all(np.array_equal(y, seen[0]) for y in seen)
+
+
+@at_every_level
+def test_scale_and_soft_cap(level: Level) -> None:
+    x = rows(3, 96, 7) * np.float32(40)
+    x[0, :5] = [0.0, -0.0, 1e-4, 1e30, -1e30]
+    wide = np.concatenate([x, x], axis=1)
+    for nth in (1, 2, 5):
+        scaled, capped = Room(wide), Room(wide)
+        shared = {"step": step(3), "blocks": 3, "stride": wide.strides[0]}
+        run(kernel("scale"), level, nth, x=scaled, factor=0.3, **shared)
+        np.testing.assert_array_equal(scaled.array, np.concatenate([x * np.float32(0.3), x], axis=1))
+        run(kernel("soft_cap"), level, nth, x=capped, cap=30.0, **shared)
+        np.testing.assert_allclose(capped.array[:, :96], 30 * np.tanh(x.astype(np.float64) / 30), rtol=1e-6, atol=1e-5)
+        np.testing.assert_array_equal(capped.array[:, 96:], x)
+
+
+@at_every_level
+def test_clear(level: Level) -> None:
+    for nth in (1, 2, 5):
+        x = Room(np.full((4, 64), 7, np.float32))
+        run(kernel("clear"), level, nth, step=step(3), x=x, stride=256, first=20, last=32)
+        exact = np.full((4, 64), 7, np.float32)
+        exact[:3, 20:32] = 0
+        np.testing.assert_array_equal(x.array, exact)
+
+
+NORMS = [("layer", 1, 1), ("layer", 1, 0), ("layer", 0, 0), ("l2", 0, 0), ("rms", 0, 0), ("rms", 1, 1)]
+
+
+@at_every_level
+@pytest.mark.parametrize(("kind", "weighted", "biased"), NORMS)
+def test_norms_of_other_kinds(level: Level, kind: str, weighted: int, biased: int) -> None:
+    for count, groups, length in [(1, 1, 3), (3, 2, 20), (2, 1, 96), (5, 3, 37)]:
+        x = rows(count, groups * length, 5) + np.float32(2)
+        weight, bias = (rows(1, length, seed)[:, :length].copy() for seed in (6, 7))
+        width = groups * length
+        parts = x[:, :width].reshape(count, groups, length).astype(np.float64)
+        if kind == "layer":
+            parts = parts - parts.mean(axis=2, keepdims=True)
+        size = np.sqrt((parts**2).mean(axis=2, keepdims=True) + 1e-3)
+        if kind == "l2":
+            size = np.maximum(np.sqrt((parts**2).sum(axis=2, keepdims=True)), 1e-3)
+        exact = parts / size * (weight if weighted else 1) + (bias if biased else 0)
+        for nth, in_place in [(1, False), (3, False), (2, True)]:
+            source = Room(x)
+            y = source if in_place else Room(np.full_like(x, 7))
+            run(
+                kernel("norm_groups", kind=kind, weighted=weighted, biased=biased), level, nth, step=step(count),
+                x=source, weight=Room(weight) if weighted else 0, y=y, groups=groups, length=length,
+                x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=Room(bias) if biased else 0,
+            )  # fmt: skip
+            np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=1e-5, atol=3e-6)
+            np.testing.assert_array_equal(y.array[:, width:], (x if in_place else np.full_like(x, 7))[:, width:])
+
+
+@at_every_level
+def test_the_l2_norm_of_next_to_nothing_is_no_larger(level: Level) -> None:
+    x = Room(np.full((1, 32), 1e-4, np.float32))
+    run(
+        kernel("norm_groups", kind="l2", weighted=0, biased=0), level, step=step(1), x=x, weight=0, y=x, groups=1,
+        length=32, x_stride=128, y_stride=128, eps=0.5, bias=0,
+    )  # fmt: skip
+    np.testing.assert_allclose(x.array, 2e-4, rtol=1e-6)
 
 
 @at_every_level

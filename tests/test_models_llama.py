@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import SIZES, load, metadata, weights, write_model
+from engine import LEVELS, SIZES, difference, load, metadata, reference, weights, write_model
 
 import ggufpy
 from ggufpy import format as gguf
@@ -19,7 +19,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.models.base import Keys
 from ggufpy.models.llama import read_config
-from ggufpy.models.plan import Attend, Gate, MatMul, Norm, Plan, Rope, Rotate, StoreKv
+from ggufpy.models.plan import Attend, Gate, Heads, MatMul, Norm, Plan, Rope, Rotate, StoreKv
 from ggufpy.models.rope import frequencies
 from ggufpy.runtime import EngineOptions
 
@@ -76,6 +76,7 @@ COUNTS = (
     "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
     "rope.scaling.original_context_length",
 )  # fmt: skip
+BY_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")
 BAD_COUNTS = [
     -1, Typed("uint64", 2**62), Typed("uint64", 2**64 - 1), Typed("int64", -(2**63)), 2.0, float("nan"), "2", True,
     Typed("array[int32]", []), [2, 3], [2.5, 2.5], ["2"], Typed("int64", 2**32), "x" * 100_000,
@@ -86,7 +87,14 @@ BAD_COUNTS = [
 @pytest.mark.parametrize("key", COUNTS)
 def test_counts_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", metadata({**SIZES, key: value}), weights(SIZES, 61, "F32"))
-    refused(tmp_path / "m", re.escape(f"llama.{key}"))
+    by_layer = value == [2, 3] and key in BY_LAYER  # then it is not what the other sizes say
+    refused(tmp_path / "m", "cannot share|tensor blk" if by_layer else re.escape(f"llama.{key}"))
+
+
+@pytest.mark.parametrize("key", BY_LAYER)
+def test_lists_that_are_too_short(key: str, tmp_path: Path) -> None:
+    gguf.write(tmp_path / "m", metadata({**SIZES, key: [2]}), weights(SIZES, 61, "F32"))
+    refused(tmp_path / "m", re.escape(f"llama.{key} has 1 numbers; it must have one for each of 2 layers"))
 
 
 @pytest.mark.parametrize("key", [key for key in COUNTS if key != "rope.scaling.original_context_length"])
@@ -223,6 +231,34 @@ def test_what_a_file_leaves_out(tmp_path: Path) -> None:
 def test_the_length_of_values_does_not_follow_that_of_keys() -> None:
     heads = read_config(Keys(metadata({**SIZES, "attention.key_length": 8}))).heads
     assert (heads.key_length, heads.value_length) == (8, 20)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("hidden", [[52, 36], [36, 52], [33, 64]], ids=str)
+def test_layers_of_several_widths(hidden: list[int], level: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("GGUFPY_ISA", level.name)
+    rng = np.random.default_rng(3)
+    tensors = {}
+    for i, width in enumerate(hidden):
+        for name, shape in {"gate": (width, 40), "up": (width, 40), "down": (40, width)}.items():
+            values = rng.standard_normal(shape) / shape[1] ** 0.5
+            tensors[f"blk.{i}.ffn_{name}.weight"] = values.astype(np.float32)
+    path = tmp_path / "m"
+    gguf.write(path, metadata({**SIZES, "feed_forward_length": hidden}), {**weights(SIZES, 61, "F32"), **tensors})
+    tokens = [1, 5, 9, 60, 0, 3]
+    with gguf.open(path) as file, load(file, EngineOptions(n_threads=2)) as session:
+        exact = reference(file, tokens)
+        found = np.concatenate([session.eval_logits(tokens[:3]), session.eval_logits(tokens[3:])])
+        assert difference(exact, found) < 3e-3
+
+
+def test_layers_of_several_heads_are_read(tmp_path: Path) -> None:
+    changes = {"attention.head_count": [2, 4], "attention.head_count_kv": [1, 2], "attention.key_length": 20}
+    config = read_config(Keys(metadata({**SIZES, **changes, "attention.value_length": 20})))
+    assert [config.heads_of(i) for i in range(2)] == [Heads(2, 1, 20, 20), Heads(4, 2, 20, 20)]
+    with pytest.raises(GGUFError, match="head_count differs between layers"):
+        assert config.heads
+    assert config.hidden == 52
 
 
 def test_a_model_without_an_epsilon_is_refused(tmp_path: Path) -> None:

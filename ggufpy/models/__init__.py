@@ -14,7 +14,7 @@ from .plan import Plan
 from .source import TensorTable
 
 # Modules here that are no architecture.
-HELPERS = ("base", "interpreter", "lora", "plan", "rewrite", "rope", "source", "taps")
+HELPERS = ("base", "interpreter", "lora", "plan", "recurrent", "rewrite", "rope", "source", "taps", "views")
 
 
 class Architecture(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,24 @@ from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A whole number of every layer: `values` has one for all of them, or one each."""
+
+    name: str
+    values: tuple[int, ...]
+
+    def __getitem__(self, layer: int) -> int:
+        return self.values[layer if len(self.values) > 1 else 0]
+
+    @property
+    def same(self) -> int:
+        """The one that all layers have. Raises GGUFError if they differ."""
+        if any(value != self.values[0] for value in self.values):
+            raise GGUFError(f"{self.name} differs between layers, which ggufpy does not run yet")
+        return self.values[0]
 
 
 class Keys:
@@ -36,16 +55,23 @@ class Keys:
 
     def count(self, key: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of at least `least`; a list counts if all its entries (one a layer) agree."""
+        return self.counts(key, None, default, least).same
+
+    def counts(
+        self, key: str, layers: int | None, default: int | Counts | None = None, least: int = 1
+    ) -> Counts:
+        """Whole numbers of at least `least`, one for all layers or a list with one for each of `layers` (None: any)."""
         name, value = self._value(key, default)
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if isinstance(value, list | tuple):
-            if not value or any(v != value[0] for v in value):
-                raise GGUFError(f"{name} differs between layers, which ggufpy does not run yet")
-            value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= LARGEST:
-            raise GGUFError(f"{name} is {_short(value)}; it must be a whole number from {least} to {LARGEST}")
-        return int(value)
+        if isinstance(value, Counts):
+            return value
+        found = value.tolist() if isinstance(value, np.ndarray) else value
+        listed = isinstance(found, list | tuple)
+        if listed and (not found or (layers is not None and len(found) < layers)):
+            raise GGUFError(f"{name} has {len(found)} numbers; it must have one for each of {layers or 'the'} layers")
+        for one in found if listed else [found]:
+            if isinstance(one, bool) or not isinstance(one, int | np.integer) or not least <= one <= LARGEST:
+                raise GGUFError(f"{name} is {_short(one)}; it must be a whole number from {least} to {LARGEST}")
+        return Counts(name, tuple(map(int, found[:layers])) if listed else (int(found),))
 
     def number(
         self,

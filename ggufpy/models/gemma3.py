@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggufpy.errors import GGUFError
-
 from .base import Keys, Tensors, vocabulary_of
 from .llama import Config, read_config, read_rope
-from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, SoftCap, StoreKv
 from .source import TensorTable
 
 PERIOD = 6  # of layers, the last of which sees everything
@@ -59,8 +57,7 @@ def _layer(i: int, c: Config, rope: Rope, window: int, tensors: Tensors) -> tupl
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Tensors(tensors)
-    if keys.number("final_logit_softcapping", 0.0, or_zero=True) and not c.window:
-        raise GGUFError("the model caps its logits, which ggufpy does not run yet")
+    cap = keys.number("final_logit_softcapping", 0.0, or_zero=True)
     vocabulary = vocabulary_of(tensors)
     embedding = table.weight("token_embd.weight", vocabulary, c.width)
     everywhere = replace(read_rope(keys, c, table), neox=True)
@@ -72,6 +69,7 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
     head = (
         Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
         MatMul("norm", table.optional("output.weight", vocabulary, c.width) or embedding, "logits"),
+        *([SoftCap("logits", vocabulary, cap)] if cap and not c.window else []),  # as llama.cpp has it
     )
     table.finish()
     return Plan(c.context, vocabulary, Embed(embedding, "x", c.width**0.5), layers, head)

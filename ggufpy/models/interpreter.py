@@ -5,6 +5,7 @@ In: a plan and the values of its weights by name. Out: logits of every token of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv, Tap
+from .plan import (
+    Add,
+    AddScaled,
+    Attend,
+    Embed,
+    Gate,
+    MatMul,
+    Norm,
+    Op,
+    Plan,
+    Rope,
+    Rotate,
+    Scale,
+    SoftCap,
+    StoreKv,
+    Tap,
+    View,
+    Weight,
+)
+from .recurrent import Conv, Scan
 from .rope import frequencies, magnitude
 from .taps import Hook, TapRows
+from .views import Views
 
 Doubles = NDArray[np.float64]
 
@@ -44,79 +65,161 @@ class Interpreter:
 
 
 class _Run:
-    """Buffers and caches of one text."""
+    """Buffers and caches of one text. What is written to a view is written to the buffer that it is in."""
 
     def __init__(
         self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float]
     ) -> None:
         self._weights, self._tokens, self._scales = weights, tokens, scales
         self.buffers: dict[str, Doubles] = {}
+        self._views, self._widths = Views(), dict[str, int]()
         self._stored: dict[int, tuple[Doubles, Doubles]] = {}
 
     def step(self, op: Op) -> None:
-        _STEPS[type(op)](self, op)
+        self._views.follow(op)
+        self._widths.update(op.writes)
+        if not isinstance(op, View):
+            _STEPS[type(op)](self, op)
+
+    def _read(self, name: str) -> Doubles:
+        buffer, at = self._views.place(name)
+        return self.buffers[buffer][:, at : at + self._widths[name]]
+
+    def _write(self, name: str, values: Doubles) -> None:
+        buffer, at = self._views.place(name)
+        if buffer == name:
+            self.buffers[name] = values
+        else:
+            self.buffers[buffer][:, at : at + self._widths[name]] = values
+
+    def _weight(self, weight: Weight | None, otherwise: float = 0.0) -> Doubles | float:
+        return otherwise if weight is None else self._weights[weight.name]
 
     def show(self, op: Tap, hook: Hook) -> None:
-        values, count = self.buffers[op.x].copy(), len(self._tokens)
+        values, count = self._read(op.x).copy(), len(self._tokens)
         changed = hook(values, TapRows(np.zeros(count, np.int64), np.arange(count), self._tokens))
-        self.buffers[op.x] = values if changed is None else np.asarray(changed, np.float64)
+        self._write(op.x, values if changed is None else np.asarray(changed, np.float64))
 
     def embed(self, op: Embed) -> None:
-        self.buffers[op.y] = self._weights[op.weight.name][self._tokens] * op.scale
+        self._write(op.y, self._weights[op.weight.name][self._tokens] * op.scale)
 
     def norm(self, op: Norm) -> None:
-        x = self._split(self.buffers[op.x], op.groups)
-        y = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + op.eps) * self._weights[op.weight.name]
-        self.buffers[op.y] = y.reshape(len(y), -1)
+        x = self._split(self._read(op.x), op.groups)
+        if op.kind == "layer":
+            x = x - x.mean(axis=-1, keepdims=True)
+        if op.kind == "l2":
+            size = np.maximum(np.sqrt((x**2).sum(axis=-1, keepdims=True)), op.eps)
+        else:
+            size = np.sqrt((x**2).mean(axis=-1, keepdims=True) + op.eps)
+        self._write(op.y, _joined(x / size * self._weight(op.weight, 1.0) + self._weight(op.bias)))
 
     def matmul(self, op: MatMul) -> None:
-        y = self.buffers[op.x] @ self._weights[op.weight.name].T
-        if op.bias is not None:
-            y = y + self._weights[op.bias.name]
-        self.buffers[op.y] = self.buffers[op.y] + y if op.add else y
+        y = self._read(op.x) @ self._weights[op.weight.name].T + self._weight(op.bias)
+        self._write(op.y, self._read(op.y) + y if op.add else y)
 
     def add(self, op: Add) -> None:
-        self.buffers[op.y] = self.buffers[op.y] + self.buffers[op.x]
+        self._write(op.y, self._read(op.y) + self._read(op.x))
+
+    def scale(self, op: Scale) -> None:
+        self._write(op.x, self._read(op.x) * op.factor)
+
+    def soft_cap(self, op: SoftCap) -> None:
+        self._write(op.x, op.cap * np.tanh(self._read(op.x) / op.cap))
 
     def add_scaled(self, op: AddScaled) -> None:
         if scale := self._scales.get(op.adapter, 0.0):
-            self.buffers[op.y] = self.buffers[op.y] + op.factor * scale * self.buffers[op.x]
+            self._write(op.y, self._read(op.y) + op.factor * scale * self._read(op.x))
 
     def rotate(self, op: Rotate) -> None:
-        x = self._split(self.buffers[op.x], op.heads).copy()
+        x = self._split(self._read(op.x), op.heads).copy()
         first, second = _pairs(op.rope)
         turn = np.exp(1j * np.arange(len(x))[:, None, None] * frequencies(op.rope)) * magnitude(op.rope)
         turned = (x[..., first] + 1j * x[..., second]) * turn
         x[..., first], x[..., second] = turned.real, turned.imag
-        self.buffers[op.x] = x.reshape(len(x), -1)
+        self._write(op.x, _joined(x))
 
     def store(self, op: StoreKv) -> None:
-        self._stored[op.layer] = (
-            self._split(self.buffers[op.k], op.heads.shared),
-            self._split(self.buffers[op.v], op.heads.shared),
-        )
+        keys, values = (self._split(self._read(name), op.heads.shared).copy() for name in (op.k, op.v))
+        self._stored[op.layer] = keys, values
 
     def attend(self, op: Attend) -> None:
         keys, values = (part.repeat(op.heads.group, axis=1) for part in self._stored[op.layer])
-        scores = np.einsum("nhd,mhd->hnm", self._split(self.buffers[op.q], op.heads.queries), keys) * op.scale
-        behind = np.arange(len(keys))[:, None] - np.arange(len(keys))
-        seen = (behind >= 0) & ((behind < op.window) if op.window else True)
-        scores = np.where(seen, scores, -np.inf)
+        scores = np.einsum("nhd,mhd->hnm", self._split(self._read(op.q), op.heads.queries), keys) * op.scale
+        if op.softcap:
+            scores = op.softcap * np.tanh(scores / op.softcap)
+        if op.causal:
+            behind = np.arange(len(keys))[:, None] - np.arange(len(keys))
+            scores = np.where((behind >= 0) & ((behind < op.window) if op.window else True), scores, -np.inf)
+        if op.sinks is not None:  # a position more, whose value is 0
+            sinks = np.broadcast_to(self._weights[op.sinks.name][:, None, None], (*scores.shape[:2], 1))
+            scores = np.concatenate([scores, sinks], axis=2)
         weights = np.exp(scores - scores.max(axis=2, keepdims=True))
         weights /= weights.sum(axis=2, keepdims=True)
-        self.buffers[op.y] = np.einsum("hnm,mhd->nhd", weights, values).reshape(len(keys), -1)
+        self._write(op.y, _joined(np.einsum("hnm,mhd->nhd", weights[..., : len(keys)], values)))
 
     def gate(self, op: Gate) -> None:
-        x = self.buffers[op.gate]
-        if op.kind == "silu":
-            y = x / (1 + np.exp(-x))
-        else:
-            y = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-        self.buffers[op.y] = y * self.buffers[op.up]
+        y, up = _ACTIVATIONS[op.kind](self._read(op.gate)), None if op.up is None else self._read(op.up)
+        if op.kind == "clamped" and up is not None:
+            up = np.clip(up, -7.0, 7.0) + 1.0
+        self._write(op.y, y if up is None else y * up)
+
+    def conv(self, op: Conv) -> None:
+        weight, rows = self._weights[op.weight.name], len(self._tokens)
+        taps = weight.shape[1]
+        x = np.concatenate([np.zeros((taps - 1, len(weight))), self._read(op.x)])
+        y = sum((x[j : j + rows] * weight[:, j] for j in range(taps)), np.zeros((rows, len(weight))))
+        self._write(op.y, y + self._weight(op.bias))
+
+    def scan(self, op: Scan) -> None:
+        h = op.heads
+        q, k = (self._split(self._read(name), h.shared).repeat(h.group, axis=1) for name in (op.q, op.k))
+        v = self._split(self._read(op.v), h.queries)
+        time = np.logaddexp(0.0, self._read(op.step) + self._weight(op.bias))
+        rate = time if op.rate is None else _sigmoid(self._read(op.rate))
+        decay = self._weights[op.decay.name].reshape(h.queries, -1)
+        state, y = np.zeros((h.queries, h.value_length, h.key_length)), np.empty_like(v)
+        for t in range(len(y)):
+            state = state * np.exp(decay * time[t][:, None])[:, None, :]
+            new = v[t] - np.einsum("hvk,hk->hv", state, k[t]) if op.delta else v[t]
+            state = state + (rate[t][:, None] * new)[..., None] * k[t][:, None, :]
+            y[t] = np.einsum("hvk,hk->hv", state, q[t])
+        if op.skip is not None:
+            y += self._weights[op.skip.name].reshape(-1, 1) * v
+        self._write(op.y, _joined(y))
 
     def _split(self, rows: Doubles, parts: int) -> Doubles:
         """(tokens, width) as (tokens, parts, width / parts)."""
         return rows.reshape(len(self._tokens), parts, -1)
+
+
+def _joined(parts: Doubles) -> Doubles:
+    """The inverse of `_split`."""
+    return parts.reshape(len(parts), -1)
+
+
+def _sigmoid(x: Doubles) -> Doubles:
+    half: Doubles = 0.5 + 0.5 * np.tanh(x / 2)
+    return half
+
+
+def _gelu_erf(x: Doubles) -> Doubles:
+    y: Doubles = x / 2 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
+    return y
+
+
+def _clamped(x: Doubles) -> Doubles:
+    x = np.minimum(x, 7.0)
+    return x * _sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_erf": _gelu_erf,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "relu2": lambda x: np.maximum(x, 0.0) ** 2,
+    "clamped": _clamped,
+}
 
 
 def _pairs(rope: Rope) -> tuple[slice, slice]:
@@ -126,6 +229,7 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 
 
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
-    Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Rotate: _Run.rotate, StoreKv: _Run.store,
-    Attend: _Run.attend, Gate: _Run.gate, AddScaled: _Run.add_scaled,
+    Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Scale: _Run.scale, SoftCap: _Run.soft_cap,
+    Rotate: _Run.rotate, StoreKv: _Run.store, Attend: _Run.attend, Gate: _Run.gate, Conv: _Run.conv, Scan: _Run.scan,
+    AddScaled: _Run.add_scaled,
 }  # fmt: skip

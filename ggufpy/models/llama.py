@@ -12,43 +12,67 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import SENSIBLE, Keys, Tensors, vocabulary_of
+from .base import SENSIBLE, Counts, Keys, Tensors, vocabulary_of
 from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
 from .source import TensorTable
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the model, from `llama.*` metadata."""
+    """Sizes of the model, from `llama.*` metadata. Those that may differ between layers are `Counts`."""
 
     layers: int
     context: int
     width: int
-    hidden: int
-    heads: Heads
+    hiddens: Counts
+    queries: Counts
+    shared: Counts
+    key_length: int
+    value_length: int
     eps: float
     window: int
+
+    @property
+    def hidden(self) -> int:
+        """The width of every layer's feed-forward part. Raises GGUFError if layers differ."""
+        return self.hiddens.same
+
+    @property
+    def heads(self) -> Heads:
+        """The geometry of every layer's attention. Raises GGUFError if layers differ."""
+        return Heads(self.queries.same, self.shared.same, self.key_length, self.value_length)
+
+    def heads_of(self, layer: int) -> Heads:
+        return Heads(self.queries[layer], self.shared[layer], self.key_length, self.value_length)
 
 
 def read_config(keys: Keys) -> Config:
     """Raises GGUFError for a value that is missing, out of range or inconsistent."""
-    width, queries = keys.count("embedding_length"), keys.count("attention.head_count")
-    shared = keys.count("attention.head_count_kv", queries)
-    if queries % shared:
-        raise GGUFError(f"{queries} attention heads cannot share {shared} key/value heads")
+    layers, width = keys.count("block_count"), keys.count("embedding_length")
+    queries = keys.counts("attention.head_count", layers)
+    shared = keys.counts("attention.head_count_kv", layers, queries)
+    several = max(len(queries.values), len(shared.values))  # 1 where layers are alike
+    for count, few in {(queries[i], shared[i]) for i in range(several)}:
+        if count % few:
+            raise GGUFError(f"{count} attention heads cannot share {few} key/value heads")
     if keys.count("expert_count", 0, least=0):
         raise GGUFError("the model is a mixture of experts, which ggufpy does not run yet")
-    key_length = keys.count("attention.key_length", max(width // queries, 1))
-    value_length = keys.count("attention.value_length", max(width // queries, 1))
-    if max(key_length, value_length) > 1024 or queries // shared > 64:
-        sizes = f"{key_length} and {value_length}, {queries // shared} to one key"
-        raise GGUFError(f"attention heads of {sizes}: larger than ggufpy runs")
+    key_length = keys.count("attention.key_length", max(width // queries[0], 1))
+    value_length = keys.count("attention.value_length", max(width // queries[0], 1))
+    group = max(queries[i] // shared[i] for i in range(several))
+    if max(key_length, value_length) > 1024 or group > 64:
+        raise GGUFError(
+            f"attention heads of {key_length} and {value_length}, {group} to one key: larger than ggufpy runs"
+        )
     return Config(
-        layers=keys.count("block_count"),
+        layers=layers,
         context=keys.count("context_length"),
         width=width,
-        hidden=keys.count("feed_forward_length"),
-        heads=Heads(queries, shared, key_length, value_length),
+        hiddens=keys.counts("feed_forward_length", layers),
+        queries=queries,
+        shared=shared,
+        key_length=key_length,
+        value_length=value_length,
         eps=keys.number("attention.layer_norm_rms_epsilon", within=(1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
@@ -68,9 +92,9 @@ def read_scaling(keys: Keys) -> tuple[str, float]:
 
 def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
     """Rotary positions from metadata and `rope_freqs.weight`."""
-    rotated = keys.count("rope.dimension_count", config.heads.key_length)
-    if rotated % 2 or rotated > config.heads.key_length:
-        raise GGUFError(f"rope.dimension_count is {rotated}; it must be even and at most {config.heads.key_length}")
+    rotated = keys.count("rope.dimension_count", config.key_length)
+    if rotated % 2 or rotated > config.key_length:
+        raise GGUFError(f"rope.dimension_count is {rotated}; it must be even and at most {config.key_length}")
     factors: tuple[float, ...] = ()
     if "rope_freqs.weight" in tensors:
         values = np.asarray(tensors.values("rope_freqs.weight", rotated // 2), np.float64)
@@ -95,7 +119,7 @@ def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
 
 def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
     """One block: attention and feed-forward, each added to the residual stream x."""
-    h, at = c.heads, f"blk.{i}."
+    h, hidden, at = c.heads_of(i), c.hiddens[i], f"blk.{i}."
     q_rows, k_rows, v_rows = h.queries * h.key_length, h.shared * h.key_length, h.shared * h.value_length
 
     def project(x: str, name: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
@@ -113,10 +137,10 @@ def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
         Attend(i, "q", "attn", h, 1.0 / h.key_length**0.5, c.window),
         project("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True),
         Norm("x", tensors.weight(f"{at}ffn_norm.weight", c.width), "norm", c.eps),
-        project("norm", "ffn_gate", "gate", c.hidden, c.width),
-        project("norm", "ffn_up", "up", c.hidden, c.width),
-        Gate("gate", "up", "ffn", c.hidden),
-        project("ffn", "ffn_down", "x", c.width, c.hidden, add=True),
+        project("norm", "ffn_gate", "gate", hidden, c.width),
+        project("norm", "ffn_up", "up", hidden, c.width),
+        Gate("gate", "up", "ffn", hidden),
+        project("ffn", "ffn_down", "x", c.width, hidden, add=True),
     )
 
 

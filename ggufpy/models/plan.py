@@ -85,14 +85,17 @@ class Input(Op):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Norm(Op):
-    """y = x / sqrt(mean(x²) + eps) · weight, for each of `groups` equal parts of a row; weight has a part's width."""
+class View(Op):
+    """From here on y is columns at to at + width of x: what changes one changes the other. It computes nothing.
+
+    So it is until y is named anew, by another view or by an op that writes it without reading it, and at most to the
+    end of the layer. Products of fused matrices are taken apart like this: of (q, k, v), of (gate, up).
+    """
 
     x: str
-    weight: Weight
+    at: int
+    width: int
     y: str
-    eps: float
-    groups: int = 1
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -100,7 +103,38 @@ class Norm(Op):
 
     @property
     def writes(self) -> Mapping[str, int]:
-        return {self.y: self.groups * self.weight.shape[0]}
+        return {self.y: self.width}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Norm(Op):
+    """y = f(x) · weight + bias for each of `groups` equal parts of a row, all of which have the same weight and bias.
+
+    f(x) is x / sqrt(mean(x²) + eps) for "rms", (x - mean(x)) / sqrt(variance(x) + eps) for "layer", and
+    x / max(sqrt(Σ x²), eps) for "l2". Without a weight (1) or a bias (0), `length` says how wide a part is.
+    """
+
+    x: str
+    weight: Weight | None
+    y: str
+    eps: float
+    groups: int = 1
+    kind: Literal["rms", "layer", "l2"] = "rms"
+    bias: Weight | None = None
+    length: int = 0
+
+    @property
+    def part(self) -> int:
+        """The width of a part."""
+        return self.length if self.weight is None else self.weight.shape[0]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.groups * self.part}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -175,11 +209,47 @@ class Tap(Op):
         return {self.x: self.width}
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Scale(Op):
+    """x *= factor."""
+
+    x: str
+    width: int
+    factor: float
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.width}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SoftCap(Op):
+    """x = cap · tanh(x / cap): next to x where it is small, and never beyond cap."""
+
+    x: str
+    width: int
+    cap: float
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.width}
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: `dimensions` of each head are turned, pair i by position · base^(-2i/dimensions) and scaling.
 
     `factors` divide the frequency of each pair. `neox` pairs dimension i with i + dimensions/2 instead of 2i with 2i+1.
+    `sections` says how many pairs, from the first, turn by each of several positions (M-RoPE: time, height, width of
+    what a token shows). The tokens of a text have one position in all of them, so there it changes nothing.
     """
 
     dimensions: int
@@ -194,6 +264,7 @@ class Rope:
     beta_slow: float = 1.0
     low_frequency: float = 1.0
     high_frequency: float = 4.0
+    sections: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -249,9 +320,13 @@ class StoreKv(Op):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attend(Op):
-    """y = softmax(q · keys · scale) · values, of the cache of `layer`, by head.
+    """y = softmax(s) · values with scores s = q · keys · scale, of the cache of `layer`, by head.
 
     A token sees itself and what is before it, or with `window` > 0 the latest `window` positions, itself included.
+    Where `causal` is false it sees the whole text, which must then come in one step, and there is no window. The cache
+    may be one that a layer before this has stored to. With `softcap` > 0 scores are softcap · tanh(s / softcap).
+    `sinks` has a score for each query head that softmax's sum counts and that has no value. q is used up: it is not to
+    be read again.
     """
 
     layer: int
@@ -260,6 +335,9 @@ class Attend(Op):
     heads: Heads
     scale: float
     window: int = 0
+    softcap: float = 0.0
+    sinks: Weight | None = None
+    causal: bool = True
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -272,20 +350,22 @@ class Attend(Op):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gate(Op):
-    """y = f(gate) · up by element.
+    """y = f(gate) · up by element, or f(gate) where `up` is None.
 
-    f(x) is x / (1 + e^-x) for "silu", and x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))) for "gelu".
+    f(x) is x / (1 + e^-x) for "silu", x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))) for "gelu", x/2 · (1 + erf(x/√2))
+    for "gelu_erf", max(x, 0) for "relu" and its square for "relu2". "clamped" is gpt-oss's: with m = min(x, 7), f(x) is
+    m / (1 + e^(-1.702 m)), and up is held within ±7 and raised by 1 (ggml_swiglu_oai).
     """
 
     gate: str
-    up: str
+    up: str | None
     y: str
     width: int
-    kind: Literal["silu", "gelu"] = "silu"
+    kind: Literal["silu", "gelu", "gelu_erf", "relu", "relu2", "clamped"] = "silu"
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return self.gate, self.up
+        return (self.gate,) if self.up is None else (self.gate, self.up)
 
     @property
     def writes(self) -> Mapping[str, int]:
@@ -350,10 +430,9 @@ def kinds_of_layers(layers: Iterable[tuple[Op, ...]], about: Callable[[Weight], 
 
 
 def widths(ops: Iterable[Op]) -> dict[str, int]:
-    """How wide each buffer is that these ops write."""
+    """How wide each buffer or view is, at most: layers may differ in it, and an op says its own width."""
     found: dict[str, int] = {}
     for op in ops:
         for name, width in op.writes.items():
-            if found.setdefault(name, width) != width:
-                raise ValueError(f"buffer {name} is {found[name]} wide and {width} in {op}")
+            found[name] = max(width, found.get(name, 0))
     return found

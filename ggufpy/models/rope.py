@@ -17,7 +17,9 @@ Doubles = NDArray[np.float64]
 
 
 def frequencies(rope: Rope) -> Doubles:
-    """(pairs,) radians that a pair turns for a position."""
+    """(pairs,) radians that a pair turns for a position. Raises ValueError for sections of more pairs than that."""
+    if sum(rope.sections) > rope.dimensions // 2:
+        raise ValueError(f"sections of {sum(rope.sections)} pairs, of {rope.dimensions // 2}")
     pairs = np.arange(rope.dimensions // 2, dtype=np.float64)
     frequency: Doubles = rope.base ** (-2.0 * pairs / max(rope.dimensions, 1))
     if rope.factors:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,14 @@ from ggufpy.models.plan import (
     Plan,
     Rope,
     Rotate,
+    Scale,
+    SoftCap,
     StoreKv,
+    View,
     Weight,
     kinds_of_layers,
 )
+from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
@@ -65,23 +70,35 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
     """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same."""
     layers: list[tuple[Op, ...]] = []
     kept: dict[str, str] = {}
+    stored = 0  # the latest layer here that has keys of its own
     for ops in kinds_of_layers(plan.layers, lambda weight: types.get(weight.name)):
-        shrinker = _Shrinker(len(layers), types)
-        layers.append(shrinker.ops(ops))
-        kept |= shrinker.types
+        shrinker = _Shrinker(len(layers), types, stored)
+        made, known = shrinker.ops(ops), kept | shrinker.types
+        if not _is_among(made, layers, known):  # another was of other sizes alone
+            layers.append(made)
+            kept, stored = known, shrinker.stored
     shrinker = _Shrinker(len(layers), types)
     head = shrinker.ops(plan.head)
     embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
     return Plan(POSITIONS, VOCABULARY, embed, tuple(layers), head), kept | shrinker.types
 
 
-class _Shrinker:
-    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads; weights get names of their own."""
+def _is_among(layer: tuple[Op, ...], layers: Sequence[tuple[Op, ...]], types: Mapping[str, str]) -> bool:
+    """Whether one of these layers is of the same kind."""
+    return len(kinds_of_layers([*layers, layer], lambda weight: types[weight.name])) == len(layers)
 
-    def __init__(self, layer: int, types: Mapping[str, str]) -> None:
+
+class _Shrinker:
+    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads, and those that views take apart.
+
+    Weights get names of their own. Attention is to what has been stored last, before this in layer `stored`.
+    """
+
+    def __init__(self, layer: int, types: Mapping[str, str], stored: int = 0) -> None:
         self.types: dict[str, str] = {}
-        self._layer, self._from = layer, types
+        self._layer, self._from, self.stored = layer, types, stored
         self._widths: dict[str, int] = {"logits": VOCABULARY}
+        self._views: dict[str, dict[int, str]] = {}  # by buffer: what begins where
 
     def ops(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         for op in ops:
@@ -90,11 +107,24 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+            if isinstance(op, Scan):
+                heads, each = op.heads, op.heads.queries
+                self._widths |= dict.fromkeys((op.q, op.k), heads.shared * heads.key_length)
+                self._widths |= {op.v: each * heads.value_length, **op.writes, op.step: each, op.rate or op.step: each}
+            if isinstance(op, View):
+                self._views.setdefault(op.x, {})[op.at] = op.y
         self._widths |= {op.x: self._width(op.y) for op in ops if isinstance(op, AddScaled)}
         return tuple(map(self._op, ops))
 
     def _width(self, buffer: str) -> int:
+        """Views stand side by side in their buffer."""
+        if buffer in self._views:
+            return sum(map(self._width, self._views[buffer].values()))
         return self._widths.get(buffer, WIDTH)
+
+    def _view(self, op: View) -> View:
+        views = self._views[op.x]
+        return replace(op, at=sum(self._width(views[at]) for at in views if at < op.at), width=self._width(op.y))
 
     def _weight(self, weight: Weight, *shape: int) -> Weight:
         name = f"{self._layer}.{len(self.types)}.weight"
@@ -107,12 +137,30 @@ class _Shrinker:
             bias = op.bias and self._weight(op.bias, rows)
             return replace(op, weight=self._weight(op.weight, rows, columns), bias=bias)
         if isinstance(op, Norm):
-            return replace(op, weight=self._weight(op.weight, self._width(op.x) // op.groups))
+            part = self._width(op.x) // op.groups
+            weight, bias = (given and self._weight(given, part) for given in (op.weight, op.bias))
+            return replace(op, weight=weight, bias=bias, length=part)
         if isinstance(op, Gate | Add):
             return replace(op, width=self._width(op.y))
         if isinstance(op, AddScaled):
             return replace(op, width=self._width(op.y), factor=1.0)
-        return replace(op, layer=self._layer) if isinstance(op, StoreKv | Attend) else op
+        if isinstance(op, Scale | SoftCap):
+            return replace(op, width=self._width(op.x))
+        if isinstance(op, Attend):
+            sinks = op.sinks and self._weight(op.sinks, op.heads.queries)
+            return replace(op, layer=self.stored, sinks=sinks)
+        if isinstance(op, StoreKv):
+            self.stored = self._layer
+            return replace(op, layer=self._layer)
+        if isinstance(op, Conv):
+            bias = op.bias and self._weight(op.bias, self._width(op.y))
+            weight = self._weight(op.weight, self._width(op.y), op.weight.shape[1])
+            return replace(op, layer=self._layer, weight=weight, bias=bias)
+        if isinstance(op, Scan):
+            bias, skip = (given and self._weight(given, *given.shape) for given in (op.bias, op.skip))
+            decay = self._weight(op.decay, *op.decay.shape)
+            return replace(op, layer=self._layer, decay=decay, bias=bias, skip=skip)
+        return self._view(op) if isinstance(op, View) else op
 
 
 def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
@@ -198,20 +246,27 @@ def error_of(trial: Trial) -> float:
     from .engine import Engine
 
     plan, source = trial.plan, source_of(trial)
+    whole = any(isinstance(op, Attend) and not op.causal for op in plan.body)  # texts cannot be cut
     options = EngineOptions(
-        n_threads=trial.threads, n_batch=BATCH, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
-    )
+        n_threads=trial.threads, n_batch=PROMPT if whole else BATCH, cache_type_k=trial.cache_types[0],
+        cache_type_v=trial.cache_types[1],
+    )  # fmt: skip
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
+    ends = list(accumulate((PROMPT, *STEPS)))
+    pieces = [tokens[start:end] for start, end in zip((0, *ends), ends, strict=False)]
     kernels = library(isa.named(trial.level))
     load_kernels(source, plan, options, kernels)
     scales = [0.5] * plan.adapters
-    with Engine(Model(source, plan, options, kernels), BATCH) as engine:
+    found: list[NDArray[np.float32]] = []
+    with Engine(Model(source, plan, options, kernels), options.n_batch) as engine:
         sequence = engine.sequence(scales)
-        parts = [PROMPT, *STEPS]
-        ends = np.cumsum(parts).tolist()
-        found = [engine.read(sequence, tokens[end - n : end], "all") for n, end in zip(parts, ends, strict=True)]
+        for piece in pieces:
+            if whole:
+                sequence.truncate(0)
+            found.append(engine.read(sequence, piece, "all"))
     truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
-    exact, rows = truth.logits(tokens, scales), np.concatenate(found)
+    exact = np.concatenate([truth.logits(piece, scales) for piece in (pieces if whole else [tokens])])
+    rows = np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())

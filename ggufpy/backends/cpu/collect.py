@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import MatMul, Op, Plan, Tap
+from ggufpy.models.views import Views
 
 from .lowering import Call, Lowering, Sinks
 from .memory import Region
@@ -37,10 +38,10 @@ class _Input:
 
     def lower(self, to: Lowering, op: Tap) -> Iterator[Call]:
         """Adds the squares of the step's rows."""
-        w, nbytes = to.work, 4 * to.work.columns[op.x]
+        step, columns = to.work.step, to.blocks(op.x) * BLOCK
         values = {
-            "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "x": w.address(op.x), "stride": w.stride(op.x),
-            "columns": w.columns[op.x], "sums": self.sums.at(0, nbytes), "lows": self.lows.at(0, nbytes),
+            "exact": step.exact_rows, "bulk": step.bulk_rows, "x": to.address(op.x), "stride": to.stride(op.x),
+            "columns": columns, "sums": self.sums.at(0, 4 * columns), "lows": self.lows.at(0, 4 * columns),
             "count": self.count.at(0, 8),
         }  # fmt: skip
         yield to.call(op, kernel("collect"), values, [op.x], [op.name])
@@ -74,7 +75,9 @@ class Collector:
 
     def _ops(self, ops: Sequence[Op], now: dict[str, _Input]) -> Iterator[Op]:
         """`now` has the inputs that buffers hold; one that is written to holds a new one."""
+        views = Views()
         for op in ops:
+            views.follow(op)
             if isinstance(op, MatMul):
                 if op.x not in now:
                     name, width = f"what {op.weight.name} multiplies", op.weight.shape[1]
@@ -82,7 +85,7 @@ class Collector:
                     yield Tap(name, op.x, width)
                 now[op.x].names[op.weight.name] = None
             yield op
-            for name in op.writes:
+            for name in (sharing for changed in op.writes for sharing in views.sharing(changed)):
                 now.pop(name, None)
 
     def squares(self) -> dict[str, tuple[NDArray[np.float64], int]]:

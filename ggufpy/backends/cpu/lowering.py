@@ -17,6 +17,7 @@ from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kv import KvMemory
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import Op, Rope, Tap
+from ggufpy.models.views import Views
 
 from . import ops as op_modules
 from .memory import Region
@@ -67,12 +68,14 @@ class Cut:
 
     op: Tap
     hook: Hook
+    buffer: str
+    at: int  # the first column
 
 
 class Sink(Protocol):
     """What stands behind taps of a name: it says what becomes of them."""
 
-    def lower(self, to: Lowering, op: Tap) -> Iterable[Call | Cut]: ...
+    def lower(self, to: Lowering, op: Tap) -> Iterator[Call | Cut]: ...
 
 
 Sinks = Mapping[str, Sink]  # by the name of the tap
@@ -84,8 +87,11 @@ class OpModule(Protocol):
 
     LOWERS: tuple[type[Op], ...]
 
-    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterable[Call | Cut]]:
-        """How many of the ops are taken together, at least the first, and their calls."""
+    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call | Cut]]:
+        """How many of the ops are taken together, at least the first, and their calls.
+
+        Calls are made as they are asked for: by then `to` knows what the ops write.
+        """
 
 
 @cache
@@ -103,15 +109,28 @@ class Lowering:
 
     def __init__(self, parts: Parts, work: Workspace, kind: Kind, sinks: Sinks = NO_SINKS) -> None:
         self.parts, self.work, self.kind, self.sinks = parts, work, kind, sinks
-        self.tiled: set[str] = set()  # buffers whose tiles are up to date
+        self.views = Views()
+        self._widths = dict(work.widths)  # as written last
+        self._made: set[str] = set()  # 8-bit rows ("q:") and tiles ("t:") that are up to date
 
     def calls(self, ops: Sequence[Op]) -> Iterator[Call | Cut]:
         """The calls of all these ops."""
         at = 0
         while at < len(ops):
             taken, calls = _modules()[type(ops[at])].lower(self, ops[at:])
+            for op in ops[at : at + taken]:
+                self.follow(op)
             yield from calls
+            for op in ops[at : at + taken]:
+                for name, width in op.writes.items():
+                    if width % BLOCK and width < self.work.widths[name]:
+                        yield from self._cleared(name, width)
             at += taken
+
+    def follow(self, op: Op) -> None:
+        """Notes what an op writes, before its calls are made."""
+        self.views.follow(op)
+        self._widths.update(op.writes)
 
     def call(
         self,
@@ -122,9 +141,41 @@ class Lowering:
         writes: Iterable[str],
     ) -> Call:
         """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles."""
-        read, written = (frozenset(f"{self.work.name}:{buffer}" for buffer in names) for names in (reads, writes))
-        self.tiled.difference_update(writes)
+        self._spoil(writes)
+        self._made.update(name for name in writes if name[1:2] == ":")
+        read, written = (frozenset(map(self._touched, names)) for names in (reads, writes))
         return Call(code, arguments, read, written, op)
+
+    def _spoil(self, changed: Iterable[str]) -> None:
+        """What was made of these names, and of what shares columns with them, is out of date."""
+        if self._made:
+            for name in (sharing for one in changed for sharing in self.views.sharing(one)):
+                self._made -= {"q:" + name, "t:" + name}
+
+    def _touched(self, name: str) -> str:
+        """What threads wait for: the buffer that a view is in, or one form of a buffer or view."""
+        return f"{self.work.name}:{self.views.place(name)[0]}"
+
+    def address(self, name: str) -> int:
+        """Of the first row of a buffer or view."""
+        return self.work.address(*self.views.place(name))
+
+    def stride(self, name: str) -> int:
+        """Bytes from row to row."""
+        return self.work.stride(self.views.place(name)[0])
+
+    def width(self, name: str) -> int:
+        """Columns of what a buffer or view holds now."""
+        return self._widths[name]
+
+    def blocks(self, name: str) -> int:
+        """The same in blocks of 32."""
+        return -(-self._widths[name] // BLOCK)
+
+    def room(self, name: str) -> int:
+        """Columns from the first to the end of the buffer."""
+        buffer, at = self.views.place(name)
+        return self.work.columns[buffer] - at
 
     def codes(self, buffer: str) -> int:
         """Where 8-bit rows of a buffer go; 0 if no matrix reads them in this kind of step."""
@@ -132,20 +183,36 @@ class Lowering:
         return self.work.codes_address(buffer) if wanted else 0
 
     def cut(self, op: Tap, hook: Hook) -> Iterator[Call | Cut]:
-        """Gives a tap's buffer to a hook; what is made of the buffer otherwise is made anew."""
-        yield Cut(op, hook)
-        self.tiled.discard(op.x)
-        yield from self.quantised(op, op.x)
+        """Gives a tap's buffer to a hook; what has been made of the buffer is made anew where it is read."""
+        yield Cut(op, hook, *self.views.place(op.x))
+        self._spoil([op.x])
 
-    def quantised(self, op: Op, buffer: str) -> Iterator[Call]:
-        """Makes the 8-bit rows of a buffer, if a matrix reads them, after a call that makes none."""
-        w = self.work
-        if self.codes(buffer):
+    def forms(self, buffer: str) -> list[str]:
+        """What a call writes that makes the 8-bit rows of a buffer beside its floats, where `codes` says so."""
+        return [buffer, "q:" + buffer] if self.codes(buffer) else [buffer]
+
+    def made(self, form: str) -> bool:
+        """Whether 8-bit rows ("q:") or tiles ("t:") are up to date."""
+        return form in self._made
+
+    def quantised(self, buffer: str) -> Iterator[Call]:
+        """Makes the 8-bit rows of a buffer, which a matrix is about to read, unless they are up to date."""
+        if not self.made("q:" + buffer):
             values = {
-                "step": w.step.all_rows, "x": w.address(buffer), "q": self.codes(buffer),
-                "blocks": w.columns[buffer] // BLOCK, "x_stride": w.stride(buffer), "q_stride": w.codes_stride(buffer),
+                "step": self.work.step.all_rows, "x": self.address(buffer), "q": self.work.codes_address(buffer),
+                "blocks": self.blocks(buffer), "x_stride": self.stride(buffer),
+                "q_stride": self.work.codes_stride(buffer),
             }  # fmt: skip
-            yield self.call(op, kernel("quantise"), values, [buffer], ["q:" + buffer])
+            yield self.call(None, kernel("quantise"), values, [buffer], ["q:" + buffer])
+
+    def _cleared(self, name: str, width: int) -> Iterator[Call]:
+        """Makes the last block's padding zeros again: another layer has more columns in the same buffer."""
+        if self.views.place(name)[0] == name:
+            values = {
+                "step": self.work.step.all_rows, "x": self.address(name), "stride": self.stride(name),
+                "first": width, "last": self.blocks(name) * BLOCK,
+            }  # fmt: skip
+            yield self.call(None, kernel("clear"), values, [name], [name])
 
     def select(self, source: Workspace, name: str) -> Call:
         """Copies rows of another workspace's buffer into this one's."""

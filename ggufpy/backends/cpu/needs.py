@@ -13,7 +13,7 @@ from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.kv import CacheShape, KvMemory
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel
-from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
+from ggufpy.models.plan import Attend, Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
@@ -29,15 +29,22 @@ Bulk = Mapping[str, Kernel]
 
 def heads_of(plan: Plan) -> Heads:
     """The geometry of the cache. Raises GGUFError where layers differ."""
-    found = list(dict.fromkeys(op.heads for op in plan.body if isinstance(op, StoreKv)))
+    found = list(dict.fromkeys(op.heads for op in plan.body if isinstance(op, StoreKv | Attend)))
     if len(found) != 1:
         raise GGUFError(f"the model has {len(found)} geometries of keys and values; ggufpy runs models that have one")
     return found[0]
 
 
 def layers_of(plan: Plan) -> list[int]:
-    """The layers that keys and values are kept for."""
-    return list(dict.fromkeys(op.layer for op in plan.body if isinstance(op, StoreKv)))
+    """The layers that keys and values are kept for. Raises GGUFError for attention to those that nobody stores."""
+    stored = dict.fromkeys(op.layer for op in plan.body if isinstance(op, StoreKv))
+    for op in plan.body:
+        if isinstance(op, Attend) and op.layer not in stored:
+            raise GGUFError(
+                f"a layer attends to the keys of layer {op.layer}, which nobody stores here: layers that share keys "
+                "must be on one device"
+            )
+    return list(stored)
 
 
 def bulk_kernels(panels: Panels, level: Level) -> dict[str, Kernel]:

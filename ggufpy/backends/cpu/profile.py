@@ -81,6 +81,7 @@ class Profile:
         flops = nbytes = 0.0
         for _, count, position in step.spans(call.kernel.source == "attention_tiles").tolist():
             seen = [min(p + 1, op.window or p + 1) for p in range(position, position + count)]
+            seen = seen if op.causal else [position + count] * count
             flops += 2.0 * sum(seen) * length * heads.queries
             behind = min(position + count, op.window + count if op.window else position + count)
             nbytes += behind * heads.shared * (heads.key_length * key + heads.value_length * value)

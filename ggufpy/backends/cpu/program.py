@@ -9,7 +9,8 @@ import numpy as np
 
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.program import Floats, Ints, Rows
-from ggufpy.models.plan import Plan
+from ggufpy.errors import GGUFError
+from ggufpy.models.plan import Attend, Plan
 
 from .kv import KvMemory
 from .lowering import NO_SINKS, Call, Cut, Kind, Lowering, Parts, Sinks
@@ -47,6 +48,7 @@ class CpuProgram:
         self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
         self._x = self._work.rows_of("x")
+        self._whole_texts = any(isinstance(op, Attend) and not op.causal for op in plan.body)
         angles = {table.rope: table.region for table in self._ropes}
         scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
         self._parts = Parts(
@@ -60,6 +62,11 @@ class CpuProgram:
         self.profile: Profile | None = None
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
+        if self._whole_texts and any(part.position for part in step):
+            raise GGUFError(
+                "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
+                "and raise n_batch to the number of its tokens"
+            )
         spans = _spans(step, self._model.tiled_attention)
         rows, positions, _ = spans.each()
         width = self._model.plan.width

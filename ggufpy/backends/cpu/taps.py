@@ -41,7 +41,7 @@ class Given:
 
     def give(self, cut: Cut, work: Workspace) -> None:
         """Has the hook look at them. Raises GGUFError if it returns something else than as many rows of numbers."""
-        buffer = work.rows_of(cut.op.x)[:, : cut.op.width]
+        buffer = work.rows_of(cut.buffer)[:, cut.at : cut.at + cut.op.width]
         values = buffer[self.rows]
         found = cut.hook(values, self.about)
         if found is not None:

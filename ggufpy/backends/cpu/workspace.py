@@ -28,11 +28,15 @@ class Forms:
 
 
 class Workspace:
-    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
+    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step.
+
+    `widths` are those of buffers and views, the largest of all layers. Views have no use for floats of their own, which
+    are never touched then and take no memory.
+    """
 
     def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, adapters: int = 0) -> None:
         self.name, self.rows, self.step = name, rows, Step(rows, adapters)
-        self.forms = forms
+        self.forms, self.widths = forms, dict(widths)
         self.columns = _columns(widths)
         whole = self._whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
         self.floats = {n: Region(whole * 4 * c, f"buffer {n}") for n, c in self.columns.items()}
@@ -45,11 +49,12 @@ class Workspace:
         """Makes the buffers that there are not yet, as floats alone."""
         new = {name: columns for name, columns in _columns(widths).items() if name not in self.columns}
         self.columns |= new
+        self.widths |= {name: widths[name] for name in new}
         self.floats |= {n: Region(self._whole * 4 * c, f"buffer {n}") for n, c in new.items()}
 
-    def address(self, name: str) -> int:
-        region = self.floats[name]
-        return region.at(0, self.rows * self.stride(name))
+    def address(self, name: str, column: int = 0) -> int:
+        """Of the first row, from a column on."""
+        return self.floats[name].at(4 * column, self.rows * self.stride(name) - 4 * column)
 
     def stride(self, name: str) -> int:
         return 4 * self.columns[name]

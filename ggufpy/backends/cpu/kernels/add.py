@@ -7,17 +7,18 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "x", "y", "blocks", "stride")
+ARGS = struct("step", "x", "y", "blocks", "x_stride", "y_stride")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def add(args, ith, nth):
-        blocks, stride, x0, y0 = args.blocks, args.stride, args.x, args.y
+        blocks, x_stride, y_stride, x0, y0 = args.blocks, args.x_stride, args.y_stride, args.x, args.y
         units = v.load_i64(args.step) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // blocks
-            at = token * stride + 128 * (unit - token * blocks)
+            at = 128 * (unit - token * blocks)
+            x, y = x0 + token * x_stride + at, y0 + token * y_stride + at
             for i in range(32 // v.L):
-                v.store_f(y0 + at + 4 * v.L * i, v.load_f(y0 + at + 4 * v.L * i) + v.load_f(x0 + at + 4 * v.L * i))
+                v.store_f(y + 4 * v.L * i, v.load_f(y + 4 * v.L * i) + v.load_f(x + 4 * v.L * i))
 
     return add

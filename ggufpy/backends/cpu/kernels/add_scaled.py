@@ -10,20 +10,21 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "scales", "x", "y", "blocks", "stride", "factor:f4")
+ARGS = struct("step", "scales", "x", "y", "blocks", "x_stride", "y_stride", "factor:f4")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def add_scaled(args, ith, nth):
-        blocks, stride, scales, x0, y0 = args.blocks, args.stride, args.scales, args.x, args.y
+        blocks, scales = args.blocks, args.scales
         units = v.load_i64(args.step) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             row = unit // blocks
             scale = v.load_f32(scales + 4 * row)
             if scale != 0.0:
                 by = v.splat_f(scale * args.factor)
-                at = row * stride + 128 * (unit - row * blocks)
+                at = 128 * (unit - row * blocks)
+                x, y = args.x + row * args.x_stride + at, args.y + row * args.y_stride + at
                 for i in range(0, 128, 4 * v.L):
-                    v.store_f(y0 + at + i, v.fma(v.load_f(x0 + at + i), by, v.load_f(y0 + at + i)))
+                    v.store_f(y + i, v.fma(v.load_f(x + i), by, v.load_f(y + i)))
 
     return add_scaled

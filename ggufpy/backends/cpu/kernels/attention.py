@@ -1,4 +1,4 @@
-"""Causal attention of the rows of a step over the pages of their sequences, with an online softmax.
+"""Attention of the rows of a step over the pages of their sequences, with an online softmax.
 
 Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
 chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
@@ -11,6 +11,10 @@ table, address of the parts.
 A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
 whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
 `window` > 0 limits attention to that many latest positions.
+
+Further constants, 1 where they are given: softcap (scores become cap · tanh(score / cap)), sinks (at `sinks` is a score
+for each query head that counts in the sum of weights alone), everything (rows see all that their sequence has with this
+step, not only what is before them).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
+from .common import capper
 from .kv_types import CHUNK, KvType, key_reader, value_reader
 
 RECORD = 5  # int64 of a span
@@ -29,7 +34,7 @@ LOWEST = -1e30  # the score of what is not seen
 
 ARGS = struct(
     "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes",
+    "value_head_bytes", "window", "scratch_bytes", "sinks", "cap:f4",
 )  # fmt: skip
 
 
@@ -51,8 +56,11 @@ def scratch_bytes(key_length: int, value_length: int, group: int, lanes: int) ->
     return -(-size // 64) * 64 + 64
 
 
-def joiner(v: Any, value_length: int, queries: int) -> tuple[Any, Any]:
-    """(join, finish) for query n: join(into, part, n) merges parts; finish(part, n, y) writes the normalised row."""
+def joiner(v: Any, value_length: int, queries: int, sinks: bool) -> tuple[Any, Any]:
+    """(join, finish) for query n: join(into, part, n) merges parts; finish(part, n, y, sink) writes the normalised row.
+
+    `sink` is the address of the score of the head's sink, if there are `sinks`.
+    """
     padded = -(-value_length // v.L) * v.L
     vectors = padded // v.L
     stats = 4 * queries * padded
@@ -71,8 +79,15 @@ def joiner(v: Any, value_length: int, queries: int) -> tuple[Any, Any]:
         v.store_f32(a + 4, total)
 
     @v.njit
-    def finish(part, n, y):
-        scale = 1.0 / v.load_f32(part + stats + 8 * n + 4)
+    def finish(part, n, y, sink):
+        at = part + stats + 8 * n
+        if sinks:
+            largest, score = v.splat_f(v.load_f32(at)), v.splat_f(v.load_f32(sink))
+            top = v.max(largest, score)
+            shrunk = v.first(v.exp(largest - top))
+            scale = shrunk / (v.load_f32(at + 4) * shrunk + v.first(v.exp(score - top)))
+        else:
+            scale = 1.0 / v.load_f32(at + 4)
         for i in range(value_length):
             v.store_f32(y + 4 * i, v.load_f32(part + 4 * (n * padded + i)) * scale)
 
@@ -163,33 +178,40 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
 
 
 def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
-    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last."""
+    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last.
+
+    `known` positions have been stored; `cap` is 0 where scores have none.
+    """
     key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
     key_type, value_type = KvType(p["key_type"]), KvType(p["value_type"])
     L, queries = v.L, rows * group
     stats_at = 4 * queries * (-(-value_length // L) * L)
     scores, unit = _scores(v, key_length, key_type, queries)
     weighted = _weighted(v, value_length, value_type, queries)
+    capped, softcap, everything = capper(v), p.get("softcap", 0), p.get("everything", 0)
     value_step = value_type.value_page(value_length, L) // (CHUNK // L * key_length)
     key_step = key_type.key_page(key_length, L) // CHUNK
 
     @v.njit
-    def part(q, keys, values, base, position, here, window, out, room, next_keys):
+    def part(q, keys, values, base, position, here, known, window, cap, out, room, next_keys):
         # Each pass over a page brings what the next one reads: the values of this page, the keys of the next.
         stats = out + stats_at
         lowest = max(position + 1 - window, 0) if window > 0 else 0
         start = max(lowest - base, 0) // unit * unit
-        last = min(position + here - base, CHUNK)
+        last = min((known if everything else position + here) - base, CHUNK)
         scores(q, keys, start, last, room, values, value_step)
         for r in range(rows):
-            high = position + min(r, here - 1) + 1
+            high = known if everything else position + min(r, here - 1) + 1
             low = max(high - window, 0) if window > 0 else 0
             for g in range(group):
                 scored = room + 4 * (r * group + g) * CHUNK
                 best = v.splat_f(LOWEST)
                 for i in range(start, last, L):
                     index = v.iota() + v.splat_i(base + i)
-                    value = v.less(index, v.splat_i(high), v.load_f(scored + 4 * i), v.splat_f(LOWEST))
+                    value = v.load_f(scored + 4 * i)
+                    if softcap:
+                        value = capped(value, cap)
+                    value = v.less(index, v.splat_i(high), value, v.splat_f(LOWEST))
                     value = v.less(index, v.splat_i(low), v.splat_f(LOWEST), value)
                     best = v.max(best, value)
                     v.store_f(scored + 4 * i, value)
@@ -239,7 +261,8 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
                 next_keys = keys0 + (following * n_kv + head) * key_head
                 values = values0 + (page * n_kv + head) * value_head
                 out = parts + (head * pages + chunk) * size
-                part(q, keys, values, chunk * CHUNK, position, 1, window, out, room, next_keys)
+                known = position + 1
+                part(q, keys, values, chunk * CHUNK, position, 1, known, window, args.cap, out, room, next_keys)
             begun += n_kv * chunks
 
     return singles
@@ -252,7 +275,8 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
     queries = rows * group
     size = part_bytes(value_length, queries, v.L)
     part = _part(v, p, rows)
-    join, finish = joiner(v, value_length, queries)
+    everything = p.get("everything", 0)
+    join, finish = joiner(v, value_length, queries, bool(p.get("sinks", 0)))
 
     @v.njit
     def gather(q, q_stride, here, out):
@@ -265,6 +289,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
     @v.njit
     def runs(args, ith, nth, single, count):
         n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS + 8 * RECORD * single
+        cap, sinks = args.cap, args.sinks
         keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
         key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
         room = args.scratch + ith * args.scratch_bytes
@@ -284,21 +309,23 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 here = min(rows, length - block * rows)
                 gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
                 first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
-                end = (position + here - 1) // CHUNK
+                known = position0 + length
+                end = ((known if everything else position + here) - 1) // CHUNK
                 for chunk in range(first, end + 1):
                     page = (v.load_i64(table + 8 * chunk) * n_kv + head)
                     following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head
                     keys, values = keys0 + page * key_head, values0 + page * value_head
                     out = running if chunk == first else spare
                     next_keys = keys0 + following * key_head
-                    part(q, keys, values, chunk * CHUNK, position, here, window, out, room, next_keys)
+                    part(q, keys, values, chunk * CHUNK, position, here, known, window, cap, out, room, next_keys)
                     if chunk != first:
                         for n in range(here * group):
                             join(running, spare, n)
                 for r in range(here):
                     for g in range(group):
-                        y = y0 + (row + r) * y_stride + (head * group + g) * value_length * 4
-                        finish(running, r * group + g, y)
+                        one = head * group + g
+                        y = y0 + (row + r) * y_stride + one * value_length * 4
+                        finish(running, r * group + g, y, sinks + 4 * one)
             turn = (turn - units) % nth
 
     return runs

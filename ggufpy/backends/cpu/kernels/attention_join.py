@@ -1,6 +1,6 @@
 """Joins the parts that `attention` left for single rows and writes their output; runs need nothing.
 
-Work units are (row, query head). Constants: value_length, group.
+Work units are (row, query head). Constants: value_length, group, and sinks as in `attention`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ggufpy.jit.spec import struct
 from .attention import RECORD, RECORDS, joiner, part_bytes
 from .kv_types import CHUNK
 
-ARGS = struct("spans", "y", "y_stride", "n_kv", "window")
+ARGS = struct("spans", "y", "y_stride", "n_kv", "window", "sinks")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     value_length, group = p["value_length"], p["group"]
     size = part_bytes(value_length, group, v.L)
-    join, finish = joiner(v, value_length, group)
+    join, finish = joiner(v, value_length, group, bool(p.get("sinks", 0)))
 
     def attention_join(args, ith, nth):
         heads, window = args.n_kv * group, args.window
@@ -36,6 +36,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             into = parts + (kv * pages + first) * size
             for chunk in range(1, pages - first):
                 join(into, into + chunk * size, g)
-            finish(into, g, args.y + v.load_i64(record) * args.y_stride + head * value_length * 4)
+            y = args.y + v.load_i64(record) * args.y_stride + head * value_length * 4
+            finish(into, g, y, args.sinks + 4 * head)
 
     return attention_join

@@ -1,4 +1,4 @@
-"""Causal attention of bulk rows over the pages of their sequences, with products of bf16 tiles.
+"""Attention of bulk rows over the pages of their sequences, with products of bf16 tiles.
 
 Constants, spans and most arguments are those of `attention`, whose third kind of span is taken here: runs of bulk rows,
 also of one. Queries, keys, values and weights are rounded to bf16; scores, sums and what softmax makes of them are
@@ -18,12 +18,13 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 from .attention import LOWEST, RECORD, RECORDS
+from .common import capper
 from .kv_types import CHUNK, KvType, key_reader, value_reader
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
     "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes", "next",
+    "value_head_bytes", "window", "scratch_bytes", "next", "sinks", "cap:f4",
 )  # fmt: skip
 
 PAIR = 2 * TILE_ROWS  # queries, columns or positions of two tiles side by side
@@ -203,14 +204,18 @@ def _power(v: Any) -> Any:
     return power
 
 
-def _weigh(v: Any, room: _Room) -> tuple[Any, Any]:
+def _weigh(v: Any, room: _Room, softcap: int) -> tuple[Any, Any]:
     """What a query's scores on a page become: weights, and the scaling of what has been summed.
 
-    weigh(scores, weights, sums, stats) takes a whole page of which all is seen; weigh_some(..., start, end, low, high)
-    positions start to end, multiples of 32, of which low to high are seen.
+    weigh(scores, weights, sums, stats, cap) takes a whole page of which all is seen; weigh_some(..., cap, start, end,
+    low, high) positions start to end, multiples of 32, of which low to high are seen. `cap` is in units of log 2 too.
     """
     vectors, tiles = CHUNK // 16, room.value_tiles
-    power = _power(v)
+    power, capped = _power(v), capper(v)
+
+    @v.njit
+    def score(at, cap):
+        return capped(v.load_f(at), cap) if softcap else v.load_f(at)
 
     @v.njit
     def grow(top, sums, stats):
@@ -226,12 +231,12 @@ def _weigh(v: Any, room: _Room) -> tuple[Any, Any]:
         return top
 
     @v.njit
-    def weigh(scores, weights, sums, stats):
+    def weigh(scores, weights, sums, stats, cap):
         x = v.floats(vectors)
-        best = v.load_f(scores)
+        best = score(scores, cap)
         x[0] = best
         for i in range(1, vectors):
-            x[i] = v.load_f(scores + 64 * i)
+            x[i] = score(scores + 64 * i, cap)
             best = v.max(best, x[i])
         top = v.splat_f(grow(v.largest(best), sums, stats))
         total = v.load_f(stats)
@@ -242,11 +247,11 @@ def _weigh(v: Any, room: _Room) -> tuple[Any, Any]:
         v.store_f(stats, total)
 
     @v.njit
-    def weigh_some(scores, weights, sums, stats, start, end, low, high):
+    def weigh_some(scores, weights, sums, stats, cap, start, end, low, high):
         best = v.splat_f(LOWEST)
         for i in range(start, end, 16):
             index = v.iota() + v.splat_i(i)
-            value = v.less(index, v.splat_i(high), v.load_f(scores + 4 * i), v.splat_f(LOWEST))
+            value = v.less(index, v.splat_i(high), score(scores + 4 * i, cap), v.splat_f(LOWEST))
             value = v.less(index, v.splat_i(low), v.splat_f(LOWEST), value)
             best = v.max(best, value)
             v.store_f(scores + 4 * i, value)
@@ -263,46 +268,48 @@ def _weigh(v: Any, room: _Room) -> tuple[Any, Any]:
 
 
 def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
-    """page(scratch, base, position, here, window): one page, whose keys and values are tiles, for a block's rows."""
+    """page(scratch, base, position, here, known, window, cap): one page, made tiles, for a block's rows."""
     group, tiles = p["group"], room.value_tiles
     scores, weighted = _products(v, room)
-    weigh, weigh_some = _weigh(v, room)
+    weigh, weigh_some = _weigh(v, room, p.get("softcap", 0))
+    everything = p.get("everything", 0)
     key_bytes, width = room.key_blocks * TILE // TILE_ROWS, tiles * 64
     keys_at, values_at, scores_at, weights_at = room.keys, room.values, room.scores, room.weights
     sums_at, stats_at = room.sums, room.stats
 
     @v.njit
-    def page(scratch, base, position, here, window):
+    def page(scratch, base, position, here, known, window, cap):
         for n0 in range(0, here * group, PAIR):
             first, final = position + n0 // group, position + min((n0 + PAIR - 1) // group, here - 1)
             lowest = max(first + 1 - window - base, 0) if window > 0 else 0
             start = lowest // PAIR * PAIR
-            end = min((final + 1 - base + PAIR - 1) // PAIR * PAIR, CHUNK)
+            end = min(((known if everything else final + 1) - base + PAIR - 1) // PAIR * PAIR, CHUNK)
             if start >= end:
                 continue
             scores(scratch + n0 * key_bytes, scratch + keys_at, start, end, scratch + scores_at)
-            seen = first + 1 - base >= CHUNK and (window <= 0 or final + 1 - window <= base)
+            seen = (known if everything else first + 1) - base >= CHUNK and (window <= 0 or final + 1 - window <= base)
             for i in range(min(PAIR, here * group - n0)):
                 n = n0 + i
                 scored, weights = scratch + scores_at + i * SCORES, scratch + weights_at
                 weights += i // TILE_ROWS * WEIGHTS + i % TILE_ROWS * 64
                 sums, stats = scratch + sums_at + n * width, scratch + stats_at + n * STATS
                 if seen:
-                    weigh(scored, weights, sums, stats)
+                    weigh(scored, weights, sums, stats, cap)
                 else:
-                    high = min(position + n // group + 1 - base, CHUNK)
+                    high = min((known if everything else position + n // group + 1) - base, CHUNK)
                     low = max(position + n // group + 1 - window - base, 0) if window > 0 else 0
-                    weigh_some(scored, weights, sums, stats, start, end, low, high)
+                    weigh_some(scored, weights, sums, stats, cap, start, end, low, high)
             weighted(scratch + weights_at, scratch + values_at, start, end, scratch + sums_at + n0 * width)
 
     return page
 
 
 def _ends(v: Any, p: Mapping[str, Any], room: _Room) -> tuple[Any, Any]:
-    """begin(scratch, queries) and finish(scratch, n, y): before the first page, and a query's row after the last."""
+    """begin(scratch, queries) and finish(scratch, n, y, sink): before the first page, a query's row after the last."""
     value_length, tiles = p["value_length"], room.value_tiles
     whole, rest = value_length // 16, value_length % 16
     sums_at, stats_at = room.sums, room.stats
+    power, with_sinks = _power(v), p.get("sinks", 0)
 
     @v.njit
     def begin(scratch, queries):
@@ -313,8 +320,16 @@ def _ends(v: Any, p: Mapping[str, Any], room: _Room) -> tuple[Any, Any]:
             v.store_f32(scratch + stats_at + n * STATS + TOP, LOWEST)
 
     @v.njit
-    def finish(scratch, n, y):
-        sums, scale = scratch + sums_at + n * tiles * 64, 1.0 / v.sum(v.load_f(scratch + stats_at + n * STATS))
+    def finish(scratch, n, y, sink):
+        sums, stats = scratch + sums_at + n * tiles * 64, scratch + stats_at + n * STATS
+        total = v.sum(v.load_f(stats))
+        if with_sinks:
+            largest, score = v.splat_f(v.load_f32(stats + TOP)), v.splat_f(v.load_f32(sink) * LOG2E)
+            top = v.max(largest, score)
+            shrunk = v.first(power(largest - top))
+            scale = shrunk / (total * shrunk + v.first(power(score - top)))
+        else:
+            scale = 1.0 / total
         for j in range(whole):
             v.store_f(y + 64 * j, v.load_f(sums + 64 * j) * v.splat_f(scale))
         for i in range(whole * 16, whole * 16 + rest):
@@ -334,26 +349,28 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     to_values = _values(v, value_length, KvType(p["value_type"]), room)
     page = _page(v, p, room)
     begin, finish = _ends(v, p, room)
-    keys_at, values_at = room.keys, room.values
+    keys_at, values_at, everything = room.keys, room.values, p.get("everything", 0)
 
     @v.njit
-    def block(args, scratch, row, position, here, head, table):
-        n_kv, window = args.n_kv, args.window
+    def block(args, scratch, row, position, here, known, head, table):
+        n_kv, window, cap = args.n_kv, args.window, args.cap * LOG2E
+        end_of_all = known if everything else position + here
         gather(args.q + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
         begin(scratch, here * group)
         lowest = max(position + 1 - window, 0) if window > 0 else 0
-        for chunk in range(lowest // CHUNK, (position + here - 1) // CHUNK + 1):
+        for chunk in range(lowest // CHUNK, (end_of_all - 1) // CHUNK + 1):
             base = chunk * CHUNK
             number = v.load_i64(table + 8 * chunk) * n_kv + head
-            start, last = max(lowest - base, 0) // PAIR * PAIR, min(position + here - base, CHUNK)
+            start, last = max(lowest - base, 0) // PAIR * PAIR, min(end_of_all - base, CHUNK)
             end = (last + PAIR - 1) // PAIR * PAIR
             to_keys(args.keys + number * args.key_head_bytes, start, end, scratch + keys_at)
             to_values(args.values + number * args.value_head_bytes, start, last, scratch + values_at)
-            page(scratch, base, position, here, window)
+            page(scratch, base, position, here, known, window, cap)
         for r in range(here):
             for g in range(group):
-                y = args.y + (row + r) * args.y_stride + (head * group + g) * value_length * 4
-                finish(scratch, r * group + g, y)
+                one = head * group + g
+                finish(scratch, r * group + g, args.y + (row + r) * args.y_stride + one * value_length * 4,
+                       args.sinks + 4 * one)
 
     def attention_tiles(args, ith, nth):
         skipped = v.load_i64(args.spans) + v.load_i64(args.spans + 8)
@@ -374,7 +391,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 unit = units - 1 - (turn - begun)
                 first = unit // n_kv * rows
                 head = unit % n_kv
-                block(args, scratch, row + first, position + first, min(rows, length - first), head, table)
+                here, known = min(rows, length - first), position + length
+                block(args, scratch, row + first, position + first, here, known, head, table)
                 turn = v.atomic_add(args.next, 1)
             begun += units
         v.tile_release()

@@ -1,4 +1,4 @@
-"""Pieces that several kernels share: 8-bit quantisation of activations, and where threads wait for each other."""
+"""Pieces that several kernels share: 8-bit quantisation of activations, soft caps, and where threads wait."""
 
 from __future__ import annotations
 
@@ -62,3 +62,16 @@ def quantiser(v: Any) -> Any:
             v.store_f32(at + 16 * blocks, scale * total)
 
     return quantise
+
+
+def capper(v: Any) -> Any:
+    """capped(x, cap): cap · tanh(x / cap), to 2e-7 of cap. With t = e^-2|x / cap| it is cap · (1 - t) / (1 + t)."""
+
+    @v.njit
+    def capped(x, cap):
+        one, zero = v.splat_f(1.0), v.splat_f(0.0)
+        t = v.exp(v.abs(x) * v.splat_f(-2.0 / cap))
+        size = v.splat_f(cap) * (one - t) / (one + t)
+        return v.above(zero, x, zero - size, size)
+
+    return capped

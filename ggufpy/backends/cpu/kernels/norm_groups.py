@@ -1,6 +1,9 @@
-"""y = x / sqrt(mean(x²) + eps) · weight for each of `groups` parts of a row, `length` floats each, side by side.
+"""y = f(x) · weight + bias for each of `groups` parts of a row, `length` floats each, side by side.
 
-x and y may be the same rows. `weight` has `length` floats. Work units are (token, part).
+x and y may be the same rows. `weight` and `bias` have `length` floats. Work units are (token, part).
+
+Constants, all of them left out for rms with a weight and no bias: kind, which is f: x / sqrt(mean(x²) + eps) ("rms"),
+(x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2"); weighted and biased, 0 or 1.
 """
 
 from __future__ import annotations
@@ -10,35 +13,79 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "x", "weight", "y", "groups", "length", "x_stride", "y_stride", "eps:f4")
+ARGS = struct("step", "x", "weight", "y", "groups", "length", "x_stride", "y_stride", "eps:f4", "bias")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    kind, weighted, biased = p.get("kind", "rms"), p.get("weighted", 1), p.get("biased", 0)
+    centred, by_sum = kind == "layer", kind == "l2"
+
     @v.njit
-    def squares(x, length):
-        total, rest = v.splat_f(0.0), 0.0
+    def away(at, middle):
+        return v.load_f(at) - middle if centred else v.load_f(at)
+
+    @v.njit
+    def one_away(at, mean):
+        return v.load_f32(at) - mean
+
+    @v.njit
+    def one_as_is(at, mean):
+        return v.load_f32(at)
+
+    one_at = one_away if centred else one_as_is
+
+    @v.njit
+    def squares(x, length, mean):
+        total, rest, middle = v.splat_f(0.0), 0.0, v.splat_f(mean)
         whole = length // v.L * v.L
         for i in range(0, whole, v.L):
-            value = v.load_f(x + 4 * i)
+            value = away(x + 4 * i, middle)
             total = v.fma(value, value, total)
         for i in range(whole, length):
-            value = v.load_f32(x + 4 * i)
+            value = one_at(x + 4 * i, mean)
             rest += value * value
         return v.sum(total) + rest
 
+    @v.njit
+    def sum_of(x, length):
+        total, rest = v.splat_f(0.0), 0.0
+        whole = length // v.L * v.L
+        for i in range(0, whole, v.L):
+            total = total + v.load_f(x + 4 * i)
+        for i in range(whole, length):
+            rest += v.load_f32(x + 4 * i)
+        return v.sum(total) + rest
+
+    @v.njit
+    def factor(total, length, eps):
+        if by_sum:
+            return 1.0 / max(v.sqrt(total), eps)
+        return 1.0 / v.sqrt(total / length + eps)
+
     def norm_groups(args, ith, nth):
-        groups, length, weight = args.groups, args.length, args.weight
+        groups, length, weight, bias = args.groups, args.length, args.weight, args.bias
         whole = length // v.L * v.L
         units = v.load_i64(args.step) * groups
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // groups
             at = 4 * length * (unit - token * groups)
             x, y = args.x + token * args.x_stride + at, args.y + token * args.y_stride + at
-            one = 1.0 / v.sqrt(squares(x, length) / length + args.eps)
-            scale = v.splat_f(one)
+            mean = sum_of(x, length) / length if centred else 0.0
+            one = factor(squares(x, length, mean), length, args.eps)
+            scale, middle = v.splat_f(one), v.splat_f(mean)
             for i in range(0, whole, v.L):
-                v.store_f(y + 4 * i, v.load_f(x + 4 * i) * scale * v.load_f(weight + 4 * i))
+                value = away(x + 4 * i, middle) * scale
+                if weighted:
+                    value = value * v.load_f(weight + 4 * i)
+                if biased:
+                    value = value + v.load_f(bias + 4 * i)
+                v.store_f(y + 4 * i, value)
             for i in range(whole, length):
-                v.store_f32(y + 4 * i, v.load_f32(x + 4 * i) * one * v.load_f32(weight + 4 * i))
+                value = one_at(x + 4 * i, mean) * one
+                if weighted:
+                    value = value * v.load_f32(weight + 4 * i)
+                if biased:
+                    value = value + v.load_f32(bias + 4 * i)
+                v.store_f32(y + 4 * i, value)
 
     return norm_groups

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import AddScaled, Op
@@ -19,10 +18,9 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 
 def _calls(to: Lowering, op: AddScaled) -> Iterator[Call]:
-    w = to.work
+    step = to.work.step
     values = {
-        "step": w.step.all_rows, "scales": w.step.scales_address(op.adapter), "x": w.address(op.x),
-        "y": w.address(op.y), "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y), "factor": op.factor,
+        "step": step.all_rows, "scales": step.scales_address(op.adapter), "x": to.address(op.x), "y": to.address(op.y),
+        "blocks": to.blocks(op.y), "x_stride": to.stride(op.x), "y_stride": to.stride(op.y), "factor": op.factor,
     }  # fmt: skip
     yield to.call(op, kernel("add_scaled"), values, [op.x, op.y], [op.y])
-    yield from to.quantised(op, op.y)

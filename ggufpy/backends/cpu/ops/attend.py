@@ -1,6 +1,7 @@
 """Attention: queries and keys are rotated and keys and values stored in one call, then rows attend to the cache.
 
-Rotate and StoreKv are taken together with the Attend that follows them.
+Rotate and StoreKv are taken together with the Attend that follows them. One without a StoreKv attends to what another
+layer has stored.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.step import Step
+from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import Attend, Heads, Op, Rope, Rotate, StoreKv
 
@@ -19,10 +21,10 @@ LOWERS = (Rotate, StoreKv, Attend)
 
 @dataclass(frozen=True)
 class Block:
-    """The ops of one attention: by what queries and keys turn, what is stored, and what attends."""
+    """The ops of one attention: by what queries and keys turn, what is stored if anything is, and what attends."""
 
     rope: Rope | None
-    store: StoreKv
+    store: StoreKv | None
     attend: Attend
 
 
@@ -35,9 +37,9 @@ def block(ops: Sequence[Op]) -> tuple[int, Block]:
             turned[op.x] = op.rope
         elif isinstance(op, StoreKv) and stored is None:
             stored = op
-        elif isinstance(op, Attend) and stored is not None and stored.layer == op.layer:
-            ropes = [turned.pop(name, None) for name in (op.q, stored.k)]
-            if turned or ropes[0] != ropes[1]:
+        elif isinstance(op, Attend) and (stored is None or stored.layer == op.layer):
+            ropes = [turned.pop(name, None) for name in (op.q, *(() if stored is None else (stored.k,)))]
+            if turned or ropes[0] != ropes[-1]:
                 break
             return i + 1, Block(ropes[0], stored, op)
         else:
@@ -63,7 +65,9 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 
 def _calls(to: Lowering, found: Block) -> Iterator[Call]:
-    w, op, heads = to.work, found.attend, found.attend.heads
+    op, heads = found.attend, found.attend.heads
+    if op.window and not op.causal:
+        raise GGUFError("attention that sees what follows has a window, which ggufpy does not run yet")
     yield rope_store(to, found, heads.queries)
     tiled = to.kind.bulk and to.parts.tiled_attention
     if tiled:
@@ -71,40 +75,41 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
     if to.kind.group or not tiled:
         yield _attention(to, op, "attention")
         values = {
-            "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
-            "window": op.window,
+            "spans": to.work.step.spans_address, "y": to.address(op.y), "y_stride": to.stride(op.y),
+            "n_kv": heads.shared, "window": op.window, "sinks": _sinks(to, op),
         }  # fmt: skip
-        code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
+        sinks = {} if op.sinks is None else {"sinks": 1}
+        code = kernel("attention_join", value_length=heads.value_length, group=heads.group, **sinks)
         yield to.call(op, code, values, ["parts"], [op.y])
-    yield from to.quantised(op, op.y)
 
 
 def rope_store(to: Lowering, found: Block, queries: int) -> Call:
-    """Rotates `queries` heads of q (0: only keys) and k, and stores k and v."""
-    w, cache, store, q = to.work, to.parts.cache, found.store, found.attend.q
+    """Rotates `queries` heads of q (0: only keys) and k, and stores k and v, if there are any."""
+    w, cache, store, attend = to.work, to.parts.cache, found.store, found.attend
     angles, rotated, neox = 0, 0, 0
     if found.rope is not None:
         rotated, neox = found.rope.dimensions, int(found.rope.neox)
         angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
+    k, v = (attend.q, attend.q) if store is None else (store.k, store.v)
     values = {
-        "step": w.step.all_rows, "places": w.step.places_address, "q": w.address(q), "k": w.address(store.k),
-        "v": w.address(store.v), "q_stride": w.stride(q), "k_stride": w.stride(store.k),
-        "v_stride": w.stride(store.v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
-        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
-        "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "scale": found.attend.scale,
+        "step": w.step.all_rows, "places": w.step.places_address, "q": to.address(attend.q), "k": to.address(k),
+        "v": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k), "v_stride": to.stride(v),
+        "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
+        "n_kv": 0 if store is None else attend.heads.shared, "keys": cache.keys(attend.layer),
+        "values": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
+        "value_head_bytes": cache.value_head_bytes, "scale": attend.scale,
     }  # fmt: skip
-    code = kernel("rope_store", **cache_constants(store.heads, cache.shape))
-    touched = [q, store.k, store.v]
-    return to.call(store, code, values, touched, [*touched, f"kv{store.layer}"])
+    code = kernel("rope_store", **cache_constants(attend.heads, cache.shape))
+    touched = [attend.q] if store is None else [attend.q, k, v]
+    return to.call(store or attend, code, values, touched, [*touched, *([] if store is None else [f"kv{store.layer}"])])
 
 
 def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
     """Reads what `source` points to back into the rows of k and v."""
     w, cache = to.work, to.parts.cache
     values = {
-        "step": w.step.all_rows, "places": source.places_address, "k": w.address(store.k), "v": w.address(store.v),
-        "k_stride": w.stride(store.k), "v_stride": w.stride(store.v), "n_kv": store.heads.shared,
+        "step": w.step.all_rows, "places": source.places_address, "k": to.address(store.k), "v": to.address(store.v),
+        "k_stride": to.stride(store.k), "v_stride": to.stride(store.v), "n_kv": store.heads.shared,
         "keys": cache.keys(store.layer), "values": cache.values(store.layer),
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
     }  # fmt: skip
@@ -113,24 +118,39 @@ def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
 
 
 def shift_calls(to: Lowering, ops: Sequence[Op], source: Step) -> list[Call]:
-    """For each attention: reads positions, turns the keys and stores them where the step says."""
-    pairs = [(kv_read(to, found.store, source), rope_store(to, found, 0)) for found in blocks(ops)]
-    return [call for pair in pairs for call in pair]
+    """For each layer's store: reads positions, turns the keys and stores them where the step says."""
+    calls: list[Call] = []
+    at = 0
+    while at < len(ops):
+        count, found = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
+        for op in ops[at : at + count]:
+            to.follow(op)
+        if found is not None and found.store is not None:
+            calls += [kv_read(to, found.store, source), rope_store(to, found, 0)]
+        at += count
+    return calls
 
 
 def _attention(to: Lowering, op: Attend, source: str) -> Call:
     """Of exact rows, or of bulk rows where these have tiles."""
-    w, cache, heads = to.work, to.parts.cache, op.heads
-    code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape))
+    cache, heads = to.parts.cache, op.heads
+    special = {"softcap": op.softcap > 0, "sinks": op.sinks is not None, "everything": not op.causal}
+    constants = {name: 1 for name, wanted in special.items() if wanted}
+    code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape), **constants)
     values = {
-        "spans": w.step.spans_address, "q": w.address(op.q), "keys": cache.keys(op.layer),
+        "spans": to.work.step.spans_address, "q": to.address(op.q), "keys": cache.keys(op.layer),
         "values": cache.values(op.layer),
-        "scratch": cache.scratch.at(0, to.parts.threads * cache.scratch_bytes), "y": w.address(op.y),
-        "q_stride": w.stride(op.q), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+        "scratch": cache.scratch.at(0, to.parts.threads * cache.scratch_bytes), "y": to.address(op.y),
+        "q_stride": to.stride(op.q), "y_stride": to.stride(op.y), "n_kv": heads.shared,
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "window": op.window, "scratch_bytes": cache.scratch_bytes,
+        "window": op.window, "scratch_bytes": cache.scratch_bytes, "sinks": _sinks(to, op), "cap": op.softcap,
     }  # fmt: skip
     return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
+
+
+def _sinks(to: Lowering, op: Attend) -> int:
+    """The address of a score for each query head, 0 if there are none."""
+    return 0 if op.sinks is None else to.parts.vectors[op.sinks.name].at(0, 4 * op.heads.queries)
 
 
 def cache_constants(heads: Heads, shape: CacheShape) -> dict[str, int | str]:

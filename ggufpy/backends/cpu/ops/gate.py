@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.jit.spec import kernel
 from ggufpy.models.plan import Gate, Op
@@ -12,12 +11,18 @@ from ggufpy.models.plan import Gate, Op
 LOWERS = (Gate,)
 
 
-def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, list[Call]]:
-    op, w = ops[0], to.work
+def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
+    op = ops[0]
     assert isinstance(op, Gate)
+    return 1, _calls(to, op)
+
+
+def _calls(to: Lowering, op: Gate) -> Iterator[Call]:
+    up = op.gate if op.up is None else op.up  # without one the kernel reads the gate alone
+    code = kernel("gate", kind=op.kind) if op.up is not None else kernel("gate", kind=op.kind, gated=0)
     values = {
-        "step": w.step.all_rows, "gate": w.address(op.gate), "up": w.address(op.up), "y": w.address(op.y),
-        "q": to.codes(op.y), "blocks": w.columns[op.y] // BLOCK, "stride": w.stride(op.y),
-        "q_stride": w.codes_stride(op.y),
+        "step": to.work.step.all_rows, "gate": to.address(op.gate), "up": to.address(up), "y": to.address(op.y),
+        "q": to.codes(op.y), "blocks": to.blocks(op.y), "gate_stride": to.stride(op.gate), "up_stride": to.stride(up),
+        "y_stride": to.stride(op.y), "q_stride": to.work.codes_stride(op.y),
     }  # fmt: skip
-    return 1, [to.call(op, kernel("gate", kind=op.kind), values, [op.gate, op.up], [op.y, "q:" + op.y])]
+    yield to.call(op, code, values, op.reads, to.forms(op.y))

@@ -1,13 +1,15 @@
-"""Norm: of a whole row one call, which makes 8-bit rows too where a matrix reads them; of its parts another kernel."""
+"""Norm: the rms of a whole row is one call, which makes 8-bit rows too where a matrix reads them; all others another.
+
+Parts of a row, and what is no rms with a weight, go through `norm_groups`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
-from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Norm, Op
+from ggufpy.jit.spec import Kernel, kernel
+from ggufpy.models.plan import Norm, Op, Weight
 
 LOWERS = (Norm,)
 
@@ -15,26 +17,34 @@ LOWERS = (Norm,)
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
     op = ops[0]
     assert isinstance(op, Norm)
-    return 1, _row(to, op) if op.groups == 1 else _groups(to, op)
+    if op.weight is not None and op.kind == "rms" and op.bias is None and op.groups == 1:
+        return 1, _row(to, op, op.weight)
+    return 1, _groups(to, op)
 
 
-def _row(to: Lowering, op: Norm) -> Iterator[Call]:
-    w = to.work
-    columns = w.columns[op.x]
+def _row(to: Lowering, op: Norm, weight: Weight) -> Iterator[Call]:
+    blocks = to.blocks(op.y)
     values = {
-        "step": w.step.all_rows, "x": w.address(op.x), "weight": to.parts.vectors[op.weight.name].at(0, 4 * columns),
-        "y": w.address(op.y), "q": to.codes(op.y), "blocks": columns // BLOCK, "columns": op.weight.shape[0],
-        "x_stride": w.stride(op.x), "y_stride": w.stride(op.y), "q_stride": w.codes_stride(op.y), "eps": op.eps,
+        "step": to.work.step.all_rows, "x": to.address(op.x),
+        "weight": to.parts.vectors[weight.name].at(0, 128 * blocks), "y": to.address(op.y), "q": to.codes(op.y),
+        "blocks": blocks, "columns": op.part, "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
+        "q_stride": to.work.codes_stride(op.y), "eps": op.eps,
     }  # fmt: skip
-    yield to.call(op, kernel("norm"), values, [op.x], [op.y, "q:" + op.y])
+    yield to.call(op, kernel("norm"), values, [op.x], to.forms(op.y))
 
 
 def _groups(to: Lowering, op: Norm) -> Iterator[Call]:
-    w, length = to.work, op.weight.shape[0]
+    vectors = [0 if w is None else to.parts.vectors[w.name].at(0, 4 * op.part) for w in (op.weight, op.bias)]
     values = {
-        "step": w.step.all_rows, "x": w.address(op.x), "weight": to.parts.vectors[op.weight.name].at(0, 4 * length),
-        "y": w.address(op.y), "groups": op.groups, "length": length, "x_stride": w.stride(op.x),
-        "y_stride": w.stride(op.y), "eps": op.eps,
+        "step": to.work.step.all_rows, "x": to.address(op.x), "weight": vectors[0], "y": to.address(op.y),
+        "groups": op.groups, "length": op.part, "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
+        "eps": op.eps, "bias": vectors[1],
     }  # fmt: skip
-    yield to.call(op, kernel("norm_groups"), values, [op.x], [op.y])
-    yield from to.quantised(op, op.y)
+    yield to.call(op, _groups_kernel(op), values, [op.x], [op.y])
+
+
+def _groups_kernel(op: Norm) -> Kernel:
+    if op.kind == "rms" and op.weight is not None and op.bias is None:
+        return kernel("norm_groups")
+    given = {"weighted": int(op.weight is not None), "biased": int(op.bias is not None)}
+    return kernel("norm_groups", kind=op.kind, **given)

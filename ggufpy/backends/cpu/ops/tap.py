@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Cut, Lowering
 from ggufpy.models.plan import Op, Tap
@@ -10,7 +10,7 @@ from ggufpy.models.plan import Op, Tap
 LOWERS = (Tap,)
 
 
-def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterable[Call | Cut]]:
+def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call | Cut]]:
     op = ops[0]
     assert isinstance(op, Tap)
-    return 1, to.sinks[op.name].lower(to, op) if op.name in to.sinks else ()
+    return 1, to.sinks[op.name].lower(to, op) if op.name in to.sinks else iter(())

@@ -1,0 +1,24 @@
+"""Zeros in columns `first` to `last` of rows of floats: what is left of a wider row behind a narrower one.
+
+Work units are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+ARGS = struct("step", "x", "stride", "first", "last")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    def clear(args, ith, nth):
+        x, stride, first, last = args.x, args.stride, args.first, args.last
+        rows = v.load_i64(args.step)
+        for row in range(rows * ith // nth, rows * (ith + 1) // nth):
+            for i in range(first, last):
+                v.store_f32(x + row * stride + 4 * i, 0.0)
+
+    return clear

@@ -1,0 +1,27 @@
+"""x = cap · tanh(x / cap), rows of `blocks` blocks of 32 floats. Work units are (token, block)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .common import capper
+
+ARGS = struct("step", "x", "blocks", "stride", "cap:f4")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    capped = capper(v)
+
+    def soft_cap(args, ith, nth):
+        blocks, stride, x0, cap = args.blocks, args.stride, args.x, args.cap
+        units = v.load_i64(args.step) * blocks
+        for unit in range(units * ith // nth, units * (ith + 1) // nth):
+            token = unit // blocks
+            x = x0 + token * stride + 128 * (unit - token * blocks)
+            for i in range(32 // v.L):
+                v.store_f(x + 4 * v.L * i, capped(v.load_f(x + 4 * v.L * i), cap))
+
+    return soft_cap
