@@ -11,7 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .plan import (
+    Add,
+    Attend,
+    Embed,
+    ExpertMatMul,
+    Gate,
+    MatMul,
+    Norm,
+    Op,
+    Plan,
+    Rope,
+    Rotate,
+    Route,
+    StoreKv,
+)
 from .rope import frequencies, magnitude
 
 Doubles = NDArray[np.float64]
@@ -96,9 +110,52 @@ class _Run:
             y = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
         self.buffers[op.y] = y * self.buffers[op.up]
 
+    def route(self, op: Route) -> None:
+        x = self.buffers[op.x]
+        if op.kind == "softmax":
+            p = np.exp(x - x.max(axis=1, keepdims=True))
+            p /= p.sum(axis=1, keepdims=True)
+        else:
+            p = 1 / (1 + np.exp(-x)) if op.kind == "sigmoid" else x
+        scores = p if op.bias is None else p + self._weights[op.bias.name]
+        if op.groups > 1:
+            parts = self._split(scores, op.groups)
+            best = _largest(np.sort(parts, axis=2)[..., -2:].sum(axis=2), op.groups_used)
+            within = np.zeros(parts.shape[:2], bool)
+            np.put_along_axis(within, best, True, axis=1)
+            scores = np.where(within[..., None], parts, -np.inf).reshape(scores.shape)
+        chosen = _largest(scores, op.count)
+        shares = np.take_along_axis(p, chosen, axis=1)
+        if op.kind == "softmax_of_chosen":
+            shares = np.exp(shares - shares.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+        if op.renormalised:
+            shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 2.0**-14)
+        self.buffers[op.chosen], self.buffers[op.shares] = chosen.astype(np.float64), shares * op.scale
+
+    def experts(self, op: ExpertMatMul) -> None:
+        chosen, weight = self.buffers[op.chosen].astype(np.int64), self._weights[op.weight.name]
+        x = self._split(self.buffers[op.x], op.count if op.own else 1)
+        y = np.zeros((*chosen.shape, weight.shape[1]))
+        for expert in np.unique(chosen):
+            token, part = np.nonzero(chosen == expert)
+            y[token, part] = x[token, part if op.own else 0] @ weight[expert].T
+        if op.bias is not None:
+            y = y + self._weights[op.bias.name][chosen]
+        if op.shares is None:
+            self.buffers[op.y] = y.reshape(len(y), -1)
+            return
+        total = (y * self.buffers[op.shares][..., None]).sum(axis=1)
+        self.buffers[op.y] = self.buffers[op.y] + total if op.add else total
+
     def _split(self, rows: Doubles, parts: int) -> Doubles:
         """(tokens, width) as (tokens, parts, width / parts)."""
         return rows.reshape(len(self._tokens), parts, -1)
+
+
+def _largest(scores: Doubles, count: int) -> NDArray[np.int64]:
+    """The places of each row's largest, best first, of equal ones the earlier."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def _pairs(rope: Rope) -> tuple[slice, slice]:
@@ -109,5 +166,5 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Rotate: _Run.rotate, StoreKv: _Run.store,
-    Attend: _Run.attend, Gate: _Run.gate,
+    Attend: _Run.attend, Gate: _Run.gate, Route: _Run.route, ExpertMatMul: _Run.experts,
 }  # fmt: skip

@@ -8,6 +8,7 @@ and tokens by one, two and four.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from ggufpy.models.plan import (
     Add,
     Attend,
     Embed,
+    ExpertMatMul,
     Gate,
     Heads,
     MatMul,
@@ -32,6 +34,7 @@ from ggufpy.models.plan import (
     Plan,
     Rope,
     Rotate,
+    Route,
     StoreKv,
     Weight,
     kinds_of_layers,
@@ -40,6 +43,7 @@ from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
+EXPERTS, USED = 4, 2
 EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
@@ -73,7 +77,8 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
 
 
 class _Shrinker:
-    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads; weights get names of their own."""
+    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads and experts' parts, experts few, of
+    which not all are chosen. Weights get names of their own."""
 
     def __init__(self, layer: int, types: Mapping[str, str]) -> None:
         self.types: dict[str, str] = {}
@@ -87,6 +92,11 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+            if isinstance(op, Route):
+                self._widths |= {op.x: EXPERTS, op.chosen: min(op.count, USED), op.shares: min(op.count, USED)}
+            if isinstance(op, ExpertMatMul):
+                parts = [op.x] * op.own + [op.y] * (op.shares is None)
+                self._widths |= dict.fromkeys(parts, min(op.count, USED) * WIDTH)
         return tuple(map(self._op, ops))
 
     def _width(self, buffer: str) -> int:
@@ -94,14 +104,32 @@ class _Shrinker:
 
     def _weight(self, weight: Weight, *shape: int) -> Weight:
         name = f"{self._layer}.{len(self.types)}.weight"
-        self.types[name] = self._from.get(weight.name, "F32") if len(shape) == 2 else "F32"
+        self.types[name] = self._from.get(weight.name, "F32")
         return Weight(name, shape)
+
+    def _route(self, op: Route) -> Op:
+        groups = min(op.groups, 2)
+        return replace(
+            op, experts=EXPERTS, count=min(op.count, USED), bias=op.bias and self._weight(op.bias, EXPERTS),
+            groups=groups, groups_used=min(op.groups_used, groups - 1) if op.groups_used < op.groups else groups,
+        )  # fmt: skip
+
+    def _experts(self, op: ExpertMatMul) -> Op:
+        count = min(op.count, USED)
+        rows = self._width(op.y) // (count if op.shares is None else 1)
+        columns = self._width(op.x) // (count if op.own else 1)
+        weight, bias = self._weight(op.weight, EXPERTS, rows, columns), op.bias and self._weight(op.bias, EXPERTS, rows)
+        return replace(op, weight=weight, bias=bias, count=count)
 
     def _op(self, op: Op) -> Op:
         if isinstance(op, MatMul):
             rows, columns = self._width(op.y), self._width(op.x)
             bias = op.bias and self._weight(op.bias, rows)
             return replace(op, weight=self._weight(op.weight, rows, columns), bias=bias)
+        if isinstance(op, Route):
+            return self._route(op)
+        if isinstance(op, ExpertMatMul):
+            return self._experts(op)
         if isinstance(op, Norm):
             return replace(op, weight=self._weight(op.weight, self._width(op.x) // op.groups))
         if isinstance(op, Gate | Add):
@@ -213,8 +241,9 @@ def tensors_of(trial: Trial) -> _File:
             values = rng.standard_normal(weight.shape).astype(np.float32)
             made[name] = _Tensor(name, "F32", weight.shape, values.view(np.uint8))
         else:
-            rows, columns = weight.shape
-            made[name] = _matrix(name, trial.types.get(name, "F32"), rows, columns, rng)
+            *outer, columns = weight.shape
+            found = _matrix(name, trial.types.get(name, "F32"), math.prod(outer), columns, rng)
+            made[name] = replace(found, shape=weight.shape, blocks=found.blocks.reshape(*outer, -1))
     return _File(made)
 
 

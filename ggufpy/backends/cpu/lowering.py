@@ -102,7 +102,8 @@ class Lowering:
         reads: Iterable[str],
         writes: Iterable[str],
     ) -> Call:
-        """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles."""
+        """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles, "e:" for the
+        lists of rows by the experts that it names."""
         read, written = (frozenset(f"{self.work.name}:{buffer}" for buffer in names) for names in (reads, writes))
         self.tiled.difference_update(writes)
         self.collected.difference_update(writes)
@@ -115,11 +116,12 @@ class Lowering:
 
     def quantised(self, op: Op, buffer: str) -> Iterator[Call]:
         """Makes the 8-bit rows of a buffer, if a matrix reads them, after a call that makes none."""
-        w = self.work
+        w, parts = self.work, self.work.parts(buffer)
         if self.codes(buffer):
             values = {
-                "step": w.step.all_rows, "x": w.address(buffer), "q": self.codes(buffer),
-                "blocks": w.columns[buffer] // BLOCK, "x_stride": w.stride(buffer), "q_stride": w.codes_stride(buffer),
+                "step": w.step.rows_in_parts(parts), "x": w.address(buffer), "q": self.codes(buffer),
+                "blocks": w.columns[buffer] // BLOCK // parts, "x_stride": w.stride(buffer) // parts,
+                "q_stride": w.codes_stride(buffer) // parts,
             }  # fmt: skip
             yield self.call(op, kernel("quantise"), values, [buffer], ["q:" + buffer])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ggufpy.backends.cpu.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.backends.cpu.kernels.to_tiles import tiles_bytes
 
+from .experts import ExpertLists
 from .memory import Region
 from .step import Step
 
@@ -20,18 +21,24 @@ MOST = GROUPS[-1]
 
 @dataclass(frozen=True)
 class Forms:
-    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles."""
+    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles; and what experts take.
+
+    `parts` has the buffers of which each chosen expert reads its own part, and how many these are. `chosen` has the
+    buffers of experts' numbers, how many there are to choose from and how many are chosen.
+    """
 
     quantised: frozenset[str]
     quantised_in_bulk: frozenset[str]
     tiled: frozenset[str]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    chosen: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Workspace:
     """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
 
     def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int) -> None:
-        self.name, self.rows, self.step = name, rows, Step(rows)
+        self.name, self.rows, self.step = name, rows, Step(rows, forms.parts.values())
         self.forms = forms
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
         whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
@@ -40,6 +47,7 @@ class Workspace:
         self.codes = {n: Region(whole * size, f"buffer {n}") for n, size in sizes.items()}
         tiled = {n: tiles_bytes(rows, self.columns[n] // BLOCK) for n in forms.tiled}
         self.tiles = {n: Region(size, f"buffer {n}") for n, size in tiled.items()}
+        self.lists = {n: ExpertLists(experts, count, rows) for n, (experts, count) in forms.chosen.items()}
 
     def address(self, name: str) -> int:
         region = self.floats[name]
@@ -47,6 +55,10 @@ class Workspace:
 
     def stride(self, name: str) -> int:
         return 4 * self.columns[name]
+
+    def parts(self, name: str) -> int:
+        """How many 8-bit rows a row of a buffer is: one, or one for each part that an expert reads."""
+        return self.forms.parts.get(name, 1)
 
     def codes_address(self, name: str) -> int:
         """The 8-bit rows of a buffer, or 0 if no matrix reads it that way."""

@@ -19,14 +19,17 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 
 def _row(to: Lowering, op: Norm) -> Iterator[Call]:
-    w = to.work
+    w, whole = to.work, to.work.parts(op.y) == 1
     columns = w.columns[op.x]
     values = {
         "step": w.step.all_rows, "x": w.address(op.x), "weight": to.parts.vectors[op.weight.name].at(0, 4 * columns),
-        "y": w.address(op.y), "q": to.codes(op.y), "blocks": columns // BLOCK, "columns": op.weight.shape[0],
-        "x_stride": w.stride(op.x), "y_stride": w.stride(op.y), "q_stride": w.codes_stride(op.y), "eps": op.eps,
+        "y": w.address(op.y), "q": to.codes(op.y) if whole else 0, "blocks": columns // BLOCK,
+        "columns": op.weight.shape[0], "x_stride": w.stride(op.x), "y_stride": w.stride(op.y),
+        "q_stride": w.codes_stride(op.y), "eps": op.eps,
     }  # fmt: skip
     yield to.call(op, kernel("norm"), values, [op.x], [op.y, "q:" + op.y])
+    if not whole:
+        yield from to.quantised(op, op.y)
 
 
 def _groups(to: Lowering, op: Norm) -> Iterator[Call]:
