@@ -29,13 +29,16 @@ class Config:
     window: int
 
 
-def read_config(keys: Keys) -> Config:
-    """Raises GGUFError for a value that is missing, out of range or inconsistent."""
+def read_config(keys: Keys, experts: bool = False) -> Config:
+    """Raises GGUFError for a value that is missing, out of range or inconsistent.
+
+    A mixture of `experts` need not have a feed-forward length: `hidden` is 0 then.
+    """
     width, queries = keys.count("embedding_length"), keys.count("attention.head_count")
     shared = keys.count("attention.head_count_kv", queries)
     if queries % shared:
         raise GGUFError(f"{queries} attention heads cannot share {shared} key/value heads")
-    if keys.count("expert_count", 0, least=0):
+    if not experts and keys.count("expert_count", 0, least=0):
         raise GGUFError("the model is a mixture of experts, which ggufpy does not run yet")
     key_length = keys.count("attention.key_length", max(width // queries, 1))
     value_length = keys.count("attention.value_length", max(width // queries, 1))
@@ -46,7 +49,7 @@ def read_config(keys: Keys) -> Config:
         layers=keys.count("block_count"),
         context=keys.count("context_length"),
         width=width,
-        hidden=keys.count("feed_forward_length"),
+        hidden=keys.count("feed_forward_length", 0 if experts else None, 0 if experts else 1),
         heads=Heads(queries, shared, key_length, value_length),
         eps=keys.number("attention.layer_norm_rms_epsilon", within=(1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),

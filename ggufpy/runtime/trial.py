@@ -39,11 +39,13 @@ from ggufpy.models.plan import (
     Weight,
     kinds_of_layers,
 )
+from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
 EXPERTS, USED = 4, 2
+SEEN = "seen"  # the buffer by which experts are chosen
 EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
@@ -63,7 +65,10 @@ class Trial:
 
 
 def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
-    """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same."""
+    """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same.
+
+    Experts are chosen by the norms of embeddings, which are exact: so no rounding decides a choice.
+    """
     layers: list[tuple[Op, ...]] = []
     kept: dict[str, str] = {}
     for ops in kinds_of_layers(plan.layers, lambda weight: types.get(weight.name)):
@@ -72,6 +77,8 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
         kept |= shrinker.types
     shrinker = _Shrinker(len(layers), types)
     head = shrinker.ops(plan.head)
+    if any(isinstance(op, Route) for op in plan.body):
+        layers[0] = (Norm("x", Weight(SEEN, (WIDTH,)), SEEN, 1e-5), *layers[0])
     embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
     return Plan(POSITIONS, VOCABULARY, embed, tuple(layers), head), kept | shrinker.types
 
@@ -83,6 +90,7 @@ class _Shrinker:
     def __init__(self, layer: int, types: Mapping[str, str]) -> None:
         self.types: dict[str, str] = {}
         self._layer, self._from = layer, types
+        self._routers: set[str] = set()
         self._widths: dict[str, int] = {"logits": VOCABULARY}
 
     def ops(self, ops: Sequence[Op]) -> tuple[Op, ...]:
@@ -93,6 +101,7 @@ class _Shrinker:
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
             if isinstance(op, Route):
+                self._routers.add(op.x)
                 self._widths |= {op.x: EXPERTS, op.chosen: min(op.count, USED), op.shares: min(op.count, USED)}
             if isinstance(op, ExpertMatMul):
                 parts = [op.x] * op.own + [op.y] * (op.shares is None)
@@ -125,7 +134,8 @@ class _Shrinker:
         if isinstance(op, MatMul):
             rows, columns = self._width(op.y), self._width(op.x)
             bias = op.bias and self._weight(op.bias, rows)
-            return replace(op, weight=self._weight(op.weight, rows, columns), bias=bias)
+            x = SEEN if op.y in self._routers else op.x
+            return replace(op, x=x, weight=self._weight(op.weight, rows, columns), bias=bias)
         if isinstance(op, Route):
             return self._route(op)
         if isinstance(op, ExpertMatMul):
@@ -216,8 +226,10 @@ def _matrix(name: str, type_name: str, rows: int, columns: int, rng: np.random.G
     for field, low, high in SMALL_SCALES.get(type_name, ()):
         blocks[field] = rng.integers(low, high, blocks[field].shape)
     floats = [field for field in kind.record.names or () if blocks[field].dtype.kind == "f"]
-    for field in floats:  # a scale, a minimum (which is negative where it is added) or the weight itself
-        span = (-8.0, -7.0) if field == "m" else (0.5, 1.0)
+    middle = (2**kind.panel.bits - 1) / 2 if isinstance(kind.panel, IntPanel) else 0.0
+    minima = {"m": (-0.8 * middle, -0.7 * middle), "dmin": (0.7 * middle, 0.8 * middle)}  # added, and taken away
+    for field in floats:  # a scale, a minimum that brings the mean to zero, or the weight itself
+        span = minima.get(field, (0.5, 1.0))
         signs = rng.choice([-1.0, 1.0], blocks[field].shape) if kind.weights == 1 else 1.0
         blocks[field] = SPREAD * rng.uniform(*span, blocks[field].shape) * signs
     if floats and kind.weights > 1:
