@@ -31,6 +31,8 @@ ARGS = struct(
     "y_part", "shares", "shares_stride", "bias", "bias_stride", "panels", "blocks", "add", "multiplier:f4",
 )  # fmt: skip
 
+AHEAD = 1024  # bytes of each stream of an expert that are asked for before the first is used
+
 
 def _spread(v: Any) -> Any:
     """shift(apart, t) of MANY tokens whose distances from the first are in a tuple."""
@@ -139,8 +141,15 @@ def _expert(v: Any, p: Mapping[str, Any]) -> Any:
     following = _together(v, make(spread, several, MANY, False), several) if several > 1 else leading
 
     @v.njit
+    def begin(weights, stride, first, rounds):
+        for line in range(0, AHEAD, 64):
+            for j in range(single):
+                v.prefetch(weights + (first + j * rounds) * stride + line)
+
+    @v.njit
     def one(args, weights, stride, pair, first, last, bias):
         rounds = (last - first) // single
+        begin(weights, stride, first, rounds)
         for panel in range(first, first + rounds):
             alone(args, weights, stride, pair, panel, rounds, bias)
         for panel in range(first + rounds * single, last):
