@@ -23,7 +23,7 @@ from ggufpy.quants.base import IntPanel
 
 from . import matmul_float, matmul_int
 from .layout import BLOCK, block_bytes
-from .matrix import MANY, strided
+from .matrix import MANY
 from .route import PAIR
 
 ARGS = struct(
@@ -34,22 +34,8 @@ ARGS = struct(
 AHEAD = 1024  # bytes of each stream of an expert that are asked for before the first is used
 
 
-def _spread(v: Any) -> Any:
-    """shift(apart, t) of MANY tokens whose distances from the first are in a tuple."""
-
-    @v.njit
-    def shift(apart, t):
-        if t == 0:
-            return 0
-        if t == 1:
-            return apart[0]
-        return apart[1] if t == 2 else apart[2]
-
-    return shift
-
-
 def _products(v: Any, p: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[int], int], int]:
-    """make(shift, streams, tokens, ahead) of the panel's inner products, streams by tokens, and bytes of a block."""
+    """make(streams, tokens, ahead) of the panel's inner products, streams by tokens, and bytes of a block."""
     if "dtype" in p:
         dtype = p["dtype"]
         return (
@@ -114,7 +100,8 @@ def _together(v: Any, accumulate: Any, streams: int) -> Any:
     @v.njit
     def together(args, weights, stride, pair, count, panel, step, bias):
         x, last = activations(args, pair), pair + PAIR * (count - 1)
-        apart = (
+        apart = v.distances(
+            0,
             activations(args, min(pair + PAIR, last)) - x,
             activations(args, min(pair + 2 * PAIR, last)) - x,
             activations(args, min(pair + 3 * PAIR, last)) - x,
@@ -133,12 +120,11 @@ def _together(v: Any, accumulate: Any, streams: int) -> Any:
 def _expert(v: Any, p: Mapping[str, Any]) -> Any:
     """expert(args, e, pairs, count, first, last): panels first to last of an expert for all its pairs."""
     make, streams_of, size = _products(v, p)
-    spread, stream = _spread(v), strided(v)
     single, several = streams_of(1), streams_of(MANY)
-    alone, alone_narrow = (_alone(v, make(stream, s, 1, True), s) for s in (single, 1))
-    leading, leading_narrow = (_together(v, make(spread, s, MANY, True), s) for s in (several, 1))
+    alone, alone_narrow = (_alone(v, make(s, 1, True), s) for s in (single, 1))
+    leading, leading_narrow = (_together(v, make(s, MANY, True), s) for s in (several, 1))
     # The first group reads weights from memory, the next ones from the caches.
-    following = _together(v, make(spread, several, MANY, False), several) if several > 1 else leading
+    following = _together(v, make(several, MANY, False), several) if several > 1 else leading
 
     @v.njit
     def begin(weights, stride, first, rounds):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .layout import BLOCK
-from .matrix import ARGS, Shift, matmul, strided
+from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
 UNROLL = 8
@@ -28,14 +28,14 @@ def vector_bytes(v: Any, dtype: str) -> int:
     return lanes * (4 if dtype == "f32" else 2)
 
 
-def accumulator(v: Any, dtype: str, shift: Shift, streams: int, tokens: int, ahead: bool) -> Any:
-    """accumulate(weights, stride, blocks, x, apart, total), see matrix.py."""
+def accumulator(v: Any, dtype: str, streams: int, tokens: int, ahead: bool) -> Any:
+    """accumulate(weights, stride, blocks, x, x_stride, total), see matrix.py."""
     load = {"f16": v.load_f16, "bf16": v.load_bf16, "f32": v.load_f}[dtype]
     vector = vector_bytes(v, dtype)
     lines = (UNROLL * vector + 63) // 64
 
     @v.njit
-    def accumulate(weights, stride, blocks, x, apart, total):
+    def accumulate(weights, stride, blocks, x, x_stride, total):
         for k in range(0, BLOCK * blocks, UNROLL):
             if ahead:
                 for j in range(streams):
@@ -43,7 +43,7 @@ def accumulator(v: Any, dtype: str, shift: Shift, streams: int, tokens: int, ahe
                         v.prefetch(weights + j * stride + k * vector + PREFETCH + 64 * line)
             for u in range(UNROLL):
                 for t in range(tokens):
-                    value = v.splat_f(v.load_f32(x + shift(apart, t) + 4 * (k + u)))
+                    value = v.splat_f(v.load_f32(x + t * x_stride + 4 * (k + u)))
                     for j in range(streams):
                         n = j * tokens + t
                         total[n] = v.fma(load(weights + j * stride + (k + u) * vector), value, total[n])
@@ -52,9 +52,5 @@ def accumulator(v: Any, dtype: str, shift: Shift, streams: int, tokens: int, ahe
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    dtype, tokens, shift = p["dtype"], p["tokens"], strided(v)
-
-    def make(streams: int, ahead: bool) -> Any:
-        return accumulator(v, dtype, shift, streams, tokens, ahead)
-
-    return matmul(v, make, streams_of(v, tokens), tokens, BLOCK * vector_bytes(v, dtype))
+    dtype, tokens, size = p["dtype"], p["tokens"], BLOCK * vector_bytes(v, p["dtype"])
+    return matmul(v, lambda s, ahead: accumulator(v, dtype, s, tokens, ahead), streams_of(v, tokens), tokens, size)

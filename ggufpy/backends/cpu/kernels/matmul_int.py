@@ -12,7 +12,7 @@ from typing import Any
 from ggufpy.quants.base import IntPanel
 
 from .layout import block_bytes, scale_offset
-from .matrix import ARGS, Shift, matmul, strided
+from .matrix import ARGS, matmul
 
 __all__ = ["ARGS", "build"]
 PREFETCH = {1: 1024, 2: 1024, 4: 8192}  # bytes ahead in each stream, by tokens; see spec/notes.md
@@ -68,8 +68,8 @@ def streams_of(v: Any, tokens: int) -> int:
     return (4 if many else 2) if tokens == 1 else 2 if many else 1
 
 
-def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int, ahead: bool) -> Any:
-    """accumulate(weights, stride, blocks, x, apart, total), see matrix.py."""
+def accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool) -> Any:
+    """accumulate(weights, stride, blocks, x, x_stride, total), see matrix.py."""
     bits, group, has_min = panel.bits, panel.group, panel.has_min
     L = v.L
     code = _unpacker(v, bits)
@@ -89,10 +89,10 @@ def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int
         return v.splat_i(v.load_i32(sums)) << shifts[h] if shifts[h] >= 0 else v.splat_i(0)
 
     @v.njit
-    def products(first, stride, at, apart, sums, h, acc):
+    def products(first, stride, at, x_stride, sums, h, acc):
         # acc[j, t] = Σ code · x over the 16 columns of half h, less the codes' offset.
         for t in range(tokens):
-            start = begin(sums + shift(apart, t), h)
+            start = begin(sums + t * x_stride, h)
             for j in range(streams):
                 acc[j * tokens + t] = start
         for i in range(4):
@@ -101,12 +101,12 @@ def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int
                 word = code(first + j * stride, g)
                 for t in range(tokens):
                     n = j * tokens + t
-                    acc[n] = dot(acc[n], word, v.splat_i(v.load_i32(at + shift(apart, t) + 4 * g)))
+                    acc[n] = dot(acc[n], word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
 
     reach = min(32767 // (((1 << bits) - 1) * 254), 4) if bits < 8 else 1  # byte products that a pair's i16 holds
 
     @v.njit
-    def pair_products(first, stride, at, apart, sums, h, acc):
+    def pair_products(first, stride, at, x_stride, sums, h, acc):
         # The same where a dot product is made of i16 pairs: these are added up before they are widened.
         pairs = v.ints(count)
         for i in range(4):
@@ -115,17 +115,17 @@ def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int
                 word = code(first + j * stride, g)
                 for t in range(tokens):
                     n = j * tokens + t
-                    pair = v.pairs(word, v.splat_i(v.load_i32(at + shift(apart, t) + 4 * g)))
+                    pair = v.pairs(word, v.splat_i(v.load_i32(at + t * x_stride + 4 * g)))
                     pairs[n] = pair if i % reach == 0 else v.add_pairs(pairs[n], pair)
                     if i < reach and i % reach == reach - 1:
-                        acc[n] = v.join_pairs(begin(sums + shift(apart, t), h), pairs[n])
+                        acc[n] = v.join_pairs(begin(sums + t * x_stride, h), pairs[n])
                     elif i % reach == reach - 1:
                         acc[n] = v.join_pairs(acc[n], pairs[n])
 
     half = pair_products if v.PAIRS and not signed8 else products
 
     @v.njit
-    def accumulate(weights, stride, blocks, x, apart, total):
+    def accumulate(weights, stride, blocks, x, x_stride, total):
         # total[j, t] += Σ weight · x over all columns, block by block.
         low, high = v.ints(count), v.ints(count)
         for b in range(blocks):
@@ -138,11 +138,11 @@ def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int
                 for j in range(streams):
                     for line in range(lines):
                         v.prefetch(first + j * stride + distance + 64 * line)
-            half(first, stride, at, apart, s_at, 0, low)
-            half(first, stride, at, apart, s_at + 4, 1, high)
+            half(first, stride, at, x_stride, s_at, 0, low)
+            half(first, stride, at, x_stride, s_at + 4, 1, high)
             for t in range(tokens):
-                d0, d1 = v.load_f32(d_at + shift(apart, t)), v.load_f32(d_at + shift(apart, t) + 4)
-                s0, s1 = v.load_f32(m_at + shift(apart, t)), v.load_f32(m_at + shift(apart, t) + 4)
+                d0, d1 = v.load_f32(d_at + t * x_stride), v.load_f32(d_at + t * x_stride + 4)
+                s0, s1 = v.load_f32(m_at + t * x_stride), v.load_f32(m_at + t * x_stride + 4)
                 d1 = d1 * (1.0 / factor)
                 for j in range(streams):
                     n = j * tokens + t
@@ -166,9 +166,5 @@ def accumulator(v: Any, panel: IntPanel, shift: Shift, streams: int, tokens: int
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     panel = IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"]))
-    tokens, shift = p["tokens"], strided(v)
-
-    def make(streams: int, ahead: bool) -> Any:
-        return accumulator(v, panel, shift, streams, tokens, ahead)
-
-    return matmul(v, make, streams_of(v, tokens), tokens, block_bytes(panel, v.L))
+    tokens, size = p["tokens"], block_bytes(panel, v.L)
+    return matmul(v, lambda s, ahead: accumulator(v, panel, s, tokens, ahead), streams_of(v, tokens), tokens, size)

@@ -17,21 +17,10 @@ ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride
 
 MANY = 4  # tokens of a group when there are more groups to come
 
-# make(streams, ahead) returns accumulate(weights, stride, blocks, x, apart, total), which adds Σ_k weight[j] · x[t] to
-# total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
-# Activations of token t are at x + shift(apart, t).
+# make(streams, ahead) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
+# to total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
+# Activations of token t are at x + t * x_stride, where x_stride is a number, or `v.distances` of four tokens.
 MakeAccumulate = Callable[[int, bool], Any]
-Shift = Callable[..., Any]
-
-
-def strided(v: Any) -> Any:
-    """shift(apart, t) of tokens that are `apart` bytes from one another."""
-
-    @v.njit
-    def shift(apart, t):
-        return t * apart
-
-    return shift
 
 
 def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
