@@ -594,6 +594,11 @@ def test_products_that_do_not_fit_are_refused() -> None:
     for ops, match in wrong:
         with pytest.raises(ValueError, match=match):
             lowered(ROUTE, *ops)
+    many = Route("router", 40, "chosen", "others", 33)
+    product = ExpertMatMul("x", "chosen", Weight("u", (40, 64, 64)), "x", 33, shares="shares", add=True)
+    router = MatMul("x", Weight("m", (40, 64)), "many")
+    with pytest.raises(ValueError, match="shares has no 33 shares"):
+        lowered(replace(ROUTE, chosen="few"), router, replace(many, x="many"), product)
 
 
 def test_what_ops_of_experts_read_and_write() -> None:

@@ -31,8 +31,6 @@ ARGS = struct(
     "y_part", "shares", "shares_stride", "bias", "bias_stride", "panels", "blocks", "add", "multiplier:f4",
 )  # fmt: skip
 
-AHEAD = 1024  # bytes of each stream of an expert that are asked for before the first is used
-
 
 def _products(v: Any, p: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[int], int], int]:
     """make(streams, tokens, ahead) of the panel's inner products, streams by tokens, and bytes of a block."""
@@ -127,15 +125,8 @@ def _expert(v: Any, p: Mapping[str, Any]) -> Any:
     following = _together(v, make(several, MANY, False), several) if several > 1 else leading
 
     @v.njit
-    def begin(weights, stride, first, rounds):
-        for line in range(0, AHEAD, 64):
-            for j in range(single):
-                v.prefetch(weights + (first + j * rounds) * stride + line)
-
-    @v.njit
     def one(args, weights, stride, pair, first, last, bias):
         rounds = (last - first) // single
-        begin(weights, stride, first, rounds)
         for panel in range(first, first + rounds):
             alone(args, weights, stride, pair, panel, rounds, bias)
         for panel in range(first + rounds * single, last):
@@ -185,15 +176,14 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             total += groups(starts, e)
         low, high = total * panels * ith // nth, total * panels * (ith + 1) // nth
         first, last = panels * ith // nth, panels * (ith + 1) // nth
-        summed = args.shares != 0
-        if summed and args.add == 0:
+        if args.shares != 0 and args.add == 0:
             clear(args, first, last)
         before = 0  # groups × panels of the experts before
         for e in range(experts):
             begin = v.load_i64(starts + 8 * e)
             count, here = v.load_i64(starts + 8 * (e + 1)) - begin, groups(starts, e)
             if count > 0:
-                if not summed:
+                if args.shares == 0:  # looked up each time: else the compiler makes two loops of this one
                     first = min(max((low - before + here - 1) // here, 0), panels)
                     last = min(max((high - before + here - 1) // here, 0), panels)
                 expert(args, e, args.pairs + PAIR * begin, count, first, last)

@@ -47,6 +47,8 @@ def _check(to: Lowering, op: ExpertMatMul, matrix: Matrix) -> None:
     x, y = op.count if op.own else 1, op.count if separate else 1
     if w.columns[op.x] != x * matrix.blocks * BLOCK or w.columns[op.y] < y * matrix.panels * lanes:
         raise ValueError(f"{op.weight.name} does not fit buffers {op.x} and {op.y}")
+    if op.shares is not None and w.columns[op.shares] < op.count:
+        raise ValueError(f"{op.shares} has no {op.count} shares")
     chosen = w.forms.chosen[op.chosen]
     if (matrix.experts, op.count) != chosen:
         raise ValueError(f"{op.weight.name} is of {op.count} of {matrix.experts} experts, {op.chosen} of {chosen}")
