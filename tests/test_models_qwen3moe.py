@@ -235,7 +235,6 @@ def test_a_trial_runs_every_kernel_of_the_model(tmp_path: Path) -> None:
         found = set(load_kernels(trial.tensors_of(tried), tried.plan, options, kernels))
         assert found == {code for code in wanted if code.source != "decode"}
         assert trial.error_of(tried) < trial.LARGEST_ERROR / 5
-        print(trial.error_of(tried))
 
 
 # -- importance and quantising -----------------------------------------------------------------------------
