@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import SIZES, VOCABULARY, load, write_model
+from engine import SIZES, VOCABULARY, load, synthetic, write_model
 
 from ggufpy import cli
 from ggufpy import format as gguf
@@ -55,6 +55,25 @@ def test_every_call_is_counted_and_no_bit_changes(path: Path) -> None:
     heads = SIZES["attention.head_count"]
     assert attention.flops == 2.0 * LAYERS * sum(range(1, rows + 1)) * 2 * (width // heads) * heads
     assert 0 < attention.bytes < 1e6
+
+
+def test_experts_count_where_they_were_chosen(tmp_path: Path) -> None:
+    shapes = synthetic()
+    shape = shapes.SHAPES["tiny-moe"]
+    shapes.write_model(tmp_path / "m", shape, "F16")
+    with gguf.open(tmp_path / "m") as file, load(file, EngineOptions(n_threads=2)) as session:
+        with session.engine.profile() as profile:
+            session.eval_logits([5])
+        one = {op.op: op for op in profile.ops()}
+        with session.engine.profile() as profile:
+            session.eval_logits(list(range(60)))
+        many = {op.op: op for op in profile.ops()}
+    weights, expert = shape.n_embd * shape.n_ff, 2 * shape.n_embd * shape.n_ff
+    for name in ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps"):
+        assert one[name].flops == 2.0 * weights * shape.n_expert_used * shape.n_layer
+        assert many[name].flops == 60 * one[name].flops
+        assert 2 * expert * shape.n_layer < one[name].bytes < 2.1 * expert * shape.n_layer
+        assert 7 * expert * shape.n_layer < many[name].bytes < 9.5 * expert * shape.n_layer
 
 
 def test_bench_shows_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
-"""Write a llama model of random weights: the shape and tensor type of a real one, for tests and benchmarks.
+"""Write a llama or qwen3moe model of random weights: the shape and tensor type of a real one, for tests and benchmarks.
 
     python tools/synthetic.py /tmp/m.gguf --shape 1.1b --type Q4_0
     python tools/synthetic.py /tmp/m.gguf --shape tiny --layers 4 --type Q4_K_M --seed 7
+    python tools/synthetic.py /tmp/m.gguf --shape moe --experts 16 --experts-used 4
 
 Only one run of rows is encoded for each width; other rows are the same blocks in another order. Types that
 cannot be encoded are given random blocks whose scales make the weights as large as they should be.
@@ -37,7 +38,10 @@ MIXED = "Q4_K_M"
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a llama model; a head has n_embd / n_head values."""
+    """Sizes of a llama model, or of qwen3moe where there are experts; a head has n_embd / n_head values.
+
+    Each expert is n_ff wide, and a token uses n_expert_used of n_expert.
+    """
 
     n_layer: int
     n_embd: int
@@ -46,13 +50,23 @@ class Shape:
     n_head_kv: int
     n_vocab: int
     n_ctx: int = 2048
+    n_expert: int = 0
+    n_expert_used: int = 0
+
+    @property
+    def architecture(self) -> str:
+        return "qwen3moe" if self.n_expert else "llama"
 
 
 SHAPES = {
     "tiny": Shape(2, 256, 512, 4, 2, 320),
+    "tiny-moe": Shape(2, 256, 256, 4, 2, 320, 2048, 8, 2),
+    "moe": Shape(6, 1024, 512, 16, 4, 32_000, 2048, 32, 4),
     "1.1b": Shape(22, 2048, 5632, 32, 4, 32_000),
     "7b": Shape(32, 4096, 11008, 32, 32, 32_000, 4096),
 }
+
+FLAGS = {"layer": "layers", "head": "heads", "head-kv": "kv-heads", "expert": "experts", "expert-used": "experts-used"}
 
 
 def write_model(path: str | os.PathLike[str], shape: Shape, type_name: str, seed: int = 0) -> None:
@@ -72,13 +86,12 @@ def write_model(path: str | os.PathLike[str], shape: Shape, type_name: str, seed
             if len(info.shape) == 1:
                 writer.append(info.name, (1 + 0.1 * rng.standard_normal(info.shape)).astype(np.float32))
                 continue
-            key = (info.type, info.shape[1])
+            *outer, columns = info.shape
+            key, rows = (info.type, columns), math.prod(outer)
             if key not in made:
-                made[key] = make_rows(quants.get(info.type), info.shape[1], rng)
-            for start in range(0, info.shape[0], SLAB):
-                writer.append(
-                    info.name, shuffled(made[key], min(SLAB, info.shape[0] - start), info.type, rng)
-                )
+                made[key] = make_rows(quants.get(info.type), columns, rng)
+            for start in range(0, rows, SLAB):
+                writer.append(info.name, shuffled(made[key], min(SLAB, rows - start), info.type, rng))
 
 
 def tensor_infos(shape: Shape, type_name: str) -> Iterator[TensorInfo]:
@@ -97,9 +110,14 @@ def tensor_infos(shape: Shape, type_name: str) -> Iterator[TensorInfo]:
         yield TensorInfo(block + "attn_v.weight", (kv, s.n_embd), more)
         yield TensorInfo(block + "attn_output.weight", (s.n_embd, s.n_embd), most)
         yield TensorInfo(block + "ffn_norm.weight", (s.n_embd,), "F32")
-        yield TensorInfo(block + "ffn_gate.weight", (s.n_ff, s.n_embd), most)
-        yield TensorInfo(block + "ffn_up.weight", (s.n_ff, s.n_embd), most)
-        yield TensorInfo(block + "ffn_down.weight", (s.n_embd, s.n_ff), more)
+        if s.n_expert:
+            for part in ("attn_q_norm", "attn_k_norm"):
+                yield TensorInfo(f"{block}{part}.weight", (s.n_embd // s.n_head,), "F32")
+            yield TensorInfo(block + "ffn_gate_inp.weight", (s.n_expert, s.n_embd), "F32")
+        each, of = ((s.n_expert,), "_exps") if s.n_expert else ((), "")
+        yield TensorInfo(f"{block}ffn_gate{of}.weight", (*each, s.n_ff, s.n_embd), most)
+        yield TensorInfo(f"{block}ffn_up{of}.weight", (*each, s.n_ff, s.n_embd), most)
+        yield TensorInfo(f"{block}ffn_down{of}.weight", (*each, s.n_embd, s.n_ff), more)
     yield TensorInfo("output_norm.weight", (s.n_embd,), "F32")
     yield TensorInfo("output.weight", (s.n_vocab, s.n_embd), best)
 
@@ -111,7 +129,7 @@ def _more_bits(layer: int, n_layer: int) -> bool:
 
 
 def model_metadata(shape: Shape, type_name: str, seed: int) -> dict[str, Any]:
-    """All keys that a llama model has, with a vocabulary of the SentencePiece kind."""
+    """All keys that a model of the architecture has, with a vocabulary of the SentencePiece kind."""
     tokens, kinds = vocabulary(shape.n_vocab)
     sizes = {
         "context_length": shape.n_ctx,
@@ -125,11 +143,17 @@ def model_metadata(shape: Shape, type_name: str, seed: int) -> dict[str, Any]:
         "rope.freq_base": 10_000.0,
         "vocab_size": shape.n_vocab,
     }
+    if shape.n_expert:
+        sizes |= {
+            "expert_count": shape.n_expert, "expert_used_count": shape.n_expert_used,
+            "expert_feed_forward_length": shape.n_ff, "attention.key_length": shape.n_embd // shape.n_head,
+            "attention.value_length": shape.n_embd // shape.n_head,
+        }  # fmt: skip
     return {
-        "general.architecture": "llama",
+        "general.architecture": shape.architecture,
         "general.name": f"random weights, {type_name}, seed {seed}",
         "general.quantization_version": 2,
-        **{f"llama.{key}": value for key, value in sizes.items()},
+        **{f"{shape.architecture}.{key}": value for key, value in sizes.items()},
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": tokens,
@@ -244,7 +268,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     for field in fields(Shape):
         flag = field.name.removeprefix("n_").replace("_", "-")
-        flag = {"layer": "layers", "head": "heads", "head-kv": "kv-heads"}.get(flag, flag)
+        flag = FLAGS.get(flag, flag)
         parser.add_argument(
             f"--{flag}", dest=field.name, type=int, help=f"{field.name}, in place of the shape's"
         )

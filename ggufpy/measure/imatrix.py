@@ -51,8 +51,8 @@ def collect(engine: Engine, chunks: NDArray[np.int64], options: CollectOptions) 
                     f"what {shown(name)} is multiplied by is not finite (chunk {done}): the file may be damaged "
                     "(ggufpy verify)"
                 )
-        sums = {name: total.astype(np.float32)[None] for name, (total, _) in squares.items()}
-        counts = {name: np.array([rows], np.float32) for name, (_, rows) in squares.items()}
+        sums = {name: total.astype(np.float32) for name, (total, _) in squares.items()}
+        counts = {name: rows.astype(np.float32) for name, (_, rows) in squares.items()}
         texts = (options.text,) if options.text else ()
         one = ImportanceMatrix(sums, counts, texts, done, chunks.shape[1])
         return one if options.begun is None else replace(options.begun, chunk_size=one.chunk_size).merged([one])

@@ -18,6 +18,7 @@ from .plan import (
     AddScaled,
     Attend,
     Embed,
+    ExpertMatMul,
     Gate,
     MatMul,
     Norm,
@@ -25,6 +26,7 @@ from .plan import (
     Plan,
     Rope,
     Rotate,
+    Route,
     Scale,
     SoftCap,
     StoreKv,
@@ -187,6 +189,45 @@ class _Run:
             y += self._weights[op.skip.name].reshape(-1, 1) * v
         self._write(op.y, _joined(y))
 
+    def route(self, op: Route) -> None:
+        x = self._read(op.x)
+        if op.kind == "softmax":
+            p = np.exp(x - x.max(axis=1, keepdims=True))
+            p /= p.sum(axis=1, keepdims=True)
+        else:
+            p = 1 / (1 + np.exp(-x)) if op.kind == "sigmoid" else x
+        scores = p if op.bias is None else p + self._weights[op.bias.name]
+        if op.groups > 1:
+            parts = self._split(scores, op.groups)
+            best = _largest(np.sort(parts, axis=2)[..., -2:].sum(axis=2), op.groups_used)
+            within = np.zeros(parts.shape[:2], bool)
+            np.put_along_axis(within, best, True, axis=1)
+            scores = np.where(within[..., None], parts, -np.inf).reshape(scores.shape)
+        chosen = _largest(scores, op.count)
+        shares = np.take_along_axis(p, chosen, axis=1)
+        if op.kind == "softmax_of_chosen":
+            shares = np.exp(shares - shares.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+        if op.renormalised:
+            shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 2.0**-14)
+        self._write(op.chosen, chosen.astype(np.float64))
+        self._write(op.shares, shares * op.scale)
+
+    def experts(self, op: ExpertMatMul) -> None:
+        chosen, weight = self._read(op.chosen).astype(np.int64), self._weights[op.weight.name]
+        x = self._split(self._read(op.x), op.count if op.own else 1)
+        y = np.zeros((*chosen.shape, weight.shape[1]))
+        for expert in np.unique(chosen):
+            token, part = np.nonzero(chosen == expert)
+            y[token, part] = x[token, part if op.own else 0] @ weight[expert].T
+        if op.bias is not None:
+            y = y + self._weights[op.bias.name][chosen]
+        if op.shares is None:
+            self._write(op.y, _joined(y))
+            return
+        total = (y * self._read(op.shares)[..., None]).sum(axis=1)
+        self._write(op.y, self._read(op.y) + total if op.add else total)
+
     def _split(self, rows: Doubles, parts: int) -> Doubles:
         """(tokens, width) as (tokens, parts, width / parts)."""
         return rows.reshape(len(self._tokens), parts, -1)
@@ -222,6 +263,11 @@ _ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
 }
 
 
+def _largest(scores: Doubles, count: int) -> NDArray[np.int64]:
+    """The places of each row's largest, best first, of equal ones the earlier."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+
+
 def _pairs(rope: Rope) -> tuple[slice, slice]:
     """The dimensions of a head that are turned together, the first and the second of each pair."""
     n = rope.dimensions
@@ -231,5 +277,5 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Scale: _Run.scale, SoftCap: _Run.soft_cap,
     Rotate: _Run.rotate, StoreKv: _Run.store, Attend: _Run.attend, Gate: _Run.gate, Conv: _Run.conv, Scan: _Run.scan,
-    AddScaled: _Run.add_scaled,
+    AddScaled: _Run.add_scaled, Route: _Run.route, ExpertMatMul: _Run.experts,
 }  # fmt: skip

@@ -46,8 +46,11 @@ class Config:
         return Heads(self.queries[layer], self.shared[layer], self.key_length, self.value_length)
 
 
-def read_config(keys: Keys) -> Config:
-    """Raises GGUFError for a value that is missing, out of range or inconsistent."""
+def read_config(keys: Keys, experts: bool = False) -> Config:
+    """Raises GGUFError for a value that is missing, out of range or inconsistent.
+
+    A mixture of `experts` need not have a feed-forward length: `hidden` is 0 then.
+    """
     layers, width = keys.count("block_count"), keys.count("embedding_length")
     queries = keys.counts("attention.head_count", layers)
     shared = keys.counts("attention.head_count_kv", layers, queries)
@@ -55,7 +58,7 @@ def read_config(keys: Keys) -> Config:
     for count, few in {(queries[i], shared[i]) for i in range(several)}:
         if count % few:
             raise GGUFError(f"{count} attention heads cannot share {few} key/value heads")
-    if keys.count("expert_count", 0, least=0):
+    if not experts and keys.count("expert_count", 0, least=0):
         raise GGUFError("the model is a mixture of experts, which ggufpy does not run yet")
     key_length = keys.count("attention.key_length", max(width // queries[0], 1))
     value_length = keys.count("attention.value_length", max(width // queries[0], 1))
@@ -68,7 +71,7 @@ def read_config(keys: Keys) -> Config:
         layers=layers,
         context=keys.count("context_length"),
         width=width,
-        hiddens=keys.counts("feed_forward_length", layers),
+        hiddens=keys.counts("feed_forward_length", layers, 0 if experts else None, 0 if experts else 1),
         queries=queries,
         shared=shared,
         key_length=key_length,

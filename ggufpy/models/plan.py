@@ -15,7 +15,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor the plan uses. shape is NumPy order: (rows, columns) for a matrix, (n,) for a vector."""
+    """A tensor the plan uses. shape is NumPy order: (rows, columns) for a matrix, (n,) for a vector, (experts, rows,
+    columns) for the matrices of experts."""
 
     name: str
     shape: tuple[int, ...]
@@ -370,6 +371,70 @@ class Gate(Op):
     @property
     def writes(self) -> Mapping[str, int]:
         return {self.y: self.width}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Route(Op):
+    """Chooses `count` of `experts` by their logits x; writes their numbers, best first, to `chosen`, and to `shares` by
+    what the output of each is multiplied.
+
+    p = softmax(x), sigmoid(x), or x itself for "softmax_of_chosen". The score of an expert is p + bias; the largest are
+    chosen, of equal ones the lower number. With `groups` > 1, equal runs of experts, only those of the `groups_used`
+    best count: a group's score is the sum of its two best, or of its one. An expert's share is its p without the bias
+    (for "softmax_of_chosen" the softmax of the chosen p), divided by the sum of those of the chosen, but at least by
+    2^-14, where `renormalised`; times scale.
+    Facts: build_moe_ffn in src/llama-graph.cpp of llama.cpp.
+    """
+
+    x: str
+    experts: int
+    chosen: str
+    shares: str
+    count: int
+    kind: Literal["softmax", "sigmoid", "softmax_of_chosen"] = "softmax"
+    bias: Weight | None = None
+    groups: int = 1
+    groups_used: int = 1
+    renormalised: bool = False
+    scale: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.chosen: self.count, self.shares: self.count}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExpertMatMul(Op):
+    """Products of the `count` experts in `chosen` (see `Route`), of which expert e has the matrix weight[e].
+
+    y is in `count` parts, one for each chosen expert e: weight[e] · x + bias[e]. x is the same for all of them, or has
+    a part for each where it is `own`. With `shares`, y is the sum of all parts, each times its share, or y += where
+    `add` is set. weight is (experts, rows, columns), bias (experts, rows). So an expert feed-forward is two of them
+    ("gate", "up"), a `Gate` as wide as all parts, and one with own x and shares ("down").
+    """
+
+    x: str
+    chosen: str
+    weight: Weight
+    y: str
+    count: int
+    bias: Weight | None = None
+    own: bool = False
+    shares: str | None = None
+    add: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        found = (self.x, self.chosen, *(() if self.shares is None else (self.shares,)))
+        return (*found, self.y) if self.add else found
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.weight.shape[1] * (self.count if self.shares is None else 1)}
 
 
 @dataclass(frozen=True)

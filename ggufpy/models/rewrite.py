@@ -13,7 +13,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .lora import Adapter, tensor_name
-from .plan import Add, AddScaled, MatMul, Op, Plan, Tap, Weight
+from .plan import Add, AddScaled, ExpertMatMul, MatMul, Op, Plan, Tap, Weight
 from .taps import Place, activations
 
 
@@ -99,7 +99,7 @@ def _apart(ops: list[Op], place: Place, name: str) -> tuple[Op, Op]:
     buffer = f"apart.{place.buffer}"
     for at in range(place.first, place.last + 1):
         op = ops[at]
-        if isinstance(op, MatMul) and op.add and op.y == place.buffer:
+        if isinstance(op, MatMul | ExpertMatMul) and op.add and op.y == place.buffer:
             ops[at] = replace(op, y=buffer, add=False)
         elif isinstance(op, AddScaled):
             ops[at] = replace(op, y=buffer)

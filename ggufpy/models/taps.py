@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, AddScaled, Attend, Embed, Gate, MatMul, Op, Plan
+from .plan import Add, AddScaled, Attend, Embed, ExpertMatMul, Gate, MatMul, Op, Plan
 
 OWN = {"attn_output": "attn_out", "ffn_down": "ffn_out", "output_norm": "result_norm"}  # by the tensor's last word
 
@@ -107,7 +107,7 @@ def _places(part: int, ops: Sequence[Op]) -> Iterator[tuple[Place, Op]]:
             ((buffer, width),) = op.writes.items()
             if buffer not in added | inner:
                 last = _with_adapters(ops, at, buffer)
-                yield Place(part, at, last, buffer, width, isinstance(op, MatMul) and op.add), op
+                yield Place(part, at, last, buffer, width, isinstance(op, MatMul | ExpertMatMul) and op.add), op
 
 
 def _with_adapters(ops: Sequence[Op], at: int, buffer: str) -> int:

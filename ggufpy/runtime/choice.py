@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ggufpy.backends.cpu.model import cache_shape, load_kernels, matrix_names
+from ggufpy.backends.cpu.model import cache_shape, load_kernels
+from ggufpy.backends.cpu.needs import matrix_names
 from ggufpy.backends.options import EngineOptions
 from ggufpy.jit import verdicts
 from ggufpy.jit.cache import Library, library

@@ -8,6 +8,7 @@ and tokens by one, two and four.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -27,6 +28,7 @@ from ggufpy.models.plan import (
     AddScaled,
     Attend,
     Embed,
+    ExpertMatMul,
     Gate,
     Heads,
     MatMul,
@@ -35,6 +37,7 @@ from ggufpy.models.plan import (
     Plan,
     Rope,
     Rotate,
+    Route,
     Scale,
     SoftCap,
     StoreKv,
@@ -43,11 +46,14 @@ from ggufpy.models.plan import (
     kinds_of_layers,
 )
 from ggufpy.models.recurrent import Conv, Scan
+from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141
 BATCH = 64  # tokens of the prompt a step
+EXPERTS, USED = 4, 2
+SEEN = "seen"  # the buffer by which experts are chosen
 EMBEDDING = "embedding"
 SPREAD = 0.06  # of weights: sums of WIDTH products come out about as large as what goes in
 STEPS = (1, 2, 4)  # tokens that share a reading of the weights
@@ -67,7 +73,10 @@ class Trial:
 
 
 def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
-    """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same."""
+    """A plan with one of each kind of a plan's layers, of small matrices of the same types; the heads are the same.
+
+    Experts are chosen by the norms of embeddings, which are exact: so no rounding decides a choice.
+    """
     layers: list[tuple[Op, ...]] = []
     kept: dict[str, str] = {}
     stored = 0  # the latest layer here that has keys of its own
@@ -79,6 +88,8 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
             kept, stored = known, shrinker.stored
     shrinker = _Shrinker(len(layers), types)
     head = shrinker.ops(plan.head)
+    if any(isinstance(op, Route) for op in plan.body):
+        layers[0] = (Norm("x", Weight(SEEN, (WIDTH,)), SEEN, 1e-5), *layers[0])
     embed = Embed(Weight(EMBEDDING, (VOCABULARY, WIDTH)), "x")
     return Plan(POSITIONS, VOCABULARY, embed, tuple(layers), head), kept | shrinker.types
 
@@ -89,7 +100,8 @@ def _is_among(layer: tuple[Op, ...], layers: Sequence[tuple[Op, ...]], types: Ma
 
 
 class _Shrinker:
-    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads, and those that views take apart.
+    """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads, of experts' parts, and those that
+    views take apart; experts are few, of which not all are chosen.
 
     Weights get names of their own. Attention is to what has been stored last, before this in layer `stored`.
     """
@@ -97,6 +109,7 @@ class _Shrinker:
     def __init__(self, layer: int, types: Mapping[str, str], stored: int = 0) -> None:
         self.types: dict[str, str] = {}
         self._layer, self._from, self.stored = layer, types, stored
+        self._routers: set[str] = set()
         self._widths: dict[str, int] = {"logits": VOCABULARY}
         self._views: dict[str, dict[int, str]] = {}  # by buffer: what begins where
 
@@ -107,6 +120,12 @@ class _Shrinker:
                 self._widths |= {op.k: heads.shared * heads.key_length, op.v: heads.shared * heads.value_length}
             if isinstance(op, Attend):
                 self._widths |= {op.q: op.heads.queries * op.heads.key_length, **op.writes}
+            if isinstance(op, Route):
+                self._routers.add(op.x)
+                self._widths |= {op.x: EXPERTS, op.chosen: min(op.count, USED), op.shares: min(op.count, USED)}
+            if isinstance(op, ExpertMatMul):
+                parts = [op.x] * op.own + [op.y] * (op.shares is None)
+                self._widths |= dict.fromkeys(parts, min(op.count, USED) * WIDTH)
             if isinstance(op, Scan):
                 heads, each = op.heads, op.heads.queries
                 self._widths |= dict.fromkeys((op.q, op.k), heads.shared * heads.key_length)
@@ -128,14 +147,33 @@ class _Shrinker:
 
     def _weight(self, weight: Weight, *shape: int) -> Weight:
         name = f"{self._layer}.{len(self.types)}.weight"
-        self.types[name] = self._from.get(weight.name, "F32") if len(shape) == 2 else "F32"
+        self.types[name] = self._from.get(weight.name, "F32")
         return Weight(name, shape)
+
+    def _route(self, op: Route) -> Op:
+        groups = min(op.groups, 2)
+        return replace(
+            op, experts=EXPERTS, count=min(op.count, USED), bias=op.bias and self._weight(op.bias, EXPERTS),
+            groups=groups, groups_used=min(op.groups_used, groups - 1) if op.groups_used < op.groups else groups,
+        )  # fmt: skip
+
+    def _experts(self, op: ExpertMatMul) -> Op:
+        count = min(op.count, USED)
+        rows = self._width(op.y) // (count if op.shares is None else 1)
+        columns = self._width(op.x) // (count if op.own else 1)
+        weight, bias = self._weight(op.weight, EXPERTS, rows, columns), op.bias and self._weight(op.bias, EXPERTS, rows)
+        return replace(op, weight=weight, bias=bias, count=count)
 
     def _op(self, op: Op) -> Op:
         if isinstance(op, MatMul):
             rows, columns = self._width(op.y), self._width(op.x)
             bias = op.bias and self._weight(op.bias, rows)
-            return replace(op, weight=self._weight(op.weight, rows, columns), bias=bias)
+            x = SEEN if op.y in self._routers else op.x
+            return replace(op, x=x, weight=self._weight(op.weight, rows, columns), bias=bias)
+        if isinstance(op, Route):
+            return self._route(op)
+        if isinstance(op, ExpertMatMul):
+            return self._experts(op)
         if isinstance(op, Norm):
             part = self._width(op.x) // op.groups
             weight, bias = (given and self._weight(given, part) for given in (op.weight, op.bias))
@@ -211,8 +249,10 @@ def _matrix(type_name: str, rows: int, columns: int, rng: np.random.Generator) -
     for field, low, high in SMALL_SCALES.get(type_name, ()):
         blocks[field] = rng.integers(low, high, blocks[field].shape)
     floats = [field for field in kind.record.names or () if blocks[field].dtype.kind == "f"]
-    for field in floats:  # a scale, a minimum (which is negative where it is added) or the weight itself
-        span = (-8.0, -7.0) if field == "m" else (0.5, 1.0)
+    middle = (2**kind.panel.bits - 1) / 2 if isinstance(kind.panel, IntPanel) else 0.0
+    minima = {"m": (-0.8 * middle, -0.7 * middle), "dmin": (0.7 * middle, 0.8 * middle)}  # added, and taken away
+    for field in floats:  # a scale, a minimum that brings the mean to zero, or the weight itself
+        span = minima.get(field, (0.5, 1.0))
         signs = rng.choice([-1.0, 1.0], blocks[field].shape) if kind.weights == 1 else 1.0
         blocks[field] = SPREAD * rng.uniform(*span, blocks[field].shape) * signs
     if floats and kind.weights > 1:
@@ -234,8 +274,9 @@ def source_of(trial: Trial) -> ArraySource:
         elif name == EMBEDDING:
             made[name] = rng.standard_normal(weight.shape).astype(np.float32)
         else:
-            rows, columns = weight.shape
-            made[name] = _matrix(trial.types.get(name, "F32"), rows, columns, rng)
+            *outer, columns = weight.shape
+            found = _matrix(trial.types.get(name, "F32"), math.prod(outer), columns, rng)
+            made[name] = Blocks(found.data.reshape(*outer, -1), found.type)
     return ArraySource({}, made)
 
 

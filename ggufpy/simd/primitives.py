@@ -20,7 +20,7 @@ from .frontend import helper, whole
 from .isa import Level, has_bf16_dot, has_tiles
 from .lowering import I8, I16, I32, I64, LOWERINGS, Amx, EmulatedAmx, Lowering, call, fill, vector
 from .shuffles import evens_first, joined, transposed
-from .vectors import Registers, Struct, Vec, splat
+from .vectors import Distances, Registers, Struct, Vec, splat
 
 Codegen = Callable[[Any, list[Any]], Any]
 
@@ -84,11 +84,20 @@ def _scalars(v: dict[str, Any]) -> None:
     )
     v["swap_i64"] = _intrinsic(types.int64, (types.int64,), lambda b, a: call(b, "llvm.bswap.i64", I64, a))
     v["load_u16"] = _intrinsic(types.int64, (types.int64,), lambda b, a: b.zext(_load(b, a[0], I16), I64))
+    v["distances"] = _intrinsic(Distances(), (types.int64,) * 4, _distances)
     v["sqrt"] = _intrinsic(
         types.float32, (types.float32,), lambda b, a: call(b, "llvm.sqrt.f32", ir.FloatType(), a)
     )
     v["prefetch"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 2))
     v["prefetch_near"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 3))
+
+
+def _distances(b: Any, a: list[Any]) -> Any:
+    """Four numbers as `Distances`."""
+    found = ir.Constant(Distances.ir, ir.Undefined)
+    for i, number in enumerate(a):
+        found = b.insert_element(found, number, I32(i))
+    return found
 
 
 def _prefetch(b: Any, address: Any, locality: int) -> None:

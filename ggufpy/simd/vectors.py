@@ -95,6 +95,34 @@ _shift(operator.lshift, "shl")
 _shift(operator.rshift, "lshr")
 
 
+class Distances(types.Type):
+    """Four whole numbers of which `t * distances` is number t: what stands where others have t times one distance."""
+
+    ir = ir.VectorType(ir.IntType(64), 4)
+
+    def __init__(self) -> None:
+        super().__init__(name="distances")
+
+
+@register_model(Distances)
+class _DistancesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Distances) -> None:
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+@infer_global(operator.mul)
+class _DistancesTyping(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        if len(args) == 2 and isinstance(args[1], Distances) and isinstance(args[0], types.Integer):
+            return signature(types.int64, types.int64, args[1])
+        return None
+
+
+@lower_builtin(operator.mul, types.Integer, Distances)
+def _lower_distance(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.extract_element(args[1], args[0])
+
+
 class Registers(types.Type):
     """`count` vectors indexed by constants once loops are unrolled, so that LLVM keeps them in registers."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kv import KvMemory
+from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import Op, Rope, Tap
 from ggufpy.models.views import Views
@@ -140,7 +141,8 @@ class Lowering:
         reads: Iterable[str],
         writes: Iterable[str],
     ) -> Call:
-        """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles."""
+        """A call for an op. "q:" and "t:" before a buffer's name stand for its 8-bit rows and its tiles, "e:" for the
+        lists of rows by the experts that it names."""
         self._spoil(writes)
         self._made.update(name for name in writes if name[1:2] == ":")
         read, written = (frozenset(map(self._touched, names)) for names in (reads, writes))
@@ -195,13 +197,24 @@ class Lowering:
         """Whether 8-bit rows ("q:") or tiles ("t:") are up to date."""
         return form in self._made
 
+    def parts_of(self, buffer: str) -> int:
+        """How many 8-bit rows a row of a buffer is: one, or one for each part that an expert reads.
+
+        Raises GGUFError for parts that are narrower than another layer's in the same buffer.
+        """
+        parts = self.work.parts(buffer)
+        if parts > 1 and self.stride(buffer) != 4 * BLOCK * self.blocks(buffer):
+            raise GGUFError("the model's layers have experts of several widths; ggufpy runs models that have one")
+        return parts
+
     def quantised(self, buffer: str) -> Iterator[Call]:
         """Makes the 8-bit rows of a buffer, which a matrix is about to read, unless they are up to date."""
         if not self.made("q:" + buffer):
+            parts = self.parts_of(buffer)
             values = {
-                "step": self.work.step.all_rows, "x": self.address(buffer), "q": self.work.codes_address(buffer),
-                "blocks": self.blocks(buffer), "x_stride": self.stride(buffer),
-                "q_stride": self.work.codes_stride(buffer),
+                "step": self.work.step.rows_in_parts(parts), "x": self.address(buffer),
+                "q": self.work.codes_address(buffer), "blocks": self.blocks(buffer) // parts,
+                "x_stride": self.stride(buffer) // parts, "q_stride": self.work.codes_stride(buffer) // parts,
             }  # fmt: skip
             yield self.call(None, kernel("quantise"), values, [buffer], ["q:" + buffer])
 

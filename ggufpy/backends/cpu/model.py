@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,16 +19,26 @@ from ggufpy.format.metadata import Metadata
 from ggufpy.jit.cache import Library
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.base import Keys
-from ggufpy.models.plan import Embed, MatMul, Op, Plan
+from ggufpy.models.plan import Embed, ExpertMatMul, Op, Plan
 from ggufpy.models.source import WeightSource
 from ggufpy.quants.base import BlockType
 
 from .lowering import Sinks
 from .memory import Region, aligned
-from .needs import bulk_kernels, forms_of, heads_of, kernels_of, tiled_attention
+from .needs import (
+    bulk_kernels,
+    flops_of,
+    forms_of,
+    heads_of,
+    kernels_of,
+    matrix_names,
+    products,
+    tiled_attention,
+    vectors,
+)
 from .packing import Packer
 from .threads import LAUNCH, WORK
-from .weights import Matrix, pack_kernel, packed_bytes, vector
+from .weights import Matrix, pack_kernel, packed_bytes, vector, vector_bytes
 from .workspace import Forms
 
 MOST_SEQUENCES = 1024
@@ -70,11 +79,6 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     return shape
 
 
-def matrix_names(ops: Sequence[Op]) -> list[str]:
-    """Names of the weights that are multiplied by, in order of use."""
-    return list(dict.fromkeys(op.weight.name for op in ops if isinstance(op, MatMul)))
-
-
 def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found: Library) -> list[Kernel]:
     """Loads every kernel that packing and running take, so that none is compiled while a user waits for text.
 
@@ -112,12 +116,12 @@ class Model:
         self.heads = heads_of(plan)
         self.shape = cache_shape(plan, options)
         panels = {name: quants.get(self._tensors[name].type).panel for name in self._names}
-        self.bulk = bulk_kernels(panels, self.library.level)
+        self.bulk = bulk_kernels(plan, panels, self.library.level)
         if beside is not None:
             beside()
         self.matrices = self._pack(options.progress)
-        vectors = [w.name for w in plan.weights.values() if len(w.shape) == 1]
-        self.vectors = {name: _padded(vector(self._tensors[name]), name) for name in vectors}
+        names = [weight.name for weight in vectors(plan)]
+        self.vectors = {name: _padded(vector(self._tensors[name]), name) for name in names}
         self._embedded: tuple[BlockType, NDArray[np.uint8]] | None = None
         if isinstance(plan.embed, Embed):
             embedding = self._tensors[plan.embed.weight.name]
@@ -162,14 +166,17 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed matrices, all of which are read for every token."""
-        return sum(m.memory.nbytes for m in self.matrices.values())
+        """Bytes of packed matrices that are read for a token: all of them, or those of the experts that it uses."""
+        read: dict[str, int] = {}
+        for op in products((*self.plan.body, *self.plan.head)):
+            matrix = self.matrices[op.weight.name]
+            read[op.weight.name] = matrix.expert_bytes * (op.count if isinstance(op, ExpertMatMul) else 1)
+        return sum(read.values())
 
     def prompt_flops(self, tokens: int) -> float:
         """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
         body, head = (
-            sum(2.0 * math.prod(op.weight.shape) for op in ops if isinstance(op, MatMul))
-            for ops in (self.plan.body, self.plan.head)
+            sum(map(flops_of, products(ops))) for ops in (self.plan.body, self.plan.head)
         )
         return body * tokens + head
 
@@ -197,7 +204,8 @@ def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 def _padded(values: NDArray[np.float32], name: str) -> Region:
-    """A vector with zeros up to a whole number of blocks."""
-    region = Region(-(-values.size // 32) * 128, name)
-    region.view(np.float32, values.size)[:] = values.reshape(-1)
+    """A vector, or one for each expert, with zeros up to a whole number of blocks."""
+    region = Region(vector_bytes(values.shape), name)
+    rows = values.reshape(-1, values.shape[-1])
+    region.view(np.float32, len(rows), region.nbytes // 4 // len(rows))[:, : rows.shape[1]] = rows
     return region

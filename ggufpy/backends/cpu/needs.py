@@ -5,6 +5,7 @@ The kernels are read from what the ops become (`ops/`): layers are lowered once 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK
@@ -13,14 +14,26 @@ from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.kv import CacheShape, KvMemory
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel
-from ggufpy.models.plan import Attend, Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
+from ggufpy.models.plan import (
+    Attend,
+    ExpertMatMul,
+    Heads,
+    MatMul,
+    Op,
+    Plan,
+    Route,
+    StoreKv,
+    Weight,
+    kinds_of_layers,
+    widths,
+)
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
 from .lowering import NO_SINKS, Call, Kind, Lowering, Parts, Sinks
 from .memory import Region
 from .ops.attend import blocks, shift_calls
-from .weights import Matrix
+from .weights import Matrix, vector_bytes
 from .workspace import GROUPS, MOST, Forms, Workspace
 
 Panels = Mapping[str, Panel]
@@ -47,9 +60,33 @@ def layers_of(plan: Plan) -> list[int]:
     return list(stored)
 
 
-def bulk_kernels(panels: Panels, level: Level) -> dict[str, Kernel]:
-    """Kernels for bulk rows, of matrices that have one at a level."""
-    found = {name: bulk_kernel(panel, level) for name, panel in panels.items()}
+def products(ops: Sequence[Op]) -> list[MatMul | ExpertMatMul]:
+    """The ops that multiply by a matrix."""
+    return [op for op in ops if isinstance(op, MatMul | ExpertMatMul)]
+
+
+def matrix_names(ops: Sequence[Op]) -> list[str]:
+    """Names of the weights that are multiplied by, in order of use."""
+    return list(dict.fromkeys(op.weight.name for op in products(ops)))
+
+
+def flops_of(op: MatMul | ExpertMatMul) -> float:
+    """Floating-point operations of a product for one row, of which an expert's is done for those that are chosen."""
+    rows, columns = op.weight.shape[-2:]
+    return 2.0 * rows * columns * (op.count if isinstance(op, ExpertMatMul) else 1)
+
+
+def vectors(plan: Plan) -> list[Weight]:
+    """Weights that ops add or multiply by number for number: (n,), or (experts, n)."""
+    ops = (*plan.body, *plan.head)
+    matrices = set(matrix_names(ops))
+    return list(dict.fromkeys(weight for op in ops for weight in op.weights if weight.name not in matrices))
+
+
+def bulk_kernels(plan: Plan, panels: Panels, level: Level) -> dict[str, Kernel]:
+    """Kernels for bulk rows, of matrices that have one at a level. Those of experts have none."""
+    of_all = {op.weight.name for op in (*plan.body, *plan.head) if isinstance(op, MatMul)}
+    found = {name: bulk_kernel(panel, level) for name, panel in panels.items() if name in of_all}
     return {name: code for name, code in found.items() if code is not None}
 
 
@@ -60,11 +97,31 @@ def tiled_attention(bulk: Bulk, level: Level) -> bool:
 
 def forms_of(ops: Sequence[Op], panels: Panels, bulk: Bulk) -> Forms:
     """How matrices read the buffers of these ops."""
-    products = [op for op in ops if isinstance(op, MatMul)]
-    whole = [op for op in products if isinstance(panels[op.weight.name], IntPanel)]
-    tiled = [op for op in products if op.weight.name in bulk]
+    multiplied = products(ops)
+    whole = [op for op in multiplied if isinstance(panels[op.weight.name], IntPanel)]
+    tiled = [op for op in multiplied if op.weight.name in bulk]
     exact = [op for op in whole if op.weight.name not in bulk]
-    return Forms(*(frozenset(op.x for op in some) for some in (whole, exact, tiled)))
+    read, in_bulk, tiles = (frozenset(op.x for op in some) for some in (whole, exact, tiled))
+    return Forms(read, in_bulk, tiles, _parts_of(whole), _chosen_of(ops))
+
+
+def _parts_of(ops: Sequence[MatMul | ExpertMatMul]) -> dict[str, int]:
+    """In how many parts each buffer is read. Raises ValueError where products do not agree."""
+    found: dict[str, int] = {}
+    for op in ops:
+        parts = op.count if isinstance(op, ExpertMatMul) and op.own else 1
+        if found.setdefault(op.x, parts) != parts:
+            raise ValueError(f"buffer {op.x} is read in {found[op.x]} parts and in {parts}")
+    return found
+
+
+def _chosen_of(ops: Sequence[Op]) -> dict[str, tuple[int, int]]:
+    """Buffers of experts' numbers: of how many, and how many. Raises ValueError where routes do not agree."""
+    found: dict[str, tuple[int, int]] = {}
+    for op in ops:
+        if isinstance(op, Route) and found.setdefault(op.chosen, (op.experts, op.count)) != (op.experts, op.count):
+            raise ValueError(f"buffer {op.chosen} has experts of {found[op.chosen][0]} and of {op.experts}")
+    return found
 
 
 def kinds(bulk: bool) -> list[Kind]:
@@ -87,7 +144,7 @@ def kernels_of(
     plan: Plan, panels: Panels, shape: CacheShape, level: Level, sinks: Sinks = NO_SINKS
 ) -> list[Kernel]:
     """Every kernel that tapes of this plan call, whatever the kind of step."""
-    bulk = bulk_kernels(panels, level)
+    bulk = bulk_kernels(plan, panels, level)
     parts = _small_parts(plan, panels, bulk, shape, level)
     body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters)
     head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST, plan.adapters)
@@ -107,14 +164,13 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     """Parts whose addresses lead to nothing of use."""
     lanes, nothing = level.lanes, Region(0, "no weights")
     matrices = {
-        name: Matrix(panel, rows, columns, -(-rows // lanes), -(-columns // BLOCK), 1.0, nothing)
+        name: Matrix(panel, rows, columns, -(-rows // lanes), -(-columns // BLOCK), 1.0, nothing, math.prod(experts))
         for name, panel in panels.items()
-        for rows, columns in [plan.weights[name].shape]
+        for *experts, rows, columns in [plan.weights[name].shape]
     }
-    vectors = [weight for weight in plan.weights.values() if len(weight.shape) == 1]
-    longest = Region(max((-(-w.shape[0] // BLOCK) * BLOCK * 4 for w in vectors), default=0), "no vector", sparse=True)
+    longest = Region(max((vector_bytes(w.shape) for w in vectors(plan)), default=0), "no vector", sparse=True)
     cache = KvMemory(heads_of(plan), layers_of(plan), CacheShape(CHUNK, 1, shape.key_type, shape.value_type), lanes, 1)
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)
-    return Parts(matrices, {w.name: longest for w in vectors}, cache, angles, 1, bulk, tiled, nothing)
+    return Parts(matrices, {w.name: longest for w in vectors(plan)}, cache, angles, 1, bulk, tiled, nothing)

@@ -84,6 +84,8 @@ class _Job:
     def begin(self) -> None:
         """Looks at the data. A matrix without rows is packed."""
         self._data = self.source.little()
+        if self._data.ndim == 3:
+            self._data = _one_after_the_other(self._data, self._lanes)
         self._left, self._worst, self.packed = len(self._data), 0.0, not len(self._data)
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -117,9 +119,9 @@ class _Job:
 
     def matrix(self) -> Matrix:
         """What was packed."""
-        (rows, columns), panel = self.source.shape, self.kind.panel
-        panels, blocks = -(-rows // self._lanes), -(-columns // BLOCK)
-        return Matrix(panel, rows, columns, panels, blocks, 1.0 / (self.factor or 1.0), self.memory)
+        (*experts, rows, columns), panel = self.source.shape, self.kind.panel
+        panels, blocks, multiplier = -(-rows // self._lanes), -(-columns // BLOCK), 1.0 / (self.factor or 1.0)
+        return Matrix(panel, rows, columns, panels, blocks, multiplier, self.memory, math.prod(experts))
 
     def entry(self, start: int, stop: int) -> _Entry:
         """The call that packs rows start to stop."""
@@ -151,7 +153,7 @@ class _Job:
 
     def _float_entry(self, panel: FloatPanel, start: int, stop: int) -> _Entry:
         """Rows of numbers, as they are or as float32."""
-        lanes, kind, columns, element = self._lanes, self.kind, self.source.shape[1], element_bytes(panel)
+        lanes, kind, columns, element = self._lanes, self.kind, self.source.shape[-1], element_bytes(panel)
         blocks = -(-columns // BLOCK)
         stride = blocks * BLOCK * lanes * element
         part = _whole_panels(self._data[start:stop], lanes)
@@ -226,9 +228,9 @@ class Packer:
         self._queue.close()
 
     def pack(self, source: SourceTensor, memory: Region | None = None) -> Matrix:
-        """Packs a (rows, columns) tensor into zeroed `memory` of its packed size, or memory of its own.
+        """Packs a tensor into zeroed `memory` of its packed size, or memory of its own.
 
-        Raises GGUFError if its scales are not finite.
+        It is (rows, columns) or (experts, rows, columns). Raises GGUFError if its scales are not finite.
         """
         memory = memory or Region(packed_bytes(source, self._library.level.lanes), source.name)
         return self.pack_all([(source, memory)])[0]
@@ -336,6 +338,13 @@ def _first_factor(top: float) -> float:
     if not math.isfinite(top) or top == 0.0:
         return 1.0
     return float(2.0 ** max(-100, min(100, round(math.log2(COMFORT / top)))))
+
+
+def _one_after_the_other(data: NDArray[np.uint8], lanes: int) -> NDArray[np.uint8]:
+    """(experts, rows, bytes a row) → rows of bytes, those of each expert in panels of its own, filled up with zeros."""
+    missing = -data.shape[1] % lanes
+    whole = np.pad(data, ((0, 0), (0, missing), (0, 0))) if missing else data
+    return whole.reshape(-1, data.shape[2])
 
 
 def _whole_panels(rows: NDArray[np.uint8], lanes: int) -> NDArray[np.uint8]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufpy.backends.cpu.kernels.layout import quantised_row_bytes
-from ggufpy.models.plan import Attend, MatMul
+from ggufpy.models.plan import Attend, ExpertMatMul, MatMul
 
 from .lowering import Call
 from .model import Model
+from .needs import flops_of
 from .step import Step
 from .tape import Tape
 from .threads import Team
@@ -40,6 +41,7 @@ class Profile:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._found: dict[tuple[str, str], OpTime] = {}
+        self._active: dict[str, float] = {}  # by where they were chosen: experts that had rows, a mean of the layers
 
     def ops(self) -> list[OpTime]:
         """Every kind of call, the longest first."""
@@ -47,7 +49,10 @@ class Profile:
 
     def run(self, tape: Tape, team: Team, work: Workspace) -> None:
         """Runs a tape on a workspace, and adds what its calls took."""
-        for call, (busy, waiting) in zip(tape.calls, tape.timed(team), strict=True):
+        before = {name: lists.tally for name, lists in work.lists.items()}
+        stamps = tape.timed(team)
+        self._active = {name: _mean(before[name], lists.tally) for name, lists in work.lists.items()}
+        for call, (busy, waiting) in zip(tape.calls, stamps, strict=True):
             key = (_name(call), call.kernel.source)
             one = self._found.setdefault(key, OpTime(*key))
             flops, nbytes = self._work(call, work)
@@ -67,6 +72,9 @@ class Profile:
                 rows = exact
             (height, width), packed = op.weight.shape, self._model.matrices[op.weight.name].memory.nbytes
             return 2.0 * rows * height * width, packed + rows * _row_bytes(call, work)
+        if isinstance(op, ExpertMatMul) and call.kernel.source == "expert_matmul":
+            matrix, real = self._model.matrices[op.weight.name], exact + bulk
+            return real * flops_of(op), self._active[op.chosen] * matrix.expert_bytes + real * _row_bytes(call, work)
         if isinstance(op, Attend) and call.kernel.source.startswith("attention"):
             return self._attention(op, call, work.step)
         return 0.0, rows * _row_bytes(call, work)
@@ -87,6 +95,11 @@ class Profile:
             nbytes += behind * heads.shared * (heads.key_length * key + heads.value_length * value)
             nbytes += 4.0 * count * heads.queries * length
         return flops, nbytes
+
+
+def _mean(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Of what was added to `ExpertLists.tally` in between."""
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
 
 
 def _name(call: Call) -> str:

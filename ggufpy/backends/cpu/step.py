@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from ggufpy.backends.cpu.kernels.attention import RECORD, RECORDS
 from .memory import Region
 
 Ints = NDArray[np.int64]
+COUNTS = 32  # bytes of the counts that every step has
 NOWHERE = -1  # the position of a row that only fills up
 
 
@@ -42,18 +45,20 @@ class Spans:
 class Step:
     """Numbers of one step of at most `rows` rows. All addresses that kernels get from it are constant.
 
-    `scales` (adapters, rows) are what each row's sequence says of adapters.
+    `scales` (adapters, rows) are what each row's sequence says of adapters. `parts` are the numbers of equal parts that
+    rows of a buffer may be taken for (`rows_in_parts`).
     """
 
-    def __init__(self, rows: int, adapters: int = 0) -> None:
+    def __init__(self, rows: int, parts: Collection[int] = (), adapters: int = 0) -> None:
         self._rows = rows
+        self._parts = np.array(sorted({1, *parts}), np.int64)
         self._scales = Region(4 * rows * adapters, "the step's scales")
         self.scales: NDArray[np.float32] = self._scales.view(np.float32, adapters, rows)
-        self._counts = Region(64, "the step's counts")
+        self._counts = Region(COUNTS + 8 * len(self._parts), "the step's counts")
         self._places = Region(16 * rows, "the step's places")
         self._spans = Region(RECORDS + 8 * RECORD * rows, "the step's spans")
         self._sources = Region(8 * rows, "the step's rows")
-        self._count_view = self._counts.view(np.int64, 5)
+        self._count_view = self._counts.view(np.int64, COUNTS // 8 + len(self._parts))
         self.places: NDArray[np.int64] = self._places.view(np.int64, rows, 2)
         self._span_view = self._spans.view(np.int64, RECORDS // 8 + RECORD * rows)
         self.sources: NDArray[np.int64] = self._sources.view(np.int64, rows)
@@ -75,6 +80,10 @@ class Step:
     def all_rows(self) -> int:
         """The address of the number of rows."""
         return self._counts.at(0, 8)
+
+    def rows_in_parts(self, parts: int) -> int:
+        """The address of the number of rows times `parts`: of the rows, if each part of one is taken for a row."""
+        return self._counts.at(COUNTS + 8 * self._parts.tolist().index(parts), 8)
 
     @property
     def exact_rows(self) -> int:
@@ -109,6 +118,7 @@ class Step:
         if not 0 < rows <= self._rows or exact < 0 or bulk < 0 or (bulk and bulk_first < exact):
             raise ValueError(f"a step of {exact} rows and {bulk} from {bulk_first}, of {self._rows}")
         self._count_view[:4] = (rows, exact, bulk_first, bulk)
+        self._count_view[COUNTS // 8 :] = rows * self._parts
 
     def set_spans(self, spans: Spans, parts: Ints) -> None:
         """What belongs together, in order, single rows each with the address of its parts. Other rows go nowhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,10 @@ from .memory import Region
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix: `panels` × `blocks` of 32 columns; true sizes in `rows` and `columns`."""
+    """A packed matrix: `panels` × `blocks` of 32 columns; true sizes in `rows` and `columns`.
+
+    Or the matrices of `experts`, one after the other, all of these sizes and with one multiplier.
+    """
 
     panel: IntPanel | FloatPanel
     rows: int
@@ -28,6 +32,12 @@ class Matrix:
     blocks: int
     multiplier: float
     memory: Region
+    experts: int = 1
+
+    @property
+    def expert_bytes(self) -> int:
+        """From one expert's panels to the next one's."""
+        return self.memory.nbytes // self.experts
 
     def kernel(self, tokens: int) -> Kernel:
         """The matrix kernel that reads this panel format."""
@@ -38,6 +48,13 @@ def matmul_kernel(panel: IntPanel | FloatPanel, tokens: int) -> Kernel:
     if isinstance(panel, FloatPanel):
         return kernel("matmul_float", dtype=panel.dtype, tokens=tokens)
     return kernel("matmul_int", **_constants(panel), offset=panel.offset, tokens=tokens)
+
+
+def expert_kernel(panel: IntPanel | FloatPanel) -> Kernel:
+    """The kernel that reads matrices of experts in this panel format."""
+    if isinstance(panel, FloatPanel):
+        return kernel("expert_matmul", dtype=panel.dtype)
+    return kernel("expert_matmul", **_constants(panel), offset=panel.offset)
 
 
 def pack_kernel(kind: BlockType) -> Kernel:
@@ -60,12 +77,18 @@ def element_bytes(panel: FloatPanel) -> int:
 
 
 def packed_bytes(source: SourceTensor, lanes: int) -> int:
-    """Bytes of a (rows, columns) tensor in memory."""
-    panel, (rows, columns) = quants.get(source.type).panel, source.shape
-    panels, blocks = -(-rows // lanes), -(-columns // BLOCK)
+    """Bytes of a (rows, columns) or (experts, rows, columns) tensor in memory."""
+    panel, (*experts, rows, columns) = quants.get(source.type).panel, source.shape
+    panels, blocks = math.prod(experts) * -(-rows // lanes), -(-columns // BLOCK)
     if isinstance(panel, FloatPanel):
         return panels * blocks * BLOCK * lanes * element_bytes(panel)
     return panels * blocks * block_bytes(panel, lanes)
+
+
+def vector_bytes(shape: tuple[int, ...]) -> int:
+    """Bytes of (n,) or (experts, n) numbers in memory: float32, each n filled up to whole blocks."""
+    *experts, count = shape
+    return math.prod(experts) * -(-count // BLOCK) * BLOCK * 4
 
 
 def vector(source: SourceTensor) -> NDArray[np.float32]:

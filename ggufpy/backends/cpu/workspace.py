@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ggufpy.backends.cpu.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.backends.cpu.kernels.to_tiles import tiles_bytes
 
+from .experts import ExpertLists
 from .memory import Region
 from .step import Step
 
@@ -20,11 +21,17 @@ MOST = GROUPS[-1]
 
 @dataclass(frozen=True)
 class Forms:
-    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles."""
+    """Buffers that matrices read as 8-bit rows, their bulk rows too, and as bf16 tiles; and what experts take.
+
+    `parts` has the buffers of which each chosen expert reads its own part, and how many these are. `chosen` has the
+    buffers of experts' numbers, how many there are to choose from and how many are chosen.
+    """
 
     quantised: frozenset[str]
     quantised_in_bulk: frozenset[str]
     tiled: frozenset[str]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    chosen: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Workspace:
@@ -35,7 +42,7 @@ class Workspace:
     """
 
     def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, adapters: int = 0) -> None:
-        self.name, self.rows, self.step = name, rows, Step(rows, adapters)
+        self.name, self.rows, self.step = name, rows, Step(rows, forms.parts.values(), adapters)
         self.forms, self.widths = forms, dict(widths)
         self.columns = _columns(widths)
         whole = self._whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups
@@ -44,6 +51,7 @@ class Workspace:
         self.codes = {n: Region(whole * size, f"buffer {n}") for n, size in sizes.items()}
         tiled = {n: tiles_bytes(rows, self.columns[n] // BLOCK) for n in forms.tiled}
         self.tiles = {n: Region(size, f"buffer {n}") for n, size in tiled.items()}
+        self.lists = {n: ExpertLists(experts, count, rows) for n, (experts, count) in forms.chosen.items()}
 
     def add(self, widths: Mapping[str, int]) -> None:
         """Makes the buffers that there are not yet, as floats alone."""
@@ -58,6 +66,10 @@ class Workspace:
 
     def stride(self, name: str) -> int:
         return 4 * self.columns[name]
+
+    def parts(self, name: str) -> int:
+        """How many 8-bit rows a row of a buffer is: one, or one for each part that an expert reads."""
+        return self.forms.parts.get(name, 1)
 
     def codes_address(self, name: str) -> int:
         """The 8-bit rows of a buffer, or 0 if no matrix reads it that way."""

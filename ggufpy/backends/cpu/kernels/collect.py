@@ -18,23 +18,31 @@ ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows", "count"
 TOGETHER = 16  # rows added up in plain float32
 
 
+def two_sum(v: Any) -> Any:
+    """add(part, sums, lows): a vector is added to the one at `sums`, and what that loses to the one at `lows`."""
+
+    @v.njit
+    def add(part, sums, lows):
+        high = v.load_f(sums)
+        total = high + part
+        kept = total - high
+        v.store_f(lows, v.load_f(lows) + ((high - (total - kept)) + (part - kept)))
+        v.store_f(sums, total)
+
+    return add
+
+
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    add = two_sum(v)
+
     @v.njit
     def add_rows(x, stride, count, sums, lows):
-        high, low = v.load_f(sums), v.load_f(lows)
-        start = 0
-        while start < count:
+        for start in range(0, count, TOGETHER):
             part = v.splat_f(0.0)
             for i in range(start, min(start + TOGETHER, count)):
                 value = v.load_f(x + i * stride)
                 part = v.fma(value, value, part)
-            total = high + part
-            kept = total - high
-            low = low + ((high - (total - kept)) + (part - kept))
-            high = total
-            start += TOGETHER
-        v.store_f(sums, high)
-        v.store_f(lows, low)
+            add(part, sums, lows)
 
     def collect(args, ith, nth):
         exact, first, bulk = v.load_i64(args.exact), v.load_i64(args.bulk), v.load_i64(args.bulk + 8)

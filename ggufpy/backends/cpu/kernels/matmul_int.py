@@ -62,7 +62,13 @@ def _unpacker(v: Any, bits: int) -> Any:
     return code
 
 
-def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool) -> Any:
+def streams_of(v: Any, tokens: int) -> int:
+    """Panels that are read side by side."""
+    many = v.REGISTERS >= 32
+    return (4 if many else 2) if tokens == 1 else 2 if many else 1
+
+
+def accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool) -> Any:
     """accumulate(weights, stride, blocks, x, x_stride, total), see matrix.py."""
     bits, group, has_min = panel.bits, panel.group, panel.has_min
     L = v.L
@@ -160,8 +166,5 @@ def _accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     panel = IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"]))
-    tokens = p["tokens"]
-    many = v.REGISTERS >= 32
-    streams = (4 if many else 2) if tokens == 1 else 2 if many else 1
-    size = block_bytes(panel, v.L)
-    return matmul(v, lambda s, ahead: _accumulator(v, panel, s, tokens, ahead), streams, tokens, size)
+    tokens, size = p["tokens"], block_bytes(panel, v.L)
+    return matmul(v, lambda s, ahead: accumulator(v, panel, s, tokens, ahead), streams_of(v, tokens), tokens, size)

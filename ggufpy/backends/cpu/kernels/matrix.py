@@ -19,6 +19,7 @@ MANY = 4  # tokens of a group when there are more groups to come
 
 # make(streams, ahead) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
 # to total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
+# Activations of token t are at x + t * x_stride, where x_stride is a number, or `v.distances` of four tokens.
 MakeAccumulate = Callable[[int, bool], Any]
 
 

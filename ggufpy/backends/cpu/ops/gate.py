@@ -1,4 +1,7 @@
-"""Gate: one call, which makes 8-bit rows too where a matrix reads them."""
+"""Gate: one call, which makes 8-bit rows too where a matrix reads them.
+
+Where experts read parts of y, each part of a row is taken for a row.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 
 def _calls(to: Lowering, op: Gate) -> Iterator[Call]:
-    up = op.gate if op.up is None else op.up  # without one the kernel reads the gate alone
+    parts, up = to.parts_of(op.y), op.gate if op.up is None else op.up  # without one the kernel reads the gate alone
     code = kernel("gate", kind=op.kind) if op.up is not None else kernel("gate", kind=op.kind, gated=0)
     values = {
-        "step": to.work.step.all_rows, "gate": to.address(op.gate), "up": to.address(up), "y": to.address(op.y),
-        "q": to.codes(op.y), "blocks": to.blocks(op.y), "gate_stride": to.stride(op.gate), "up_stride": to.stride(up),
-        "y_stride": to.stride(op.y), "q_stride": to.work.codes_stride(op.y),
+        "step": to.work.step.rows_in_parts(parts), "gate": to.address(op.gate), "up": to.address(up),
+        "y": to.address(op.y), "q": to.codes(op.y), "blocks": to.blocks(op.y) // parts,
+        "gate_stride": to.stride(op.gate) // parts, "up_stride": to.stride(up) // parts,
+        "y_stride": to.stride(op.y) // parts, "q_stride": to.work.codes_stride(op.y) // parts,
     }  # fmt: skip
     yield to.call(op, code, values, op.reads, to.forms(op.y))

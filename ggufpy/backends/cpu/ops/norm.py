@@ -23,14 +23,14 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 
 def _row(to: Lowering, op: Norm, weight: Weight) -> Iterator[Call]:
-    blocks = to.blocks(op.y)
+    blocks, whole = to.blocks(op.y), to.work.parts(op.y) == 1
     values = {
         "step": to.work.step.all_rows, "x": to.address(op.x),
-        "weight": to.parts.vectors[weight.name].at(0, 128 * blocks), "y": to.address(op.y), "q": to.codes(op.y),
-        "blocks": blocks, "columns": op.part, "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
-        "q_stride": to.work.codes_stride(op.y), "eps": op.eps,
+        "weight": to.parts.vectors[weight.name].at(0, 128 * blocks), "y": to.address(op.y),
+        "q": to.codes(op.y) if whole else 0, "blocks": blocks, "columns": op.part, "x_stride": to.stride(op.x),
+        "y_stride": to.stride(op.y), "q_stride": to.work.codes_stride(op.y), "eps": op.eps,
     }  # fmt: skip
-    yield to.call(op, kernel("norm"), values, [op.x], to.forms(op.y))
+    yield to.call(op, kernel("norm"), values, [op.x], to.forms(op.y) if whole else [op.y])
 
 
 def _groups(to: Lowering, op: Norm) -> Iterator[Call]:

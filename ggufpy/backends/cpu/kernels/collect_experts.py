@@ -1,0 +1,45 @@
+"""Adds the squares of what each expert is multiplied by to its sums by column, for importance matrices.
+
+`sums` and `lows` (see `collect.py`) are (experts, columns), `counts` (experts,) int64 gets how many rows chose each.
+`starts` and `pairs` list by expert the rows that chose it (`route.py`); `x_part` is 0 where all of a row's experts
+share x. `columns` is a multiple of 32. Work units are vectors of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ggufpy.jit.spec import struct
+
+from .collect import TOGETHER, two_sum
+from .route import PAIR
+
+ARGS = struct("starts", "pairs", "experts", "x", "x_stride", "x_part", "columns", "sums", "lows", "counts")
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    add = two_sum(v)
+
+    @v.njit
+    def squares(args, pairs, count, at):
+        total = v.splat_f(0.0)
+        for i in range(count):
+            pair = pairs + PAIR * i
+            value = v.load_f(args.x + v.load_i32(pair) * args.x_stride + v.load_i32(pair + 4) * args.x_part + at)
+            total = v.fma(value, value, total)
+        return total
+
+    def collect_experts(args, ith, nth):
+        vectors, starts = args.columns // v.L, args.starts
+        for e in range(args.experts):
+            first, last = v.load_i64(starts + 8 * e), v.load_i64(starts + 8 * (e + 1))
+            for unit in range(vectors * ith // nth, vectors * (ith + 1) // nth):
+                at, to = 4 * v.L * unit, 4 * (e * args.columns + v.L * unit)
+                for start in range(first, last, TOGETHER):
+                    part = squares(args, args.pairs + PAIR * start, min(last - start, TOGETHER), at)
+                    add(part, args.sums + to, args.lows + to)
+            if ith == 0:
+                v.store_i64(args.counts + 8 * e, v.load_i64(args.counts + 8 * e) + last - first)
+
+    return collect_experts
