@@ -130,15 +130,17 @@ class _Shrinker:
                 heads, each = op.heads, op.heads.queries
                 self._widths |= dict.fromkeys((op.q, op.k), heads.shared * heads.key_length)
                 self._widths |= {op.v: each * heads.value_length, **op.writes, op.step: each, op.rate or op.step: each}
-            if isinstance(op, View):
-                self._views.setdefault(op.x, {})[op.at] = op.y
         self._widths |= {op.x: self._width(op.y) for op in ops if isinstance(op, AddScaled)}
-        return tuple(map(self._op, ops))
+        made = []
+        for at, op in enumerate(ops):
+            self._views |= {name: _views_of(name, ops[at + 1 :]) for name in op.writes if name not in op.reads}
+            made.append(self._op(op))
+        return tuple(made)
 
     def _width(self, buffer: str) -> int:
         """Views stand side by side in their buffer."""
-        if buffer in self._views:
-            return sum(map(self._width, self._views[buffer].values()))
+        if views := self._views.get(buffer):
+            return sum(map(self._width, views.values()))
         return self._widths.get(buffer, WIDTH)
 
     def _view(self, op: View) -> View:
@@ -199,6 +201,17 @@ class _Shrinker:
             decay = self._weight(op.decay, *op.decay.shape)
             return replace(op, layer=self._layer, decay=decay, bias=bias, skip=skip)
         return self._view(op) if isinstance(op, View) else op
+
+
+def _views_of(buffer: str, behind: Sequence[Op]) -> dict[int, str]:
+    """The views that the ops behind a write have of a buffer, by where they begin, until it is written anew."""
+    found: dict[int, str] = {}
+    for op in behind:
+        if isinstance(op, View) and op.x == buffer:
+            found[op.at] = op.y
+        elif buffer in op.writes and buffer not in op.reads:
+            break
+    return found
 
 
 def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
