@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Llama:
 
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
-    The key-value cache is kept as `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0.
+    `lora_path` is a file with an adapter, which counts `lora_scale` times. The key-value cache is kept as
+    `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0.
     """
 
     def __init__(
@@ -60,11 +62,14 @@ class Llama:
         n_parallel: int = 1,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
+        lora_path: str | os.PathLike[str] | None = None,
+        lora_scale: float = 1.0,
     ) -> None:
         from ggufpy.support.progress import Progress
 
         options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers, cache_type_k, cache_type_v, n_parallel)
-        options = replace(options, lookup=lookup, draft_model=draft_model)
+        lora = () if lora_path is None else ((lora_path, lora_scale),)
+        options = replace(options, lookup=lookup, draft_model=draft_model, lora=lora)
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
         if not isinstance(draft_model, Llama | None):
@@ -214,7 +219,7 @@ class Llama:
                 "shorten the prompt, or load the model with a larger n_ctx (-c)"
             )
         if ids:
-            loop.run(Request(before + ids, reuse="any"))
+            loop.run(Request(before + ids, reuse="any", scales=self._parts.scales))
 
     def reset(self) -> None:
         """Forget everything that was evaluated."""
@@ -233,7 +238,7 @@ class Llama:
             found[first : first + len(rows)] = rows
 
         if ids:
-            loop.run(Request(ids, take=take, reuse="none"))
+            loop.run(Request(ids, take=take, reuse="none", scales=self._parts.scales))
         return found
 
     def generate(
@@ -260,7 +265,7 @@ class Llama:
         checks.flag("ignore_eos", ignore_eos)
         ends = frozenset() if ignore_eos else self.end_tokens()
         never = self.end_tokens() if ignore_eos else frozenset()
-        request = Request(self._ids(tokens), ends=ends, limit=limit, reuse="any")
+        request = Request(self._ids(tokens), ends=ends, limit=limit, reuse="any", scales=self._parts.scales)
         checks.whole("keep", keep, -1)
         if checks.flag("context_shift", context_shift):
             request.keep = self._kept(request.prompt, keep)
@@ -278,6 +283,24 @@ class Llama:
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
         forbidden = tuple((token, float("-inf")) for token in never)
         return Sampler(replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden)), self.n_vocab(), self.n_known())
+
+    @contextmanager
+    def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:
+        """Within it, `function(values, rows)` sees the activation `name` of every step, and may change it.
+
+        `values` are float32 (rows, width), there during the call; what it returns, unless None, takes their place.
+        Names are llama.cpp's, as "blk.3.ffn_out" (`ggufpy/models/taps.py` lists them); `rows` says which tokens they
+        are of. Raises GGUFError for a name that the model does not have, or that has a hook already.
+        """
+        hooked = self.engine.hooked({name: function})
+        with self.loop.alone():
+            hooked.__enter__()
+        try:
+            yield
+        finally:
+            if self._loop is not None:
+                with self._loop.alone():
+                    hooked.__exit__(None, None, None)
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
@@ -382,7 +405,8 @@ class Llama:
             self._draft_model.close()
         self._parts.template.wait()
         self._parts.tokenizer.wait()
-        self._parts.file.close()
+        for file in (self._parts.file, *self._parts.adapters):
+            file.close()
 
     def __enter__(self) -> Llama:
         return self

@@ -30,6 +30,7 @@ class FakeSequence:
     def __init__(self, engine: FakeEngine, held: Sequence[int] = ()) -> None:
         self.engine, self.held, self.closed = engine, list(held), False
         self.most = 0  # tokens that it has ever held
+        self.scales: tuple[float, ...] = ()
 
     @property
     def n_past(self) -> int:
@@ -41,7 +42,7 @@ class FakeSequence:
 
     def fork(self, n: int) -> FakeSequence:
         assert 0 <= n <= len(self.held)
-        return self.engine.sequence(self.held[:n])
+        return self.engine.sequence(self.scales, self.held[:n])
 
     def shift(self, keep: int, drop: int) -> None:
         assert keep >= 0
@@ -90,7 +91,7 @@ class FakeEngine:
         """What the sequence holds that was evaluated last."""
         return [] if self.latest is None else self.latest.held
 
-    def sequence(self, held: Sequence[int] = ()) -> FakeSequence:
+    def sequence(self, scales: tuple[float, ...] = (), held: Sequence[int] = ()) -> FakeSequence:
         self.sequences = [*(s for s in self.sequences if not s.closed), FakeSequence(self, held)]
         assert len(self.sequences) <= self.parallel + 1
         return self.sequences[-1]

@@ -6,7 +6,7 @@ Tokeniser and template are made by threads while weights are packed, so that a s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 from ggufpy.hub import resolve
+from ggufpy.support import checks
 from ggufpy.support.options import Whole, option
 
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
     from ggufpy.generate.drafters import Model
+    from ggufpy.models.lora import Adapter
     from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
@@ -32,7 +34,8 @@ class LoadOptions(EngineOptions):
 
     `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
     from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
-    `pre` names another pre-tokeniser; `text` False leaves the tokeniser alone until it is asked for.
+    `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
+    tokeniser alone until it is asked for.
     """
 
     shorten: bool = False
@@ -48,6 +51,7 @@ class LoadOptions(EngineOptions):
     draft_max: int = option(
         16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
     )
+    lora: tuple[tuple[str | os.PathLike[str], float], ...] = ()
     pre: str | None = None
     text: bool = True
 
@@ -58,6 +62,9 @@ class LoadOptions(EngineOptions):
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
+        for path, scale in self.lora:
+            checks.path("lora", path, "the path of a .gguf file with an adapter")
+            checks.number(f"the scale of {os.fspath(path)}", scale)
 
 
 class Later(Generic[T]):
@@ -104,6 +111,8 @@ class Parts:
     file: GGUFFile
     tokenizer: Later[Tokenizer]
     template: Later[ChatTemplate | None]
+    adapters: tuple[GGUFFile, ...] = ()
+    scales: tuple[float, ...] = ()  # how much each adapter counts
 
 
 def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
@@ -113,6 +122,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
     from ggufpy import format as gguf_format
 
     file = gguf_format.open(path)
+    opened = [file]
 
     def make_tokenizer() -> Tokenizer:
         from ggufpy.tokenizers import load_tokenizer
@@ -135,13 +145,27 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
     try:
         from ggufpy import runtime
 
-        engine = runtime.load(file, replace(options, n_ctx=_context_size(options, file.metadata)), start_text)
+        for name, _ in options.lora:
+            opened.append(gguf_format.open(name))
+        how = replace(options, n_ctx=_context_size(options, file.metadata))
+        engine = runtime.load(file, how, start_text, _adapters(opened[1:], options))
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
         tokenizer.wait()
-        file.close()
+        for one in opened:
+            one.close()
         raise
-    return Parts(os.fspath(path), engine, file, tokenizer, template)
+    scales = tuple(float(scale) for _, scale in options.lora)
+    return Parts(os.fspath(path), engine, file, tokenizer, template, tuple(opened[1:]), scales)
+
+
+def _adapters(files: Sequence[GGUFFile], options: LoadOptions) -> list[Adapter]:
+    """What open files have for the model. Raises GGUFError for what is no adapter."""
+    if not files:
+        return []
+    from ggufpy.models import lora
+
+    return [lora.read(file, os.fspath(path)) for file, (path, _) in zip(files, options.lora, strict=True)]
 
 
 def _context_size(options: LoadOptions, metadata: Mapping[str, Any]) -> int:

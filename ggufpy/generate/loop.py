@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class Loop:
         self.engine = engine
         self._scheduler = Scheduler(engine)
         self._leader = threading.Lock()  # of whoever makes a step: the scheduler is theirs
+        self._leading: threading.Thread | None = None  # who that is
         self._changed = threading.Condition()  # guards what follows
         self._boxes: dict[Request, _Box] = {}
         self._new: list[Request] = []
@@ -84,14 +86,26 @@ class Loop:
             self.drop(request)
         return True
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Between two steps, and nothing counts as read before or behind: what is changed here changes texts."""
+        self._check_outside()
+        with self._leader:
+            self._check_open()
+            self._scheduler.forget()
+            try:
+                yield
+            finally:
+                self._scheduler.forget()
+
     def forget(self) -> None:
         """Nothing that has been read counts as read any more."""
-        with self._leader:
-            self._scheduler.forget()
+        with self.alone():
             self.latest = None
 
     def close(self) -> None:
         """Ends the step that is being made, and all requests: whoever waits for one gets GGUFError. Twice is fine."""
+        self._check_outside()
         with self._leader:
             with self._changed:
                 closed, self._closed = self._closed, True
@@ -115,6 +129,7 @@ class Loop:
     def next(self, box: _Box, patient: bool = True, take: bool = True) -> Event | None:
         """What comes next of a request, left there unless `take`; None if it cannot begin and is not `patient`."""
         self._check_open()
+        self._check_outside()
         with self._changed:
             box.asking, box.thread = True, threading.current_thread()
         try:
@@ -131,6 +146,11 @@ class Loop:
     def _check_open(self) -> None:
         if self._closed:
             raise GGUFError("this model is closed: open it again with Llama(...)")
+
+    def _check_outside(self) -> None:
+        """Whoever makes a step waits for it to end: what it calls cannot wait for another."""
+        if self._leading is threading.current_thread():
+            raise GGUFError("the model is at work: a hook or sampler that it calls cannot use it")
 
     def _lead(self, box: _Box, patient: bool) -> None:
         """Makes a step, or waits a little for those that others make."""
@@ -168,7 +188,11 @@ class Loop:
                 self._scheduler.withdraw(request)
 
     def _step(self) -> None:
-        events = self._scheduler.step()
+        self._leading = threading.current_thread()
+        try:
+            events = self._scheduler.step()
+        finally:
+            self._leading = None
         with self._changed:
             for event in events:
                 if event.request in self._boxes:

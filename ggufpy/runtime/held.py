@@ -10,7 +10,6 @@ from .prefixes import Prefixes
 from .sequence import Sequence
 
 Kind = Literal["any", "bulk", "exact"]
-KINDS: tuple[Kind, ...] = ("any", "bulk", "exact")
 
 
 @dataclass(eq=False)
@@ -65,14 +64,20 @@ class Beginnings:
     """Finds the text that begins most as another does. What has been hashed of a text once is not hashed again."""
 
     def __init__(self) -> None:
-        self._prefixes: dict[Kind, Prefixes[Held]] = {kind: Prefixes() for kind in KINDS}
+        self._prefixes: dict[tuple[Kind, tuple[float, ...]], Prefixes[Held]] = {}  # by the scales of adapters too
         self._known: dict[Held, dict[Kind, tuple[int, int]]] = {}  # how much of each, after how many cuts
 
-    def longest(self, some: Iterable[Held], text: list[int], kind: Kind) -> tuple[Held, int] | None:
-        """Of `some`, the one that shares most tokens of the text from the first on, and how many; None if none does."""
-        prefixes = self._prefixes[kind]
+    def longest(
+        self, some: Iterable[Held], text: list[int], kind: Kind, scales: tuple[float, ...] = ()
+    ) -> tuple[Held, int] | None:
+        """Of `some`, the one that shares most tokens of the text from the first on, and how many; None if none does.
+
+        Adapters have these `scales`: what others have read is another text.
+        """
+        prefixes = self._prefixes.setdefault((kind, scales), Prefixes())
         for held in some:
-            self._learn(prefixes, held, kind)
+            if held.sequence.scales == scales:
+                self._learn(prefixes, held, kind)
         return prefixes.longest(text)
 
     def _learn(self, prefixes: Prefixes[Held], held: Held, kind: Kind) -> None:

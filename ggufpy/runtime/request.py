@@ -47,6 +47,8 @@ class Request:
     forgets half of what follows its first `keep` tokens, and the text goes on. `take(first, logits)` gets the logits
     (n, n_vocab) of the prompt's tokens from `first` on, as they are read.
 
+    `scales` has one of each of the model's adapters, or nothing: then none counts.
+
     `reuse` says which of what others have read counts as read: "alike" what was read as this prompt is going to be (in
     bulk or not), so that its tokens do not depend on what ran before; "any" whatever is there, so that a chat's next
     turn costs its new tokens only; "none".
@@ -63,10 +65,12 @@ class Request:
         drafts: Drafts | None = None,
         take: Take | None = None,
         reuse: Reuse = "alike",
+        scales: Items[float] = (),
     ) -> None:
         self.prompt = tuple(prompt)
         self.sampler, self.ends, self.limit, self.keep = sampler, ends, limit, keep
         self.drafts, self.take, self.reuse = drafts, take, reuse
+        self.scales = tuple(scales)
         self.paused = False  # whether nobody wants its tokens for now: it has no part in steps
         self.produced: list[int] = []
         self.text = list(self.prompt)  # the prompt and what was produced, but for what a full context forgot

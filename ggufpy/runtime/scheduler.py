@@ -174,7 +174,7 @@ class Scheduler:
         held = self._taken_over(request, in_bulk)
         if held is None:
             self._free_place()
-            held = Held(self._engine.sequence())
+            held = Held(self._engine.sequence(request.scales))
         elif request.reuse == "any":
             in_bulk = self._engine.reads_in_bulk(len(request.prompt) - len(held.tokens))
         request.evaluated = len(held.tokens)
@@ -187,7 +187,7 @@ class Scheduler:
             return None
         kind: Kind = "any" if request.reuse == "any" else "bulk" if in_bulk else "exact"
         some = (*self._kept, *(running.held for running in self._running))
-        found = self._beginnings.longest(some, request.text[:-1], kind)
+        found = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
         if found is None:
             return None
         held, shared = found
@@ -261,7 +261,7 @@ class Scheduler:
         except Exception as error:
             for one in planned:
                 _agree(one.running)
-            if len(planned) == 1 and not self._kept:
+            if len(planned) == 1 and not (self._kept and isinstance(error, GGUFError)):
                 _fail(planned[0].running, error)
                 return
             self.forget()  # it may have been their pages that were wanting
