@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
 
+from .holding import Pool
 from .pages import Pages
 from .sequence import Sequence
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 Load = Callable[[Model, int], Program]
 
 
@@ -84,7 +87,10 @@ class Engine:
         self.rows = max(min(n_batch, shape.positions * shape.sequences), shape.sequences)
         self._n_batch = n_batch
         self._program = load(model, self.rows)
-        self._pages = Pages(self._program.pages, self._program.copy)
+        self._pools = tuple(
+            Pool(group.cache, Pages(group.pages, partial(self._program.copy, i)), self.rows)
+            for i, group in enumerate(self._program.groups)
+        )
         self._collecting = False
 
     @property
@@ -108,13 +114,16 @@ class Engine:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the key/value cache when it is full."""
+        """Bytes of what all groups of layers keep when they are full."""
         return self._program.kv_bytes
 
     @property
     def free_pages(self) -> int:
-        """Pages of 128 positions that no sequence holds."""
-        return self._pages.free
+        """Pages of 128 positions that no sequence holds, in the group of layers that has fewest.
+
+        A step has room if the `wants` of its sequences are no more together.
+        """
+        return min((pool.pages.free for pool in self._pools), default=0)
 
     def reads_in_bulk(self, count: int) -> bool:
         """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
@@ -122,7 +131,7 @@ class Engine:
 
     def sequence(self) -> Sequence:
         """A new, empty sequence."""
-        return Sequence(self._pages, self._shape.positions, self._alone, self._move)
+        return Sequence(self._pools, self._shape.positions, self._alone, self._move)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -251,7 +260,7 @@ class Engine:
         if len({id(chunk.sequence) for chunk in chunks}) < len(chunks):
             raise GGUFError("a sequence can have one chunk in a step")
         for chunk, part in zip(chunks, ids, strict=True):
-            if not chunk.sequence.belongs_to(self._pages):
+            if not chunk.sequence.belongs_to(self._pools):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(len(part))
         can = bool(self._model.bulk)
@@ -284,8 +293,8 @@ class Engine:
                 logits = self._program.logits([row for row, _, _ in part], bulk)
                 yield [(n, i) for _, n, i in part], logits
 
-    def _move(self, sequence: Sequence, positions: range, drop: int) -> None:
-        self._program.move(sequence.table, positions, drop)
+    def _move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        self._program.move(group, tables, positions, drop)
 
     def close(self) -> None:
         """Ends the threads. The engine cannot be used afterwards. Raises GGUFError while another thread's step runs."""

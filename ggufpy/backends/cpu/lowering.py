@@ -13,7 +13,7 @@ from functools import cache
 from typing import Protocol
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
-from ggufpy.backends.cpu.kv import KvMemory
+from ggufpy.backends.cpu.kv import CacheMemory
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import Op, Rope
 
@@ -41,7 +41,7 @@ class Parts:
 
     matrices: Mapping[str, Matrix]
     vectors: Mapping[str, Region]
-    cache: KvMemory
+    cache: CacheMemory
     angles: Mapping[Rope, Region]
     threads: int
     bulk: Mapping[str, Kernel]  # matrices whose bulk rows have a kernel of their own

@@ -24,7 +24,7 @@ from ggufpy.models.plan import Embed, MatMul, Op, Plan
 from ggufpy.quants.base import BlockType
 
 from .memory import Region, aligned
-from .needs import bulk_kernels, forms_of, heads_of, kernels_of, tiled_attention
+from .needs import bulk_kernels, forms_of, geometries, kernels_of, tiled_attention
 from .packing import Packer
 from .threads import LAUNCH, WORK
 from .weights import Matrix, pack_kernel, packed_bytes, vector
@@ -63,9 +63,9 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     if sequences > MOST_SEQUENCES:
         raise GGUFError(f"n_parallel is {sequences}; it may be 1 to {MOST_SEQUENCES}")
     shape = CacheShape(n_ctx, sequences, of_name(options.cache_type_k), of_name(options.cache_type_v))
-    heads = heads_of(plan)
-    shape.key_type.check(heads.key_length, "keys")
-    shape.value_type.check(heads.value_length, "values")
+    for heads in geometries(plan):
+        shape.key_type.check(heads.key_length, "keys")
+        shape.value_type.check(heads.value_length, "values")
     return shape
 
 
@@ -108,7 +108,6 @@ class Model:
         self.plan, self._file, self.library = plan, file, kernels
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
-        self.heads = heads_of(plan)
         self.shape = cache_shape(plan, options)
         panels = {name: quants.get(file.tensors[name].type).panel for name in self._names}
         self.bulk = bulk_kernels(panels, self.library.level)

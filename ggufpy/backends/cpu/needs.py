@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
-from ggufpy.backends.cpu.kv import CacheShape, KvMemory
-from ggufpy.errors import GGUFError
+from ggufpy.backends.cpu.kv import CacheMemory, CacheShape
 from ggufpy.jit.spec import Kernel
 from ggufpy.models.plan import Heads, MatMul, Op, Plan, StoreKv, kinds_of_layers, widths
 from ggufpy.quants.base import IntPanel, Panel
@@ -27,17 +26,9 @@ Panels = Mapping[str, Panel]
 Bulk = Mapping[str, Kernel]
 
 
-def heads_of(plan: Plan) -> Heads:
-    """The geometry of the cache. Raises GGUFError where layers differ."""
-    found = list(dict.fromkeys(op.heads for op in plan.body if isinstance(op, StoreKv)))
-    if len(found) != 1:
-        raise GGUFError(f"the model has {len(found)} geometries of keys and values; ggufpy runs models that have one")
-    return found[0]
-
-
-def layers_of(plan: Plan) -> list[int]:
-    """The layers that keys and values are kept for."""
-    return list(dict.fromkeys(op.layer for op in plan.body if isinstance(op, StoreKv)))
+def geometries(plan: Plan) -> list[Heads]:
+    """Those of all keys and values that are kept."""
+    return list(dict.fromkeys(op.heads for op in plan.body if isinstance(op, StoreKv)))
 
 
 def bulk_kernels(panels: Panels, level: Level) -> dict[str, Kernel]:
@@ -88,7 +79,7 @@ def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level) -> l
         for work, ops in [*((body, ops) for ops in layers), (head, plan.head)]:
             found.update((call.kernel, None) for call in Lowering(parts, work, kind).calls(ops))
     for ops in layers:
-        calls = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
+        calls = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step, 0)
         found.update((call.kernel, None) for call in calls)
     return list(found)
 
@@ -103,7 +94,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     }
     vectors = [weight for weight in plan.weights.values() if len(weight.shape) == 1]
     longest = Region(max((-(-w.shape[0] // BLOCK) * BLOCK * 4 for w in vectors), default=0), "no vector", sparse=True)
-    cache = KvMemory(heads_of(plan), layers_of(plan), CacheShape(CHUNK, 1, shape.key_type, shape.value_type), lanes, 1)
+    cache = CacheMemory(plan, CacheShape(CHUNK, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)

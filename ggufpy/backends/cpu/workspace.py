@@ -28,10 +28,13 @@ class Forms:
 
 
 class Workspace:
-    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step."""
+    """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step.
 
-    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int) -> None:
-        self.name, self.rows, self.step = name, rows, Step(rows)
+    `groups` of layers have page tables of their own.
+    """
+
+    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, groups: int = 1) -> None:
+        self.name, self.rows, self.step = name, rows, Step(rows, groups)
         self.forms = forms
         self.columns = {name: -(-width // BLOCK) * BLOCK for name, width in widths.items()}
         whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups

@@ -64,6 +64,7 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 def _calls(to: Lowering, found: Block) -> Iterator[Call]:
     w, op, heads = to.work, found.attend, found.attend.heads
+    spans = w.step.spans_address(to.parts.cache.group_of(op.layer))
     yield rope_store(to, found, heads.queries)
     tiled = to.kind.bulk and to.parts.tiled_attention
     if tiled:
@@ -71,7 +72,7 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
     if to.kind.group or not tiled:
         yield _attention(to, op, "attention")
         values = {
-            "spans": w.step.spans_address, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
+            "spans": spans, "y": w.address(op.y), "y_stride": w.stride(op.y), "n_kv": heads.shared,
             "window": op.window,
         }  # fmt: skip
         code = kernel("attention_join", value_length=heads.value_length, group=heads.group)
@@ -81,13 +82,14 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
 
 def rope_store(to: Lowering, found: Block, queries: int) -> Call:
     """Rotates `queries` heads of q (0: only keys) and k, and stores k and v."""
-    w, cache, store, q = to.work, to.parts.cache, found.store, found.attend.q
+    w, store, q = to.work, found.store, found.attend.q
+    cache, group = to.parts.cache.of(store.layer), to.parts.cache.group_of(store.layer)
     angles, rotated, neox = 0, 0, 0
     if found.rope is not None:
         rotated, neox = found.rope.dimensions, int(found.rope.neox)
         angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
     values = {
-        "step": w.step.all_rows, "places": w.step.places_address, "q": w.address(q), "k": w.address(store.k),
+        "step": w.step.all_rows, "places": w.step.places_address(group), "q": w.address(q), "k": w.address(store.k),
         "v": w.address(store.v), "q_stride": w.stride(q), "k_stride": w.stride(store.k),
         "v_stride": w.stride(store.v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
         "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
@@ -101,34 +103,36 @@ def rope_store(to: Lowering, found: Block, queries: int) -> Call:
 
 def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
     """Reads what `source` points to back into the rows of k and v."""
-    w, cache = to.work, to.parts.cache
+    w, cache, group = to.work, to.parts.cache.of(store.layer), to.parts.cache.group_of(store.layer)
     values = {
-        "step": w.step.all_rows, "places": source.places_address, "k": w.address(store.k), "v": w.address(store.v),
-        "k_stride": w.stride(store.k), "v_stride": w.stride(store.v), "n_kv": store.heads.shared,
-        "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "step": w.step.all_rows, "places": source.places_address(group), "k": w.address(store.k),
+        "v": w.address(store.v), "k_stride": w.stride(store.k), "v_stride": w.stride(store.v),
+        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
     }  # fmt: skip
     code = kernel("kv_read", **cache_constants(store.heads, cache.shape))
     return to.call(store, code, values, [f"kv{store.layer}"], [store.k, store.v])
 
 
-def shift_calls(to: Lowering, ops: Sequence[Op], source: Step) -> list[Call]:
-    """For each attention: reads positions, turns the keys and stores them where the step says."""
-    pairs = [(kv_read(to, found.store, source), rope_store(to, found, 0)) for found in blocks(ops)]
+def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> list[Call]:
+    """For each attention of a group: reads positions, turns the keys and stores them where the step says."""
+    mine = [found for found in blocks(ops) if to.parts.cache.group_of(found.store.layer) == group]
+    pairs = [(kv_read(to, found.store, source), rope_store(to, found, 0)) for found in mine]
     return [call for pair in pairs for call in pair]
 
 
 def _attention(to: Lowering, op: Attend, source: str) -> Call:
     """Of exact rows, or of bulk rows where these have tiles."""
-    w, cache, heads = to.work, to.parts.cache, op.heads
+    w, room, heads = to.work, to.parts.cache, op.heads
+    cache = room.of(op.layer)
     code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape))
     values = {
-        "spans": w.step.spans_address, "q": w.address(op.q), "keys": cache.keys(op.layer),
+        "spans": w.step.spans_address(room.group_of(op.layer)), "q": w.address(op.q), "keys": cache.keys(op.layer),
         "values": cache.values(op.layer),
-        "scratch": cache.scratch.at(0, to.parts.threads * cache.scratch_bytes), "y": w.address(op.y),
+        "scratch": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y": w.address(op.y),
         "q_stride": w.stride(op.q), "y_stride": w.stride(op.y), "n_kv": heads.shared,
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "window": op.window, "scratch_bytes": cache.scratch_bytes,
+        "window": op.window, "scratch_bytes": room.scratch_bytes,
     }  # fmt: skip
     return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
 
