@@ -40,6 +40,9 @@ class FakeSequence:
         assert 0 <= n <= len(self.held)
         del self.held[n:]
 
+    def keepable(self, n: int) -> int:
+        return n
+
     def fork(self, n: int) -> FakeSequence:
         assert 0 <= n <= len(self.held)
         return self.engine.sequence(self.scales, self.held[:n])

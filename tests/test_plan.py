@@ -187,29 +187,33 @@ def test_what_is_changed_in_place_is_read_too() -> None:
 
 
 def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
-    pages = np.zeros(2, np.int64)
+    pages = np.zeros((2, 2), np.int64)  # of two groups of layers
     placed = [(1, 0, 7, False), (3, 4, 130, True), (2, 1, 9, False)]
     parts = [Rows(np.arange(count), row, position, pages, bulk) for count, row, position, bulk in placed]
-    spans = _spans(parts, tiles=True)
+    spans = _spans(parts, 2, tiles=True)
     rows, positions, tables = spans.each()
     assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([0, 4, 5, 6, 1, 2], [7, 130, 131, 132, 9, 10])
-    assert set(tables.tolist()) == {pages.ctypes.data}
+    assert tables.tolist() == [[pages.ctypes.data] * 6, [pages.ctypes.data + 16] * 6]
     order = spans.in_order()
     assert [order.kind.tolist(), order.row.tolist(), order.count.tolist()] == [[0, 1, 2], [0, 1, 4], [1, 2, 3]]
-    rows, positions, _ = _spans(parts[1:2], tiles=False).each()
+    rows, positions, _ = _spans(parts[1:2], 2, tiles=False).each()
     assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([4, 5, 6], [130, 131, 132])
 
 
 def test_rows_that_do_not_fit_are_refused_where_addresses_are_taken() -> None:
     with pytest.raises(ValueError, match="with pages for \\[256\\]"):
-        _spans([Rows(np.arange(3), 0, 254, np.zeros(2, np.int64), False)], tiles=False)
-    one = np.ones(2, np.int64)
+        _spans([Rows(np.arange(3), 0, 254, np.zeros((1, 2), np.int64), False)], 1, tiles=False)
+    with pytest.raises(ValueError, match="of 2 groups"):
+        _spans([Rows(np.arange(3), 0, 0, np.zeros((1, 2), np.int64), False)], 2, tiles=False)
+    one, tables = np.ones(2, np.int64), np.ones((1, 2), np.int64)
     with pytest.raises(ValueError, match="kinds"):  # a run before a single row
-        Step(8).set_spans(Spans(np.array([0, 2]), np.array([2, 1]), one, one, 0 * one), one[:1])
+        Step(8).set_spans(Spans(np.array([0, 2]), np.array([2, 1]), one, tables, 0 * one), one[:1])
     with pytest.raises(ValueError, match="parts"):
-        Step(8).set_spans(Spans(one[:1], one[:1], one[:1], one[:1], 0 * one[:1]), one)
+        Step(8).set_spans(Spans(one[:1], one[:1], one[:1], tables[:, :1], 0 * one[:1]), one)
     with pytest.raises(ValueError, match="of 8"):
-        Step(8).set_spans(Spans(7 * one[:1], 2 * one[:1], one[:1], one[:1], one[:1]), one[:0])
+        Step(8).set_spans(Spans(7 * one[:1], 2 * one[:1], one[:1], tables[:, :1], one[:1]), one[:0])
+    with pytest.raises(ValueError, match="1 page tables, of 2 groups"):
+        Step(8, groups=2).set_spans(Spans(one[:1], one[:1], one[:1], tables[:, :1], one[:1]), one[:0])
 
 
 STORE, ATTEND = StoreKv(0, "k", "v", HEADS), Attend(0, "q", "y", HEADS, 1.0)
@@ -236,15 +240,6 @@ def test_every_attention_is_found() -> None:
     turned = [Rotate("q", 4, 20, ROPES[0]), Rotate("k", 2, 20, ROPES[0])]
     found = list(attend.blocks([norm, *turned, STORE, ATTEND, norm, STORE, ATTEND]))
     assert [one.rope for one in found] == [ROPES[0], None]
-
-
-def test_geometries_that_differ_are_refused() -> None:
-    other = Heads(2, 2, 20, 20)
-    head = (MatMul("x", Weight("o", (VOCABULARY, WIDTH)), "logits"),)
-    layers = ((STORE, ATTEND), (StoreKv(1, "k", "v", other), Attend(1, "q", "y", other, 1.0)))
-    plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, WIDTH)), "x"), layers, head)
-    with pytest.raises(GGUFError, match="2 geometries of keys and values"):
-        load_kernels(source_of(plan), plan, EngineOptions(), library(BEST))
 
 
 # -- parts of a plan -----------------------------------------------------------------------------------------
@@ -308,7 +303,7 @@ def test_what_a_part_cannot_do() -> None:
     load_kernels(file, plan, EngineOptions(), library(BEST))
     models = [Model(file, part, EngineOptions(), library(BEST)) for part in (first, last)]
     begin, end = (CpuProgram(model, 64) for model in models)
-    rows = [Rows(np.array([1, 2]), 0, 0, np.zeros(2, np.int64), False)]
+    rows = [Rows(np.array([1, 2]), 0, 0, np.zeros((1, 2), np.int64), False)]
     with pytest.raises(ValueError, match="not the first: they have no embeddings"):
         end.run(rows)
     assert end.run(rows, begin.run(rows)).shape[1] == WIDTH

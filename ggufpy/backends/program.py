@@ -8,16 +8,25 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .caches import Cache
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+class Group(NamedTuple):
+    """Layers that keep alike, and how many pages there are for them."""
+
+    cache: Cache
+    pages: int
 
 
 class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a step
     """Consecutive rows of a step: tokens of one sequence, from `row` of the step and `position` of the sequence on.
 
-    `pages` has the number of the page of every PAGE positions, as far as the rows reach, in an array that stays where
-    it is. `bulk` rows are computed in the way that is fastest for many. `scales` has one of each adapter of the plan,
-    or is empty where none counts.
+    `pages` (groups, pages) has for each group of layers the number of the page of every PAGE positions, as far as the
+    rows see and reach, in one piece of memory that stays where it is. `bulk` rows are computed in the way that is
+    fastest for many. `scales` has one of each adapter of the plan, or is empty where none counts.
     """
 
     tokens: Ints
@@ -36,8 +45,8 @@ class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a 
 class Program(Protocol):
     """Layers in a device's memory. Arguments are right: `Engine` has checked tokens, rows, positions and pages."""
 
-    pages: int
-    kv_bytes: int  # of all pages
+    groups: tuple[Group, ...]
+    kv_bytes: int  # of all pages of all groups
     head_rows: int
     fill: int  # exact rows are filled up to a multiple of this where bulk rows follow
 
@@ -54,11 +63,14 @@ class Program(Protocol):
         Raises ValueError if these are not the last layers.
         """
 
-    def copy(self, source: int, target: int) -> None:
-        """Copies a page."""
+    def copy(self, group: int, source: int, target: int) -> None:
+        """Copies a page of a group."""
 
-    def move(self, pages: Ints, positions: range, drop: int) -> None:
-        """Moves what is at these positions down by `drop`, and turns keys back by as many."""
+    def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        """Moves what a group has at these positions down by `drop`, and turns keys back by as many.
+
+        It is read by the first of the tables of pages, and written by the second, in order of position.
+        """
 
     def close(self) -> None:
         """Ends its threads. It cannot be used afterwards."""

@@ -4,38 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .program import Floats, Ints, Program, Rows
+from .caches import Cache
+from .program import Floats, Group, Ints, Program, Rows
 
 
 class SplitProgram:
-    """Programs for consecutive layers as one. Each has its keys and values, under the same numbers of pages."""
+    """Programs for consecutive layers as one. A group of layers has the same numbers of pages in each that has it."""
 
     def __init__(self, parts: Sequence[Program]) -> None:
-        pages = {part.pages for part in parts}
-        if len(pages) != 1:
-            raise ValueError(f"programs of {sorted(pages)} pages cannot be one")
+        pages: dict[Cache, int] = {}
+        for group in (group for part in parts for group in part.groups):
+            if pages.setdefault(group.cache, group.pages) != group.pages:
+                raise ValueError(f"programs of {pages[group.cache]} and {group.pages} pages cannot be one")
+        self.groups = tuple(Group(*item) for item in pages.items())
+        places = {cache: i for i, cache in enumerate(pages)}
         self._parts = tuple(parts)
-        self.pages, self.head_rows = pages.pop(), parts[-1].head_rows
+        self._own = [[places[group.cache] for group in part.groups] for part in parts]  # groups of each part
+        self.head_rows = parts[-1].head_rows
         self.kv_bytes = sum(part.kv_bytes for part in parts)
         self.fill = max(part.fill for part in parts)
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
-        first, *others = self._parts
-        found = first.run(step, x)
-        for part in others:
-            found = part.run(step, found)
+        first, *others = [self._of(part, step) for part in range(len(self._parts))]
+        found = self._parts[0].run(first, x)
+        for part, rows in zip(self._parts[1:], others, strict=True):
+            found = part.run(rows, found)
         return found
+
+    def _of(self, part: int, step: Sequence[Rows]) -> Sequence[Rows]:
+        """The rows with the tables of a part's groups."""
+        own = self._own[part]
+        if own == list(range(len(self.groups))):
+            return step
+        return [rows._replace(pages=rows.pages[own]) for rows in step]
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
         return self._parts[-1].logits(rows, bulk)
 
-    def copy(self, source: int, target: int) -> None:
-        for part in self._parts:
-            part.copy(source, target)
+    def copy(self, group: int, source: int, target: int) -> None:
+        for part, own in zip(self._parts, self._own, strict=True):
+            if group in own:
+                part.copy(own.index(group), source, target)
 
-    def move(self, pages: Ints, positions: range, drop: int) -> None:
-        for part in self._parts:
-            part.move(pages, positions, drop)
+    def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        for part, own in zip(self._parts, self._own, strict=True):
+            if group in own:
+                part.move(own.index(group), tables, positions, drop)
 
     def close(self) -> None:
         for part in self._parts:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from ggufpy.backends.program import Program, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
+from .holding import Pool
 from .hooks import Hooks, on_the_cpu
 from .pages import Pages
 from .sequence import Sequence
@@ -40,6 +42,7 @@ BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
 Wanted = Literal["none", "last", "all"]
+Ints = NDArray[np.int64]
 Load = Callable[[Model, int], Program]
 
 
@@ -89,7 +92,10 @@ class Engine:
         self.rows = max(min(n_batch, shape.positions * shape.sequences), shape.sequences)
         self._n_batch = n_batch
         self._program = load(model, self.rows)
-        self._pages = Pages(self._program.pages, self._program.copy)
+        self._pools = tuple(
+            Pool(group.cache, Pages(group.pages, partial(self._program.copy, i)), self.rows)
+            for i, group in enumerate(self._program.groups)
+        )
         self._hooks = Hooks(model.plan, self._program)
 
     @property
@@ -113,7 +119,7 @@ class Engine:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the key/value cache when it is full."""
+        """Bytes of what all groups of layers keep when they are full."""
         return self._program.kv_bytes
 
     @property
@@ -146,8 +152,11 @@ class Engine:
 
     @property
     def free_pages(self) -> int:
-        """Pages of 128 positions that no sequence holds."""
-        return self._pages.free
+        """Pages of 128 positions that no sequence holds, in the group of layers that has fewest.
+
+        A step has room if the `wants` of its sequences are no more together.
+        """
+        return min((pool.pages.free for pool in self._pools), default=0)
 
     def reads_in_bulk(self, count: int) -> bool:
         """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
@@ -158,7 +167,7 @@ class Engine:
 
         Raises GGUFError for other scales, or such as are no finite numbers.
         """
-        made = Sequence(self._pages, self._shape.positions, self._alone, self._move)
+        made = Sequence(self._pools, self._shape.positions, self._alone, self._move)
         made.scales = self._scales(scales)
         return made
 
@@ -333,7 +342,7 @@ class Engine:
         if len({id(chunk.sequence) for chunk in chunks}) < len(chunks):
             raise GGUFError("a sequence can have one chunk in a step")
         for chunk, part in zip(chunks, ids, strict=True):
-            if not chunk.sequence.belongs_to(self._pages):
+            if not chunk.sequence.belongs_to(self._pools):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(len(part))
         can = bool(self._model.bulk)
@@ -366,8 +375,8 @@ class Engine:
                 logits = self._program.logits([row for row, _, _ in part], bulk)
                 yield [(n, i) for _, n, i in part], logits
 
-    def _move(self, sequence: Sequence, positions: range, drop: int) -> None:
-        self._program.move(sequence.table, positions, drop)
+    def _move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        self._program.move(group, tables, positions, drop)
 
     def __enter__(self) -> Engine:
         return self

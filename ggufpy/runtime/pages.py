@@ -1,7 +1,7 @@
-"""Pages of a cache: who has which. What is in them, and where, the backend knows.
+"""Pages of a group of layers: who has which. What is in them, and where, the backend knows.
 
-A page is room for PAGE positions in every layer. Several sequences may have the same one; it is copied before one of
-them writes to it.
+A page is room for PAGE positions in every layer of the group. Several sequences may have the same one; it is copied
+before one of them writes to it.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK as PAGE
+from ggufpy.backends.caches.base import PAGE, pages_of
 from ggufpy.errors import GGUFError
 
-__all__ = ["PAGE", "Owner", "Pages", "pages_of"]
+__all__ = ["FORGOTTEN", "PAGE", "Owner", "Pages", "pages_of"]
+
+FORGOTTEN = -1  # in the place of a page that is held no more
 
 
 class Owner(Protocol):
-    """What holds pages: a sequence."""
+    """What holds pages: a sequence, by group. FORGOTTEN stands for none."""
 
     pages: tuple[int, ...]
 
     def __hash__(self) -> int: ...
 
 
-def pages_of(positions: int) -> int:
-    """How many pages so many positions take."""
-    return -(-positions // PAGE)
+def _is_page(page: int) -> bool:
+    return page != FORGOTTEN
 
 
 class Pages:
@@ -59,7 +60,7 @@ class Pages:
         self._dropped = False  # before counting, so that an owner dropped meanwhile is noticed
         self._users = [0] * self.count
         for owner in self._owners:
-            for page in owner.pages:
+            for page in filter(_is_page, owner.pages):
                 self._users[page] += 1
         self._free = {page: None for page in reversed(range(self.count)) if not self._users[page]}
         self._changing = False
@@ -77,10 +78,10 @@ class Pages:
         before, owner.pages = owner.pages, pages
         both = min(len(before), len(pages))
         same = next((i for i in range(both) if before[i] != pages[i]), both)
-        for page in pages[same:]:
+        for page in filter(_is_page, pages[same:]):
             self._free.pop(page, None)
             self._users[page] += 1
-        for page in before[same:]:
+        for page in filter(_is_page, before[same:]):
             self._users[page] -= 1
             if not self._users[page]:
                 self._free[page] = None

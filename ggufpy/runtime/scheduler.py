@@ -190,7 +190,9 @@ class Scheduler:
         found = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
         if found is None:
             return None
-        held, shared = found
+        held, shared = found[0], found[0].sequence.keepable(found[1])
+        if not shared:  # windows have forgotten what would be gone back to
+            return None
         if held not in self._kept:
             self._free_place()
             return held.fork(shared)

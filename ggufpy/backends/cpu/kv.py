@@ -1,14 +1,16 @@
-"""Memory of keys and values: pages of 128 positions, each with room in every layer."""
+"""Memory of keys and values: pages of 128 positions, by group of layers, and what attention works in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ggufpy.backends.caches import layers_by_cache
 from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
-from ggufpy.models.plan import Heads
+from ggufpy.backends.program import Group
+from ggufpy.models.plan import Attend, Heads, Plan, StoreKv
 
 from .memory import Region
 
@@ -24,31 +26,25 @@ class CacheShape:
 
     @property
     def chunks(self) -> int:
-        """Pages of a sequence that is full."""
+        """Pages of the positions of a sequence that is full."""
         return -(-self.positions // CHUNK)
 
 
 class KvMemory:
-    """Memory of all pages.
+    """Memory of the pages of some layers, whose keys and values have one geometry.
 
     The memory is zeroed by the system when it is first touched, so that a long context costs what it holds. Keys of a
     layer are [page][head], then its values [page][head]; a head's page is as `kernels/kv_types.py` says.
     """
 
-    def __init__(self, heads: Heads, layers: Sequence[int], shape: CacheShape, lanes: int, threads: int) -> None:
-        self.shape, self.lanes = shape, lanes
+    def __init__(self, heads: Heads, layers: Sequence[int], pages: int, shape: CacheShape, lanes: int) -> None:
+        self.shape, self.pages = shape, pages
         self._layers = {layer: i for i, layer in enumerate(layers)}
-        self.pages = shape.chunks * shape.sequences
         self.key_head_bytes = shape.key_type.key_page(heads.key_length, lanes)
         self.value_head_bytes = shape.value_type.value_page(heads.value_length, lanes)
         self._page_bytes = (heads.shared * self.key_head_bytes, heads.shared * self.value_head_bytes)
         self._layer_bytes = self.pages * sum(self._page_bytes)
         self._memory = Region(len(layers) * self._layer_bytes, "the key/value cache", sparse=True)
-        self.part_bytes = heads.shared * part_bytes(heads.value_length, heads.group, lanes)
-        self.parts = Region(self.pages * self.part_bytes, "attention parts", sparse=True)
-        lengths = heads.key_length, heads.value_length, heads.group
-        self.scratch_bytes = max(scratch_bytes(*lengths, lanes), tiled_scratch_bytes(*lengths))
-        self.scratch = Region(threads * self.scratch_bytes, "attention scratch")
 
     @property
     def nbytes(self) -> int:
@@ -72,3 +68,58 @@ class KvMemory:
                 pages = self._memory.bytes[start : start + self.pages * size].reshape(self.pages, size)
                 pages[target] = pages[source]
                 start += self.pages * size
+
+
+class CacheMemory:
+    """Memory of all groups of a plan's layers, for steps of at most `step` tokens of a sequence.
+
+    Layers of a group share page numbers; those of one geometry of heads share a `KvMemory`. Parts and scratch serve
+    one layer after the other, so they are as large as the largest wants.
+    """
+
+    def __init__(self, plan: Plan, shape: CacheShape, step: int, lanes: int, threads: int) -> None:
+        self.shape, self.lanes = shape, lanes
+        heads = {op.layer: op.heads for op in plan.body if isinstance(op, StoreKv)}
+        found = layers_by_cache(plan, shape.positions, step)
+        counts = [cache.most(shape.positions, step) * shape.sequences for cache in found]
+        self.groups = tuple(map(Group, found, counts))
+        self._group_of = {layer: i for i, layers in enumerate(found.values()) for layer in layers}
+        self._memories: list[list[KvMemory]] = []
+        self._of: dict[int, KvMemory] = {}
+        for group, layers in zip(self.groups, found.values(), strict=True):
+            alike: dict[Heads, list[int]] = {}
+            for layer in layers:
+                alike.setdefault(heads[layer], []).append(layer)
+            memories = {one: KvMemory(one, some, group.pages, shape, lanes) for one, some in alike.items()}
+            self._of.update((layer, memories[heads[layer]]) for layer in layers)
+            self._memories.append(list(memories.values()))
+        self._make_rooms([op.heads for op in plan.body if isinstance(op, Attend)], threads)
+
+    def _make_rooms(self, heads: Sequence[Heads], threads: int) -> None:
+        """What attention of these geometries works in."""
+        sizes = [one.shared * part_bytes(one.value_length, one.group, self.lanes) for one in heads]
+        self.part_bytes = max(sizes, default=0)  # of a page
+        pages = self.shape.chunks * self.shape.sequences  # a row alone leaves parts by page of its sequence
+        self.parts = Region(pages * self.part_bytes, "attention parts", sparse=True)
+        lengths = [(one.key_length, one.value_length, one.group) for one in heads]
+        wanted = [max(scratch_bytes(*one, self.lanes), tiled_scratch_bytes(*one)) for one in lengths]
+        self.scratch_bytes = max(wanted, default=0)
+        self.scratch = Region(threads * self.scratch_bytes, "attention scratch")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages."""
+        return sum(memory.nbytes for memories in self._memories for memory in memories)
+
+    def of(self, layer: int) -> KvMemory:
+        """What has a layer's keys and values."""
+        return self._of[layer]
+
+    def group_of(self, layer: int) -> int:
+        """The number of a layer's group."""
+        return self._group_of[layer]
+
+    def copy(self, group: int, source: int, target: int) -> None:
+        """Copies a page of a group, in every layer."""
+        for memory in self._memories[group]:
+            memory.copy(source, target)

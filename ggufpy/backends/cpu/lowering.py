@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
-from ggufpy.backends.cpu.kv import KvMemory
+from ggufpy.backends.cpu.kv import CacheMemory
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.plan import Op, Rope, Tap
@@ -46,7 +46,7 @@ class Parts:
 
     matrices: Mapping[str, Matrix]
     vectors: Mapping[str, Region]
-    cache: KvMemory
+    cache: CacheMemory
     angles: Mapping[Rope, Region]
     threads: int
     bulk: Mapping[str, Kernel]  # matrices whose bulk rows have a kernel of their own

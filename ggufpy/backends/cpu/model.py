@@ -29,7 +29,7 @@ from .needs import (
     bulk_kernels,
     flops_of,
     forms_of,
-    heads_of,
+    geometries,
     kernels_of,
     matrix_names,
     products,
@@ -73,9 +73,9 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     if options.n_parallel > MOST_SEQUENCES:
         raise GGUFError(f"n_parallel is {options.n_parallel}; it may be 1 to {MOST_SEQUENCES}")
     shape = CacheShape(n_ctx, options.n_parallel, of_name(options.cache_type_k), of_name(options.cache_type_v))
-    heads = heads_of(plan)
-    shape.key_type.check(heads.key_length, "keys")
-    shape.value_type.check(heads.value_length, "values")
+    for heads in geometries(plan):
+        shape.key_type.check(heads.key_length, "keys")
+        shape.value_type.check(heads.value_length, "values")
     return shape
 
 
@@ -113,7 +113,6 @@ class Model:
         self.plan, self._tensors, self.library = plan, source.tensors, kernels
         self._names = matrix_names((*plan.body, *plan.head))
         self.threads = options.threads()
-        self.heads = heads_of(plan)
         self.shape = cache_shape(plan, options)
         panels = {name: quants.get(self._tensors[name].type).panel for name in self._names}
         self.bulk = bulk_kernels(plan, panels, self.library.level)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ggufpy.backends.cpu.kernels.kv_types import CHUNK
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
-from ggufpy.backends.cpu.kv import CacheShape, KvMemory
+from ggufpy.backends.cpu.kv import CacheMemory, CacheShape
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel
 from ggufpy.models.plan import (
@@ -40,24 +41,18 @@ Panels = Mapping[str, Panel]
 Bulk = Mapping[str, Kernel]
 
 
-def heads_of(plan: Plan) -> Heads:
-    """The geometry of the cache. Raises GGUFError where layers differ."""
-    found = list(dict.fromkeys(op.heads for op in plan.body if isinstance(op, StoreKv | Attend)))
-    if len(found) != 1:
-        raise GGUFError(f"the model has {len(found)} geometries of keys and values; ggufpy runs models that have one")
-    return found[0]
-
-
-def layers_of(plan: Plan) -> list[int]:
-    """The layers that keys and values are kept for. Raises GGUFError for attention to those that nobody stores."""
-    stored = dict.fromkeys(op.layer for op in plan.body if isinstance(op, StoreKv))
+def geometries(plan: Plan) -> list[Heads]:
+    """Those of all keys and values that are kept. Raises GGUFError for attention to what is not kept, or not so."""
+    stored = {op.layer: op.heads for op in plan.body if isinstance(op, StoreKv)}
     for op in plan.body:
         if isinstance(op, Attend) and op.layer not in stored:
             raise GGUFError(
                 f"a layer attends to the keys of layer {op.layer}, which nobody stores here: layers that share keys "
                 "must be on one device"
             )
-    return list(stored)
+        if isinstance(op, Attend) and replace(op.heads, queries=0) != replace(stored[op.layer], queries=0):
+            raise GGUFError(f"a layer attends to the keys of layer {op.layer}, whose heads are others")
+    return list(dict.fromkeys(stored.values()))
 
 
 def products(ops: Sequence[Op]) -> list[MatMul | ExpertMatMul]:
@@ -155,8 +150,9 @@ def kernels_of(
             calls = Lowering(parts, work, kind, sinks).calls(ops)
             found.update((call.kernel, None) for call in calls if isinstance(call, Call))
     for ops in layers:
-        moves = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step)
-        found.update((call.kernel, None) for call in moves)
+        for group in range(len(parts.cache.groups)):
+            moves = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step, group)
+            found.update((call.kernel, None) for call in moves)
     return list(found)
 
 
@@ -169,7 +165,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
         for *experts, rows, columns in [plan.weights[name].shape]
     }
     longest = Region(max((vector_bytes(w.shape) for w in vectors(plan)), default=0), "no vector", sparse=True)
-    cache = KvMemory(heads_of(plan), layers_of(plan), CacheShape(CHUNK, 1, shape.key_type, shape.value_type), lanes, 1)
+    cache = CacheMemory(plan, CacheShape(CHUNK, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)

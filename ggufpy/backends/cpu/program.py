@@ -12,11 +12,11 @@ from ggufpy.backends.program import Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.plan import Attend, Plan
 
-from .kv import KvMemory
+from .kv import CacheMemory
 from .lowering import NO_SINKS, Call, Cut, Kind, Lowering, Parts, Sinks
 from .memory import Region
 from .model import Model
-from .needs import body_widths, head_widths, layers_of
+from .needs import body_widths, head_widths
 from .ops.attend import blocks, shift_calls
 from .rope import RopeTable
 from .step import Spans, Step
@@ -41,10 +41,12 @@ class CpuProgram:
     def __init__(self, model: Model, rows: int) -> None:
         plan = model.plan
         self._model, self.head_rows = model, min(HEAD_ROWS, rows)
-        self._kv = KvMemory(model.heads, layers_of(plan), model.shape, model.library.level.lanes, model.threads)
-        self.pages, self.kv_bytes = self._kv.pages, self._kv.nbytes
+        self._kv = CacheMemory(plan, model.shape, rows, model.library.level.lanes, model.threads)
+        self.groups, self.kv_bytes = self._kv.groups, self._kv.nbytes
         self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
-        self._work = Workspace("body", body_widths(plan), model.forms(plan.body), self._rows, plan.adapters)
+        self._work = Workspace(
+            "body", body_widths(plan), model.forms(plan.body), self._rows, plan.adapters, len(self.groups)
+        )
         self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
         self._x = self._work.rows_of("x")
@@ -54,7 +56,7 @@ class CpuProgram:
         self._parts = Parts(
             model.matrices, model.vectors, self._kv, angles, model.threads, model.bulk, model.tiled_attention, scratch
         )
-        self._source = Step(self._rows)  # where a shift reads
+        self._source = Step(self._rows, groups=len(self.groups))  # where a shift reads
         self._plan, self._sinks = plan, NO_SINKS
         self._given: dict[Workspace, Given] = {}  # what hooks are given of a workspace
         self._tapes: dict[object, list[Tape | Cut]] = {}
@@ -67,7 +69,7 @@ class CpuProgram:
                 "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
                 "and raise n_batch to the number of its tokens"
             )
-        spans = _spans(step, self._model.tiled_attention)
+        spans = _spans(step, len(self.groups), self._model.tiled_attention)
         rows, positions, _ = spans.each()
         width = self._model.plan.width
         if x is None:
@@ -174,38 +176,43 @@ class CpuProgram:
             else:
                 self.profile.run(stretch, self._team, work)
 
-    def copy(self, source: int, target: int) -> None:
-        self._kv.copy(source, target)
+    def copy(self, group: int, source: int, target: int) -> None:
+        self._kv.copy(group, source, target)
 
-    def move(self, pages: Ints, positions: range, drop: int) -> None:
+    def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        def calls() -> list[Call]:
+            lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))
+            return shift_calls(lowering, self._model.plan.body, self._source, group)
+
         size = self._rows - MOST
         for start in range(positions.start, positions.stop, size):
             count = min(size, positions.stop - start)
-            one = [np.array([number]) for number in (0, count, pages.ctypes.data)]
-            for step, first in ((self._source, start), (self._work.step, start - drop)):
+            for step, first, table in zip((self._source, self._work.step), (start, start - drop), tables, strict=True):
+                row, rows, position = (np.array([number]) for number in (0, count, first))
+                addresses = np.full((len(self.groups), 1), table.ctypes.data)  # only this group's are read
                 step.set_rows(count, 0, 0)
-                spans = Spans(one[0], one[1], np.array([first]), one[2], np.ones(1, np.int64))
-                step.set_spans(spans, NO_PARTS)  # nothing attends
-            for table in self._ropes:
-                table.turn(np.full(count, -drop), slice(0, count))
-            self._run("shift", self._shift_calls, self._work)
-
-    def _shift_calls(self) -> list[Call]:
-        lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))
-        return shift_calls(lowering, self._model.plan.body, self._source)
+                step.set_spans(Spans(row, rows, position, addresses, np.ones(1, np.int64)), NO_PARTS)  # nothing attends
+            for angles in self._ropes:
+                angles.turn(np.full(count, -drop), slice(0, count))
+            self._run(("shift", group), calls, self._work)
 
     def close(self) -> None:
         self._team.close()
 
 
-def _spans(step: Sequence[Rows], tiles: bool) -> Spans:
+def _spans(step: Sequence[Rows], groups: int, tiles: bool) -> Spans:
     """A step as kernels take it; bulk rows attend by tiles where there are `tiles`."""
     facts = [(part.row, len(part.tokens), part.position, part.pages.ctypes.data, part.bulk and tiles) for part in step]
-    row, count, position, table, tiled = np.array(facts, np.int64).T
-    room = np.array([len(part.pages) for part in step]) * CHUNK
-    if (position < 0).any() or (position + count > room).any():
-        raise ValueError(f"{count.tolist()} rows from positions {position.tolist()}, with pages for {room.tolist()}")
-    return Spans(row, count, position, table, tiled)
+    row, count, position, address, tiled = np.array(facts, np.int64).T
+    shapes = [part.pages.shape for part in step]
+    pages = np.array([shapes[0][1]]) if len(set(shapes)) == 1 else np.array([shape[1] for shape in shapes])
+    if any(shape[0] != groups for shape in set(shapes)):
+        raise ValueError(f"rows with page tables of {shapes}, of {groups} groups")
+    if (position < 0).any() or (position + count > pages * CHUNK).any():
+        room = (pages * CHUNK).tolist()
+        raise ValueError(f"{count.tolist()} rows from positions {position.tolist()}, with pages for {room}")
+    tables = address[None] if groups == 1 else address + np.arange(groups)[:, None] * pages * 8
+    return Spans(row, count, position, tables, tiled)
 
 
 def _group(rows: int) -> int:

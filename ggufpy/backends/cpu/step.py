@@ -17,50 +17,53 @@ NOWHERE = -1  # the position of a row that only fills up
 
 
 class Spans:
-    """Runs of consecutive rows, each of one sequence: arrays (n,) of the first row, how many, the first's position, the
-    address of the page table, and whether attention takes them by tiles.
+    """Runs of consecutive rows, each of one sequence: arrays (n,) of the first row, how many, the first's position, and
+    whether attention takes them by tiles; and (groups, n) of the addresses of the page tables.
     """
 
-    def __init__(self, row: Ints, count: Ints, position: Ints, table: Ints, tiled: Ints) -> None:
-        self.row, self.count, self.position, self.table = row, count, position, table
+    def __init__(self, row: Ints, count: Ints, position: Ints, tables: Ints, tiled: Ints) -> None:
+        self.row, self.count, self.position, self.tables = row, count, position, tables
         self.kind = np.where(tiled, 2, count > 1)  # single rows, runs, and what is tiled stand in this order
 
     def each(self) -> tuple[slice | Ints, Ints, Ints]:
-        """Of every row its number, its position and its page table."""
+        """Of every row its number, its position and its page tables (groups, rows or 1)."""
         if len(self.row) == 1:  # as most are: a slice is quicker
             first, count, start = int(self.row[0]), int(self.count[0]), int(self.position[0])
-            return slice(first, first + count), np.arange(start, start + count), self.table
+            return slice(first, first + count), np.arange(start, start + count), self.tables
         inside = np.arange(self.count.sum()) - np.repeat(np.cumsum(self.count) - self.count, self.count)
-        row, position, table = (np.repeat(part, self.count) for part in (self.row, self.position, self.table))
-        return row + inside, position + inside, table
+        row, position = (np.repeat(part, self.count) for part in (self.row, self.position))
+        return row + inside, position + inside, np.repeat(self.tables, self.count, axis=1)
 
     def in_order(self) -> Spans:
         """The same by kind, and by row within a kind."""
         if len(self.row) == 1:
             return self
         order = np.lexsort((self.row, self.kind))
-        return Spans(*(part[order] for part in (self.row, self.count, self.position, self.table, self.kind == 2)))
+        row, count, position, tiled = (part[order] for part in (self.row, self.count, self.position, self.kind == 2))
+        return Spans(row, count, position, self.tables[:, order], tiled)
 
 
 class Step:
     """Numbers of one step of at most `rows` rows. All addresses that kernels get from it are constant.
 
     `scales` (adapters, rows) are what each row's sequence says of adapters. `parts` are the numbers of equal parts that
-    rows of a buffer may be taken for (`rows_in_parts`).
+    rows of a buffer may be taken for (`rows_in_parts`). Places and spans are there for each of the `groups` of layers,
+    which differ in page tables alone.
     """
 
-    def __init__(self, rows: int, parts: Collection[int] = (), adapters: int = 0) -> None:
-        self._rows = rows
+    def __init__(self, rows: int, parts: Collection[int] = (), adapters: int = 0, groups: int = 1) -> None:
+        self._rows, self._groups = rows, groups
         self._parts = np.array(sorted({1, *parts}), np.int64)
         self._scales = Region(4 * rows * adapters, "the step's scales")
         self.scales: NDArray[np.float32] = self._scales.view(np.float32, adapters, rows)
         self._counts = Region(COUNTS + 8 * len(self._parts), "the step's counts")
-        self._places = Region(16 * rows, "the step's places")
-        self._spans = Region(RECORDS + 8 * RECORD * rows, "the step's spans")
+        self._places = Region(groups * 16 * rows, "the step's places")
+        self._spans_bytes = RECORDS + 8 * RECORD * rows  # of a group
+        self._spans = Region(groups * self._spans_bytes, "the step's spans")
         self._sources = Region(8 * rows, "the step's rows")
         self._count_view = self._counts.view(np.int64, COUNTS // 8 + len(self._parts))
-        self.places: NDArray[np.int64] = self._places.view(np.int64, rows, 2)
-        self._span_view = self._spans.view(np.int64, RECORDS // 8 + RECORD * rows)
+        self.places: NDArray[np.int64] = self._places.view(np.int64, groups, rows, 2)
+        self._span_view = self._spans.view(np.int64, groups, self._spans_bytes // 8)
         self.sources: NDArray[np.int64] = self._sources.view(np.int64, rows)
 
     @property
@@ -71,9 +74,9 @@ class Step:
     def spans(self, tiled: bool) -> NDArray[np.int64]:
         """Of every span that is tiled, or of the others, the first row, how many, and the first's position: (n, 3)."""
         first = RECORDS // 8
-        singles, runs, others = self._span_view[:first].tolist()
+        singles, runs, others = self._span_view[0, :first].tolist()
         count = singles + runs + others
-        found = self._span_view[first : first + RECORD * count].reshape(count, RECORD)[:, :3]
+        found = self._span_view[0, first : first + RECORD * count].reshape(count, RECORD)[:, :3]
         return found[singles + runs :] if tiled else found[: singles + runs]
 
     @property
@@ -95,13 +98,11 @@ class Step:
         """The address of the first of the other rows, and of how many there are."""
         return self._counts.at(16, 16)
 
-    @property
-    def places_address(self) -> int:
-        return self._places.at(0, self._places.nbytes)
+    def places_address(self, group: int) -> int:
+        return self._places.at(group * 16 * self._rows, 16 * self._rows)
 
-    @property
-    def spans_address(self) -> int:
-        return self._spans.at(0, self._spans.nbytes)
+    def spans_address(self, group: int) -> int:
+        return self._spans.at(group * self._spans_bytes, self._spans_bytes)
 
     @property
     def sources_address(self) -> int:
@@ -127,13 +128,17 @@ class Step:
             raise ValueError(f"spans of kinds {spans.kind.tolist()} with {len(parts)} parts")
         if spans.row.min() < 0 or (spans.row + spans.count).max() > self._rows:
             raise ValueError(f"spans of {spans.count.tolist()} rows from {spans.row.tolist()}, of {self._rows}")
+        if len(spans.tables) != self._groups:
+            raise ValueError(f"spans with {len(spans.tables)} page tables, of {self._groups} groups")
         first = RECORDS // 8
-        self._span_view[:first] = counts
-        records = self._span_view[first : first + RECORD * len(spans.row)].reshape(-1, RECORD)
-        records[:, 0], records[:, 1], records[:, 2], records[:, 3] = spans.row, spans.count, spans.position, spans.table
-        records[:, 4] = 0
-        records[: len(parts), 4] = parts
+        self._span_view[:, :first] = counts
         rows, positions, tables = spans.each()
-        self.places[:, 0] = NOWHERE
-        self.places[rows, 0] = positions
-        self.places[rows, 1] = tables
+        self.places[:, :, 0] = NOWHERE
+        for group, table in enumerate(spans.tables):
+            records = self._span_view[group, first : first + RECORD * len(spans.row)].reshape(-1, RECORD)
+            records[:, 0], records[:, 1], records[:, 2], records[:, 3] = spans.row, spans.count, spans.position, table
+            records[:, 4] = 0
+            records[: len(parts), 4] = parts
+            places = self.places[group]
+            places[rows, 0] = positions
+            places[rows, 1] = tables[group]

@@ -38,11 +38,13 @@ class Workspace:
     """Buffers for steps of at most `rows` rows: floats, 8-bit rows or tiles where a matrix wants them, and the step.
 
     `widths` are those of buffers and views, the largest of all layers. Views have no use for floats of their own, which
-    are never touched then and take no memory.
+    are never touched then and take no memory. `groups` of layers have page tables of their own.
     """
 
-    def __init__(self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, adapters: int = 0) -> None:
-        self.name, self.rows, self.step = name, rows, Step(rows, forms.parts.values(), adapters)
+    def __init__(
+        self, name: str, widths: Mapping[str, int], forms: Forms, rows: int, adapters: int = 0, groups: int = 1
+    ) -> None:
+        self.name, self.rows, self.step = name, rows, Step(rows, forms.parts.values(), adapters, groups)
         self.forms, self.widths = forms, dict(widths)
         self.columns = _columns(widths)
         whole = self._whole = -(-rows // MOST) * MOST  # matrix kernels compute whole groups

@@ -68,6 +68,7 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
     op, heads = found.attend, found.attend.heads
     if op.window and not op.causal:
         raise GGUFError("attention that sees what follows has a window, which ggufpy does not run yet")
+    spans = to.work.step.spans_address(to.parts.cache.group_of(op.layer))
     yield rope_store(to, found, heads.queries)
     tiled = to.kind.bulk and to.parts.tiled_attention
     if tiled:
@@ -75,8 +76,8 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
     if to.kind.group or not tiled:
         yield _attention(to, op, "attention")
         values = {
-            "spans": to.work.step.spans_address, "y": to.address(op.y), "y_stride": to.stride(op.y),
-            "n_kv": heads.shared, "window": op.window, "sinks": _sinks(to, op),
+            "spans": spans, "y": to.address(op.y), "y_stride": to.stride(op.y), "n_kv": heads.shared,
+            "window": op.window, "sinks": _sinks(to, op),
         }  # fmt: skip
         sinks = {} if op.sinks is None else {"sinks": 1}
         code = kernel("attention_join", value_length=heads.value_length, group=heads.group, **sinks)
@@ -85,16 +86,17 @@ def _calls(to: Lowering, found: Block) -> Iterator[Call]:
 
 def rope_store(to: Lowering, found: Block, queries: int) -> Call:
     """Rotates `queries` heads of q (0: only keys) and k, and stores k and v, if there are any."""
-    w, cache, store, attend = to.work, to.parts.cache, found.store, found.attend
+    w, store, attend = to.work, found.store, found.attend
+    cache, group = to.parts.cache.of(attend.layer), to.parts.cache.group_of(attend.layer)
     angles, rotated, neox = 0, 0, 0
     if found.rope is not None:
         rotated, neox = found.rope.dimensions, int(found.rope.neox)
         angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
     k, v = (attend.q, attend.q) if store is None else (store.k, store.v)
     values = {
-        "step": w.step.all_rows, "places": w.step.places_address, "q": to.address(attend.q), "k": to.address(k),
-        "v": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k), "v_stride": to.stride(v),
-        "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
+        "step": w.step.all_rows, "places": w.step.places_address(group), "q": to.address(attend.q),
+        "k": to.address(k), "v": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k),
+        "v_stride": to.stride(v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
         "n_kv": 0 if store is None else attend.heads.shared, "keys": cache.keys(attend.layer),
         "values": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
         "value_head_bytes": cache.value_head_bytes, "scale": attend.scale,
@@ -106,26 +108,26 @@ def rope_store(to: Lowering, found: Block, queries: int) -> Call:
 
 def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
     """Reads what `source` points to back into the rows of k and v."""
-    w, cache = to.work, to.parts.cache
+    w, cache, group = to.work, to.parts.cache.of(store.layer), to.parts.cache.group_of(store.layer)
     values = {
-        "step": w.step.all_rows, "places": source.places_address, "k": to.address(store.k), "v": to.address(store.v),
-        "k_stride": to.stride(store.k), "v_stride": to.stride(store.v), "n_kv": store.heads.shared,
-        "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "step": w.step.all_rows, "places": source.places_address(group), "k": to.address(store.k),
+        "v": to.address(store.v), "k_stride": to.stride(store.k), "v_stride": to.stride(store.v),
+        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
     }  # fmt: skip
     code = kernel("kv_read", **cache_constants(store.heads, cache.shape))
     return to.call(store, code, values, [f"kv{store.layer}"], [store.k, store.v])
 
 
-def shift_calls(to: Lowering, ops: Sequence[Op], source: Step) -> list[Call]:
-    """For each layer's store: reads positions, turns the keys and stores them where the step says."""
+def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> list[Call]:
+    """For each layer's store of a group: reads positions, turns the keys and stores them where the step says."""
     calls: list[Call] = []
     at = 0
     while at < len(ops):
         count, found = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
         for op in ops[at : at + count]:
             to.follow(op)
-        if found is not None and found.store is not None:
+        if found is not None and found.store is not None and to.parts.cache.group_of(found.store.layer) == group:
             calls += [kv_read(to, found.store, source), rope_store(to, found, 0)]
         at += count
     return calls
@@ -133,17 +135,18 @@ def shift_calls(to: Lowering, ops: Sequence[Op], source: Step) -> list[Call]:
 
 def _attention(to: Lowering, op: Attend, source: str) -> Call:
     """Of exact rows, or of bulk rows where these have tiles."""
-    cache, heads = to.parts.cache, op.heads
+    room, heads = to.parts.cache, op.heads
+    cache = room.of(op.layer)
     special = {"softcap": op.softcap > 0, "sinks": op.sinks is not None, "everything": not op.causal}
     constants = {name: 1 for name, wanted in special.items() if wanted}
     code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape), **constants)
     values = {
-        "spans": to.work.step.spans_address, "q": to.address(op.q), "keys": cache.keys(op.layer),
-        "values": cache.values(op.layer),
-        "scratch": cache.scratch.at(0, to.parts.threads * cache.scratch_bytes), "y": to.address(op.y),
+        "spans": to.work.step.spans_address(room.group_of(op.layer)), "q": to.address(op.q),
+        "keys": cache.keys(op.layer), "values": cache.values(op.layer),
+        "scratch": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y": to.address(op.y),
         "q_stride": to.stride(op.q), "y_stride": to.stride(op.y), "n_kv": heads.shared,
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "window": op.window, "scratch_bytes": cache.scratch_bytes, "sinks": _sinks(to, op), "cap": op.softcap,
+        "window": op.window, "scratch_bytes": room.scratch_bytes, "sinks": _sinks(to, op), "cap": op.softcap,
     }  # fmt: skip
     return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
 

@@ -1,0 +1,35 @@
+"""What layers keep of a sequence: a module a kind of cache, each of which says what can be done with it.
+
+In: a plan. Out: its layers by kind. Layers of one kind share a table of page numbers, whatever their heads: pages are
+counted in positions, and how many bytes a page has is the device's business.
+"""
+
+from __future__ import annotations
+
+from ggufpy.models.plan import Attend, Plan, StoreKv
+
+from .base import Cache
+from .kv import Kv
+from .latent import Latent
+from .state import State
+from .window import WindowKv
+
+__all__ = ["Cache", "Kv", "Latent", "State", "WindowKv", "layers_by_cache"]
+
+
+def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[int]]:
+    """The layers that keep something, by kind, for sequences of `positions` in steps of at most `step` tokens.
+
+    A layer keeps what all who attend to it see. Where what a window takes is no less than all, all is kept.
+    """
+    windows: dict[int, set[int]] = {op.layer: set() for op in plan.body if isinstance(op, StoreKv)}
+    for op in plan.body:
+        if isinstance(op, Attend) and op.layer in windows:
+            windows[op.layer].add(op.window)
+    found: dict[Cache, list[int]] = {}
+    for layer, seen in windows.items():
+        cache: Cache = WindowKv(max(seen)) if seen and min(seen) > 0 else Kv()
+        if cache.most(positions, step) >= Kv().most(positions, step):
+            cache = Kv()
+        found.setdefault(cache, []).append(layer)
+    return found

@@ -1,0 +1,34 @@
+"""Keys and values of all positions: whatever has been written can be cut, forked and shifted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import PAGE, Cache, pages_of
+
+
+@dataclass(frozen=True)
+class Kv(Cache):
+    """Pages of all positions."""
+
+    @property
+    def layers(self) -> str:
+        return "layers that see all positions"
+
+    def most(self, positions: int, step: int) -> int:
+        return pages_of(positions)
+
+    def end(self, n: int) -> int:
+        return pages_of(n)
+
+    def written(self, n: int, count: int, step: int) -> range:
+        return range(n // PAGE, pages_of(n + count))
+
+    def reach(self, pages: int) -> int:
+        return pages * PAGE
+
+    def first(self, n: int) -> int:
+        return 0
+
+    def rewinds_to(self, since: int, n: int) -> int:
+        return 0
