@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,25 @@ from .caches import Cache
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+class PageTable(np.ndarray[Any, np.dtype[np.int64]]):
+    """(groups, pages) whole numbers in one piece of memory that stays where it is, which a backend may read there.
+
+    Asking NumPy for the address takes 0.6 µs, 256 times a step.
+    """
+
+    address: int
+
+    def __array_finalize__(self, origin: object) -> None:
+        self.address = self.ctypes.data
+
+
+def page_table(groups: int, pages: int) -> PageTable:
+    """One of zeros."""
+    table: PageTable = PageTable((groups, pages), np.int64)
+    table[...] = 0
+    return table
 
 
 class Group(NamedTuple):
@@ -32,7 +51,7 @@ class Rows(NamedTuple):  # 0.2 µs to make, a frozen dataclass 0.5, 256 times a 
     tokens: Ints
     row: int
     position: int
-    pages: Ints
+    pages: PageTable
     bulk: bool
     scales: tuple[float, ...] = ()
 

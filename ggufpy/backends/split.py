@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .caches import Cache
-from .program import Floats, Group, Ints, Program, Rows
+from .program import Floats, Group, Ints, PageTable, Program, Rows
 
 
 class SplitProgram:
@@ -36,7 +36,7 @@ class SplitProgram:
         own = self._own[part]
         if own == list(range(len(self.groups))):
             return step
-        return [rows._replace(pages=rows.pages[own]) for rows in step]
+        return [rows._replace(pages=rows.pages[own].view(PageTable)) for rows in step]
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
         return self._parts[-1].logits(rows, bulk)

@@ -72,8 +72,10 @@ class _Placed(NamedTuple):
 def _wanted(chunk: Chunk, count: int, row: int) -> range:
     """The rows whose logits are wanted, of `count` from `row` on."""
     wanted = chunk.logits
+    if wanted == "last":  # what most want
+        return range(row + count - 1, row + count)
     if not isinstance(wanted, range):
-        wanted = range({"none": count, "last": count - 1, "all": 0}[wanted], count)
+        wanted = range(count if wanted == "none" else 0, count)
     elif wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= count:
         raise ValueError(f"logits of {wanted} are wanted, of {count} tokens")
     return range(row + wanted.start, row + wanted.stop)
@@ -332,42 +334,45 @@ class Engine:
     def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
         """Rows for every chunk. Raises GGUFError for what cannot be done."""
         ids = self._ids(chunks)
-        total = sum(map(len, ids))
-        if not chunks or any(not len(part) for part in ids):
+        counts = list(map(len, ids))
+        if not chunks or not all(counts):
             raise GGUFError("a step needs at least one token of every sequence in it")
         if len(chunks) > self._shape.sequences:
             raise GGUFError(f"{len(chunks)} sequences in a step: {self._shape.sequences} are possible (n_parallel)")
-        if total > self.rows:
+        if (total := sum(counts)) > self.rows:
             raise GGUFError(f"{total} tokens in a step: {self.rows} are possible (n_batch)")
         if len({id(chunk.sequence) for chunk in chunks}) < len(chunks):
             raise GGUFError("a sequence can have one chunk in a step")
-        for chunk, part in zip(chunks, ids, strict=True):
+        for chunk, count in zip(chunks, counts, strict=True):
             if not chunk.sequence.belongs_to(self._pools):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
-            chunk.sequence.reserve(len(part))
+            chunk.sequence.reserve(count)
         can = bool(self._model.bulk)
-        bulk = [chunk.bulk and can for chunk in chunks]
-        rows = [0] * len(chunks)
-        end = 0
+        bulk = [can and chunk.bulk for chunk in chunks]
+        placed, first = [], self._first_rows(counts, bulk)
+        for chunk, part, count, row, many in zip(chunks, ids, counts, first, bulk, strict=True):
+            s = chunk.sequence
+            rows = Rows(part, row, s.n_past, s.table, many, s.scales)
+            placed.append(_Placed(chunk, rows, _wanted(chunk, count, row)))
+        return placed
+
+    def _first_rows(self, counts: Items[int], bulk: Items[bool]) -> Items[int]:
+        """The first row of each chunk: exact ones, filled up once, and then the others, so that these stand close."""
+        if not any(bulk):
+            return list(accumulate(counts, initial=0))[:-1]
+        rows, end = [0] * len(counts), 0
         for many in (False, True):
-            for i in (i for i in range(len(chunks)) if bulk[i] == many):
-                rows[i], end = end, end + len(ids[i])
-            end += -end % self._program.fill  # exact rows are filled up once: bulk rows stand close together
-        return [
-            _Placed(
-                chunk,
-                Rows(part, row, chunk.sequence.n_past, chunk.sequence.table, many, chunk.sequence.scales),
-                _wanted(chunk, len(part), row),
-            )
-            for chunk, part, row, many in zip(chunks, ids, rows, bulk, strict=True)
-        ]
+            for i in (i for i in range(len(counts)) if bulk[i] == many):
+                rows[i], end = end, end + counts[i]
+            end += -end % self._program.fill
+        return rows
 
     def _heads(self, placed: list[_Placed]) -> Iterator[tuple[list[tuple[int, int]], Floats]]:
         """Computes logits of the wanted rows, exact and bulk rows apart, some at a time.
 
         For each part: which chunk its rows are of and their numbers among those wanted of it; and their logits.
         """
-        for bulk in (False, True):
+        for bulk in sorted({p.rows.bulk for p in placed}):
             rows = [(row, n, i) for n, p in enumerate(placed) for i, row in enumerate(p.wanted)
                     if p.rows.bulk == bulk]  # fmt: skip
             for start in range(0, len(rows), self._program.head_rows):

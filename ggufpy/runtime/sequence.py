@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy.backends.program import PageTable, page_table
 from ggufpy.errors import GGUFError
 
 from .holding import Holding, Pool
@@ -33,7 +34,7 @@ class Sequence:
     def __init__(self, pools: Items[Pool], positions: int, guard: Callable[[], Any], move: Shift) -> None:
         self._pools, self._positions, self._guard, self._move = pools, positions, guard, move
         self._holdings = [Holding(pool) for pool in pools]
-        self._table: Ints = np.zeros((len(pools), pages_of(positions)), np.int64)
+        self._table = page_table(len(pools), pages_of(positions))
         self._ready = 0  # up to which position there are pages of its own to write to
         self._listed = True  # whether the table has them
         self.n_past = 0
@@ -41,7 +42,7 @@ class Sequence:
         self.closed = False
 
     @property
-    def table(self) -> Ints:
+    def table(self) -> PageTable:
         """(groups, pages): the page of every PAGE positions; the same array always, right until the next change."""
         if not self._listed:
             for holding, row in zip(self._holdings, self._table, strict=True):

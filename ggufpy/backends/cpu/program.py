@@ -82,7 +82,7 @@ class CpuProgram:
         if self._model.plan.adapters:
             self._set_scales(step)
         self._set_spans(spans.in_order())
-        self._run_body(step)
+        self._run_body(step, int((spans.row + spans.count).max()))
         return self._x[:, :width]
 
     def _set_scales(self, step: Sequence[Rows]) -> None:
@@ -100,11 +100,12 @@ class CpuProgram:
         first = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0)
         self._work.step.set_spans(spans, first + ends - pages * self._kv.part_bytes)
 
-    def _run_body(self, step: Sequence[Rows]) -> None:
-        bulk = [part for part in step if part.bulk]
-        few = max((part.end for part in step if not part.bulk), default=0)
-        first = min((part.row for part in bulk), default=0)
-        many = max((part.end for part in bulk), default=0) - first
+    def _run_body(self, step: Sequence[Rows], end: int) -> None:
+        """Runs the layers on the step's rows, which end there."""
+        few, first, many = end, 0, 0
+        if bulk := [part.row for part in step if part.bulk]:
+            few, first = max((part.end for part in step if not part.bulk), default=0), min(bulk)
+            many = end - first
         self._work.step.set_rows(few, first, many)
         kind = Kind(_group(few), bool(bulk))
 
@@ -202,7 +203,7 @@ class CpuProgram:
 
 def _spans(step: Sequence[Rows], groups: int, tiles: bool) -> Spans:
     """A step as kernels take it; bulk rows attend by tiles where there are `tiles`."""
-    facts = [(part.row, len(part.tokens), part.position, part.pages.ctypes.data, part.bulk and tiles) for part in step]
+    facts = [(part.row, len(part.tokens), part.position, part.pages.address, part.bulk and tiles) for part in step]
     row, count, position, address, tiled = np.array(facts, np.int64).T
     shapes = [part.pages.shape for part in step]
     pages = np.array([shapes[0][1]]) if len(set(shapes)) == 1 else np.array([shape[1] for shape in shapes])
