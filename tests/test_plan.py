@@ -46,6 +46,7 @@ from ggufpy.simd.isa import EMULATED, Level
 
 WIDTH, VOCABULARY, CONTEXT = 72, 50, 160  # a width that fills no block
 HEADS = Heads(4, 2, 20, 20)
+OTHERS = Heads(3, 3, 24, 12)
 TEXT = np.random.default_rng(5).integers(0, VOCABULARY, 150).tolist()
 ROPES = [
     Rope(20, 10000.0),
@@ -109,10 +110,10 @@ def on_the_cpu(plan: Plan, file: File, level: Level, tokens: list[int], n_batch:
 
 
 class Maker:
-    """Layers of random structure over buffers of one geometry of heads."""
+    """Layers of random structure. Heads are of one geometry or another, each with its own buffers."""
 
-    def __init__(self, draw: Any) -> None:
-        self._draw, self._count = draw, 0
+    def __init__(self, draw: Any, windows: tuple[int, ...] = (0, 1, 5, 140)) -> None:
+        self._draw, self._count, self._windows = draw, 0, windows
 
     def weight(self, kind: str, *shape: int) -> Weight:
         self._count += 1
@@ -136,19 +137,21 @@ class Maker:
         yield Add("out", "x", WIDTH)
 
     def attention(self, layer: int) -> Iterator[Op]:
-        h, rope = HEADS, self.choose(None, *ROPES)
+        h, rope = self.choose(HEADS, OTHERS), self.choose(None, *ROPES)
+        q, k, v, attn = (f"{name}{h.queries}" for name in ("q", "k", "v", "attn"))
         yield Norm("x", self.weight("norm", WIDTH), "norm", self.choose(1e-6, 0.1))
-        for name, heads, length in (("v", 2, 20), ("q", 4, 20), ("k", 2, 20)):
-            yield self.product("norm", name, heads * length, WIDTH)
+        rows = {v: h.shared * h.value_length, q: h.queries * h.key_length, k: h.shared * h.key_length}
+        for name, count in rows.items():
+            yield self.product("norm", name, count, WIDTH)
         if self.choose(True, False):
-            yield Norm("q", self.weight("norm", h.key_length), "q", 1e-5, h.queries)
-            yield Norm("k", self.weight("norm", h.key_length), "k", 1e-5, h.shared)
+            yield Norm(q, self.weight("norm", h.key_length), q, 1e-5, h.queries)
+            yield Norm(k, self.weight("norm", h.key_length), k, 1e-5, h.shared)
         if rope is not None:
-            yield Rotate("k", h.shared, h.key_length, rope)
-            yield Rotate("q", h.queries, h.key_length, rope)
-        yield StoreKv(layer, "k", "v", h)
-        yield Attend(layer, "q", "attn", h, self.choose(0.1, 0.4), self.choose(0, 1, 5, 140))
-        yield from self.added("attn", h.queries * h.value_length)
+            yield Rotate(k, h.shared, h.key_length, rope)
+            yield Rotate(q, h.queries, h.key_length, rope)
+        yield StoreKv(layer, k, v, h)
+        yield Attend(layer, q, attn, h, self.choose(0.1, 0.4), self.choose(*self._windows))
+        yield from self.added(attn, h.queries * h.value_length)
 
     def feed_forward(self) -> Iterator[Op]:
         hidden = 100
