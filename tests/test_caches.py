@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from test_plan import CONTEXT, Maker, split_at, tensors_of
 
 from ggufpy import format as gguf
-from ggufpy.backends.caches import Cache, Kv, Latent, State, WindowKv, layers_by_cache
+from ggufpy.backends.caches import Cache, Kv, WindowKv, layers_by_cache
+from ggufpy.backends.caches.latent import Latent
+from ggufpy.backends.caches.state import State
 from ggufpy.backends.cpu.model import Model, load_kernels
 from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.options import EngineOptions
