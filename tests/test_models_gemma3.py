@@ -15,6 +15,7 @@ from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
+from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.plan import Attend, MatMul, Norm, Plan, Rotate
 from ggufpy.runtime import EngineOptions, trial
 from ggufpy.simd import isa
@@ -116,6 +117,23 @@ def test_logits(name: str, level: Any, tmp_path: Path, monkeypatch: pytest.Monke
             if name == "capped":
                 exact = 2 * np.tanh(exact / 2)
             assert difference(exact, session.eval_logits(TOKENS)) < 2e-3
+
+
+@pytest.mark.parametrize("level", [BEST, isa.EMULATED], ids=lambda level: level.name)
+def test_a_text_far_longer_than_the_window(level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGUFPY_ISA", level.name)
+    tokens = np.random.default_rng(6).integers(0, VOCABULARY, 800).tolist()
+    found, sizes = [], []
+    with gguf.open(write_model(tmp_path / "m", {"context_length": 1024, "attention.sliding_window": 100})) as file:
+        plan = read_plan(file)
+        for n_batch in (40, 1024):  # pages fall behind the window, or all are kept
+            with load(file, EngineOptions(n_threads=2, n_batch=n_batch)) as session:
+                found.append(session.eval_logits(tokens))
+                sizes.append(session.kv_bytes)
+        exact = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()}).logits(tokens)
+    np.testing.assert_array_equal(*found)
+    assert difference(exact, found[0]) < 1e-2
+    assert sizes[0] * 56 == sizes[1] * (8 + 6 * 5)  # six layers of seven have 5 pages, not 8
 
 
 def test_the_plan(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ggufpy.backends.cpu.ops import attend
 from ggufpy.backends.cpu.program import CpuProgram, _spans
 from ggufpy.backends.cpu.step import Spans, Step
 from ggufpy.backends.options import EngineOptions
-from ggufpy.backends.program import Rows
+from ggufpy.backends.program import Rows, page_table
 from ggufpy.backends.split import SplitProgram
 from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
@@ -45,6 +45,7 @@ from ggufpy.simd.isa import EMULATED, Level
 
 WIDTH, VOCABULARY, CONTEXT = 72, 50, 160  # a width that fills no block
 HEADS = Heads(4, 2, 20, 20)
+OTHERS = Heads(3, 3, 24, 12)
 TEXT = np.random.default_rng(5).integers(0, VOCABULARY, 150).tolist()
 ROPES = [
     Rope(20, 10000.0),
@@ -76,10 +77,10 @@ def on_the_cpu(plan: Plan, file: ArraySource, level: Level, tokens: list[int], n
 
 
 class Maker:
-    """Layers of random structure over buffers of one geometry of heads."""
+    """Layers of random structure. Heads are of one geometry or another, each with its own buffers."""
 
-    def __init__(self, draw: Any) -> None:
-        self._draw, self._count = draw, 0
+    def __init__(self, draw: Any, windows: tuple[int, ...] = (0, 1, 5, 140)) -> None:
+        self._draw, self._count, self._windows = draw, 0, windows
 
     def weight(self, kind: str, *shape: int) -> Weight:
         self._count += 1
@@ -103,19 +104,21 @@ class Maker:
         yield Add("out", "x", WIDTH)
 
     def attention(self, layer: int) -> Iterator[Op]:
-        h, rope = HEADS, self.choose(None, *ROPES)
+        h, rope = self.choose(HEADS, OTHERS), self.choose(None, *ROPES)
+        q, k, v, attn = (f"{name}{h.queries}" for name in ("q", "k", "v", "attn"))
         yield Norm("x", self.weight("norm", WIDTH), "norm", self.choose(1e-6, 0.1))
-        for name, heads, length in (("v", 2, 20), ("q", 4, 20), ("k", 2, 20)):
-            yield self.product("norm", name, heads * length, WIDTH)
+        rows = {v: h.shared * h.value_length, q: h.queries * h.key_length, k: h.shared * h.key_length}
+        for name, count in rows.items():
+            yield self.product("norm", name, count, WIDTH)
         if self.choose(True, False):
-            yield Norm("q", self.weight("norm", h.key_length), "q", 1e-5, h.queries)
-            yield Norm("k", self.weight("norm", h.key_length), "k", 1e-5, h.shared)
+            yield Norm(q, self.weight("norm", h.key_length), q, 1e-5, h.queries)
+            yield Norm(k, self.weight("norm", h.key_length), k, 1e-5, h.shared)
         if rope is not None:
-            yield Rotate("k", h.shared, h.key_length, rope)
-            yield Rotate("q", h.queries, h.key_length, rope)
-        yield StoreKv(layer, "k", "v", h)
-        yield Attend(layer, "q", "attn", h, self.choose(0.1, 0.4), self.choose(0, 1, 5, 140))
-        yield from self.added("attn", h.queries * h.value_length)
+            yield Rotate(k, h.shared, h.key_length, rope)
+            yield Rotate(q, h.queries, h.key_length, rope)
+        yield StoreKv(layer, k, v, h)
+        yield Attend(layer, q, attn, h, self.choose(0.1, 0.4), self.choose(*self._windows))
+        yield from self.added(attn, h.queries * h.value_length)
 
     def feed_forward(self) -> Iterator[Op]:
         hidden = 100
@@ -202,9 +205,9 @@ def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
 
 def test_rows_that_do_not_fit_are_refused_where_addresses_are_taken() -> None:
     with pytest.raises(ValueError, match="with pages for \\[256\\]"):
-        _spans([Rows(np.arange(3), 0, 254, np.zeros((1, 2), np.int64), False)], 1, tiles=False)
+        _spans([Rows(np.arange(3), 0, 254, page_table(1, 2), False)], 1, tiles=False)
     with pytest.raises(ValueError, match="of 2 groups"):
-        _spans([Rows(np.arange(3), 0, 0, np.zeros((1, 2), np.int64), False)], 2, tiles=False)
+        _spans([Rows(np.arange(3), 0, 0, page_table(1, 2), False)], 2, tiles=False)
     one, tables = np.ones(2, np.int64), np.ones((1, 2), np.int64)
     with pytest.raises(ValueError, match="kinds"):  # a run before a single row
         Step(8).set_spans(Spans(np.array([0, 2]), np.array([2, 1]), one, tables, 0 * one), one[:1])
@@ -303,7 +306,7 @@ def test_what_a_part_cannot_do() -> None:
     load_kernels(file, plan, EngineOptions(), library(BEST))
     models = [Model(file, part, EngineOptions(), library(BEST)) for part in (first, last)]
     begin, end = (CpuProgram(model, 64) for model in models)
-    rows = [Rows(np.array([1, 2]), 0, 0, np.zeros((1, 2), np.int64), False)]
+    rows = [Rows(np.array([1, 2]), 0, 0, page_table(1, 2), False)]
     with pytest.raises(ValueError, match="not the first: they have no embeddings"):
         end.run(rows)
     assert end.run(rows, begin.run(rows)).shape[1] == WIDTH

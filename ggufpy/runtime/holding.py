@@ -57,6 +57,8 @@ class Holding:
         """
         if not n:
             self.since = 0
+            if FORGOTTEN in self.pages[:1]:  # an interrupt has left these
+                self._assign(())
         self.forget(n)
         written = self.cache.written(n, count, self._step)
         self.own(written.start, written.stop)

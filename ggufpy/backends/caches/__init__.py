@@ -10,11 +10,9 @@ from ggufpy.models.plan import Attend, Plan, StoreKv
 
 from .base import Cache
 from .kv import Kv
-from .latent import Latent
-from .state import State
 from .window import WindowKv
 
-__all__ = ["Cache", "Kv", "Latent", "State", "WindowKv", "layers_by_cache"]
+__all__ = ["Cache", "Kv", "WindowKv", "layers_by_cache"]
 
 
 def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[int]]:
