@@ -29,6 +29,7 @@ from ggufpy.models.plan import Plan
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.runtime.holding import Pool
 from ggufpy.runtime.pages import PAGE, Pages
+from ggufpy.runtime.request import Request
 from ggufpy.runtime.scheduler import Scheduler
 from ggufpy.runtime.sequence import Sequence
 from ggufpy.simd.isa import EMULATED, Level
@@ -399,35 +400,52 @@ def test_windows_cost_their_own_memory_alone(tmp_path: Path) -> None:
         changes = {"context_length": context, "attention.sliding_window": 100}
         options = EngineOptions(n_threads=2, n_batch=32)
         with gguf.open(write_model(tmp_path / f"m{context}", changes)) as file, load(file, options) as session:
-            sizes.append(session.kv_bytes)
+            sizes.append(session.engine.kv_bytes)
             session.eval([1] * 600)
             assert session.engine._pools[0].pages.count == WindowKv(100).most(context, 32) == 5
     assert len(set(sizes)) == 1
 
 
-def test_a_scheduler_runs_windowed_models(tmp_path: Path) -> None:
-    def greedy(most: int) -> Any:
-        left = [most]
+class Greedy:
+    """Takes the best token."""
 
-        def sample(logits: Any) -> int | None:
-            left[0] -= 1
-            return int(np.argmax(logits)) if left[0] >= 0 else None
+    def accept(self, token: int) -> None:
+        """Nothing depends on it."""
 
-        return sample
+    def sample(self, logits: Any) -> int:
+        return int(np.argmax(logits))
 
+
+@pytest.mark.parametrize("same", [0, 1, 300])
+def test_a_scheduler_runs_windowed_models(tmp_path: Path, same: int) -> None:
+    """Texts that begin alike: what windows have forgotten of one cannot be taken over for another."""
     changes = {"context_length": 1024, "attention.sliding_window": 30}
-    texts = [[first, *np.random.default_rng(first).integers(0, VOCABULARY, 420).tolist()] for first in range(5)]
+    begin = np.random.default_rng(9).integers(0, VOCABULARY, same).tolist()
+    texts = [[*begin, i, *np.random.default_rng(i).integers(0, VOCABULARY, 420).tolist()] for i in range(5)]
     options = EngineOptions(n_threads=2, n_batch=40, n_parallel=2)
     with gguf.open(write_model(tmp_path / "m", changes)) as file, load(file, options) as session:
         scheduler = Scheduler(session.engine)
-        requests = [scheduler.submit(text, greedy(8)) for text in texts]
+        requests = [scheduler.submit(Request(text, Greedy(), limit=8)) for text in texts]
         while not scheduler.idle:
             scheduler.step()
-        del scheduler
+        scheduler.forget()
         for text, request in zip(texts, requests, strict=True):
             session.truncate(0)
             session.eval(text)
             for token in request.produced:
                 assert int(np.argmax(session.last_logits())) == token
                 session.eval([token])
-            assert len(request.produced) == 8
+            assert (len(request.produced), request.finish) == (8, "length")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 300])
+def test_a_full_context_with_windows_is_shifted_or_ends_the_text(tmp_path: Path, keep: int) -> None:
+    changes = {"context_length": 800, "attention.sliding_window": 300}
+    options = EngineOptions(n_threads=2, n_batch=64)
+    with gguf.open(write_model(tmp_path / "m", changes)) as file, load(file, options) as session:
+        scheduler = Scheduler(session.engine)
+        request = scheduler.submit(Request([1] * 780, Greedy(), limit=60, keep=keep))
+        while not scheduler.idle:
+            scheduler.step()
+    assert request.finish == "length"
+    assert len(request.produced) == (21 if keep == 300 else 60)  # 250 of the 300 would be left

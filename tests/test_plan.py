@@ -190,7 +190,7 @@ def test_what_is_changed_in_place_is_read_too() -> None:
 
 
 def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
-    pages = np.zeros((2, 2), np.int64)  # of two groups of layers
+    pages = page_table(2, 2)  # of two groups of layers
     placed = [(1, 0, 7, False), (3, 4, 130, True), (2, 1, 9, False)]
     parts = [Rows(np.arange(count), row, position, pages, bulk) for count, row, position, bulk in placed]
     spans = _spans(parts, 2, tiles=True)

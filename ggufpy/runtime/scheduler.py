@@ -230,9 +230,10 @@ class Scheduler:
                 continue
             try:
                 self._shift(running)
-                draft = self._draft(running, room - count)
-            except Exception as error:  # of whoever guesses, or of a cache that cannot move
+                draft = [] if running.request.done else self._draft(running, room - count)
+            except Exception as error:  # of whoever guesses
                 _fail(running, error)
+            if running.request.done:
                 continue
             planned.append(_Planned(running, running.request.text[running.at : running.at + count], draft))
             room -= count + len(draft)
@@ -240,11 +241,15 @@ class Scheduler:
 
     def _shift(self, running: _Running) -> None:
         """Forgets half of what follows the tokens that are kept, if there is no room for the newest."""
-        keep, at = running.request.keep, running.at
-        if at == self._engine.n_ctx and keep is not None:
-            drop = (at - keep + 1) // 2
-            del running.request.text[keep : keep + drop]
+        request, keep, at = running.request, running.request.keep, running.at
+        if at < self._engine.n_ctx or keep is None:
+            return
+        text, drop = list(request.text), (at - keep + 1) // 2
+        del request.text[keep : keep + drop]
+        try:
             running.held.shift(keep, drop)
+        except GGUFError:  # windows no longer have what would be left: nothing has changed
+            request.text[:], request.finish = text, "length"
 
     def _draft(self, running: _Running, room: int) -> list[int]:
         """What may follow the newest token."""
