@@ -129,7 +129,7 @@ def test_a_text_far_longer_than_the_window(level: Any, tmp_path: Path, monkeypat
         for n_batch in (40, 1024):  # pages fall behind the window, or all are kept
             with load(file, EngineOptions(n_threads=2, n_batch=n_batch)) as session:
                 found.append(session.eval_logits(tokens))
-                sizes.append(session.kv_bytes)
+                sizes.append(session.engine.kv_bytes)
         exact = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()}).logits(tokens)
     np.testing.assert_array_equal(*found)
     assert difference(exact, found[0]) < 1e-2
