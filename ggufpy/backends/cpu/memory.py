@@ -51,6 +51,7 @@ class Region:
         whole = np.frombuffer(mapping, np.uint8)
         start = -whole.ctypes.data % align
         self.bytes: NDArray[np.uint8] = whole[start : start + nbytes]
+        self._address = int(self.bytes.ctypes.data)  # asked for some 2,000 times a tape
 
     def parts(self, sizes: Mapping[str, int]) -> dict[str, Region]:
         """Consecutive pieces of this memory by name, each aligned to cache lines. ValueError if they do not fit."""
@@ -59,6 +60,7 @@ class Region:
             self.at(start, nbytes)
             piece = object.__new__(Region)
             piece.nbytes, piece.what, piece.bytes = nbytes, name, self.bytes[start : start + nbytes]
+            piece._address = self._address + start
             pieces[name] = piece
             start += aligned(nbytes)
         return pieces
@@ -75,4 +77,4 @@ class Region:
         """The address of `nbytes` bytes from `offset`. Raises ValueError unless all of them lie inside."""
         if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
             raise ValueError(f"{self.what}: bytes {offset} to {offset + nbytes} of {self.nbytes}")
-        return int(self.bytes.ctypes.data) + offset
+        return self._address + offset
