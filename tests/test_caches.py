@@ -19,9 +19,8 @@ from ggufpy.backends.caches import Cache, Kv, WindowKv, layers_by_cache
 from ggufpy.backends.caches.latent import Latent
 from ggufpy.backends.caches.state import State
 from ggufpy.backends.cpu.model import Model, load_kernels
-from ggufpy.backends.cpu.program import CpuProgram
 from ggufpy.backends.options import EngineOptions
-from ggufpy.backends.split import SplitProgram
+from ggufpy.backends.split import SplitModel
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
@@ -277,8 +276,7 @@ def engine_of(plan: Plan, n_batch: int, sequences: int = 1, ends: tuple[int, ...
     whole = Model(file, plan, options, kernels)
     if ends is None:
         return Engine(whole, n_batch)
-    models = [Model(file, part, options, kernels) for part in split_at(plan, *ends)]
-    return Engine(whole, n_batch, lambda _, rows: SplitProgram([CpuProgram(model, rows) for model in models]))
+    return Engine(SplitModel([Model(file, part, options, kernels) for part in split_at(plan, *ends)]), n_batch)
 
 
 def feed(engine: Engine, sequence: Sequence, tokens: list[int]) -> Any:

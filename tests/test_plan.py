@@ -19,7 +19,7 @@ from ggufpy.backends.cpu.program import CpuProgram, _spans
 from ggufpy.backends.cpu.step import Spans, Step
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows, page_table
-from ggufpy.backends.split import SplitProgram
+from ggufpy.backends.split import SplitModel, SplitProgram
 from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
@@ -259,7 +259,7 @@ def engine_of(file: ArraySource, plan: Plan, parts: list[Plan], level: Level) ->
     models = [Model(file, part, options, kernels) for part in [plan, *parts]]
     if not parts:
         return Engine(models[0], 64)
-    return Engine(models[0], 64, lambda _, rows: SplitProgram([CpuProgram(model, rows) for model in models[1:]]))
+    return Engine(SplitModel(models[1:]), 64)
 
 
 def everything(engine: Engine) -> list[Any]:

@@ -152,7 +152,7 @@ def test_hooks_that_change_nothing_leave_the_bits(kind: str) -> None:
     for level in (BEST, EMULATED):
         engine = engine_of(source, read_plan(source), [], level)
         before = read_text(engine, TOKENS)
-        bulk = bool(engine.model.bulk)  # such products add to what is there before they sum up
+        bulk = engine.model.bulk_rows  # such products add to what is there before they sum up
         names = [name for name, place in activations(engine.model.plan).items() if not (bulk and place.added)]
         with engine.hooked({name: lambda rows, about: None for name in names}):
             np.testing.assert_array_equal(read_text(engine, TOKENS), before)

@@ -1,4 +1,7 @@
-"""What a backend makes of a plan: a program that runs steps. Its memory is its own; pages are known by number."""
+"""What a backend makes of a plan: layers with their weights (`Loaded`), and a program that runs steps of them.
+
+Its memory is its own; pages are known by number.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ggufpy.models.plan import Plan
 
 from .caches import Cache
 
@@ -93,3 +98,37 @@ class Program(Protocol):
 
     def close(self) -> None:
         """Ends its threads. It cannot be used afterwards."""
+
+
+class Loaded(Protocol):
+    """Layers with their weights in a device's memory, for `sequences` of `positions` at once."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def positions(self) -> int: ...
+    @property
+    def sequences(self) -> int: ...
+    @property
+    def bulk_rows(self) -> bool:
+        """Whether there is another way to compute many rows than the exact one."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str:
+        """What the weights are packed for: a SIMD level, or a device."""
+
+    @property
+    def type_name(self) -> str:
+        """The type that most of the matrices' bytes are in."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of matrices that are read for every token."""
+
+    def prompt_flops(self, tokens: int) -> float:
+        """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
+
+    def program(self, rows: int) -> Program:
+        """For steps of at most so many rows."""

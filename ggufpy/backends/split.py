@@ -1,11 +1,34 @@
-"""A program of several, each with some of the layers: what one leaves is given to the next."""
+"""Layers on several devices: what the program of one leaves is given to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .caches import Cache
-from .program import Floats, Group, Ints, PageTable, Program, Rows
+from .program import Floats, Group, Ints, Loaded, PageTable, Program, Rows
+
+
+class SplitModel:
+    """Consecutive layers of a model, each part loaded by a backend of its own, as one model."""
+
+    def __init__(self, parts: Sequence[Loaded]) -> None:
+        self._parts = tuple(parts)
+        layers = tuple(layer for part in parts for layer in part.plan.layers)
+        self.plan = replace(parts[0].plan, layers=layers, head=parts[-1].plan.head)
+        self.positions = min(part.positions for part in parts)
+        self.sequences = min(part.sequences for part in parts)
+        self.bulk_rows = any(part.bulk_rows for part in parts)
+        self.threads = max(part.threads for part in parts)
+        self.isa = " + ".join(dict.fromkeys(part.isa for part in parts))
+        self.type_name = max(parts, key=lambda part: part.weight_bytes).type_name
+        self.weight_bytes = sum(part.weight_bytes for part in parts)
+
+    def prompt_flops(self, tokens: int) -> float:
+        return sum(part.prompt_flops(tokens) for part in self._parts)
+
+    def program(self, rows: int) -> SplitProgram:
+        return SplitProgram([part.program(rows) for part in self._parts])
 
 
 class SplitProgram:

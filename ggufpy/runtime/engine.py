@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.backends.cpu.model import Model
-from ggufpy.backends.cpu.program import CpuProgram
-from ggufpy.backends.program import Program, Rows
+from ggufpy.backends.program import Loaded, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
@@ -43,7 +41,6 @@ BULK = 17  # tokens of a text from which it is read in bulk
 Floats = NDArray[np.float32]
 Wanted = Literal["none", "last", "all"]
 Ints = NDArray[np.int64]
-Load = Callable[[Model, int], Program]
 
 
 @dataclass(frozen=True)
@@ -82,18 +79,13 @@ def _wanted(chunk: Chunk, count: int, row: int) -> range:
 
 
 class Engine:
-    """Steps of at most `rows` tokens on a model's program; sequences share its pages.
+    """Steps of at most `rows` tokens on a model's program; sequences share its pages."""
 
-    `load(model, rows)` makes the program, by default one on this CPU.
-    """
-
-    def __init__(self, model: Model, n_batch: int, load: Load = CpuProgram) -> None:
-        shape = model.shape
-        self._model, self._shape = model, shape
+    def __init__(self, model: Loaded, n_batch: int) -> None:
+        self._model, self._n_batch = model, n_batch
         self._lock = threading.RLock()
-        self.rows = max(min(n_batch, shape.positions * shape.sequences), shape.sequences)
-        self._n_batch = n_batch
-        self._program = load(model, self.rows)
+        self.rows = max(min(n_batch, model.positions * model.sequences), model.sequences)
+        self._program = model.program(self.rows)
         self._pools = tuple(
             Pool(group.cache, Pages(group.pages, partial(self._program.copy, i)), self.rows)
             for i, group in enumerate(self._program.groups)
@@ -101,18 +93,18 @@ class Engine:
         self._hooks = Hooks(model.plan, self._program)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Loaded:
         return self._model
 
     @property
     def n_ctx(self) -> int:
         """Positions of a sequence."""
-        return self._shape.positions
+        return self._model.positions
 
     @property
     def parallel(self) -> int:
         """Sequences that a step can have, and that can be full at once."""
-        return self._shape.sequences
+        return self._model.sequences
 
     @property
     def n_vocab(self) -> int:
@@ -136,7 +128,7 @@ class Engine:
     @property
     def isa(self) -> str:
         """The SIMD level that the weights are packed for."""
-        return self._model.library.level.name
+        return self._model.isa
 
     @property
     def weight_bytes(self) -> int:
@@ -162,14 +154,14 @@ class Engine:
 
     def reads_in_bulk(self, count: int) -> bool:
         """Whether a text of so many tokens goes through bulk products, all of it, however it is cut into steps."""
-        return bool(self._model.bulk) and min(count, self._n_batch) >= BULK
+        return self._model.bulk_rows and min(count, self._n_batch) >= BULK
 
     def sequence(self, scales: Items[float] = ()) -> Sequence:
         """A new, empty sequence; `scales` has one of each of the model's adapters, or nothing: then none counts.
 
         Raises GGUFError for other scales, or such as are no finite numbers.
         """
-        made = Sequence(self._pools, self._shape.positions, self._alone, self._move)
+        made = Sequence(self._pools, self._model.positions, self._alone, self._move)
         made.scales = self._scales(scales)
         return made
 
@@ -311,10 +303,9 @@ class Engine:
         """Steps within it are timed, call by call. Raises GGUFError if another thread is at work with the model."""
         from ggufpy.backends.cpu.profile import Profile
 
-        profile = Profile(self._model)
         with self._alone():
             program = on_the_cpu(self._program)
-            program.profile = profile
+            profile = program.profile = Profile(program.model)
         try:
             yield profile
         finally:
@@ -337,8 +328,8 @@ class Engine:
         counts = list(map(len, ids))
         if not chunks or not all(counts):
             raise GGUFError("a step needs at least one token of every sequence in it")
-        if len(chunks) > self._shape.sequences:
-            raise GGUFError(f"{len(chunks)} sequences in a step: {self._shape.sequences} are possible (n_parallel)")
+        if len(chunks) > self._model.sequences:
+            raise GGUFError(f"{len(chunks)} sequences in a step: {self._model.sequences} are possible (n_parallel)")
         if (total := sum(counts)) > self.rows:
             raise GGUFError(f"{total} tokens in a step: {self.rows} are possible (n_batch)")
         if len({id(chunk.sequence) for chunk in chunks}) < len(chunks):
@@ -347,7 +338,7 @@ class Engine:
             if not chunk.sequence.belongs_to(self._pools):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(count)
-        can = bool(self._model.bulk)
+        can = self._model.bulk_rows
         bulk = [can and chunk.bulk for chunk in chunks]
         placed, first = [], self._first_rows(counts, bulk)
         for chunk, part, count, row, many in zip(chunks, ids, counts, first, bulk, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ from .packing import Packer
 from .threads import LAUNCH, WORK
 from .weights import Matrix, pack_kernel, packed_bytes, vector, vector_bytes
 from .workspace import Forms
+
+if TYPE_CHECKING:
+    from .program import CpuProgram
 
 MOST_SEQUENCES = 1024
 Beside = Callable[[], None] | None
@@ -125,6 +129,32 @@ class Model:
         if isinstance(plan.embed, Embed):
             embedding = self._tensors[plan.embed.weight.name]
             self._embedded = quants.get(embedding.type), embedding.little()
+
+    @property
+    def positions(self) -> int:
+        """Of a sequence."""
+        return self.shape.positions
+
+    @property
+    def sequences(self) -> int:
+        """That can be full at once."""
+        return self.shape.sequences
+
+    @property
+    def bulk_rows(self) -> bool:
+        """Whether any matrix has a kernel for many rows."""
+        return bool(self.bulk)
+
+    @property
+    def isa(self) -> str:
+        """The SIMD level that the weights are packed for."""
+        return self.library.level.name
+
+    def program(self, rows: int) -> CpuProgram:
+        """For steps of at most so many rows."""
+        from .program import CpuProgram  # it imports this module
+
+        return CpuProgram(self, rows)
 
     @property
     def tiled_attention(self) -> bool:

@@ -40,7 +40,7 @@ class CpuProgram:
 
     def __init__(self, model: Model, rows: int) -> None:
         plan = model.plan
-        self._model, self.head_rows = model, min(HEAD_ROWS, rows)
+        self.model, self.head_rows = model, min(HEAD_ROWS, rows)
         self._kv = CacheMemory(plan, model.shape, rows, model.library.level.lanes, model.threads)
         self.groups, self.kv_bytes = self._kv.groups, self._kv.nbytes
         self._rows = rows + MOST  # exact rows are filled up to whole groups when others follow
@@ -69,17 +69,17 @@ class CpuProgram:
                 "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
                 "and raise n_batch to the number of its tokens"
             )
-        spans = _spans(step, len(self.groups), self._model.tiled_attention)
+        spans = _spans(step, len(self.groups), self.model.tiled_attention)
         rows, positions, _ = spans.each()
-        width = self._model.plan.width
+        width = self.model.plan.width
         if x is None:
-            self._x[rows, :width] = self._model.embeddings(np.concatenate([part.tokens for part in step]))
+            self._x[rows, :width] = self.model.embeddings(np.concatenate([part.tokens for part in step]))
         else:
             self._x[rows, :width] = x[rows, :width]
         self._x[rows, width:] = 0.0
         for table in self._ropes:
             table.fill(positions, rows)
-        if self._model.plan.adapters:
+        if self.model.plan.adapters:
             self._set_scales(step)
         self._set_spans(spans.in_order())
         self._run_body(step, int((spans.row + spans.count).max()))
@@ -120,11 +120,11 @@ class CpuProgram:
         self._run(("body", kind), calls, self._work)
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
-        if not self._model.plan.head:
+        if not self.model.plan.head:
             raise ValueError("these layers are not the last: they make no logits")
         count = len(rows)
         self._head.step.sources[:count] = rows
-        if self._model.plan.adapters:
+        if self.model.plan.adapters:
             self._head.step.scales[:, :count] = self._work.step.scales[:, rows]
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
         kind = Kind(0 if bulk else _group(count), bulk)
@@ -139,24 +139,24 @@ class CpuProgram:
             return [lowering.select(self._work, "x"), *lowering.calls(self._plan.head)]
 
         self._run(("head", kind), calls, self._head)
-        return self._head.rows_of("logits")[:count, : self._model.plan.vocabulary]
+        return self._head.rows_of("logits")[:count, : self.model.plan.vocabulary]
 
     def logit_rows(self, count: int) -> LogitRows:
         """What `logits` has computed last, where it lies."""
         from .score import LogitRows
 
-        return LogitRows(self._head, count, self._model.plan.vocabulary, self._model.threads, self._spread)
+        return LogitRows(self._head, count, self.model.plan.vocabulary, self.model.threads, self._spread)
 
     def _spread(self, call: Call) -> None:
         """Runs one kernel on every thread."""
-        Tape([call], self._model.library).run(self._team)
+        Tape([call], self.model.library).run(self._team)
 
     def rewrite(self, plan: Plan, sinks: Sinks) -> None:
         """Steps run the model's plan with other ops on the same matrices from now on, and what stands behind its taps.
 
         Kernels that this takes are loaded here.
         """
-        self._model.load_kernels(plan, sinks)
+        self.model.load_kernels(plan, sinks)
         self._work.add(body_widths(plan))
         self._head.add(head_widths(plan))
         self._plan, self._sinks = plan, sinks
@@ -168,7 +168,7 @@ class CpuProgram:
     def _run(self, name: object, calls: Callable[[], Iterable[Call | Cut]], work: Workspace) -> None:
         """Runs the tape of this name on a workspace, made by `calls` when it is first wanted; hooks run at its cuts."""
         if name not in self._tapes:
-            self._tapes[name] = stretches(calls(), self._model.library)
+            self._tapes[name] = stretches(calls(), self.model.library)
         for stretch in self._tapes[name]:
             if isinstance(stretch, Cut):
                 self._given[work].give(stretch, work)
@@ -183,7 +183,7 @@ class CpuProgram:
     def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
         def calls() -> list[Call]:
             lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))
-            return shift_calls(lowering, self._model.plan.body, self._source, group)
+            return shift_calls(lowering, self.model.plan.body, self._source, group)
 
         size = self._rows - MOST
         for start in range(positions.start, positions.stop, size):
