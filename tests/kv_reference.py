@@ -8,7 +8,7 @@ import numpy as np
 from engine import Room, up
 
 from ggufpy import quants
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.kv_types import PAGE, KvType
 
 GGML = {"f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 
@@ -29,7 +29,7 @@ def _codes(x: Any, kind: str) -> tuple[Any, Any]:
 
 def _whole_pages(x: Any, fill: int) -> Any:
     """Bytes (positions, …) made up to whole pages with what no kernel may use."""
-    room = np.full((up(len(x), CHUNK), *x.shape[1:]), fill, np.uint8)
+    room = np.full((up(len(x), PAGE), *x.shape[1:]), fill, np.uint8)
     room[: len(x)] = x
     return room
 
@@ -47,7 +47,7 @@ def key_pages(k: Any, kind: str, lanes: int) -> Any:
         codes, scales = tiled[0].transpose(2, 0, 3, 4, 1), tiled[1].transpose(2, 0, 3, 1, 4)
         flat = [part.reshape(*part.shape[:3], -1) for part in (codes, scales)]
         laid = np.concatenate(flat, axis=3)
-    pages = laid.reshape(shared, up(len(k), CHUNK) // CHUNK, -1).swapaxes(0, 1)
+    pages = laid.reshape(shared, up(len(k), PAGE) // PAGE, -1).swapaxes(0, 1)
     assert pages.shape[2] == KvType(kind).key_page(length, lanes)
     return np.ascontiguousarray(pages)
 
@@ -62,7 +62,7 @@ def value_pages(x: Any, kind: str, lanes: int) -> Any:
     else:
         codes, scales = (part.reshape(len(x), shared, -1) for part in _codes(x, kind))
         rows = np.concatenate([codes, scales], axis=2)
-    laid = _whole_pages(rows, 0xFF).reshape(-1, CHUNK, shared, rows.shape[2]).swapaxes(1, 2)
+    laid = _whole_pages(rows, 0xFF).reshape(-1, PAGE, shared, rows.shape[2]).swapaxes(1, 2)
     pages = laid.reshape(laid.shape[0], shared, -1)
     assert pages.shape[2] == KvType(kind).value_page(length, lanes)
     return np.ascontiguousarray(pages)

@@ -13,7 +13,7 @@ from kv_reference import Pages, rounded
 
 from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK
+from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.cpu.lowering import Call
 from ggufpy.backends.cpu.tape import Tape, barriers
 from ggufpy.backends.cpu.threads import Team
@@ -99,7 +99,7 @@ def attention(shape: Shape, level: Level, caches: list[tuple[Cache, Any]], windo
         n, position = len(q), len(c.k) - len(q)
         queries[row : row + n, : heads * shape.key] = q.reshape(n, -1)
         tables.append(Room(c.pages.table.array + base))
-        parts.append(Room(np.full((position // CHUNK + 1) * size, 0xFF, np.uint8)))
+        parts.append(Room(np.full((position // PAGE + 1) * size, 0xFF, np.uint8)))
         records.append([row, n, position, tables[-1].address, parts[-1].address])
         row, base = row + n, base + len(c.pages.keys.array)
     single = 0 if shape.tiled else sum(len(q) == 1 for _, q in caches)

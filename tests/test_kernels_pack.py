@@ -177,9 +177,9 @@ def test_packing_is_the_same_with_more_threads_in_chunks_and_company(
 ) -> None:
     sources = _many()
     alone = [pack(of, BEST) for of in sources]
-    monkeypatch.setattr(packing, "CHUNK", 1000)
+    monkeypatch.setattr(packing, "PACKED_BYTES", 1000)
     monkeypatch.setattr(packing, "BATCH", batch)
-    monkeypatch.setattr(packing, "FIELD_CHUNK", 1000)
+    monkeypatch.setattr(packing, "FIELD_BYTES", 1000)
     rooms = [Region(packed_bytes(of, BEST.lanes), of.name) for of in sources]
     done: list[int] = []
     with packing.Packer(library(BEST), 3, done.append) as packer:

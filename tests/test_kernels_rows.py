@@ -10,7 +10,7 @@ import pytest
 from engine import LEVELS, Room, padded, quantised, rotate, run, step, up
 from kv_reference import key_pages, rounded, value_pages
 
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.kv_types import PAGE, KvType
 from ggufpy.backends.cpu.kernels.layout import quantised_row_bytes
 from ggufpy.jit.spec import kernel
 from ggufpy.simd.isa import Level
@@ -279,7 +279,7 @@ def test_rope_store_and_back(
             rooms = {n: Room(padded(x, up(x.shape[1], 32))) for n, x in plain.items()}
             strides = {f"{n}_stride": r.array.strides[0] for n, r in rooms.items()}
             empty = [  # what a page of zeros is: its codes need not be zero
-                lay(np.zeros((CHUNK, shared, n), np.float32), kind, lanes)[0]
+                lay(np.zeros((PAGE, shared, n), np.float32), kind, lanes)[0]
                 for lay, n, kind in ((key_pages, key, key_type), (value_pages, value, value_type))
             ]
             keys, values = (Room(np.tile(page, (5, 1, 1))) for page in empty)
@@ -296,9 +296,9 @@ def test_rope_store_and_back(
                 np.testing.assert_array_equal(found[n][~kept], plain[n].reshape(found[n].shape)[~kept])
             wanted = [np.tile(page, (5, 1, 1)) for page in empty]
             for row in np.flatnonzero(kept):
-                page, at = tables[whose[row]].array[positions[row] // CHUNK], positions[row] % CHUNK
+                page, at = tables[whose[row]].array[positions[row] // PAGE], positions[row] % PAGE
                 for room, n, lay, kind in ((0, "k", key_pages, key_type), (1, "v", value_pages, value_type)):
-                    blank = np.zeros((CHUNK, *found[n].shape[1:]), np.float32)
+                    blank = np.zeros((PAGE, *found[n].shape[1:]), np.float32)
                     blank[at] = found[n][row]
                     wanted[room][page] ^= lay(blank, kind, lanes)[0] ^ empty[room]
             for room, full, kind in ((keys, wanted[0], key_type), (values, wanted[1], value_type)):

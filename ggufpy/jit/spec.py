@@ -35,7 +35,7 @@ class Kernel:
         return dict(self.constants)
 
 
-class Source(Protocol):
+class KernelSource(Protocol):
     """A kernel module: ARGS is the structured dtype its first argument points to."""
 
     ARGS: np.dtype[Any]
@@ -51,15 +51,15 @@ def kernel(source: str, **constants: int | str) -> Kernel:
     return Kernel(source, tuple(sorted(constants.items())))
 
 
-def load_source(of: Kernel) -> Source:
+def load_source(of: Kernel) -> KernelSource:
     return _source(of.source)
 
 
 @functools.cache
-def _source(name: str) -> Source:
+def _source(name: str) -> KernelSource:
     """Raises ModuleNotFoundError if there is no such kernel."""
     home = next((home for home in HOMES if (ROOT / home / f"{name}.py").exists()), HOMES[0])
-    return cast(Source, importlib.import_module(f"ggufpy.{home.replace('/', '.')}.{name}"))
+    return cast(KernelSource, importlib.import_module(f"ggufpy.{home.replace('/', '.')}.{name}"))
 
 
 def struct(*fields: str) -> np.dtype[Any]:

@@ -120,7 +120,7 @@ def vocabulary_of(tensors: TensorTable) -> int:
     return int(tensors["token_embd.weight"].shape[0])
 
 
-class Tensors:
+class Inventory:
     """Hands out a file's tensors to a plan and checks their shapes; `finish` refuses what nobody asked for."""
 
     def __init__(self, table: TensorTable) -> None:

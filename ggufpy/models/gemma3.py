@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .base import Keys, Tensors, vocabulary_of
+from .base import Inventory, Keys, vocabulary_of
 from .llama import Config, read_config, read_rope
 from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, SoftCap, StoreKv
 from .source import TensorTable
@@ -17,7 +17,7 @@ PERIOD = 6  # of layers, the last of which sees everything
 LAYERS_OF_27B = 62
 
 
-def _layer(i: int, c: Config, rope: Rope, window: int, tensors: Tensors) -> tuple[Op, ...]:
+def _layer(i: int, c: Config, rope: Rope, window: int, tensors: Inventory) -> tuple[Op, ...]:
     h, at = c.heads, f"blk.{i}."
 
     def product(x: str, name: str, y: str, rows: int, columns: int) -> MatMul:
@@ -56,7 +56,7 @@ def _layer(i: int, c: Config, rope: Rope, window: int, tensors: Tensors) -> tupl
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
-    c, table = read_config(keys), Tensors(tensors)
+    c, table = read_config(keys), Inventory(tensors)
     cap = keys.number("final_logit_softcapping", 0.0, or_zero=True)
     vocabulary = vocabulary_of(tensors)
     embedding = table.weight("token_embd.weight", vocabulary, c.width)

@@ -12,7 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import SENSIBLE, Counts, Keys, Tensors, vocabulary_of
+from .base import SENSIBLE, Counts, Inventory, Keys, vocabulary_of
 from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
 from .source import TensorTable
 
@@ -93,7 +93,7 @@ def read_scaling(keys: Keys) -> tuple[str, float]:
     return kind, keys.number("rope.scaling.factor", older, or_zero=True) or 1.0
 
 
-def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
+def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
     """Rotary positions from metadata and `rope_freqs.weight`."""
     rotated = keys.count("rope.dimension_count", config.key_length)
     if rotated % 2 or rotated > config.key_length:
@@ -120,7 +120,7 @@ def read_rope(keys: Keys, config: Config, tensors: Tensors) -> Rope:
     )
 
 
-def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
+def _layer(i: int, c: Config, rope: Rope, tensors: Inventory) -> tuple[Op, ...]:
     """One block: attention and feed-forward, each added to the residual stream x."""
     h, hidden, at = c.heads_of(i), c.hiddens[i], f"blk.{i}."
     q_rows, k_rows, v_rows = h.queries * h.key_length, h.shared * h.key_length, h.shared * h.value_length
@@ -149,7 +149,7 @@ def _layer(i: int, c: Config, rope: Rope, tensors: Tensors) -> tuple[Op, ...]:
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
-    c, table = read_config(keys), Tensors(tensors)
+    c, table = read_config(keys), Inventory(tensors)
     vocabulary = vocabulary_of(tensors)
     embedding = table.weight("token_embd.weight", vocabulary, c.width)
     rope = read_rope(keys, c, table)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ggufpy.errors import GGUFError
 
-from .base import Keys, Tensors, vocabulary_of
+from .base import Inventory, Keys, vocabulary_of
 from .llama import Config, read_config, read_rope
 from .plan import Attend, Embed, ExpertMatMul, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, Route, StoreKv
 from .source import TensorTable
@@ -37,7 +37,7 @@ def read_experts(keys: Keys, c: Config) -> Experts:
     return Experts(count, used, hidden)
 
 
-def _attention(i: int, c: Config, rope: Rope, tensors: Tensors) -> Iterator[Op]:
+def _attention(i: int, c: Config, rope: Rope, tensors: Inventory) -> Iterator[Op]:
     h, at = c.heads, f"blk.{i}."
 
     def product(x: str, name: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
@@ -60,7 +60,7 @@ def _attention(i: int, c: Config, rope: Rope, tensors: Tensors) -> Iterator[Op]:
     yield product("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True)
 
 
-def _feed_forward(i: int, c: Config, experts: Experts, tensors: Tensors) -> Iterator[Op]:
+def _feed_forward(i: int, c: Config, experts: Experts, tensors: Inventory) -> Iterator[Op]:
     at, n = f"blk.{i}.", experts.count
 
     def up(name: str, y: str) -> ExpertMatMul:
@@ -79,7 +79,7 @@ def _feed_forward(i: int, c: Config, experts: Experts, tensors: Tensors) -> Iter
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
-    c, table = read_config(keys, experts=True), Tensors(tensors)
+    c, table = read_config(keys, experts=True), Inventory(tensors)
     experts, vocabulary = read_experts(keys, c), vocabulary_of(tensors)
     embedding = table.weight("token_embd.weight", vocabulary, c.width)
     rope = replace(read_rope(keys, c, table), neox=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK as PAGE
+from ggufpy.backends.cpu.kernels.kv_types import PAGE
 
 __all__ = ["PAGE", "Cache", "pages_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ggufpy.backends.caches import layers_by_cache
 from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK, KvType
+from ggufpy.backends.cpu.kernels.kv_types import PAGE, KvType
 from ggufpy.backends.program import Group
 from ggufpy.models.plan import Attend, Heads, Plan, StoreKv
 
@@ -25,9 +25,9 @@ class CacheShape:
     value_type: KvType
 
     @property
-    def chunks(self) -> int:
+    def pages(self) -> int:
         """Pages of the positions of a sequence that is full."""
-        return -(-self.positions // CHUNK)
+        return -(-self.positions // PAGE)
 
 
 class KvMemory:
@@ -99,7 +99,7 @@ class CacheMemory:
         """What attention of these geometries works in."""
         sizes = [one.shared * part_bytes(one.value_length, one.group, self.lanes) for one in heads]
         self.part_bytes = max(sizes, default=0)  # of a page
-        pages = self.shape.chunks * self.shape.sequences  # a row alone leaves parts by page of its sequence
+        pages = self.shape.pages * self.shape.sequences  # a row alone leaves parts by page of its sequence
         self.parts = Region(pages * self.part_bytes, "attention parts", sparse=True)
         lengths = [(one.key_length, one.value_length, one.group) for one in heads]
         wanted = [max(scratch_bytes(*one, self.lanes), tiled_scratch_bytes(*one)) for one in lengths]

@@ -41,7 +41,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Resources:
     """What ops refer to: packed matrices, vectors padded to whole blocks, the cache, angles of the step by rope."""
 
     matrices: Mapping[str, Matrix]
@@ -55,7 +55,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Kind:
+class StepKind:
     """Steps that share a tape: how many exact rows share a reading of the weights (0: there are none), and whether
     there are bulk rows."""
 
@@ -115,7 +115,7 @@ def _module(op: str) -> OpModule:
 class Lowering:
     """Turns ops into calls on one workspace, for one kind of step."""
 
-    def __init__(self, parts: Parts, work: Workspace, kind: Kind, sinks: Sinks = NO_SINKS) -> None:
+    def __init__(self, parts: Resources, work: Workspace, kind: StepKind, sinks: Sinks = NO_SINKS) -> None:
         self.parts, self.work, self.kind, self.sinks = parts, work, kind, sinks
         self.views = Views()
         self._widths = dict(work.widths)  # as written last

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK
+from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.kv import CacheMemory, CacheShape
@@ -31,7 +31,7 @@ from ggufpy.models.plan import (
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
-from .lowering import NO_SINKS, Call, Kind, Lowering, Parts, Sinks
+from .lowering import NO_SINKS, Call, Lowering, Resources, Sinks, StepKind
 from .memory import Region
 from .ops.attend import blocks, shift_calls
 from .weights import Matrix, vector_bytes
@@ -119,10 +119,10 @@ def _chosen_of(ops: Sequence[Op]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def kinds(bulk: bool) -> list[Kind]:
+def kinds(bulk: bool) -> list[StepKind]:
     """Every kind of step."""
-    found = [Kind(group, False) for group in GROUPS]
-    return [*found, *(Kind(group, True) for group in (0, *GROUPS))] if bulk else found
+    found = [StepKind(group, False) for group in GROUPS]
+    return [*found, *(StepKind(group, True) for group in (0, *GROUPS))] if bulk else found
 
 
 def body_widths(plan: Plan) -> dict[str, int]:
@@ -151,13 +151,13 @@ def kernels_of(
             found.update((call.kernel, None) for call in calls if isinstance(call, Call))
     for ops in layers:
         for group in range(len(parts.cache.groups)):
-            moves = shift_calls(Lowering(parts, body, Kind(MOST, False)), ops, body.step, group)
+            moves = shift_calls(Lowering(parts, body, StepKind(MOST, False)), ops, body.step, group)
             found.update((call.kernel, None) for call in moves)
     return list(found)
 
 
-def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, level: Level) -> Parts:
-    """Parts whose addresses lead to nothing of use."""
+def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, level: Level) -> Resources:
+    """Resources whose addresses lead to nothing of use."""
     lanes, nothing = level.lanes, Region(0, "no weights")
     matrices = {
         name: Matrix(panel, rows, columns, -(-rows // lanes), -(-columns // BLOCK), 1.0, nothing, math.prod(experts))
@@ -165,8 +165,8 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
         for *experts, rows, columns in [plan.weights[name].shape]
     }
     longest = Region(max((vector_bytes(w.shape) for w in vectors(plan)), default=0), "no vector", sparse=True)
-    cache = CacheMemory(plan, CacheShape(CHUNK, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
+    cache = CacheMemory(plan, CacheShape(PAGE, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)
-    return Parts(matrices, {w.name: longest for w in vectors(plan)}, cache, angles, 1, bulk, tiled, nothing)
+    return Resources(matrices, {w.name: longest for w in vectors(plan)}, cache, angles, 1, bulk, tiled, nothing)

@@ -32,8 +32,8 @@ from .threads import Team, yield_address
 from .weights import Matrix, element_bytes, pack_kernel, packed_bytes
 
 QUEUE = kernel("queue")
-FIELD_CHUNK = 1 << 20  # bytes of blocks that NumPy decodes at a time, so that temporaries stay in cache
-CHUNK = 1 << 21  # bytes that compiled code takes at a time
+FIELD_BYTES = 1 << 20  # bytes of blocks that NumPy decodes at a time, so that temporaries stay in cache
+PACKED_BYTES = 1 << 21  # bytes that compiled code takes at a time
 BATCH = 1 << 26  # bytes between two reports of progress, after which the file's pages are given back
 FIRST_ROWS = 16  # they give the first guess of the factor
 LARGEST_HALF = 65504.0
@@ -90,7 +90,7 @@ class _Job:
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Rows from and to which are taken at a time."""
-        chunk, rows = CHUNK if self.plain else FIELD_CHUNK, len(self._data)
+        chunk, rows = PACKED_BYTES if self.plain else FIELD_BYTES, len(self._data)
         step = max(chunk // max(self._data.shape[1], 1) // self._lanes, 1) * self._lanes
         return ((start, min(start + step, rows)) for start in range(0, rows, step))
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggufpy.backends.cpu.kernels.kv_types import CHUNK
+from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.program import Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.plan import Attend, Plan
 
 from .kv import CacheMemory
-from .lowering import NO_SINKS, Call, Cut, Kind, Lowering, Parts, Sinks
+from .lowering import NO_SINKS, Call, Cut, Lowering, Resources, Sinks, StepKind
 from .memory import Region
 from .model import Model
 from .needs import body_widths, head_widths
@@ -53,7 +53,7 @@ class CpuProgram:
         self._whole_texts = any(isinstance(op, Attend) and not op.causal for op in plan.body)
         angles = {table.rope: table.region for table in self._ropes}
         scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
-        self._parts = Parts(
+        self._parts = Resources(
             model.matrices, model.vectors, self._kv, angles, model.threads, model.bulk, model.tiled_attention, scratch
         )
         self._source = Step(self._rows, groups=len(self.groups))  # where a shift reads
@@ -95,7 +95,7 @@ class CpuProgram:
 
     def _set_spans(self, spans: Spans) -> None:
         """What attends together, and where single rows leave their parts."""
-        pages = spans.position[spans.kind == 0] // CHUNK + 1
+        pages = spans.position[spans.kind == 0] // PAGE + 1
         ends = np.cumsum(pages) * self._kv.part_bytes
         first = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0)
         self._work.step.set_spans(spans, first + ends - pages * self._kv.part_bytes)
@@ -107,7 +107,7 @@ class CpuProgram:
             few, first = max((part.end for part in step if not part.bulk), default=0), min(bulk)
             many = end - first
         self._work.step.set_rows(few, first, many)
-        kind = Kind(_group(few), bool(bulk))
+        kind = StepKind(_group(few), bool(bulk))
 
         if self._sinks:
             from .taps import of_step
@@ -127,7 +127,7 @@ class CpuProgram:
         if self.model.plan.adapters:
             self._head.step.scales[:, :count] = self._work.step.scales[:, rows]
         self._head.step.set_rows(0 if bulk else count, 0, count if bulk else 0)
-        kind = Kind(0 if bulk else _group(count), bulk)
+        kind = StepKind(0 if bulk else _group(count), bulk)
 
         if self._sinks:
             from .taps import of_head
@@ -162,7 +162,7 @@ class CpuProgram:
         self._plan, self._sinks = plan, sinks
         self._tapes.clear()
 
-    def _lowering(self, work: Workspace, kind: Kind) -> Lowering:
+    def _lowering(self, work: Workspace, kind: StepKind) -> Lowering:
         return Lowering(self._parts, work, kind, self._sinks)
 
     def _run(self, name: object, calls: Callable[[], Iterable[Call | Cut]], work: Workspace) -> None:
@@ -182,7 +182,7 @@ class CpuProgram:
 
     def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
         def calls() -> list[Call]:
-            lowering = Lowering(self._parts, self._work, Kind(MOST, bulk=False))
+            lowering = Lowering(self._parts, self._work, StepKind(MOST, bulk=False))
             return shift_calls(lowering, self.model.plan.body, self._source, group)
 
         size = self._rows - MOST
@@ -209,8 +209,8 @@ def _spans(step: Sequence[Rows], groups: int, tiles: bool) -> Spans:
     pages = np.array([shapes[0][1]]) if len(set(shapes)) == 1 else np.array([shape[1] for shape in shapes])
     if any(shape[0] != groups for shape in set(shapes)):
         raise ValueError(f"rows with page tables of {shapes}, of {groups} groups")
-    if (position < 0).any() or (position + count > pages * CHUNK).any():
-        room = (pages * CHUNK).tolist()
+    if (position < 0).any() or (position + count > pages * PAGE).any():
+        room = (pages * PAGE).tolist()
         raise ValueError(f"{count.tolist()} rows from positions {position.tolist()}, with pages for {room}")
     tables = address[None] if groups == 1 else address + np.arange(groups)[:, None] * pages * 8
     return Spans(row, count, position, tables, tiled)

@@ -1,7 +1,7 @@
 """Attention of the rows of a step over the pages of their sequences, with an online softmax.
 
 Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
-chunk of CHUNK positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
+chunk of PAGE positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
 (padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
 same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
 
@@ -25,7 +25,7 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 from .common import capper
-from .kv_types import CHUNK, KvType, key_reader, value_reader
+from .kv_types import PAGE, KvType, key_reader, value_reader
 
 RECORD = 5  # int64 of a span
 RECORDS = 24  # offset of the first
@@ -52,7 +52,7 @@ def part_bytes(value_length: int, queries: int, lanes: int) -> int:
 def scratch_bytes(key_length: int, value_length: int, group: int, lanes: int) -> int:
     """Bytes a thread needs: queries and scores of a block and two parts, kept apart by whole cache lines."""
     queries = block_rows(group) * group
-    size = 4 * queries * (CHUNK + key_length) + 2 * part_bytes(value_length, queries, lanes)
+    size = 4 * queries * (PAGE + key_length) + 2 * part_bytes(value_length, queries, lanes)
     return -(-size // 64) * 64 + 64
 
 
@@ -104,7 +104,7 @@ def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, i
     L, wide = v.L, v.REGISTERS >= 32
     count = _at_once(queries, 8 if wide else 6)
     tiles = 1
-    while tiles * 2 * count <= (16 if wide else 12) and tiles * 2 <= CHUNK // L:
+    while tiles * 2 * count <= (16 if wide else 12) and tiles * 2 <= PAGE // L:
         tiles *= 2
     tile_bytes = kind.tile_bytes(key_length, L)
     code, scale, block = key_reader(v, kind, key_length)
@@ -135,7 +135,7 @@ def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, i
                                 acc[i * count + n] = v.fma(key, x, acc[i * count + n])
                 for i in range(tiles):
                     for n in range(count):
-                        v.store_f(room + 4 * ((n0 + n) * CHUNK + first + i * L), acc[i * count + n])
+                        v.store_f(room + 4 * ((n0 + n) * PAGE + first + i * L), acc[i * count + n])
 
     return scores, L * tiles
 
@@ -156,7 +156,7 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
     @v.njit
     def weighted(room, values, first, last, out, ahead, ahead_step):
         for n0 in range(0, queries, count):
-            weights, to = room + 4 * n0 * CHUNK, out + 4 * n0 * padded
+            weights, to = room + 4 * n0 * PAGE, out + 4 * n0 * padded
             for d0 in range(0, vectors, wide):
                 acc = v.floats(total)
                 for n in range(total):
@@ -168,7 +168,7 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
                     for d in range(wide):
                         here = value(row, d0 + d)
                         for n in range(count):
-                            weight = v.splat_f(v.load_f32(weights + 4 * (n * CHUNK + i)))
+                            weight = v.splat_f(v.load_f32(weights + 4 * (n * PAGE + i)))
                             acc[n * wide + d] = v.fma(here, weight, acc[n * wide + d])
                 for n in range(count):
                     for d in range(wide):
@@ -189,8 +189,8 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
     scores, unit = _scores(v, key_length, key_type, queries)
     weighted = _weighted(v, value_length, value_type, queries)
     capped, softcap, everything = capper(v), p.get("softcap", 0), p.get("everything", 0)
-    value_step = value_type.value_page(value_length, L) // (CHUNK // L * key_length)
-    key_step = key_type.key_page(key_length, L) // CHUNK
+    value_step = value_type.value_page(value_length, L) // (PAGE // L * key_length)
+    key_step = key_type.key_page(key_length, L) // PAGE
 
     @v.njit
     def part(q, keys, values, base, position, here, known, window, cap, out, room, next_keys):
@@ -198,13 +198,13 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
         stats = out + stats_at
         lowest = max(position + 1 - window, 0) if window > 0 else 0
         start = max(lowest - base, 0) // unit * unit
-        last = min((known if everything else position + here) - base, CHUNK)
+        last = min((known if everything else position + here) - base, PAGE)
         scores(q, keys, start, last, room, values, value_step)
         for r in range(rows):
             high = known if everything else position + min(r, here - 1) + 1
             low = max(high - window, 0) if window > 0 else 0
             for g in range(group):
-                scored = room + 4 * (r * group + g) * CHUNK
+                scored = room + 4 * (r * group + g) * PAGE
                 best = v.splat_f(LOWEST)
                 for i in range(start, last, L):
                     index = v.iota() + v.splat_i(base + i)
@@ -244,13 +244,13 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
         units = 0
         for s in range(count):
             position = v.load_i64(records + 8 * RECORD * s + 16)
-            units += n_kv * (position // CHUNK + 1 - (max(position + 1 - window, 0) // CHUNK if window > 0 else 0))
+            units += n_kv * (position // PAGE + 1 - (max(position + 1 - window, 0) // PAGE if window > 0 else 0))
         mine, end, begun = units * ith // nth, units * (ith + 1) // nth, 0
         for s in range(count):
             record = records + 8 * RECORD * s
             row, position, table = v.load_i64(record), v.load_i64(record + 16), v.load_i64(record + 24)
-            parts, pages = v.load_i64(record + 32), position // CHUNK + 1
-            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+            parts, pages = v.load_i64(record + 32), position // PAGE + 1
+            first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
             chunks = pages - first
             for unit in range(max(mine - begun, 0), min(end - begun, n_kv * chunks)):
                 head = unit // chunks
@@ -262,7 +262,7 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
                 values = values0 + (page * n_kv + head) * value_head
                 out = parts + (head * pages + chunk) * size
                 known = position + 1
-                part(q, keys, values, chunk * CHUNK, position, 1, known, window, args.cap, out, room, next_keys)
+                part(q, keys, values, chunk * PAGE, position, 1, known, window, args.cap, out, room, next_keys)
             begun += n_kv * chunks
 
     return singles
@@ -293,7 +293,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
         keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
         key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
         room = args.scratch + ith * args.scratch_bytes
-        q = room + 4 * queries * CHUNK
+        q = room + 4 * queries * PAGE
         running = q + 4 * queries * key_length
         spare = running + size
         turn = ith
@@ -308,16 +308,16 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 row, position = row0 + block * rows, position0 + block * rows
                 here = min(rows, length - block * rows)
                 gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
-                first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
+                first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
                 known = position0 + length
-                end = ((known if everything else position + here) - 1) // CHUNK
+                end = ((known if everything else position + here) - 1) // PAGE
                 for chunk in range(first, end + 1):
                     page = (v.load_i64(table + 8 * chunk) * n_kv + head)
                     following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head
                     keys, values = keys0 + page * key_head, values0 + page * value_head
                     out = running if chunk == first else spare
                     next_keys = keys0 + following * key_head
-                    part(q, keys, values, chunk * CHUNK, position, here, known, window, cap, out, room, next_keys)
+                    part(q, keys, values, chunk * PAGE, position, here, known, window, cap, out, room, next_keys)
                     if chunk != first:
                         for n in range(here * group):
                             join(running, spare, n)

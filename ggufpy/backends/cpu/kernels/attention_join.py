@@ -11,7 +11,7 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 from .attention import RECORD, RECORDS, joiner, part_bytes
-from .kv_types import CHUNK
+from .kv_types import PAGE
 
 ARGS = struct("spans", "y", "y_stride", "n_kv", "window", "sinks")
 
@@ -29,8 +29,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             head = unit - span * heads
             record = args.spans + RECORDS + 8 * RECORD * span
             position, parts = v.load_i64(record + 16), v.load_i64(record + 32)
-            first = max(position + 1 - window, 0) // CHUNK if window > 0 else 0
-            pages = position // CHUNK + 1
+            first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
+            pages = position // PAGE + 1
             kv = head // group
             g = head - kv * group
             into = parts + (kv * pages + first) * size

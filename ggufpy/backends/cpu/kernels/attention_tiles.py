@@ -19,7 +19,7 @@ from ggufpy.jit.spec import struct
 
 from .attention import LOWEST, RECORD, RECORDS
 from .common import capper
-from .kv_types import CHUNK, KvType, key_reader, value_reader
+from .kv_types import PAGE, KvType, key_reader, value_reader
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
@@ -30,8 +30,8 @@ ARGS = struct(
 PAIR = 2 * TILE_ROWS  # queries, columns or positions of two tiles side by side
 QUERIES = 192  # of a block, at most, unless a group is larger: making tiles of a page is then a small part
 LOG2E = 1.4426950408889634
-SCORES = 4 * CHUNK  # bytes of a query's scores
-WEIGHTS = CHUNK // PAIR * TILE  # bytes of the weights of 16 queries
+SCORES = 4 * PAGE  # bytes of a query's scores
+WEIGHTS = PAGE // PAIR * TILE  # bytes of the weights of 16 queries
 STATS = 128  # bytes of a query's sums of weights, by lane, and behind them its largest score
 TOP = 64
 
@@ -53,8 +53,8 @@ class _Room:
         self.key_blocks = _pairs(key_length)
         self.value_tiles = 2 * _pairs(value_length)
         self.keys = queries // TILE_ROWS * self.key_blocks * TILE  # behind the queries
-        self.values = self.keys + CHUNK // TILE_ROWS * self.key_blocks * TILE
-        self.scores = self.values + CHUNK // PAIR * self.value_tiles * TILE
+        self.values = self.keys + PAGE // TILE_ROWS * self.key_blocks * TILE
+        self.scores = self.values + PAGE // PAIR * self.value_tiles * TILE
         self.weights = self.scores + PAIR * SCORES
         self.sums = self.weights + 2 * WEIGHTS
         self.stats = self.sums + queries * self.value_tiles * 64
@@ -210,7 +210,7 @@ def _weigh(v: Any, room: _Room, softcap: int) -> tuple[Any, Any]:
     weigh(scores, weights, sums, stats, cap) takes a whole page of which all is seen; weigh_some(..., cap, start, end,
     low, high) positions start to end, multiples of 32, of which low to high are seen. `cap` is in units of log 2 too.
     """
-    vectors, tiles = CHUNK // 16, room.value_tiles
+    vectors, tiles = PAGE // 16, room.value_tiles
     power, capped = _power(v), capper(v)
 
     @v.njit
@@ -283,11 +283,11 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
             first, final = position + n0 // group, position + min((n0 + PAIR - 1) // group, here - 1)
             lowest = max(first + 1 - window - base, 0) if window > 0 else 0
             start = lowest // PAIR * PAIR
-            end = min(((known if everything else final + 1) - base + PAIR - 1) // PAIR * PAIR, CHUNK)
+            end = min(((known if everything else final + 1) - base + PAIR - 1) // PAIR * PAIR, PAGE)
             if start >= end:
                 continue
             scores(scratch + n0 * key_bytes, scratch + keys_at, start, end, scratch + scores_at)
-            seen = (known if everything else first + 1) - base >= CHUNK and (window <= 0 or final + 1 - window <= base)
+            seen = (known if everything else first + 1) - base >= PAGE and (window <= 0 or final + 1 - window <= base)
             for i in range(min(PAIR, here * group - n0)):
                 n = n0 + i
                 scored, weights = scratch + scores_at + i * SCORES, scratch + weights_at
@@ -296,7 +296,7 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
                 if seen:
                     weigh(scored, weights, sums, stats, cap)
                 else:
-                    high = min((known if everything else position + n // group + 1) - base, CHUNK)
+                    high = min((known if everything else position + n // group + 1) - base, PAGE)
                     low = max(position + n // group + 1 - window - base, 0) if window > 0 else 0
                     weigh_some(scored, weights, sums, stats, cap, start, end, low, high)
             weighted(scratch + weights_at, scratch + values_at, start, end, scratch + sums_at + n0 * width)
@@ -358,10 +358,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         gather(args.q + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
         begin(scratch, here * group)
         lowest = max(position + 1 - window, 0) if window > 0 else 0
-        for chunk in range(lowest // CHUNK, (end_of_all - 1) // CHUNK + 1):
-            base = chunk * CHUNK
+        for chunk in range(lowest // PAGE, (end_of_all - 1) // PAGE + 1):
+            base = chunk * PAGE
             number = v.load_i64(table + 8 * chunk) * n_kv + head
-            start, last = max(lowest - base, 0) // PAIR * PAIR, min(end_of_all - base, CHUNK)
+            start, last = max(lowest - base, 0) // PAIR * PAIR, min(end_of_all - base, PAGE)
             end = (last + PAIR - 1) // PAIR * PAIR
             to_keys(args.keys + number * args.key_head_bytes, start, end, scratch + keys_at)
             to_values(args.values + number * args.value_head_bytes, start, last, scratch + values_at)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-from .kv_types import CHUNK, KvType, key_steps, position_reader, value_steps
+from .kv_types import PAGE, KvType, key_steps, position_reader, value_steps
 from .rope_store import key_place, value_place
 
 ARGS = struct(
@@ -34,7 +34,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             position, pages = v.load_i64(places + 16 * token), v.load_i64(places + 16 * token + 8)
             if position < 0:
                 continue
-            page = v.load_i64(pages + position // CHUNK * 8) * n_kv + head
+            page = v.load_i64(pages + position // PAGE * 8) * n_kv + head
             codes, scales = key_at(args.keys + page * args.key_head_bytes, position)
             read_key(codes, scales, args.k + token * args.k_stride + head * key_length * 4)
             codes, scales = value_at(args.values + page * args.value_head_bytes, position)

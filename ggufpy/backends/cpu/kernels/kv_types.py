@@ -13,7 +13,7 @@ from typing import Any
 
 from ggufpy.errors import GGUFError
 
-CHUNK = 128  # positions of a page, and of a piece of attention
+PAGE = 128  # positions of a page, and of a piece of attention
 BLOCK = 32  # dimensions that share a scale
 NAMES = ("f16", "bf16", "q8_0", "q4_0")
 
@@ -53,11 +53,11 @@ class KvType:
 
     def key_page(self, length: int, lanes: int) -> int:
         """Of one head's keys in a page."""
-        return CHUNK // lanes * self.tile_bytes(length, lanes)
+        return PAGE // lanes * self.tile_bytes(length, lanes)
 
     def value_page(self, length: int, lanes: int) -> int:
         """Of one head's values in a page."""
-        return CHUNK * self.row_bytes(length, lanes)
+        return PAGE * self.row_bytes(length, lanes)
 
 
 def of_name(name: str) -> KvType:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-from .kv_types import CHUNK, KvType, key_steps, value_steps, writer
+from .kv_types import PAGE, KvType, key_steps, value_steps, writer
 
 ARGS = struct(
     "step", "places", "q", "k", "v", "q_stride", "k_stride", "v_stride", "table", "rotated", "neox", "n_head", "n_kv",
@@ -30,7 +30,7 @@ def key_place(v: Any, kind: KvType, length: int) -> Any:
 
     @v.njit
     def place(head, position):
-        tile = head + position % CHUNK // L * tile_bytes
+        tile = head + position % PAGE // L * tile_bytes
         lane = position % L
         return tile + code * lane, tile + scales + 2 * lane
 
@@ -43,7 +43,7 @@ def value_place(v: Any, kind: KvType, length: int) -> Any:
 
     @v.njit
     def place(head, position):
-        row = head + position % CHUNK * row_bytes
+        row = head + position % PAGE * row_bytes
         return row, row + codes
 
     return place
@@ -79,7 +79,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             if position < 0:
                 continue
             table = table0 + token * rotated * 4
-            page = v.load_i64(pages + position // CHUNK * 8) * n_kv
+            page = v.load_i64(pages + position // PAGE * 8) * n_kv
             if head < n_head:
                 row = args.q + token * args.q_stride + head * key_length * 4
                 rotate(row, table, rotated, neox)
