@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.models.plan import Route
+from ggufpy.models.ops import Route
 
 KINDS = ("softmax", "sigmoid", "softmax_of_chosen")
 

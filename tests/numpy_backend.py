@@ -14,7 +14,8 @@ import numpy as np
 from ggufpy.backends.caches import Kv
 from ggufpy.backends.program import Group, Rows
 from ggufpy.models.interpreter import _Run
-from ggufpy.models.plan import Embed, Input, Plan
+from ggufpy.models.ops import Embed, Input
+from ggufpy.models.plan import Plan
 from ggufpy.runtime.pages import PAGE, pages_of
 
 

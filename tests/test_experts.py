@@ -18,23 +18,9 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import (
-    Add,
-    Attend,
-    Embed,
-    ExpertMatMul,
-    Gate,
-    Heads,
-    MatMul,
-    Norm,
-    Op,
-    Plan,
-    Rope,
-    Rotate,
-    Route,
-    StoreKv,
-    Weight,
-)
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Add, Attend, Embed, ExpertMatMul, Gate, Heads, MatMul, Norm, Rope, Rotate, Route, StoreKv
+from ggufpy.models.plan import Plan
 from ggufpy.runtime import trial
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.simd.isa import EMULATED, Level

@@ -15,7 +15,7 @@ from ggufpy.backends.cpu.packing import Packer
 from ggufpy.backends.cpu.weights import Matrix, expert_kernel, packed_bytes
 from ggufpy.jit.cache import library
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Route
+from ggufpy.models.ops import Route
 from ggufpy.quants.base import FloatPanel
 from ggufpy.simd.isa import Level
 

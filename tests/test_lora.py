@@ -24,7 +24,8 @@ from ggufpy.jit.spec import kernel
 from ggufpy.models import lora
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.lora import Adapter, LoraSource
-from ggufpy.models.plan import MatMul, Plan
+from ggufpy.models.ops import MatMul
+from ggufpy.models.plan import Plan
 from ggufpy.models.rewrite import with_lora
 from ggufpy.models.source import WeightSource
 from ggufpy.runtime import trial

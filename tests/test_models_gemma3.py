@@ -16,7 +16,8 @@ from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import Attend, MatMul, Norm, Plan, Rotate
+from ggufpy.models.ops import Attend, MatMul, Norm, Rotate
+from ggufpy.models.plan import Plan
 from ggufpy.runtime import EngineOptions, trial
 from ggufpy.simd import isa
 

@@ -19,7 +19,8 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.models.base import Keys
 from ggufpy.models.llama import read_config
-from ggufpy.models.plan import Attend, Gate, Heads, MatMul, Norm, Plan, Rope, Rotate, StoreKv
+from ggufpy.models.ops import Attend, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
+from ggufpy.models.plan import Plan
 from ggufpy.models.rope import frequencies
 from ggufpy.runtime import EngineOptions
 

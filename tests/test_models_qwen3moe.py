@@ -18,7 +18,7 @@ from ggufpy.backends.cpu.model import load_kernels, read_plan
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import ExpertMatMul, Rotate, Route
+from ggufpy.models.ops import ExpertMatMul, Rotate, Route
 from ggufpy.quantizer.importance import ImportanceMatrix
 from ggufpy.runtime import EngineOptions, trial
 from ggufpy.runtime.engine import Chunk

@@ -24,22 +24,9 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import (
-    Add,
-    Attend,
-    Embed,
-    Gate,
-    Heads,
-    MatMul,
-    Norm,
-    Op,
-    Plan,
-    Rope,
-    Rotate,
-    StoreKv,
-    Weight,
-    widths,
-)
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Add, Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
+from ggufpy.models.plan import Plan, widths
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.simd.isa import EMULATED, Level
 

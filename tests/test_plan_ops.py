@@ -20,24 +20,9 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import (
-    Attend,
-    Embed,
-    Gate,
-    Heads,
-    MatMul,
-    Norm,
-    Op,
-    Plan,
-    Rope,
-    Rotate,
-    Scale,
-    SoftCap,
-    StoreKv,
-    View,
-    Weight,
-    widths,
-)
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, Scale, SoftCap, StoreKv, View
+from ggufpy.models.plan import Plan, widths
 from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.models.rope import frequencies
 from ggufpy.runtime import trial

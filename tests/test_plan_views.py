@@ -16,23 +16,9 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
-from ggufpy.models.plan import (
-    Add,
-    Attend,
-    Embed,
-    Gate,
-    Heads,
-    MatMul,
-    Norm,
-    Op,
-    Plan,
-    Rope,
-    Rotate,
-    Scale,
-    StoreKv,
-    View,
-    Weight,
-)  # fmt: skip
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Add, Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, Scale, StoreKv, View
+from ggufpy.models.plan import Plan
 from ggufpy.models.views import Views
 from ggufpy.runtime import trial
 from ggufpy.runtime.engine import Chunk, Engine

@@ -24,7 +24,8 @@ from ggufpy.jit.cache import library
 from ggufpy.models import lora
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.lora import LoraSource
-from ggufpy.models.plan import Add, MatMul, Plan, Tap
+from ggufpy.models.ops import Add, MatMul, Tap
+from ggufpy.models.plan import Plan
 from ggufpy.models.rewrite import with_lora, with_taps
 from ggufpy.models.taps import Hook, TapRows, activations
 from ggufpy.runtime.engine import Chunk, Engine

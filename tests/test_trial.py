@@ -22,7 +22,7 @@ from ggufpy.jit import cache, verdicts
 from ggufpy.jit.cache import Library, library
 from ggufpy.jit.compile import target_machine
 from ggufpy.jit.spec import Kernel, code_level, kernel
-from ggufpy.models.plan import Heads
+from ggufpy.models.ops import Heads
 from ggufpy.quants import trial as codecs
 from ggufpy.runtime import EngineOptions, trial
 from ggufpy.runtime.trial import LARGEST_ERROR, Trial, common, error_of, fault_of

@@ -95,7 +95,7 @@ def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
 def _tried(level: Level, progress: Progress) -> str:
     """The verdict of a trial with the common types of weights, kept like those of models."""
     from ggufpy.jit import verdicts
-    from ggufpy.models.plan import Heads
+    from ggufpy.models.ops import Heads
     from ggufpy.runtime.trial import common, fault_of
 
     types = ("F16", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q6_K", "Q8_0")

@@ -14,7 +14,9 @@ from .plan import Plan
 from .source import TensorTable
 
 # Modules here that are no architecture.
-HELPERS = ("base", "interpreter", "lora", "plan", "recurrent", "rewrite", "rope", "source", "taps", "views")
+HELPERS = (
+    "base", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "source", "taps", "views",
+)  # fmt: skip
 
 
 class Architecture(Protocol):

@@ -13,7 +13,7 @@ from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .plan import Weight
+from .op import Weight
 from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from .base import Inventory, Keys, vocabulary_of
 from .llama import Config, read_config, read_rope
-from .plan import Add, Attend, Embed, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, SoftCap, StoreKv
+from .op import Op
+from .ops import Add, Attend, Embed, Gate, MatMul, Norm, Rope, Rotate, SoftCap, StoreKv
+from .plan import Plan
 from .source import TensorTable
 
 PERIOD = 6  # of layers, the last of which sees everything

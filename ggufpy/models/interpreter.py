@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import (
+from .op import Op, Weight
+from .ops import (
     Add,
     AddScaled,
     Attend,
@@ -22,8 +23,6 @@ from .plan import (
     Gate,
     MatMul,
     Norm,
-    Op,
-    Plan,
     Rope,
     Rotate,
     Route,
@@ -32,8 +31,8 @@ from .plan import (
     StoreKv,
     Tap,
     View,
-    Weight,
 )
+from .plan import Plan
 from .recurrent import Conv, Scan
 from .rope import frequencies, magnitude
 from .taps import Hook, TapRows

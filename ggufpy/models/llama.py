@@ -13,7 +13,9 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .base import SENSIBLE, Counts, Inventory, Keys, vocabulary_of
-from .plan import Attend, Embed, Gate, Heads, MatMul, Norm, Op, Plan, Rope, Rotate, StoreKv
+from .op import Op
+from .ops import Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
+from .plan import Plan
 from .source import TensorTable
 
 

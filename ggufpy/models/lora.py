@@ -21,7 +21,8 @@ from ggufpy.format.metadata import Metadata
 from ggufpy.format.values import shown
 from ggufpy.support import checks
 
-from .plan import MatMul, Plan
+from .ops import MatMul
+from .plan import Plan
 from .source import SourceTensor, TensorTable, WeightSource
 
 ENDS = (".lora_a", ".lora_b")

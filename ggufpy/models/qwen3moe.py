@@ -13,7 +13,9 @@ from ggufpy.errors import GGUFError
 
 from .base import Inventory, Keys, vocabulary_of
 from .llama import Config, read_config, read_rope
-from .plan import Attend, Embed, ExpertMatMul, Gate, MatMul, Norm, Op, Plan, Rope, Rotate, Route, StoreKv
+from .op import Op
+from .ops import Attend, Embed, ExpertMatMul, Gate, MatMul, Norm, Rope, Rotate, Route, StoreKv
+from .plan import Plan
 from .source import TensorTable
 
 

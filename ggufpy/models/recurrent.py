@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .plan import Heads, Op, Weight
+from .op import Op, Weight
+from .ops import Heads
 
 
 @dataclass(frozen=True, eq=False, repr=False)

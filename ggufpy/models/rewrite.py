@@ -13,7 +13,9 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .lora import Adapter, tensor_name
-from .plan import Add, AddScaled, ExpertMatMul, MatMul, Op, Plan, Tap, Weight
+from .op import Op, Weight
+from .ops import Add, AddScaled, ExpertMatMul, MatMul, Tap
+from .plan import Plan
 from .taps import Place, activations
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Rope
+from .ops import Rope
 
 Doubles = NDArray[np.float64]
 

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Add, AddScaled, Attend, Embed, ExpertMatMul, Gate, MatMul, Op, Plan
+from .op import Op
+from .ops import Add, AddScaled, Attend, Embed, ExpertMatMul, Gate, MatMul
+from .plan import Plan
 
 OWN = {"attn_output": "attn_out", "ffn_down": "ffn_out", "output_norm": "result_norm"}  # by the tensor's last word
 

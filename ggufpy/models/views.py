@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .plan import Op, View
+from .op import Op
+from .ops import View
 
 
 class Views:

@@ -23,7 +23,8 @@ from ggufpy.format import ArraySource, Blocks
 from ggufpy.jit.cache import library
 from ggufpy.jit.child import fault_in_child
 from ggufpy.models.interpreter import Interpreter
-from ggufpy.models.plan import (
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import (
     Add,
     AddScaled,
     Attend,
@@ -33,8 +34,6 @@ from ggufpy.models.plan import (
     Heads,
     MatMul,
     Norm,
-    Op,
-    Plan,
     Rope,
     Rotate,
     Route,
@@ -42,9 +41,8 @@ from ggufpy.models.plan import (
     SoftCap,
     StoreKv,
     View,
-    Weight,
-    kinds_of_layers,
 )
+from ggufpy.models.plan import Plan, kinds_of_layers
 from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa

@@ -6,7 +6,8 @@ counted in positions, and how many bytes a page has is the device's business.
 
 from __future__ import annotations
 
-from ggufpy.models.plan import Attend, Plan, StoreKv
+from ggufpy.models.ops import Attend, StoreKv
+from ggufpy.models.plan import Plan
 
 from .base import Cache
 from .kv import Kv

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import ExpertMatMul, MatMul, Op, Plan, Tap
+from ggufpy.models.op import Op
+from ggufpy.models.ops import ExpertMatMul, MatMul, Tap
+from ggufpy.models.plan import Plan
 from ggufpy.models.views import Views
 
 from .lowering import Call, Lowering, Sinks

@@ -10,7 +10,8 @@ from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
 from ggufpy.backends.cpu.kernels.attention_tiles import scratch_bytes as tiled_scratch_bytes
 from ggufpy.backends.cpu.kernels.kv_types import PAGE, KvType
 from ggufpy.backends.program import Group
-from ggufpy.models.plan import Attend, Heads, Plan, StoreKv
+from ggufpy.models.ops import Attend, Heads, StoreKv
+from ggufpy.models.plan import Plan
 
 from .memory import Region
 

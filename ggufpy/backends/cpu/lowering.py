@@ -17,7 +17,8 @@ from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.kv import CacheMemory
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
-from ggufpy.models.plan import Op, Rope, Tap
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Rope, Tap
 from ggufpy.models.views import Views
 
 from . import ops as op_modules

@@ -20,7 +20,9 @@ from ggufpy.format.metadata import Metadata
 from ggufpy.jit.cache import Library
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.base import Keys
-from ggufpy.models.plan import Embed, ExpertMatMul, Op, Plan
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Embed, ExpertMatMul
+from ggufpy.models.plan import Plan
 from ggufpy.models.source import WeightSource
 from ggufpy.quants.base import BlockType
 

@@ -15,19 +15,9 @@ from ggufpy.backends.cpu.kernels.matmul_tiles import bulk_kernel
 from ggufpy.backends.cpu.kv import CacheMemory, CacheShape
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel
-from ggufpy.models.plan import (
-    Attend,
-    ExpertMatMul,
-    Heads,
-    MatMul,
-    Op,
-    Plan,
-    Route,
-    StoreKv,
-    Weight,
-    kinds_of_layers,
-    widths,
-)
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Attend, ExpertMatMul, Heads, MatMul, Route, StoreKv
+from ggufpy.models.plan import Plan, kinds_of_layers, widths
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 

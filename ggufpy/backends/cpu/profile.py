@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggufpy.backends.cpu.kernels.layout import quantised_row_bytes
-from ggufpy.models.plan import Attend, ExpertMatMul, MatMul
+from ggufpy.models.ops import Attend, ExpertMatMul, MatMul
 
 from .lowering import Call
 from .model import Model

@@ -10,7 +10,8 @@ import numpy as np
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.program import Floats, Ints, Rows
 from ggufpy.errors import GGUFError
-from ggufpy.models.plan import Attend, Plan
+from ggufpy.models.ops import Attend
+from ggufpy.models.plan import Plan
 
 from .kv import CacheMemory
 from .lowering import NO_SINKS, Call, Cut, Lowering, Resources, Sinks, StepKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.models.plan import Rope
+from ggufpy.models.ops import Rope
 from ggufpy.models.rope import frequencies, magnitude
 
 from .memory import Region

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ggufpy.backends.program import Ints, Rows
 from ggufpy.errors import GGUFError
-from ggufpy.models.plan import Tap
+from ggufpy.models.ops import Tap
 from ggufpy.models.taps import Hook, TapRows
 from ggufpy.support import checks
 

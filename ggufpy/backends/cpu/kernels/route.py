@@ -1,6 +1,6 @@
 """Chooses each row's experts by their logits, and lists by expert the rows that chose it.
 
-Constant: kind; `models/plan.py` (Route) has the formulas. x has `experts` floats a row; `chosen` and `shares` get
+Constant: kind; `models/ops.py` (Route) has the formulas. x has `experts` floats a row; `chosen` and `shares` get
 `count` each: experts' numbers as floats, best first, and by what their outputs are multiplied. Numbers are always those
 of experts, whatever x is. `scores` is scratch: 4 bytes for each row and expert, these in whole blocks of 32.
 

@@ -14,7 +14,8 @@ from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.step import Step
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Attend, Heads, Op, Rope, Rotate, StoreKv
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Attend, Heads, Rope, Rotate, StoreKv
 
 LOWERS = (Rotate, StoreKv, Attend)
 

@@ -12,7 +12,8 @@ from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.weights import Matrix, expert_kernel
 from ggufpy.errors import GGUFError
-from ggufpy.models.plan import ExpertMatMul, Op
+from ggufpy.models.op import Op
+from ggufpy.models.ops import ExpertMatMul
 from ggufpy.quants.base import IntPanel
 
 LOWERS = (ExpertMatMul,)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Gate, Op
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Gate
 
 LOWERS = (Gate,)
 

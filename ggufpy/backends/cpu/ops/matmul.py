@@ -8,7 +8,8 @@ from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.weights import Matrix
 from ggufpy.backends.cpu.workspace import MOST
 from ggufpy.jit.spec import Kernel, kernel
-from ggufpy.models.plan import MatMul, Op
+from ggufpy.models.op import Op
+from ggufpy.models.ops import MatMul
 
 LOWERS = (MatMul,)
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.jit.spec import Kernel, kernel
-from ggufpy.models.plan import Norm, Op, Weight
+from ggufpy.models.op import Op, Weight
+from ggufpy.models.ops import Norm
 
 LOWERS = (Norm,)
 

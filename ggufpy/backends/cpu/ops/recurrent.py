@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.errors import GGUFError
-from ggufpy.models.plan import Op
+from ggufpy.models.op import Op
 from ggufpy.models.recurrent import Conv, Scan
 
 LOWERS = (Conv, Scan)

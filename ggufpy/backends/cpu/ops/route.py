@@ -9,7 +9,8 @@ from ggufpy.backends.cpu.kernels.route import MOST_GROUPS
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Op, Route
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Route
 
 LOWERS = (Route,)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.jit.spec import kernel
-from ggufpy.models.plan import Op, Scale, SoftCap
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Scale, SoftCap
 
 LOWERS = (Scale, SoftCap)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Cut, Lowering
-from ggufpy.models.plan import Op, Tap
+from ggufpy.models.op import Op
+from ggufpy.models.ops import Tap
 
 LOWERS = (Tap,)
 

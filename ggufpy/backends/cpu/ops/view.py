@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.errors import GGUFError
-from ggufpy.models.plan import Op, View
+from ggufpy.models.op import Op
+from ggufpy.models.ops import View
 
 LOWERS = (View,)
 
