@@ -265,11 +265,12 @@ class Llama:
         checks.flag("ignore_eos", ignore_eos)
         ends = frozenset() if ignore_eos else self.end_tokens()
         never = self.end_tokens() if ignore_eos else frozenset()
-        request = Request(self._ids(tokens), ends=ends, limit=limit, reuse="any", scales=self._parts.scales)
+        most = None if limit is None else checks.whole("limit", limit, 1)
+        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=self._parts.scales)
+        stream = self.loop.stream(request)
         checks.whole("keep", keep, -1)
         if checks.flag("context_shift", context_shift):
             request.keep = self._kept(request.prompt, keep)
-        stream = self.loop.stream(request)
         request.sampler = self._sampler(self.sampling(**options) if sampling is None else sampling, never)
         if self._new_drafter is not None:
             request.drafts = Speculation(self._new_drafter(), ends)

@@ -254,6 +254,8 @@ WRONG: dict[str, Callable[[Llama], object]] = {
     "logits of too many": lambda llm: llm.logits([1] * 65),
     "generate from too many": lambda llm: next(llm.generate([1] * 65)),
     "generate from nothing": lambda llm: next(llm.generate([])),
+    "generate from nothing, shifting": lambda llm: next(llm.generate([], context_shift=True)),
+    "a limit of none": lambda llm: next(llm.generate([1], limit=0)),
     "generate from what is no token": lambda llm: next(llm.generate([VOCAB])),
     "a prompt too long": lambda llm: llm("b" * 64),
     "a stream too long": lambda llm: llm("b" * 64, stream=True),
