@@ -220,6 +220,27 @@ def test_places_are_free_once_a_text_is_over() -> None:
     assert not llm.loop._boxes
 
 
+def test_a_text_that_another_thread_closes_ends() -> None:
+    llm = fake_llama()
+    generation = llm.generate([97], temp=0.0)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        inside.set()
+        assert go_on.wait(30)
+
+    llm.engine.before = stand_still  # type: ignore[attr-defined]
+    found: list[list[int]] = []
+    taking = threading.Thread(target=lambda: found.append(list(generation)))
+    taking.start()
+    assert inside.wait(30)
+    generation.close()
+    go_on.set()
+    taking.join(30)
+    assert not taking.is_alive()
+    assert len(found) == 1
+
+
 def test_a_thread_that_is_gone_keeps_nothing() -> None:
     llm = fake_llama()
     generation = llm.generate([97], temp=0.0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ggufpy.errors import GGUFError
-from ggufpy.runtime.request import Event, Failed, Request, Token
+from ggufpy.runtime.request import Event, Failed, Finished, Request, Token
 from ggufpy.runtime.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class Loop:
         try:
             while not box.events:
                 self._check_open()
+                if self._boxes.get(box.request) is not box:  # another thread has ended it
+                    return Finished(box.request)
                 self._lead(box, patient)
                 if not patient and not box.request.begun:
                     return None
@@ -251,7 +253,7 @@ class Stream(Iterator[int]):
         if isinstance(event, Token):
             self.logits = event.logits
             return event.token
-        self.finish = self.request.finish
+        self.finish = self.finish or self.request.finish
         self._loop.drop(self.request)
         if isinstance(event, Failed):
             raise event.error
