@@ -93,7 +93,7 @@ import json, os, sys
 from dataclasses import replace
 import numpy as np
 from ggufpy import quants
-from ggufpy.models.plan import Heads
+from ggufpy.models.ops import Heads
 from ggufpy.runtime.trial import common, error_of
 names, found = json.loads(sys.argv[1]), {}
 rows = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
