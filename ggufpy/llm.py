@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class Llama:
         if draft is None:
             return (lambda: PromptLookup(options.lookup)) if options.lookup else None
         if isinstance(draft, str | os.PathLike):
-            own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None)
+            own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None, lora=())
             draft = self._draft_model = Llama.from_options(draft, own)
         small = draft
         DraftModel(small, self, options.draft_max)  # whether they fit
@@ -185,8 +185,7 @@ class Llama:
     @property
     def n_tokens(self) -> int:
         """How many tokens of the latest call's text are evaluated."""
-        latest = self.loop.latest
-        return 0 if latest is None else latest.evaluated
+        return len(self.loop.evaluated)
 
     def token_eos(self) -> int:
         """The id of the end-of-text token, -1 without one."""
@@ -212,7 +211,7 @@ class Llama:
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate `tokens` behind the latest call's text; raises GGUFError when the context is full."""
         loop, ids = self.loop, self._ids(tokens)
-        before = [] if loop.latest is None else loop.latest.text[: loop.latest.evaluated]
+        before = loop.evaluated
         if len(ids) > self.n_ctx() - len(before):
             raise GGUFError(
                 f"{len(ids)} tokens do not fit: {len(before)} of the {self.n_ctx()} in the context are taken; "
@@ -299,9 +298,8 @@ class Llama:
         try:
             yield
         finally:
-            if self._loop is not None:
-                with self._loop.alone():
-                    hooked.__exit__(None, None, None)
+            with nullcontext() if self._loop is None else self._loop.alone():
+                hooked.__exit__(None, None, None)
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
@@ -398,10 +396,10 @@ class Llama:
 
     def close(self) -> None:
         """Give back threads, memory and the file; closing twice is fine. Calls of other threads end with GGUFError."""
-        if self._loop is None:
+        loop, self._loop = self._loop, None
+        if loop is None:
             return
-        self._loop.close()
-        self._loop = None
+        loop.close()
         if self._draft_model is not None:
             self._draft_model.close()
         self._parts.template.wait()

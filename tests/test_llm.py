@@ -345,6 +345,19 @@ def test_later_hands_over_values_and_errors() -> None:
     def fail() -> int:
         raise ggufpy.GGUFError("bad vocabulary")
 
+    calls.clear()
+
+    def interrupted() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return 5
+
+    again = Later(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        again.get()
+    assert again.get() == 5
+
     for start in (True, False):
         broken = Later(fail)
         if start:

@@ -42,6 +42,18 @@ def test_an_adapter_counts_as_much_as_is_said(model: Path, adapter: Path) -> Non
     assert 0 < np.abs(rows[0.5] - rows[0.0]).max() < np.abs(rows[1.0] - rows[0.0]).max()
 
 
+def test_adapters_are_not_for_a_draft_model(model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is opened by its name has other shapes than the adapter's."""
+
+    def opened(name: Any, options: LoadOptions, seed: int | None = None) -> ggufpy.Llama:
+        raise InterruptedError(options.lora)
+
+    monkeypatch.setattr(ggufpy.Llama, "from_options", opened)
+    with pytest.raises(InterruptedError) as found:
+        ggufpy.Llama(model, n_ctx=32, n_threads=1, lora_path=adapter, draft_model=model)
+    assert found.value.args == ((),)
+
+
 def test_adapters_that_cannot_be(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ggufpy.GGUFError, match="is no LoRA adapter"):
         ggufpy.Llama(model, lora_path=model)
@@ -83,6 +95,34 @@ def test_a_hook_sees_and_changes_activations_while_it_lasts(model: Path) -> None
         with pytest.raises(ggufpy.GGUFError, match="no activation"), llm.hook("blk.9.ffn_out", look):
             pass
         assert len(seen) == 3
+
+
+def test_a_hook_sees_what_an_open_text_has_read_and_leaves_nothing(model: Path) -> None:
+    """Neither what was read before it nor what was read within it is taken over, from texts that go on too."""
+    seen: list[int] = []
+    with ggufpy.Llama(model, n_ctx=32, n_threads=1, n_parallel=2) as llm:
+        plain = list(llm.generate([*PROMPT, 7], temp=0.0, limit=2))
+        llm.reset()
+        before = llm.generate(PROMPT, temp=0.0)
+        next(before)
+
+        def zero(values: Any, rows: Any) -> Any:
+            seen.extend(rows.token.tolist())
+            return np.zeros_like(values)
+
+        with llm.hook("blk.0.attn_norm", zero):
+            within = llm.generate([*PROMPT, 7], temp=0.0)
+            next(within)
+            assert set(seen) >= {*PROMPT, 7}
+        assert list(llm.generate([*PROMPT, 7], temp=0.0, limit=2)) == plain
+
+
+def test_a_model_that_is_closed_within_a_hook(model: Path) -> None:
+    llm = ggufpy.Llama(model, n_ctx=32, n_threads=1)
+    with llm.hook("result_norm", lambda values, rows: None):
+        llm.close()
+    with pytest.raises(ggufpy.GGUFError, match="closed"):
+        llm.logits([1])
 
 
 def test_what_a_hook_raises_ends_its_call_alone(model: Path) -> None:

@@ -305,6 +305,45 @@ def test_a_wrong_call_leaves_a_generation_and_the_seeds_as_they_were(call: Calla
     assert llm.sampling().seed == other.sampling().seed
 
 
+def test_tokens_that_nobody_has_taken_are_not_counted() -> None:
+    llm = fake_llama(n_parallel=2)
+    other, generation = llm.generate([65], temp=0.0), llm.generate([97], temp=0.0)
+    assert [next(other), next(generation)] == [66, 98]
+    assert [next(other) for _ in range(5)] == [67, 68, 69, 70, 71]  # the other text is ahead of its taker by now
+    assert len(generation.request.produced) > 1
+    assert llm.n_tokens == 2
+    llm.eval([110])
+    assert llm.n_tokens == 3
+    assert llm.engine.log[-1] == [110]
+    assert "".join(map(chr, generation)) == "cdefghijklmnopqrstuvwxyz"
+
+
+def test_an_interrupt_between_a_step_and_its_tokens_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = fake_llama()
+    generation = llm.generate([97], temp=0.0)
+    assert next(generation) == 98
+    plain = llm.loop._scheduler.advance
+
+    def advance() -> None:
+        plain()
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm.loop._scheduler, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        next(generation)
+    assert "".join(map(chr, generation)) == "cdefghijklmnopqrstuvwxyz"
+
+
+def test_a_text_that_is_closed_while_its_tokens_are_given_out_disturbs_nobody() -> None:
+    llm = fake_llama(n_parallel=2)
+    going, closing = llm.generate([97], temp=0.0), llm.generate([65], temp=0.0)
+    assert [next(going), next(closing)] == [98, 66]
+    llm.engine.before = closing.close  # type: ignore[attr-defined]
+    assert "".join(map(chr, going)) == "cdefghijklmnopqrstuvwxyz"
+    assert list(closing) == []
+
+
 def test_a_smaller_model_that_another_thread_uses_does_not_guess() -> None:
     small = fake_llama()
     big = fake_llama(draft_model=small)

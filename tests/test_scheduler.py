@@ -239,3 +239,118 @@ def test_an_interrupt_loses_no_token_of_another() -> None:
     steps()
     for request, wanted in ((other, [2, 3, 4, 5, 6, 7]), (mine, [32, 33, 34, 35, 36, 37])):
         assert [e.token for e in events if isinstance(e, Token) and e.request is request] == wanted
+
+
+class Telling:
+    """A drafter and sampler that fail or are interrupted as they hear of the prompt, `times` times."""
+
+    drafted = accepted = 0
+
+    def __init__(self, error: BaseException, times: int) -> None:
+        self.error, self.left, self.heard = error, times, list[int]()
+
+    def _raise(self) -> None:
+        if self.left:
+            self.left -= 1
+            raise self.error
+
+    def begin(self, tokens: Any) -> None:
+        self._raise()
+
+    def draft(self, room: int) -> list[int]:
+        return []
+
+    def check(self, token: int) -> bool:
+        return False
+
+    def accept(self, token: int) -> None:
+        if token == 3:
+            self._raise()
+        self.heard.append(token)
+
+    def sample(self, logits: Any) -> int:
+        return int(logits.argmax())
+
+
+@pytest.mark.parametrize("part", ["sampler", "drafts"])
+def test_an_interrupt_as_a_request_begins_leaves_it_waiting(part: str) -> None:
+    _, scheduler = fake(n_parallel=2)
+    telling = Telling(KeyboardInterrupt(), 1)
+    request = Request([1, 2, 3, 4], Greedy(), limit=3)
+    setattr(request, part, telling)
+    scheduler.submit(request)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.step()
+    run(scheduler)
+    assert (request.produced, request.finish) == ([5, 6, 7], "length")
+    assert telling.heard == ([1, 2, 3, 4, 5, 6, 7] if part == "sampler" else [])
+
+
+def test_what_a_request_that_cannot_begin_has_taken_is_there_for_others() -> None:
+    engine, scheduler = fake(n_parallel=2)
+    for i in range(5):
+        scheduler.submit(greedy([1, 2, 3, 4 + i], 2))
+        run(scheduler)
+        bad = Request([1, 2, 3, 4 + i, 9], Greedy(), drafts=Telling(RuntimeError("no"), 1), reuse="any")
+        scheduler.submit(bad)
+        assert [event.error.args for event in run(scheduler) if isinstance(event, Failed)] == [("no",)]
+    assert set(scheduler._beginnings._known) >= set(scheduler._kept)
+    scheduler.forget()
+    assert [s.held for s in engine.sequences if not s.closed] == []
+
+
+@pytest.mark.parametrize("n_parallel", [1, 2])
+@pytest.mark.parametrize("count", [3, 7, 8, 11, 15, 22])
+def test_a_shifted_text_that_is_withdrawn_goes_on(n_parallel: int, count: int) -> None:
+    """Also when its context is full: it is read again as far as there is room, and then shifted."""
+    _, scheduler = fake(n_ctx=8, n_parallel=n_parallel)
+    request = scheduler.submit(greedy([1, 2, 3], 40, keep=1))
+    while len(request.produced) < count:
+        scheduler.step()
+    scheduler.withdraw(request)
+    for i in range(n_parallel):
+        scheduler.submit(greedy([100 + i], 2))
+    run(scheduler)
+    assert (request.finish, request.produced) == ("length", list(range(4, 44)))
+
+
+def test_what_is_decoded_behind_a_shift_is_not_read_in_bulk() -> None:
+    engine, scheduler = fake(n_ctx=64)
+    engine.reads_in_bulk = lambda count: count >= 17
+    kinds: list[tuple[int, bool]] = []
+    plain = engine.step
+
+    def step(chunks: Any, out: Any = None) -> Any:
+        kinds.extend((len(chunk.tokens), chunk.bulk) for chunk in chunks)
+        return plain(chunks, out)
+
+    engine.step = step
+    request = scheduler.submit(greedy(list(range(60)), 40, keep=1))
+    while len(request.produced) < 20:
+        scheduler.step()
+    scheduler.withdraw(request)  # and read again: what is left of the prompt's beginning in bulk, at most
+    run(scheduler)
+    assert kinds[0] == (60, True)
+    assert not any(bulk for count, bulk in kinds if count == 1 and bulk)
+    assert [kind for kind in kinds[1:] if kind[1]] in ([], [(1, True)])
+
+
+def test_what_is_forgotten_is_not_taken_from_a_text_that_runs_either() -> None:
+    engine, scheduler = fake(n_parallel=2)
+    first = scheduler.submit(greedy([1, 2, 3], 9))
+    scheduler.step()
+    scheduler.forget()
+    scheduler.submit(greedy([1, 2, 3, 9], 1, reuse="any"))
+    run(scheduler)
+    assert [1, 2, 3, 9] in engine.log
+    assert first.produced == list(range(4, 13))
+
+
+def test_events_that_were_not_told_are_told_after_an_interrupt() -> None:
+    _, scheduler = fake()
+    scheduler.submit(greedy([1], 2))
+    scheduler.advance()
+    scheduler.advance()
+    assert [type(event) for event in scheduler.events] == [Token, Token, Finished]
+    assert [type(event) for event in scheduler.step()] == [Token, Token, Finished]
+    assert scheduler.idle

@@ -96,7 +96,10 @@ class Later(Generic[T]):
         """The value; raises what making it raised."""
         self.wait()
         if self._thread is None and not self._made and self._error is None:
-            self._run()
+            try:
+                self._made.append(self._make())
+            except Exception as error:  # an interrupt is no answer: the next may have one
+                self._error = error
         if self._error is not None:
             raise self._error
         return self._made[0]

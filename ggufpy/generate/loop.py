@@ -113,6 +113,15 @@ class Loop:
             if not closed:
                 self.engine.close()
 
+    @property
+    def evaluated(self) -> list[int]:
+        """Tokens of the latest text that are evaluated, but for those that nobody has taken yet."""
+        request = self.latest
+        if request is None:
+            return []
+        ahead = len(request.produced) - request.taken
+        return request.text[: min(request.evaluated, len(request.text) - ahead)]
+
     def box(self, request: Request) -> _Box:
         """Where what comes of a request is put, from now on."""
         with self._changed:
@@ -143,7 +152,9 @@ class Loop:
         finally:
             with self._changed:
                 box.asking, box.since = False, time.monotonic()
-        return box.events.popleft() if take else box.events[0]
+        event = box.events.popleft() if take else box.events[0]
+        box.request.taken += take and isinstance(event, Token)
+        return event
 
     def _check_open(self) -> None:
         if self._closed:
@@ -166,13 +177,15 @@ class Loop:
             finally:
                 self._leader.release()
         with self._changed:
-            if patient and not box.events and not self._closed:
+            if (patient or box.request.begun) and not box.events and not self._closed:
                 self._changed.wait(POLL)
 
     def _prepare(self) -> None:
         """Hands new requests to the scheduler, and places of texts that nobody goes on with to those that wait."""
+        self._deliver()
         while self._new:
-            self._scheduler.enqueue(self._new.pop(0))
+            self._scheduler.enqueue(self._new[0])
+            del self._new[0]
         running = self._scheduler.running
         for box in list(self._boxes.values()):
             box.request.paused = not box.asking and (len(box.events) >= AHEAD or box.request not in running)
@@ -192,14 +205,21 @@ class Loop:
     def _step(self) -> None:
         self._leading = threading.current_thread()
         try:
-            events = self._scheduler.step()
+            self._scheduler.advance()
         finally:
             self._leading = None
         with self._changed:
-            for event in events:
-                if event.request in self._boxes:
-                    self._boxes[event.request].events.append(event)
+            self._deliver()
             self._changed.notify_all()
+
+    def _deliver(self) -> None:
+        """Gives what has come to whoever asked for it. An interrupt leaves the rest to the next time."""
+        events = self._scheduler.events
+        while events:
+            box = self._boxes.get(events[0].request)
+            if box is not None and not (box.events and box.events[-1] is events[0]):
+                box.events.append(events[0])
+            events.popleft()
 
 
 class Stream(Iterator[int]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,6 +50,11 @@ class Held:
         self.bulk = min(self.bulk, keep)
         self.whole = keep if self.whole is None else min(keep, self.whole)
 
+    def hide(self) -> None:
+        """No other text can begin with what it holds."""
+        self.cuts += 1
+        self.whole = 0
+
     def fork(self, count: int) -> Held:
         """Another that begins with the first so many tokens."""
         return Held(self.sequence.fork(count), self.tokens[:count], min(self.bulk, count))
@@ -68,12 +73,14 @@ class Beginnings:
         self._known: dict[Held, dict[Kind, tuple[int, int]]] = {}  # how much of each, after how many cuts
 
     def longest(
-        self, some: Iterable[Held], text: list[int], kind: Kind, scales: tuple[float, ...] = ()
+        self, some: Items[Held], text: list[int], kind: Kind, scales: tuple[float, ...] = ()
     ) -> tuple[Held, int] | None:
         """Of `some`, the one that shares most tokens of the text from the first on, and how many; None if none does.
 
         Adapters have these `scales`: what others have read is another text.
         """
+        for gone in set(self._known).difference(some):
+            self.forget(gone)
         prefixes = self._prefixes.setdefault((kind, scales), Prefixes())
         for held in some:
             if held.sequence.scales == scales:

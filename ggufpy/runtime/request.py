@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Items
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +41,7 @@ class Drafts(Protocol):
         """Whether a token that has come is what was guessed. If not, the draft is over."""
 
 
+@dataclass(eq=False)
 class Request:
     """A prompt and how the text goes on. Without a sampler the prompt is read, and that is all.
 
@@ -54,41 +56,41 @@ class Request:
     turn costs its new tokens only; "none".
     """
 
-    def __init__(
-        self,
-        prompt: Items[int],
-        sampler: Sampler | None = None,
-        *,
-        ends: frozenset[int] = frozenset(),
-        limit: int | None = None,
-        keep: int | None = None,
-        drafts: Drafts | None = None,
-        take: Take | None = None,
-        reuse: Reuse = "alike",
-        scales: Items[float] = (),
-    ) -> None:
-        self.prompt = tuple(prompt)
-        self.sampler, self.ends, self.limit, self.keep = sampler, ends, limit, keep
-        self.drafts, self.take, self.reuse = drafts, take, reuse
-        self.scales = tuple(scales)
-        self.paused = False  # whether nobody wants its tokens for now: it has no part in steps
-        self.produced: list[int] = []
-        self.text = list(self.prompt)  # the prompt and what was produced, but for what a full context forgot
-        self.evaluated = 0  # how many tokens of the text, from the first, are in the cache for sure
-        self.finish: str | None = None  # "stop" (an end), "length" (limit or context), "read", "cancelled" or "error"
-        self.error: Exception | None = None
-        self.begun = False  # whether it has had a place
+    prompt: Items[int]
+    sampler: Sampler | None = None
+    _: KW_ONLY
+    ends: frozenset[int] = frozenset()
+    limit: int | None = None
+    keep: int | None = None
+    drafts: Drafts | None = None
+    take: Take | None = None
+    reuse: Reuse = "alike"
+    scales: tuple[float, ...] = ()
+    paused: bool = field(default=False, init=False)  # whether nobody wants its tokens now: it has no part in steps
+    produced: list[int] = field(default_factory=list, init=False)
+    taken: int = field(default=0, init=False)  # how many of those whoever asked has had
+    text: list[int] = field(init=False)  # the prompt and what was produced, but for what a full context forgot
+    evaluated: int = field(default=0, init=False)  # tokens of the text, from the first, that are in the cache for sure
+    # "stop" (an end), "length" (limit or context), "read", "cancelled" or "error"
+    finish: str | None = field(default=None, init=False)
+    error: Exception | None = field(default=None, init=False)
+    begun: bool = field(default=False, init=False)  # whether it has had a place
+    _told: int = field(default=0, init=False)  # tokens of the prompt that the sampler knows
+
+    def __post_init__(self) -> None:
+        self.prompt, self.scales, self.text = tuple(self.prompt), tuple(self.scales), list(self.prompt)
 
     def begin(self) -> None:
-        """What draws and what guesses get to know the prompt, once."""
+        """What draws and what guesses get to know the prompt, once; after an interrupt the rest of it."""
         if self.begun:
             return
-        self.begun = True
         if self.sampler is not None:
-            for token in self.prompt:
-                self.sampler.accept(token)
+            while self._told < len(self.prompt):
+                self.sampler.accept(self.prompt[self._told])
+                self._told += 1
         if self.drafts is not None:
             self.drafts.begin(self.prompt)
+        self.begun = True
 
     @property
     def done(self) -> bool:

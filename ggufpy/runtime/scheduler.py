@@ -73,7 +73,7 @@ class Scheduler:
         self._running: list[_Running] = []
         self._kept: list[Held] = []  # what ended requests have read, oldest first
         self._beginnings = Beginnings()
-        self._events: list[Event] = []  # not yet told
+        self.events: deque[Event] = deque()  # what has come and was not yet told
 
     def check(self, request: Request) -> None:
         """Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary."""
@@ -105,7 +105,7 @@ class Scheduler:
         """Whether a step would do nothing. Requests that are paused wait for whoever paused them."""
         can_begin = len(self._running) < self._engine.parallel
         waits = any(request.done or (can_begin and not request.paused) for request in self._waiting)
-        return not (self._events or waits or any(r.request.done or not r.request.paused for r in self._running))
+        return not (self.events or waits or any(r.request.done or not r.request.paused for r in self._running))
 
     @property
     def crowded(self) -> bool:
@@ -121,15 +121,27 @@ class Scheduler:
             self._waiting.append(request)
 
     def forget(self) -> None:
-        """Gives back what ended requests have read."""
+        """Nothing that has been read counts as read for another: what ended requests have is given back."""
         self._collect_ended()
+        self._give_back()
+        for running in self._running:
+            running.held.hide()
+
+    def _give_back(self) -> None:
+        """Closes what ended requests have read."""
         while self._kept:
             self._close(self._kept[0])
 
     def step(self) -> list[Event]:
-        """One step of the engine, if there is anything to evaluate. What came of it, and what has ended since the last.
+        """As `advance`; what came of it, and what has ended since the last."""
+        self.advance()
+        found, self.events = list(self.events), deque()
+        return found
 
-        An interrupt leaves every request as it was before the step, or behind it.
+    def advance(self) -> None:
+        """One step of the engine, if there is anything to evaluate. What comes of it is behind the others in `events`.
+
+        An interrupt leaves every request as it was before the step, or behind it, and events where they are.
         """
         self._collect_ended()
         self._admit()
@@ -141,18 +153,16 @@ class Scheduler:
                 _agree(running)
             raise
         self._collect_ended()
-        events, self._events = self._events, []
-        return events
 
     def _collect_ended(self) -> None:
         """Takes ended requests off their places; what they have read is kept."""
         for request in [request for request in self._waiting if request.done]:
             self._waiting.remove(request)
-            self._events.append(_end(request))
+            self.events.append(_end(request))
         for running in [running for running in self._running if running.request.done]:
             self._running.remove(running)
             self._kept.append(running.held)
-            self._events.append(_end(running.request))
+            self.events.append(_end(running.request))
 
     # -- places --
 
@@ -161,12 +171,15 @@ class Scheduler:
         for request in [request for request in self._waiting if not request.paused]:
             if len(self._running) >= self._engine.parallel:
                 return
-            self._waiting.remove(request)
             try:
-                self._running.append(self._begin(request))
+                running = self._begin(request)  # until then it waits, whatever interrupts this
             except Exception as error:
+                self._waiting.remove(request)
                 request.finish, request.error = "error", error
-                self._events.append(_end(request))
+                self.events.append(_end(request))
+            else:
+                self._waiting.remove(request)
+                self._running.append(running)
 
     def _begin(self, request: Request) -> _Running:
         """The request with a sequence that holds as much of its text as any other does, but for its last token."""
@@ -177,30 +190,33 @@ class Scheduler:
             held = Held(self._engine.sequence(request.scales))
         elif request.reuse == "any":
             in_bulk = self._engine.reads_in_bulk(len(request.prompt) - len(held.tokens))
+        try:
+            request.begin()
+        except BaseException:  # of whoever draws or guesses, or an interrupt: others can have what it holds
+            self._kept.append(held)
+            raise
         request.evaluated = len(held.tokens)
-        request.begin()
-        return _Running(request, held, len(request.prompt) if in_bulk else 0)
+        return _Running(request, held, common(request.prompt, request.text) if in_bulk else 0)
 
     def _taken_over(self, request: Request, in_bulk: bool) -> Held | None:
         """What holds most of the request's text: the place of an ended one, or a fork where that may be wanted."""
         if request.reuse == "none":
             return None
         kind: Kind = "any" if request.reuse == "any" else "bulk" if in_bulk else "exact"
-        some = (*self._kept, *(running.held for running in self._running))
+        some = [*self._kept, *(running.held for running in self._running)]
         found = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
         if found is None:
             return None
         held, shared = found[0], found[0].sequence.keepable(found[1])
         if not shared:  # windows have forgotten what would be gone back to
             return None
-        if held not in self._kept:
-            self._free_place()
-            return held.fork(shared)
-        self._kept.remove(held)
-        if shared == len(held.tokens) or self._free_places < 2:
-            held.cut(shared)
-            return held
-        self._kept.append(held)  # used last
+        if held in self._kept:
+            if shared == len(held.tokens) or self._free_places < 1:
+                held.cut(shared)
+                self._kept.remove(held)
+                return held
+            self._kept.append(self._kept.pop(self._kept.index(held)))  # used last
+        self._free_place()
         return held.fork(shared)
 
     @property
@@ -225,7 +241,8 @@ class Scheduler:
         planned = []
         active = [running for running in self._running if not running.request.paused]
         for running in sorted(active, key=lambda running: running.left > 1):
-            count = min(running.left, room, running.bulk - running.at if running.in_bulk else room)
+            here = self._engine.n_ctx - running.at or 1  # at the end, the newest, for which there will be room
+            count = min(running.left, room, here, running.bulk - running.at if running.in_bulk else room)
             if count < 1:
                 continue
             try:
@@ -248,6 +265,7 @@ class Scheduler:
         del request.text[keep : keep + drop]
         try:
             running.held.shift(keep, drop)
+            running.bulk = min(running.bulk, running.held.bulk)
         except GGUFError:  # windows no longer have what would be left: nothing has changed
             request.text[:], request.finish = text, "length"
 
@@ -271,7 +289,7 @@ class Scheduler:
             if len(planned) == 1 and not (self._kept and isinstance(error, GGUFError)):
                 _fail(planned[0].running, error)
                 return
-            self.forget()  # it may have been their pages that were wanting
+            self._give_back()  # it may have been their pages that were wanting
             for one in planned:
                 self._evaluate([one])
             return
@@ -313,7 +331,7 @@ class Scheduler:
         request.sampler.accept(token)
         request.produced.append(token)
         request.text.append(token)
-        self._events.append(Token(request, token, logits))
+        self.events.append(Token(request, token, logits))
         guessed = request.drafts is not None and request.drafts.check(token)
         full = running.at == self._engine.n_ctx and (request.keep is None or request.keep >= running.at)
         if full or len(request.produced) == request.limit:
