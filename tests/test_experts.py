@@ -139,6 +139,33 @@ def test_plans_with_experts_run_as_the_interpreter_does(level: Level, of: tuple[
     assert np.sqrt(((exact - rows) ** 2).mean()) / exact.std() < 0.03  # one wrong row would make it 0.15
 
 
+def beside_dense(gate: str, up: str) -> tuple[Plan, dict[str, str]]:
+    """A dense layer, four times as wide as an expert, and one of experts, whose buffers are "gate" and "up"."""
+    maker = Maker(None)
+    maker.count = 2
+
+    def dense(x: str, rows: int, y: str, columns: int = WIDTH) -> MatMul:
+        return MatMul(x, maker.weight("Q8_0", rows, columns), y, None, y == "x")
+
+    both = dense("x", 4 * HIDDEN, gate), dense("x", 4 * HIDDEN, up)
+    wide = (*both, Gate(gate, up, "wide", 4 * HIDDEN), dense("wide", WIDTH, "x", 4 * HIDDEN))
+    experts = (MatMul("x", maker.weight("F32", 64, WIDTH), "seen"), *maker.experts())
+    embed = Embed(Weight(trial.EMBEDDING, (VOCABULARY, WIDTH)), "x")
+    head = (MatMul("x", maker.weight("F32", VOCABULARY, WIDTH), "logits"),)
+    plan = Plan(CONTEXT, VOCABULARY, embed, ((*maker.attention(0), *wide), (*maker.attention(1), *experts)), head)
+    return plan, maker.types | {weight.name: "Q8_0" for weight in plan.weights.values() if len(weight.shape) == 3}
+
+
+def test_buffers_of_experts_may_be_wider_for_a_dense_layer() -> None:
+    """The parts of a row of the gate and up are then not a row's length apart."""
+    found = []
+    for names in (("gate", "up"), ("wide gate", "wide up")):
+        engine = engine_of(beside_dense(*names), BEST)
+        found.append(engine.step([Chunk(engine.sequence(), TEXT, "all", bulk=True)])[0])
+        engine.close()
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_parts_may_come_from_a_norm(groups: int) -> None:
     """Of a whole row or of its parts: 8-bit rows are those of each part."""

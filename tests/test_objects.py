@@ -20,6 +20,9 @@ from ggufpy.simd import isa
 from ggufpy.simd.emulated import STATE_SYMBOL
 from ggufpy.simd.isa import Level
 
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+
 LEVELS = (*isa.available(), isa.EMULATED)
 PORTABLE = isa.LEVELS[-1]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF files")

@@ -281,6 +281,11 @@ def test_a_small_plan_attends_to_what_was_stored_last() -> None:
     assert len(made.layers) == 2  # two are alike but for a width
     assert [op.layer for op in made.body if isinstance(op, Attend)] == [0, 0]
 
+    own = [StoreKv(1, "x", "x", other := Heads(1, 1, 64, 64)), Attend(1, "q", "y", other, 1.0)]
+    layers[1] = [*q, *own]  # keys of another geometry are not what the last layer attends to
+    made, _ = trial.small(Plan(CONTEXT, VOCABULARY, embed, tuple(map(tuple, layers)), head), {})
+    assert [op.layer for op in made.body if isinstance(op, Attend)] == [0, 1, 0]
+
 
 # -- widths ----------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,21 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import ArraySource
 from ggufpy.jit.cache import library
 from ggufpy.models.op import Op, Weight
-from ggufpy.models.ops import Add, Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, Scale, StoreKv, View
+from ggufpy.models.ops import (
+    Add,
+    AddScaled,
+    Attend,
+    Embed,
+    Gate,
+    Heads,
+    MatMul,
+    Norm,
+    Rope,
+    Rotate,
+    Scale,
+    StoreKv,
+    View,
+)
 from ggufpy.models.plan import Plan
 from ggufpy.models.views import Views
 from ggufpy.runtime import trial
@@ -77,6 +91,46 @@ def viewing(kind: str, level: Level) -> Trial:
 @pytest.mark.parametrize("kind", ["Q8_0", "BF16", "F32"])
 def test_matrices_read_views(kind: str, level: Level) -> None:
     assert error_of(viewing(kind, level)) < 0.02
+
+
+def shifting(before: str, kind: str) -> Trial:
+    """A matrix reads `b`, which is then the name of other columns: of a buffer of which it was a view, or not."""
+    types = {f"{i}.weight": kind for i in range(5)}
+    weights = iter(types)
+
+    def product(x: str, y: str, rows: int = BIG, add: bool = False) -> MatMul:
+        return MatMul(x, Weight(next(weights), (rows, BIG)), y, None, add)
+
+    first = View("a", 0, BIG, "b") if before == "a view" else product("x", "b")
+    body = (product("x", "a", 512), first, product("b", "x", add=True), View("a", BIG, BIG, "b"),
+            product("b", "x", add=True))  # fmt: skip
+    embed = Embed(Weight(trial.EMBEDDING, (WORDS, BIG)), "x")
+    return Trial(BEST.name, Plan(CONTEXT, WORDS, embed, (body,), (product("x", "logits", WORDS),)), types)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "F32"])
+@pytest.mark.parametrize("before", ["a view", "a buffer"])
+def test_what_was_made_of_other_columns_is_not_read(before: str, kind: str) -> None:
+    assert error_of(shifting(before, kind)) < 0.02
+
+
+def test_a_trial_of_an_adapter_on_a_fused_product_is_as_wide_as_its_views() -> None:
+    tried = viewing("F32", BEST)
+    a, b = Weight("a", (16, BIG)), Weight("b", (512, 16))
+    first, *others = tried.plan.layers[0]
+    added = MatMul("inner.16", b, "lora"), AddScaled("lora", "qkv", 512, 0)
+    adapted = (MatMul("x", a, "inner.16"), first, *added, *others)
+    plan, types = trial.small(replace(tried.plan, layers=(adapted,)), tried.types)
+    assert [op.width for op in plan.body if isinstance(op, AddScaled)] == [512]
+    assert error_of(Trial(BEST.name, plan, types)) < 0.02
+
+
+@pytest.mark.parametrize("name", ["k", "v", "q"])
+def test_attention_may_give_a_view_that_it_read_a_new_meaning(name: str) -> None:
+    tried = viewing("F32", BEST)
+    ops = [replace(op, y=name) if isinstance(op, Attend) else op for op in tried.plan.layers[0]]
+    ops = [replace(op, x=name) if isinstance(op, MatMul) and op.x == "attn" else op for op in ops]
+    assert error_of(replace(tried, plan=replace(tried.plan, layers=(tuple(ops),)))) < 0.02
 
 
 def fused(plan: Plan, file: ArraySource) -> tuple[Plan, ArraySource]:

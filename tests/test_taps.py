@@ -24,7 +24,8 @@ from ggufpy.jit.cache import library
 from ggufpy.models import lora
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.lora import LoraSource
-from ggufpy.models.ops import Add, MatMul, Tap
+from ggufpy.models.op import Weight
+from ggufpy.models.ops import Add, Embed, MatMul, Tap
 from ggufpy.models.plan import Plan
 from ggufpy.models.rewrite import with_lora, with_taps
 from ggufpy.models.taps import Hook, TapRows, activations
@@ -76,9 +77,22 @@ def test_taps_stand_where_activations_are_whole(model: ArraySource) -> None:
     assert first[2] == Tap("blk.0.attn_norm", "norm", 40)
     product, *behind = first[-4:]
     assert isinstance(product, MatMul)
-    assert (product.y, product.add) == ("apart.x", False)
-    assert behind == [Tap("blk.0.ffn_out", "apart.x", 40), Add("apart.x", "x", 40), Tap("blk.0.l_out", "x", 40)]
+    assert (product.y, product.add) == ("apart.x.40", False)
+    assert behind == [Tap("blk.0.ffn_out", "apart.x.40", 40), Add("apart.x.40", "x", 40), Tap("blk.0.l_out", "x", 40)]
     assert tapped.head[-1] == Tap("result_output", "logits", VOCABULARY)
+
+
+def test_what_is_added_apart_is_as_wide_as_the_buffer_there() -> None:
+    """Layers may have other widths: a hook must not find a buffer of another one's."""
+
+    def layer(i: int, rows: int) -> tuple[MatMul, MatMul]:
+        first, second = (Weight(f"blk.{i}.{name}.weight", (rows, 40)) for name in "ab")
+        return MatMul("x", first, "y"), MatMul("x", second, "y", add=True)
+
+    layers = layer(0, 64), layer(1, 256)
+    plan = Plan(9, VOCABULARY, Embed(Weight("e", (VOCABULARY, 40)), "x"), layers, ())
+    tapped = with_taps(plan, [name for name, place in activations(plan).items() if place.added])
+    assert {op.x: op.width for op in tapped.body if isinstance(op, Tap)} == {"apart.y.64": 64, "apart.y.256": 256}
 
 
 def test_unknown_names_have_the_nearest_ones_beside_them(model: ArraySource) -> None:

@@ -1,8 +1,9 @@
 """A forward pass as data: ops over named buffers and weights. Models write plans, a backend runs them.
 
-A buffer holds one float32 row for each token of a step; it is as wide as what is written to it. A weight is named as in
-the file. Ops run in order. An op says what it reads, writes and weighs, so whoever passes a plan on (a backend, a
-collector, a rewrite) need not know the ops there are.
+A buffer holds one float32 row for each token of a step; it is as wide as what is written to it. Of these "x" alone goes
+from layer to layer: what another layer has left in other buffers is not to be read. A weight is named as in the file.
+Ops run in order. An op says what it reads, writes and weighs, so whoever passes a plan on (a backend, a collector, a
+rewrite) need not know the ops there are.
 """
 
 from __future__ import annotations

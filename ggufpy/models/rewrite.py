@@ -98,7 +98,7 @@ def with_taps(plan: Plan, names: Iterable[str]) -> Plan:
 
 def _apart(ops: list[Op], place: Place, name: str) -> tuple[Op, Op]:
     """Has what is added written to a buffer of its own. The tap of it, and the addition."""
-    buffer = f"apart.{place.buffer}"
+    buffer = f"apart.{place.buffer}.{place.width}"
     for at in range(place.first, place.last + 1):
         op = ops[at]
         if isinstance(op, MatMul | ExpertMatMul) and op.add and op.y == place.buffer:

@@ -68,7 +68,7 @@ class Sequence:
             )
         self._change()
         reach = [holding.reserve(self.n_past, count) for holding in self._holdings]
-        self._ready = min(self._positions, *reach)
+        self._ready = min([self._positions, *reach])
 
     def _change(self) -> None:
         """Its pages are about to change."""

@@ -77,14 +77,14 @@ def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
     """
     layers: list[tuple[Op, ...]] = []
     kept: dict[str, str] = {}
-    stored = 0  # the latest layer here that has keys of its own
+    stored: dict[Heads, int] = {}  # the latest layer here that has keys of its own, by geometry
     for ops in kinds_of_layers(plan.layers, lambda weight: types.get(weight.name)):
         shrinker = _Shrinker(len(layers), types, stored)
         made, known = shrinker.ops(ops), kept | shrinker.types
         if not _is_among(made, layers, known):  # another was of other sizes alone
             layers.append(made)
             kept, stored = known, shrinker.stored
-    shrinker = _Shrinker(len(layers), types)
+    shrinker = _Shrinker(len(layers), types, stored)
     head = shrinker.ops(plan.head)
     if any(isinstance(op, Route) for op in plan.body):
         layers[0] = (Norm("x", Weight(SEEN, (WIDTH,)), SEEN, 1e-5), *layers[0])
@@ -101,14 +101,16 @@ class _Shrinker:
     """Makes the ops of a layer small: buffers are WIDTH wide but for those of heads, of experts' parts, and those that
     views take apart; experts are few, of which not all are chosen.
 
-    Weights get names of their own. Attention is to what has been stored last, before this in layer `stored`.
+    Weights get names of their own. Attention is to what has been stored last, before this in layers `stored`, by
+    geometry.
     """
 
-    def __init__(self, layer: int, types: Mapping[str, str], stored: int = 0) -> None:
+    def __init__(self, layer: int, types: Mapping[str, str], stored: Mapping[Heads, int]) -> None:
         self.types: dict[str, str] = {}
-        self._layer, self._from, self.stored = layer, types, stored
+        self._layer, self._from, self.stored = layer, types, dict(stored)
         self._routers: set[str] = set()
         self._widths: dict[str, int] = {"logits": VOCABULARY}
+        self._like: dict[str, str] = {}  # what is as wide as another
         self._views: dict[str, dict[int, str]] = {}  # by buffer: what begins where
 
     def ops(self, ops: Sequence[Op]) -> tuple[Op, ...]:
@@ -128,7 +130,7 @@ class _Shrinker:
                 heads, each = op.heads, op.heads.queries
                 self._widths |= dict.fromkeys((op.q, op.k), heads.shared * heads.key_length)
                 self._widths |= {op.v: each * heads.value_length, **op.writes, op.step: each, op.rate or op.step: each}
-        self._widths |= {op.x: self._width(op.y) for op in ops if isinstance(op, AddScaled)}
+        self._like |= {op.x: op.y for op in ops if isinstance(op, AddScaled)}
         made = []
         for at, op in enumerate(ops):
             self._views |= {name: _views_of(name, ops[at + 1 :]) for name in op.writes if name not in op.reads}
@@ -137,6 +139,8 @@ class _Shrinker:
 
     def _width(self, buffer: str) -> int:
         """Views stand side by side in their buffer."""
+        if buffer in self._like:
+            return self._width(self._like[buffer])
         if views := self._views.get(buffer):
             return sum(map(self._width, views.values()))
         return self._widths.get(buffer, WIDTH)
@@ -186,9 +190,9 @@ class _Shrinker:
             return replace(op, width=self._width(op.x))
         if isinstance(op, Attend):
             sinks = op.sinks and self._weight(op.sinks, op.heads.queries)
-            return replace(op, layer=self.stored, sinks=sinks)
+            return replace(op, layer=self.stored[_geometry(op.heads)], sinks=sinks)
         if isinstance(op, StoreKv):
-            self.stored = self._layer
+            self.stored[_geometry(op.heads)] = self._layer
             return replace(op, layer=self._layer)
         if isinstance(op, Conv):
             bias = op.bias and self._weight(op.bias, self._width(op.y))
@@ -199,6 +203,11 @@ class _Shrinker:
             decay = self._weight(op.decay, *op.decay.shape)
             return replace(op, layer=self._layer, decay=decay, bias=bias, skip=skip)
         return self._view(op) if isinstance(op, View) else op
+
+
+def _geometry(heads: Heads) -> Heads:
+    """What a cache depends on."""
+    return replace(heads, queries=0)
 
 
 def _views_of(buffer: str, behind: Sequence[Op]) -> dict[int, str]:

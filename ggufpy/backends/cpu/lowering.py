@@ -18,7 +18,7 @@ from ggufpy.backends.cpu.kv import CacheMemory
 from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.op import Op
-from ggufpy.models.ops import Rope, Tap
+from ggufpy.models.ops import Rope, Tap, View
 from ggufpy.models.views import Views
 
 from . import ops as op_modules
@@ -137,7 +137,9 @@ class Lowering:
             at += taken
 
     def follow(self, op: Op) -> None:
-        """Notes what an op writes, before its calls are made."""
+        """Notes what an op writes, before its calls are made. What was made of a view's name is not of its columns."""
+        if isinstance(op, View):
+            self._spoil([op.y])
         self.views.follow(op)
         self._widths.update(op.writes)
 

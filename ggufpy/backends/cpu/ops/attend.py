@@ -62,15 +62,16 @@ def blocks(ops: Sequence[Op]) -> Iterator[Block]:
 
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
     count, found = block(ops)
-    return count, _calls(to, found)
+    stored = rope_store(to, found, found.attend.heads.queries)  # now: what attends may give a name that it reads anew
+    return count, _calls(to, found.attend, stored)
 
 
-def _calls(to: Lowering, found: Block) -> Iterator[Call]:
-    op, heads = found.attend, found.attend.heads
+def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
+    heads = op.heads
     if op.window and not op.causal:
         raise GGUFError("attention that sees what follows has a window, which ggufpy does not run yet")
     spans = to.work.step.spans_address(to.parts.cache.group_of(op.layer))
-    yield rope_store(to, found, heads.queries)
+    yield stored
     tiled = to.kind.bulk and to.parts.tiled_attention
     if tiled:
         yield _attention(to, op, "attention_tiles")
@@ -126,10 +127,10 @@ def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> li
     at = 0
     while at < len(ops):
         count, found = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
-        for op in ops[at : at + count]:
-            to.follow(op)
         if found is not None and found.store is not None and to.parts.cache.group_of(found.store.layer) == group:
             calls += [kv_read(to, found.store, source), rope_store(to, found, 0)]
+        for op in ops[at : at + count]:
+            to.follow(op)
         at += count
     return calls
 
