@@ -9,6 +9,37 @@ from typing import Literal
 from .op import Op, Weight
 
 
+class InPlace(Op):
+    """What changes `width` columns of x where they are."""
+
+    x: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,)
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.x: self.width}
+
+
+class Addition(Op):
+    """What adds to `width` columns of y something of x."""
+
+    x: str
+    y: str
+    width: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.x, self.y
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Embed(Op):
     """y = scale · the row of `weight` (vocabulary, width) that a token names."""
@@ -115,24 +146,16 @@ class MatMul(Op):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(Op):
+class Add(Addition):
     """y += x."""
 
     x: str
     y: str
     width: int
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.x, self.y
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AddScaled(Op):
+class AddScaled(Addition):
     """y += factor · s · x, where s is what the row's sequence says of `adapter`; rows where s is 0 stay as they are."""
 
     x: str
@@ -141,64 +164,32 @@ class AddScaled(Op):
     adapter: int
     factor: float = 1.0
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.x, self.y
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tap(Op):
+class Tap(InPlace):
     """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens."""
 
     name: str
     x: str
     width: int
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.x: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scale(Op):
+class Scale(InPlace):
     """x *= factor."""
 
     x: str
     width: int
     factor: float
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.x: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SoftCap(Op):
+class SoftCap(InPlace):
     """x = cap · tanh(x / cap): next to x where it is small, and never beyond cap."""
 
     x: str
     width: int
     cap: float
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.x: self.width}
 
 
 @dataclass(frozen=True)
