@@ -53,6 +53,11 @@ class Rows(ABC):
         """Says that what was read is not wanted for a while: memory that can be read again may go."""
 
     @property
+    def quantised(self) -> bool:
+        """Whether its storage has fewer bits than the numbers that it stands for."""
+        return False
+
+    @property
     def exact(self) -> Rows | None:
         """The same numbers in a block type of GGUF, where they fit one without loss."""
         return None
@@ -131,6 +136,10 @@ class Single(Rows):
     @property
     def type(self) -> str:
         return self.source.type
+
+    @property
+    def quantised(self) -> bool:
+        return self.source.quantised
 
     def release(self) -> None:
         self.source.release()
@@ -232,6 +241,10 @@ class Joined(Rows):
     def type(self) -> str:
         return self._parts[0].type
 
+    @property
+    def quantised(self) -> bool:
+        return any(part.quantised for part in self._parts)
+
     def rows(self, start: int, stop: int) -> Bytes:
         first = int(np.searchsorted(self._ends, start, "right"))
         pieces = []
@@ -326,7 +339,7 @@ class Transposed(Single):
         """Columns `first` to `last` of one matrix of the source, as rows."""
         r, c = self.source.shape[-2:]
         size = {"F32": 4, "F64": 8}.get(self.type, 2)
-        out = np.empty((last - first, r), f"<u{size}")
+        out: NDArray[Any] = np.empty((last - first, r), f"<u{size}")
         step = max(PIECE // max(c, 1), 1)
         for row in range(0, r, step):
             end = min(row + step, r)
@@ -338,14 +351,13 @@ class Transposed(Single):
 
 @dataclass(frozen=True, eq=False)
 class Columns(Single):
-    """Columns `first` to `last` of another tensor."""
+    """Columns of another tensor in the order of their numbers `order`."""
 
-    first: int
-    last: int
+    order: NDArray[np.int64]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.source.shape[:-1], self.last - self.first)
+        return (*self.source.shape[:-1], len(self.order))
 
     @property
     def type(self) -> str:
@@ -355,7 +367,7 @@ class Columns(Single):
         raw = self.source.rows(start, stop)
         raw = raw if self.source.type == self.type else encoded(decoded(raw, self.source.type), "F32")
         size = {"F32": 4, "F64": 8}.get(self.type, 2)
-        return np.ascontiguousarray(raw[:, self.first * size : self.last * size])
+        return plain_bytes(raw.view(f"<u{size}")[:, self.order])
 
 
 class NamedRows:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .base import Keys
+from .checkpoint import Checkpoint, HfConfig
 from .plan import Plan
 from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "source", "taps", "views",
+    "base", "changes", "checkpoint", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope",
+    "source", "taps", "views",
 )  # fmt: skip
 
 
 class Architecture(Protocol):
-    """What a module of this package offers."""
+    """What a module of this package offers; `checkpoint` only where it converts."""
+
+    checkpoint: Checkpoint
 
     def plan(self, keys: Keys, tensors: TensorTable) -> Plan: ...
 
@@ -38,3 +43,18 @@ def find(architecture: str) -> Architecture:
             f"general.architecture is {shown(architecture)}, which ggufpy does not run yet; it runs: {', '.join(known)}"
         )
     return cast(Architecture, importlib.import_module(f"{__name__}.{architecture}"))
+
+
+def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkpoint]:
+    """The architecture whose checkpoints are of one of these classes. Raises GGUFError, with those there are."""
+    known: list[str] = []
+    for name in names():
+        found = vars(importlib.import_module(f"{__name__}.{name}")).get("checkpoint")
+        if isinstance(found, Checkpoint):
+            known += found.classes
+            if set(classes) & set(found.classes) and found.claims(config):
+                return name, found
+    said = ", ".join(map(shown, classes[:3])) or "nothing"
+    raise GGUFError(
+        f"config.json: architectures is {said}, which ggufpy does not convert; it converts: {', '.join(sorted(known))}"
+    )
