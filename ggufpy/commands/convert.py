@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pure", action="store_true", help="one type for all matrices, no mix")
     parser.add_argument("--keep", action="store_true", help="refuse quantised weights that no blocks are the same as")
     parser.add_argument("--vocab-only", action="store_true", help="write the vocabulary and metadata, no weights")
+    parser.add_argument("--no-vocab", action="store_true", help="write weights alone: the file takes tokens, no text")
     parser.add_argument("--model-name", metavar="NAME", help="what the file calls the model")
     parser.add_argument("--metadata", type=Path, metavar="FILE", help="a JSON object of keys that win over those found")
     parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
@@ -161,6 +162,7 @@ def _options(args: argparse.Namespace, progress: Progress) -> ConvertOptions:
         quantize=quantize,
         keep=args.keep,
         vocab_only=args.vocab_only,
+        no_vocab=args.no_vocab,
         allow_pickle=args.allow_pickle,
         name=args.model_name,
         metadata=args.metadata,

@@ -14,7 +14,7 @@ from ggufpy.convert.general import general, overriding
 from ggufpy.convert.keep import Keeper
 from ggufpy.convert.model import Converted, classes, converted, of_path, text_config, understood
 from ggufpy.convert.options import ConvertOptions
-from ggufpy.convert.vocabulary import vocabulary
+from ggufpy.convert.vocabulary import Vocabulary, vocabulary
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.format.rows import Rows
@@ -26,6 +26,7 @@ from ggufpy.quantizer.types import COPY, FILE_TYPES
 from ggufpy.support import checks
 
 EMBEDDING = "token_embd.weight"
+NOTHING = Vocabulary({"tokenizer.ggml.model": Typed("string", "none")}, (), 0)
 
 
 def convert(
@@ -51,7 +52,7 @@ def read(path: Path, options: ConvertOptions) -> Converted:
     folder = open_folder(path, options.allow_pickle)
     model = understood(folder)
     size = model.tensors[EMBEDDING].shape[0] if EMBEDDING in model.tensors else None
-    words = vocabulary(path, model.config.values, size)
+    words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
     about, notes = general(path, folder.config, options.name, model.tensors.values())
     keys = {**about, "general.file_type": Typed("uint32", _main_type(model.tensors)), **words.keys}
     if options.metadata is not None:
