@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from itertools import chain
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
@@ -21,14 +21,12 @@ from ggufpy.tokenizers.vocab import (
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
+    Described,
     Rules,
     Vocab,
     load_vocab,
     token_byte,
 )
-
-if TYPE_CHECKING:
-    from ggufpy.format.reader import GGUFFile
 
 _SPACE = "\u2581"  # how a space is written in the vocabulary
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # the library takes no piece with these
@@ -95,7 +93,7 @@ class SPMTokenizer(Tokenizer):
         return token_byte(text) if kind == BYTE else b""
 
 
-def load(file: GGUFFile, pre: str | None) -> SPMTokenizer:
+def load(file: Described, pre: str | None) -> SPMTokenizer:
     """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises
     GGUFError."""
     if pre not in (None, "default"):
