@@ -43,8 +43,8 @@ _AT_LINES = re.compile(r"(?<=[A-Za-z])(?=\n)")
 _CUTS = {"spaces": _AT_SPACES, "lines": _AT_LINES}
 _LINE_ENDS = re.compile(r"(\n+)")
 _SPACE = "\u2581"  # how a space is written in a vocabulary that is not of bytes
-_FORM = "tokenizer.ggml.normalizer.unicode_form"  # a key of this package's own: the model's NFC, which others leave out
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+FORM_KEY = "tokenizer.ggml.normalizer.unicode_form"  # of this package alone: a model's NFC, which llama.cpp leaves out
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _NOT_JSON = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")  # needs more than quotes and backslashes escaped
 _HIDDEN = "\uffff"  # not in the byte alphabet, so in no text that is looked up
 
@@ -120,14 +120,14 @@ def load(file: Described, pre: str | None) -> BPETokenizer:
             f"{_MERGES} is missing: a gpt2 vocabulary needs its merges; write the file again from its source"
         )
     lower = pre is None and entry.words and flag(metadata, "normalizer.lowercase")
-    form = "Lowercase" if lower else _form(metadata.get(_FORM))
+    form = "Lowercase" if lower else _form(metadata.get(FORM_KEY))
     return BPETokenizer(vocab, decode_strings(metadata.strings(_MERGES)), entry, form)
 
 
 def _form(value: object) -> str | None:
-    if value is None or value in _FORMS:
+    if value is None or value in FORMS:
         return None if value is None else str(value)
-    raise GGUFError(f"{_FORM} is {str(value)[:40]!r}; it must be one of {', '.join(_FORMS)}, or left out")
+    raise GGUFError(f"{FORM_KEY} is {str(value)[:40]!r}; it must be one of {', '.join(FORMS)}, or left out")
 
 
 def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer, form: str | None) -> Any:
@@ -242,6 +242,12 @@ def _bytes_of_characters() -> dict[int, int]:
     others = [byte for byte in range(256) if byte not in printable]
     table = dict.fromkeys(others, 0xFFFD)
     return table | {256 + i: byte for i, byte in enumerate(others)}
+
+
+@cache
+def byte_letters() -> dict[int, int]:
+    """Byte → its letter in GPT-2's alphabet, for those that do not stand for themselves."""
+    return {byte: letter for letter, byte in _bytes_of_characters().items() if byte < 256}
 
 
 def bytes_of(text: str) -> bytes:

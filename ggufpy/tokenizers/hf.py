@@ -122,12 +122,21 @@ def _description(text: object, vocab: Vocab) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise GGUFError(f"{KEY} is not a JSON object")
     added = found.get("added_tokens")
-    if isinstance(added, list):
-        for token in added:
-            number = token.get("id") if isinstance(token, dict) else None
-            if isinstance(number, int) and 0 <= number < len(vocab.types):
-                token["special"] = bool(vocab.types[number] in (CONTROL, UNKNOWN))
-    return found | {"truncation": None, "padding": None, "post_processor": None}
+    kept = [_typed(token, vocab) for token in added if _has_row(token, vocab)] if isinstance(added, list) else added
+    return found | {"added_tokens": kept, "truncation": None, "padding": None, "post_processor": None}
+
+
+def _has_row(token: object, vocab: Vocab) -> bool:
+    """Whether an added token is one of the file's; what is none at all is left to the library to refuse."""
+    number = token.get("id") if isinstance(token, dict) else None
+    return not isinstance(number, int) or 0 <= number < len(vocab.types)
+
+
+def _typed(token: object, vocab: Vocab) -> object:
+    """An added token that is special where the file's types say so."""
+    if not isinstance(token, dict) or not isinstance(token.get("id"), int):
+        return token
+    return token | {"special": bool(vocab.types[token["id"]] in (CONTROL, UNKNOWN))}
 
 
 def _of_bytes(description: dict[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""From checkpoints of other programs to GGUF, and back."""
