@@ -15,6 +15,7 @@ from typing import Any
 
 from ggufpy.convert.vocabulary import bpe, sentencepiece, unigram, wordpiece
 from ggufpy.convert.vocabulary.compare import Difference, difference, loaded
+from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources, part, read_sources
 from ggufpy.convert.vocabulary.legacy import described
 from ggufpy.convert.vocabulary.special import special_keys
@@ -24,7 +25,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.hf import KEY as WHOLE
 
-__all__ = ["Vocabulary", "vocabulary"]
+__all__ = ["Vocabulary", "export_vocabulary", "vocabulary"]
 
 _KEY = "tokenizer.ggml."
 _KINDS: dict[str, Callable[[Sources, int | None], list[Pieces]]] = {

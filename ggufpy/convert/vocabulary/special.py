@@ -41,6 +41,8 @@ def special_keys(sources: Sources, ids: Mapping[str, int], n: int) -> tuple[dict
         flag = sources.settings.get(f"add_{name}_token")
         if isinstance(flag, bool):
             found.adds.setdefault(name, flag)
+    if sources.description is not None:  # which says all that is put around a text
+        found.adds = {"bos": False, "eos": False} | found.adds
     found.ids |= {name: ids[text] for name, text in found.texts.items() if ids.get(text, n) < n}
     _from_configs(found, sources, n)
     keys = {f"{_KEY}{key}_token_id": Typed("uint32", found.ids[name]) for name, key in _NAMES if name in found.ids}
