@@ -62,7 +62,7 @@ def export_vocabulary(metadata: Metadata, folder: Path) -> None:
     _write(folder / "tokenizer.json", text)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named,
-        "added_tokens_decoder": {str(i): _added(vocab, i) for i in _marked(vocab, model)},
+        "added_tokens_decoder": {str(i): _added(vocab, i) for i in _marked(vocab)},
     }  # fmt: skip
     if f"{_KEY}add_bos_token" in metadata or vocab.add_bos:
         settings["add_bos_token"] = vocab.add_bos
@@ -112,10 +112,9 @@ def _named(metadata: Metadata, vocab: Vocab) -> dict[str, str]:
     }
 
 
-def _marked(vocab: Vocab, model: str) -> list[int]:
+def _marked(vocab: Vocab) -> list[int]:
     """Ids that are found before plain text is tokenized."""
-    types = (CONTROL, USER_DEFINED, UNKNOWN) if model != "t5" else (CONTROL, USER_DEFINED, UNKNOWN)
-    return [token for token, kind in enumerate(vocab.types.tolist()) if kind in types]
+    return [token for token, kind in enumerate(vocab.types.tolist()) if kind in (CONTROL, USER_DEFINED, UNKNOWN)]
 
 
 def _added(vocab: Vocab, token: int) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _description(metadata: Metadata, model: str, vocab: Vocab) -> dict[str, Any]
     if model not in makers:
         raise GGUFError(f"{_KEY}model: the kind {model[:40]!r} cannot be written as a tokenizer.json")
     parts = makers[model](metadata, vocab)
-    added = [{"id": token, **_added(vocab, token)} for token in _marked(vocab, model)]
+    added = [{"id": token, **_added(vocab, token)} for token in _marked(vocab)]
     return whole(parts.pop("model"), added, post_processor=_frame(vocab, model), **parts)
 
 
