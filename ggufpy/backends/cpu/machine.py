@@ -22,7 +22,7 @@ def _timed(what: str, buffer: Region, size: int, threads: int, repeats: int) -> 
     """Seconds of the fastest of `repeats` runs."""
     code = kernel("measure", what=what)
     result = Region(64 * threads, "result")
-    arguments = {"buffer": buffer.at(0, buffer.nbytes), "size": size, "result": result.at(0, 64 * threads)}
+    arguments = {"buffer_ptr": buffer.at(0, buffer.nbytes), "n_units": size, "result_ptr": result.at(0, 64 * threads)}
     tape = Tape([Call(code, arguments, frozenset(), frozenset())], library(current()))
     team = Team(threads, library(current()))
     best = float("inf")

@@ -68,7 +68,7 @@ class Profile:
         if isinstance(op, MatMul) and call.kernel.source.startswith("matmul"):
             if call.kernel.source == "matmul_tiles":
                 rows = bulk
-            elif call.arguments["step"] == work.step.exact_rows:
+            elif call.arguments["step_ptr"] == work.step.exact_rows:
                 rows = exact
             (height, width), packed = op.weight.shape, self._model.matrices[op.weight.name].memory.nbytes
             return 2.0 * rows * height * width, packed + rows * _row_bytes(call, work)

@@ -10,28 +10,28 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("buffer", "start", "end", "count", "swap", "starts", "lengths", "result")
+ARGS = struct("buffer_ptr", "start", "end", "n_strings", "swaps", "starts_ptr", "lengths_ptr", "result_ptr")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def walk(args, ith, nth):
-        buffer, end, count, swap = args.buffer, args.end, args.count, args.swap
-        starts, lengths = args.starts, args.lengths
+        buffer, end, count, swap = args.buffer_ptr, args.end, args.n_strings, args.swaps
+        starts, lengths = args.starts_ptr, args.lengths_ptr
         position = args.start
         for i in range(count):
             if end - position < 8:
-                v.store_i64(args.result, -1 - i)
+                v.store_i64(args.result_ptr, -1 - i)
                 return
             length = v.load_i64(buffer + position)
             if swap != 0:
                 length = v.swap_i64(length)
             position += 8
             if length < 0 or length > end - position:
-                v.store_i64(args.result, -1 - i)
+                v.store_i64(args.result_ptr, -1 - i)
                 return
             v.store_i64(starts + 8 * i, position)
             v.store_i64(lengths + 8 * i, length)
             position += length
-        v.store_i64(args.result, position)
+        v.store_i64(args.result_ptr, position)
 
     return walk

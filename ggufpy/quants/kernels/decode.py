@@ -15,7 +15,7 @@ from typing import Any
 from ggufpy import quants
 from ggufpy.jit.spec import struct
 
-ARGS = struct("blocks", "count", "out")
+ARGS = struct("blocks_ptr", "n_blocks", "out_ptr")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -24,8 +24,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     step = v.L if block.weights == 1 else 1
 
     def blocks(args, ith, nth):
-        for i in range(0, args.count, step):
-            first = min(i, args.count - step)  # the last ones again rather than fewer
-            decode(args.blocks + nbytes * first, args.out + width * first)
+        for i in range(0, args.n_blocks, step):
+            first = min(i, args.n_blocks - step)  # the last ones again rather than fewer
+            decode(args.blocks_ptr + nbytes * first, args.out_ptr + width * first)
 
     return blocks

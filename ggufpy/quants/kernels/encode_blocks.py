@@ -62,22 +62,22 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     @v.njit
     def encode_row(args, row, width):
-        x, out, scratch = args.x + row * args.x_stride, args.out + row * args.out_stride, args.scratch
+        x, out, scratch = args.x_ptr + row * args.x_stride, args.out_ptr + row * args.out_stride, args.scratch_ptr
         mean = zero
         if weighted:
-            mean = mean_square(args.source, x, args.blocks, scratch, width)
-        for b in range(args.blocks):
-            if load(args.source, x + b * width, scratch) != 0 and v.load_i64(args.bad) < 0:
-                v.store_i64(args.bad, row)
+            mean = mean_square(args.x_type, x, args.n_blocks, scratch, width)
+        for b in range(args.n_blocks):
+            if load(args.x_type, x + b * width, scratch) != 0 and v.load_i64(args.bad_ptr) < 0:
+                v.store_i64(args.bad_ptr, row)
             if weighted:
-                w = args.importance + row * args.importance_stride + 4 * weights * b
+                w = args.importance_ptr + row * args.importance_stride + 4 * weights * b
                 for i in range(0, weights, L):
                     v.store_f(scratch + w_at + 4 * i, v.load_f(w + 4 * i))
-            encode(scratch, scratch + w_at, mean, out + b * nbytes, scratch + work_at, args.tables)
+            encode(scratch, scratch + w_at, mean, out + b * nbytes, scratch + work_at, args.tables_ptr)
 
     def rows(args, ith, nth):
-        width = weights * (4 if args.source == 0 else 2)
-        for row in range(args.rows):
+        width = weights * (4 if args.x_type == 0 else 2)
+        for row in range(args.n_rows):
             encode_row(args, row, width)
 
     return rows

@@ -24,8 +24,8 @@ from ggufpy import quants
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "x", "x_stride", "source", "rows", "blocks", "importance", "importance_stride", "out", "out_stride", "scratch",
-    "bad", "tables",
+    "x_ptr", "x_stride", "x_type", "n_rows", "n_blocks", "importance_ptr", "importance_stride", "out_ptr", "out_stride",
+    "scratch_ptr", "bad_ptr", "tables_ptr",
 )  # fmt: skip
 LONGEST = 256  # weights of a block
 WORK = 2048  # vectors that an encoder may use as it likes
@@ -90,24 +90,24 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 v.store_u8(out + r * stride + k, v.load_u8(scratch + L * k + r))
 
     def rows(args, ith, nth):
-        source, blocks, count = args.source, args.blocks, args.rows
+        source, blocks, count = args.x_type, args.n_blocks, args.n_rows
         x_stride, out_stride, w_stride = args.x_stride, args.out_stride, args.importance_stride
-        scratch = args.scratch
+        scratch = args.scratch_ptr
         width = weights * (4 if source == 0 else 2)
         for group in range((count + L - 1) // L):
             first = min(group * L, count - L)  # the last ones again rather than a group of its own kind
-            at, out = args.x + first * x_stride, args.out + first * out_stride
+            at, out = args.x_ptr + first * x_stride, args.out_ptr + first * out_stride
             mean = v.splat_f(0.0)
             if weighted:
                 mean = mean_square(source, at, x_stride, blocks, scratch, width)
             for b in range(blocks):
                 transpose(source, at + b * width, x_stride, scratch)
                 wrong = sanitise(scratch)
-                report(args.bad, wrong, scratch + work_at, first)
+                report(args.bad_ptr, wrong, scratch + work_at, first)
                 if weighted:
-                    w = args.importance + first * w_stride + 4 * weights * b
+                    w = args.importance_ptr + first * w_stride + 4 * weights * b
                     transpose(0, w, w_stride, scratch + w_at)
-                encode(scratch, scratch + w_at, mean, scratch + out_at, scratch + work_at, args.tables)
+                encode(scratch, scratch + w_at, mean, scratch + out_at, scratch + work_at, args.tables_ptr)
                 put(scratch + out_at, out + b * nbytes, out_stride)
 
     return rows

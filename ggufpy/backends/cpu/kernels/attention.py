@@ -33,8 +33,8 @@ QUERIES = 24  # of a block, at most, unless a group is larger
 LOWEST = -1e30  # the score of what is not seen
 
 ARGS = struct(
-    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes", "sinks", "cap:f4",
+    "spans_ptr", "q_ptr", "keys_ptr", "values_ptr", "scratch_ptr", "y_ptr", "q_stride", "y_stride", "n_kv",
+    "key_head_bytes", "value_head_bytes", "window", "scratch_bytes", "sinks_ptr", "cap:f4",
 )  # fmt: skip
 
 
@@ -237,10 +237,10 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def singles(args, ith, nth, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS
-        q0, q_stride, keys0, values0 = args.q, args.q_stride, args.keys, args.values
+        n_kv, window, records = args.n_kv, args.window, args.spans_ptr + RECORDS
+        q0, q_stride, keys0, values0 = args.q_ptr, args.q_stride, args.keys_ptr, args.values_ptr
         key_head, value_head = args.key_head_bytes, args.value_head_bytes
-        room = args.scratch + ith * args.scratch_bytes
+        room = args.scratch_ptr + ith * args.scratch_bytes
         units = 0
         for s in range(count):
             position = v.load_i64(records + 8 * RECORD * s + 16)
@@ -288,11 +288,11 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def runs(args, ith, nth, single, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS + 8 * RECORD * single
-        cap, sinks = args.cap, args.sinks
-        keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
+        n_kv, window, records = args.n_kv, args.window, args.spans_ptr + RECORDS + 8 * RECORD * single
+        cap, sinks = args.cap, args.sinks_ptr
+        keys0, values0, y0, y_stride = args.keys_ptr, args.values_ptr, args.y_ptr, args.y_stride
         key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
-        room = args.scratch + ith * args.scratch_bytes
+        room = args.scratch_ptr + ith * args.scratch_bytes
         q = room + 4 * queries * PAGE
         running = q + 4 * queries * key_length
         spare = running + size
@@ -307,7 +307,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 head = unit - block * n_kv
                 row, position = row0 + block * rows, position0 + block * rows
                 here = min(rows, length - block * rows)
-                gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
+                gather(args.q_ptr + row * q_stride + head * group * key_length * 4, q_stride, here, q)
                 first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
                 known = position0 + length
                 end = ((known if everything else position + here) - 1) // PAGE
@@ -335,7 +335,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     singles, runs = _singles(v, p), _runs(v, p)
 
     def attention(args, ith, nth):
-        single, several = v.load_i64(args.spans), v.load_i64(args.spans + 8)
+        single, several = v.load_i64(args.spans_ptr), v.load_i64(args.spans_ptr + 8)
         singles(args, ith, nth, single)
         runs(args, ith, nth, single, several)
 

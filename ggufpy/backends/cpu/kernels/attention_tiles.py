@@ -23,8 +23,8 @@ from .kv_types import PAGE, KvType, key_reader, value_reader
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
-    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes", "next", "sinks", "cap:f4",
+    "spans_ptr", "q_ptr", "keys_ptr", "values_ptr", "scratch_ptr", "y_ptr", "q_stride", "y_stride", "n_kv",
+    "key_head_bytes", "value_head_bytes", "window", "scratch_bytes", "next_ptr", "sinks_ptr", "cap:f4",
 )  # fmt: skip
 
 PAIR = 2 * TILE_ROWS  # queries, columns or positions of two tiles side by side
@@ -355,7 +355,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def block(args, scratch, row, position, here, known, head, table):
         n_kv, window, cap = args.n_kv, args.window, args.cap * LOG2E
         end_of_all = known if everything else position + here
-        gather(args.q + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
+        gather(args.q_ptr + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
         begin(scratch, here * group)
         lowest = max(position + 1 - window, 0) if window > 0 else 0
         for chunk in range(lowest // PAGE, (end_of_all - 1) // PAGE + 1):
@@ -363,25 +363,25 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             number = v.load_i64(table + 8 * chunk) * n_kv + head
             start, last = max(lowest - base, 0) // PAIR * PAIR, min(end_of_all - base, PAGE)
             end = (last + PAIR - 1) // PAIR * PAIR
-            to_keys(args.keys + number * args.key_head_bytes, start, end, scratch + keys_at)
-            to_values(args.values + number * args.value_head_bytes, start, last, scratch + values_at)
+            to_keys(args.keys_ptr + number * args.key_head_bytes, start, end, scratch + keys_at)
+            to_values(args.values_ptr + number * args.value_head_bytes, start, last, scratch + values_at)
             page(scratch, base, position, here, known, window, cap)
         for r in range(here):
             for g in range(group):
                 one = head * group + g
-                finish(scratch, r * group + g, args.y + (row + r) * args.y_stride + one * value_length * 4,
-                       args.sinks + 4 * one)
+                finish(scratch, r * group + g, args.y_ptr + (row + r) * args.y_stride + one * value_length * 4,
+                       args.sinks_ptr + 4 * one)
 
     def attention_tiles(args, ith, nth):
-        skipped = v.load_i64(args.spans) + v.load_i64(args.spans + 8)
-        count, n_kv = v.load_i64(args.spans + 16), args.n_kv
-        scratch, begun = args.scratch + ith * args.scratch_bytes, 0
+        skipped = v.load_i64(args.spans_ptr) + v.load_i64(args.spans_ptr + 8)
+        count, n_kv = v.load_i64(args.spans_ptr + 16), args.n_kv
+        scratch, begun = args.scratch_ptr + ith * args.scratch_bytes, 0
         if count == 0:
             return
         v.tile_config()
-        turn = v.atomic_add(args.next, 1)
+        turn = v.atomic_add(args.next_ptr, 1)
         for s in range(skipped, skipped + count):
-            record = args.spans + RECORDS + 8 * RECORD * s
+            record = args.spans_ptr + RECORDS + 8 * RECORD * s
             row, length = v.load_i64(record), v.load_i64(record + 8)
             position, table = v.load_i64(record + 16), v.load_i64(record + 24)
             # Six units a thread, if they are not too small for it.
@@ -393,7 +393,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 head = unit % n_kv
                 here, known = min(rows, length - first), position + length
                 block(args, scratch, row + first, position + first, here, known, head, table)
-                turn = v.atomic_add(args.next, 1)
+                turn = v.atomic_add(args.next_ptr, 1)
             begun += units
         v.tile_release()
 

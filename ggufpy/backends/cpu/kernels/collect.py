@@ -13,7 +13,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows", "count")
+ARGS = struct("exact_ptr", "bulk_ptr", "x_ptr", "x_stride", "n_columns", "sums_ptr", "lows_ptr", "count_ptr")
 
 TOGETHER = 16  # rows added up in plain float32
 
@@ -45,11 +45,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             add(part, sums, lows)
 
     def collect(args, ith, nth):
-        exact, first, bulk = v.load_i64(args.exact), v.load_i64(args.bulk), v.load_i64(args.bulk + 8)
-        x, stride, sums, lows = args.x, args.stride, args.sums, args.lows
-        vectors = args.columns // v.L
+        exact, first, bulk = v.load_i64(args.exact_ptr), v.load_i64(args.bulk_ptr), v.load_i64(args.bulk_ptr + 8)
+        x, stride, sums, lows = args.x_ptr, args.x_stride, args.sums_ptr, args.lows_ptr
+        vectors = args.n_columns // v.L
         if ith == 0:
-            v.store_i64(args.count, v.load_i64(args.count) + exact + bulk)
+            v.store_i64(args.count_ptr, v.load_i64(args.count_ptr) + exact + bulk)
         for unit in range(vectors * ith // nth, vectors * (ith + 1) // nth):
             at = 4 * v.L * unit
             if exact > 0:

@@ -12,16 +12,19 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("count", "logits", "stride", "stats", "starts", "ids", "values", "weights", "out")
+ARGS = struct(
+    "n_rows", "logits_ptr", "logits_stride", "stats_ptr", "starts_ptr", "ids_ptr", "values_ptr", "weights_ptr",
+    "out_ptr",
+)  # fmt: skip
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def divergence(args, ith, nth):
-        count, ids, values, weights = args.count, args.ids, args.values, args.weights
+        count, ids, values, weights = args.n_rows, args.ids_ptr, args.values_ptr, args.weights_ptr
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            row = args.logits + i * args.stride
-            top, log_sum = v.load_f32(args.stats + 16 * i), v.load_f32(args.stats + 16 * i + 4)
-            at, end = v.load_i64(args.starts + 8 * i), v.load_i64(args.starts + 8 * i + 8)
+            row = args.logits_ptr + i * args.logits_stride
+            top, log_sum = v.load_f32(args.stats_ptr + 16 * i), v.load_f32(args.stats_ptr + 16 * i + 4)
+            at, end = v.load_i64(args.starts_ptr + 8 * i), v.load_i64(args.starts_ptr + 8 * i + 8)
             tops, log_sums, total = v.splat_f(top), v.splat_f(log_sum), v.splat_f(0.0)
             while at + v.L <= end:
                 ours = (v.gather_f(row, v.load_i(ids + 4 * at)) - tops) - log_sums
@@ -32,6 +35,6 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 ours = (v.load_f32(row + 4 * v.load_i32(ids + 4 * at)) - top) - log_sum
                 found += v.load_f32(weights + 4 * at) * (v.load_f32(values + 4 * at) - ours)
                 at += 1
-            v.store_f32(args.out + 4 * i, found)
+            v.store_f32(args.out_ptr + 4 * i, found)
 
     return divergence

@@ -27,8 +27,9 @@ from .matrix import MANY
 from .route import PAIR
 
 ARGS = struct(
-    "step", "starts", "pairs", "experts", "weights", "expert_bytes", "x", "x_stride", "x_part", "y", "y_stride",
-    "y_part", "shares", "shares_stride", "bias", "bias_stride", "panels", "blocks", "add", "multiplier:f4",
+    "step_ptr", "starts_ptr", "pairs_ptr", "n_experts", "weights_ptr", "expert_bytes", "x_ptr", "x_stride",
+    "x_part_stride", "y_ptr", "y_stride", "y_part_stride", "shares_ptr", "shares_stride", "bias_ptr", "bias_stride",
+    "n_panels", "n_blocks", "adds", "multiplier:f4",
 )  # fmt: skip
 
 
@@ -56,14 +57,14 @@ def _storer(v: Any, streams: int) -> Any:
     @v.njit
     def store(args, total, n, tokens, pair, panel, step, bias):
         row, part = v.load_i32(pair), v.load_i32(pair + 4)
-        y = args.y + row * args.y_stride + part * args.y_part + panel * row_bytes
+        y = args.y_ptr + row * args.y_stride + part * args.y_part_stride + panel * row_bytes
         for j in range(streams):
             out = y + j * step * row_bytes
             value = total[n + j * tokens] * v.splat_f(args.multiplier)
             if bias != 0:
                 value = value + v.load_f(bias + (panel + j * step) * row_bytes)
-            if args.shares != 0:
-                share = v.load_f32(args.shares + row * args.shares_stride + 4 * part)
+            if args.shares_ptr != 0:
+                share = v.load_f32(args.shares_ptr + row * args.shares_stride + 4 * part)
                 value = v.fma(v.splat_f(share), value, v.load_f(out))
             v.store_f(out, value)
 
@@ -76,11 +77,11 @@ def _alone(v: Any, accumulate: Any, streams: int) -> Any:
 
     @v.njit
     def alone(args, weights, stride, pair, panel, step, bias):
-        x = args.x + v.load_i32(pair) * args.x_stride + v.load_i32(pair + 4) * args.x_part
+        x = args.x_ptr + v.load_i32(pair) * args.x_stride + v.load_i32(pair + 4) * args.x_part_stride
         total = v.floats(streams)
         for n in range(streams):
             total[n] = v.splat_f(0.0)
-        accumulate(weights + panel * stride, step * stride, args.blocks, x, 0, total)
+        accumulate(weights + panel * stride, step * stride, args.n_blocks, x, 0, total)
         store(args, total, 0, 1, pair, panel, step, bias)
 
     return alone
@@ -93,7 +94,7 @@ def _together(v: Any, accumulate: Any, streams: int) -> Any:
 
     @v.njit
     def activations(args, pair):
-        return args.x + v.load_i32(pair) * args.x_stride + v.load_i32(pair + 4) * args.x_part
+        return args.x_ptr + v.load_i32(pair) * args.x_stride + v.load_i32(pair + 4) * args.x_part_stride
 
     @v.njit
     def together(args, weights, stride, pair, count, panel, step, bias):
@@ -107,7 +108,7 @@ def _together(v: Any, accumulate: Any, streams: int) -> Any:
         total = v.floats(sums)
         for n in range(sums):
             total[n] = v.splat_f(0.0)
-        accumulate(weights + panel * stride, step * stride, args.blocks, x, apart, total)
+        accumulate(weights + panel * stride, step * stride, args.n_blocks, x, apart, total)
         for t in range(MANY):
             if t < count:
                 store(args, total, t, MANY, pair + PAIR * t, panel, step, bias)
@@ -145,8 +146,8 @@ def _expert(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def expert(args, e, pairs, count, first, last):
-        weights, stride = args.weights + e * args.expert_bytes, args.blocks * size
-        bias = args.bias + e * args.bias_stride if args.bias != 0 else 0
+        weights, stride = args.weights_ptr + e * args.expert_bytes, args.n_blocks * size
+        bias = args.bias_ptr + e * args.bias_stride if args.bias_ptr != 0 else 0
         if count == 1:
             one(args, weights, stride, pairs, first, last, bias)
         else:
@@ -165,28 +166,28 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     @v.njit
     def clear(args, first, last):
-        for row in range(v.load_i64(args.step)):
+        for row in range(v.load_i64(args.step_ptr)):
             for panel in range(first, last):
-                v.store_f(args.y + row * args.y_stride + panel * row_bytes, v.splat_f(0.0))
+                v.store_f(args.y_ptr + row * args.y_stride + panel * row_bytes, v.splat_f(0.0))
 
     def expert_matmul(args, ith, nth):
-        starts, panels, experts = args.starts, args.panels, args.experts
+        starts, panels, experts = args.starts_ptr, args.n_panels, args.n_experts
         total = 0
         for e in range(experts):
             total += groups(starts, e)
         low, high = total * panels * ith // nth, total * panels * (ith + 1) // nth
         first, last = panels * ith // nth, panels * (ith + 1) // nth
-        if args.shares != 0 and args.add == 0:
+        if args.shares_ptr != 0 and args.adds == 0:
             clear(args, first, last)
         before = 0  # groups × panels of the experts before
         for e in range(experts):
             begin = v.load_i64(starts + 8 * e)
             count, here = v.load_i64(starts + 8 * (e + 1)) - begin, groups(starts, e)
             if count > 0:
-                if args.shares == 0:  # looked up each time: else the compiler makes two loops of this one
+                if args.shares_ptr == 0:  # looked up each time: else the compiler makes two loops of this one
                     first = min(max((low - before + here - 1) // here, 0), panels)
                     last = min(max((high - before + here - 1) // here, 0), panels)
-                expert(args, e, args.pairs + PAIR * begin, count, first, last)
+                expert(args, e, args.pairs_ptr + PAIR * begin, count, first, last)
                 before += here * panels
 
     return expert_matmul

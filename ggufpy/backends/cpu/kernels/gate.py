@@ -16,7 +16,7 @@ from ggufpy.jit.spec import struct
 from .common import quantiser
 
 ARGS = struct(
-    "step", "gate", "up", "y", "q", "blocks", "gate_stride", "up_stride", "y_stride", "q_stride"
+    "step_ptr", "gate_ptr", "up_ptr", "y_ptr", "q_ptr", "n_blocks", "gate_stride", "up_stride", "y_stride", "q_stride",
 )  # fmt: skip
 TWICE, CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 SLOPE, LIMIT = 1.702, 7.0  # of "clamped"
@@ -92,10 +92,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     def gate(args, ith, nth):
         blocks, gate_stride, up_stride, y_stride, q_stride = (
-            args.blocks, args.gate_stride, args.up_stride, args.y_stride, args.q_stride
+            args.n_blocks, args.gate_stride, args.up_stride, args.y_stride, args.q_stride
         )  # fmt: skip
-        gate0, up0, y0, q0 = args.gate, args.up, args.y, args.q
-        units = v.load_i64(args.step) * blocks
+        gate0, up0, y0, q0 = args.gate_ptr, args.up_ptr, args.y_ptr, args.q_ptr
+        units = v.load_i64(args.step_ptr) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // blocks
             b = unit - token * blocks

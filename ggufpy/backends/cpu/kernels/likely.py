@@ -17,8 +17,9 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "count", "logits", "stride", "columns", "stats", "ids", "values", "numbers", "scratch", "least:f4", "tick:f4"
-)
+    "n_rows", "logits_ptr", "logits_stride", "n_columns", "stats_ptr", "ids_ptr", "values_ptr", "numbers_ptr",
+    "scratch_ptr", "least:f4", "tick:f4",
+)  # fmt: skip
 SCRATCH = 128  # bytes a thread: a vector of what is left of the largest, and one of probabilities
 
 
@@ -40,12 +41,13 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return likely, sampled, since
 
     def likely(args, ith, nth):
-        columns, count, tick, scratch = args.columns, args.count, args.tick, args.scratch + 128 * ith
+        columns, count, tick, scratch = args.n_columns, args.n_rows, args.tick, args.scratch_ptr + 128 * ith
         whole = columns // v.L
         zero = v.splat_f(0.0)
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            row, stats, numbers = args.logits + i * args.stride, args.stats + 16 * i, args.numbers + 16 * i
-            ids, values = args.ids + 4 * i * columns, args.values + 4 * i * columns
+            row = args.logits_ptr + i * args.logits_stride
+            stats, numbers = args.stats_ptr + 16 * i, args.numbers_ptr + 16 * i
+            ids, values = args.ids_ptr + 4 * i * columns, args.values_ptr + 4 * i * columns
             top, inverse = v.load_f32(stats), 1.0 / v.load_f32(stats + 8)
             limit = args.least + v.load_f32(stats + 4)
             limits, factor = v.splat_f(limit), v.splat_f(inverse)

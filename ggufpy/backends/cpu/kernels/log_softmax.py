@@ -11,7 +11,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("count", "logits", "stride", "columns", "out")
+ARGS = struct("n_rows", "logits_ptr", "logits_stride", "n_columns", "out_ptr")
 
 TOGETHER = 32  # vectors whose sum is added to the total at once: pairwise sums lose less
 
@@ -57,10 +57,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return 0
 
     def log_softmax(args, ith, nth):
-        columns, count = args.columns, args.count
+        columns, count = args.n_columns, args.n_rows
         whole = columns // v.L
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            row, out = args.logits + i * args.stride, args.out + 16 * i
+            row, out = args.logits_ptr + i * args.logits_stride, args.out_ptr + 16 * i
             top = largest_of(row, whole, columns)
             v.store_f32(out, top)
             v.store_f32(out + 4, sum_of(row, top, whole, columns))

@@ -26,8 +26,8 @@ from .layout import BLOCK, GROUPS, Piece, block_bytes, pieces, scale_offset
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
-    "span", "weights", "tiles", "y", "bias", "panels", "blocks", "y_stride", "add", "multiplier:f4", "scratch",
-    "scratch_bytes", "next",
+    "span_ptr", "weights_ptr", "tiles_ptr", "y_ptr", "bias_ptr", "n_panels", "n_blocks", "y_stride", "adds",
+    "multiplier:f4", "scratch_ptr", "scratch_bytes", "next_ptr",
 )  # fmt: skip
 
 PANELS = 2  # that are multiplied side by side
@@ -153,14 +153,14 @@ def _dots(v: Any, streams: int) -> Any:
 
     @v.njit
     def multiply(args, panel, start, stop, scratch):
-        first, rows, y_stride = v.load_i64(args.span), v.load_i64(args.span + 8), args.y_stride
-        bias = args.bias + panel * VECTOR if args.bias != 0 and start == 0 else 0
-        add = args.add != 0 or start != 0
+        first, rows, y_stride = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8), args.y_stride
+        bias = args.bias_ptr + panel * VECTOR if args.bias_ptr != 0 and start == 0 else 0
+        add = args.adds != 0 or start != 0
         acc = v.floats(sums)
         for row in range(0, rows, TOKENS):
-            a = args.tiles + (row // TILE_ROWS * args.blocks + start) * TILE + row % TILE_ROWS * VECTOR
+            a = args.tiles_ptr + (row // TILE_ROWS * args.n_blocks + start) * TILE + row % TILE_ROWS * VECTOR
             products(a, scratch, (stop - start) * TILE, stop - start, acc)
-            y = args.y + (first + row) * y_stride + panel * VECTOR
+            y = args.y_ptr + (first + row) * y_stride + panel * VECTOR
             for t in range(TOKENS):
                 if row + t < rows:
                     for j in range(streams):
@@ -237,13 +237,13 @@ def _tiles(v: Any, streams: int) -> Any:
 
     @v.njit
     def multiply(args, panel, start, stop, scratch):
-        first, rows, y_stride = v.load_i64(args.span), v.load_i64(args.span + 8), args.y_stride
-        bias = args.bias + panel * VECTOR if args.bias != 0 and start == 0 else 0
-        add = args.add != 0 or start != 0
-        spare, stride = scratch + args.scratch_bytes - SUMS, args.blocks * TILE
+        first, rows, y_stride = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8), args.y_stride
+        bias = args.bias_ptr + panel * VECTOR if args.bias_ptr != 0 and start == 0 else 0
+        add = args.adds != 0 or start != 0
+        spare, stride = scratch + args.scratch_bytes - SUMS, args.n_blocks * TILE
         for row in range(0, rows, 2 * TILE_ROWS):
             here = min(rows - row, 2 * TILE_ROWS)
-            y = args.y + (first + row) * y_stride + panel * VECTOR
+            y = args.y_ptr + (first + row) * y_stride + panel * VECTOR
             direct = here == 2 * TILE_ROWS and not (add and bias != 0)
             at, at_stride = (y, y_stride) if direct else (spare, width)
             if not direct and add:
@@ -252,7 +252,7 @@ def _tiles(v: Any, streams: int) -> Any:
                 v.prefetch(y + (here + r) * y_stride)
                 v.prefetch(y + (here + r) * y_stride + width - VECTOR)
             begin(at, at_stride, bias, add)
-            a = args.tiles + (row // TILE_ROWS * args.blocks + start) * TILE
+            a = args.tiles_ptr + (row // TILE_ROWS * args.n_blocks + start) * TILE
             products(a, stride, scratch, (stop - start) * TILE, stop - start)
             store(at, at_stride)
             if not direct:
@@ -270,12 +270,12 @@ def _panels(v: Any, decoder: tuple[Any, int]) -> Any:
 
     @v.njit
     def panels(args, first, last, start, stop, scratch):
-        stride, factor = args.blocks * size, args.multiplier
+        stride, factor = args.n_blocks * size, args.multiplier
         for panel in range(first, last, PANELS):
             streams = min(last - panel, PANELS)
             for j in range(streams):
                 for b in range(stop - start):
-                    block = args.weights + (panel + j) * stride + (start + b) * size
+                    block = args.weights_ptr + (panel + j) * stride + (start + b) * size
                     for line in range(lines):
                         v.prefetch(block + PANELS * stride + line * VECTOR)  # of the next round
                     decode(block, scratch + (j * (stop - start) + b) * TILE, factor)
@@ -304,18 +304,18 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     open_tiles, close_tiles = (v.tile_config, v.tile_release) if v.TILES else (nothing, nothing)
 
     def matmul(args, ith, nth):
-        if v.load_i64(args.span + 8) > 0:
-            blocks, scratch = args.blocks, args.scratch + ith * args.scratch_bytes
+        if v.load_i64(args.span_ptr + 8) > 0:
+            blocks, scratch = args.n_blocks, args.scratch_ptr + ith * args.scratch_bytes
             chunks = (blocks + most - 1) // most
-            pairs = (args.panels + PANELS * SHARES * nth - 1) // (PANELS * SHARES * nth)
-            group = pairs * PANELS if nth > 1 else args.panels
+            pairs = (args.n_panels + PANELS * SHARES * nth - 1) // (PANELS * SHARES * nth)
+            group = pairs * PANELS if nth > 1 else args.n_panels
             open_tiles()
-            first = v.atomic_add(args.next, group)
-            while first < args.panels:
+            first = v.atomic_add(args.next_ptr, group)
+            while first < args.n_panels:
                 for c in range(chunks):
                     start, stop = blocks * c // chunks, blocks * (c + 1) // chunks
-                    panels(args, first, min(first + group, args.panels), start, stop, scratch)
-                first = v.atomic_add(args.next, group)
+                    panels(args, first, min(first + group, args.n_panels), start, stop, scratch)
+                first = v.atomic_add(args.next_ptr, group)
             close_tiles()
 
     return matmul

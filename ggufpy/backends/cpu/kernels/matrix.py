@@ -13,7 +13,10 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
+ARGS = struct(
+    "step_ptr", "weights_ptr", "x_ptr", "y_ptr", "bias_ptr", "n_panels", "n_blocks", "x_stride", "y_stride", "adds",
+    "multiplier:f4",
+)  # fmt: skip
 
 MANY = 4  # tokens of a group when there are more groups to come
 
@@ -55,9 +58,9 @@ def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes
 
     @v.njit
     def panels(args, first, count, n_tokens):
-        weights, x, y, bias = args.weights, args.x, args.y, args.bias
-        blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
-        multiplier, add = args.multiplier, args.add
+        weights, x, y, bias = args.weights_ptr, args.x_ptr, args.y_ptr, args.bias_ptr
+        blocks, x_stride, y_stride = args.n_blocks, args.x_stride, args.y_stride
+        multiplier, add = args.multiplier, args.adds
         stride = blocks * block_bytes
         for panel in range(first, first + count):
             w, out = weights + panel * stride, y + panel * row_bytes
@@ -80,8 +83,8 @@ def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes:
     narrow = _panels(v, make, 1, tokens, block_bytes)
 
     def kernel(args, ith, nth):
-        n_tokens = v.load_i64(args.step)
-        first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
+        n_tokens = v.load_i64(args.step_ptr)
+        first, last = args.n_panels * ith // nth, args.n_panels * (ith + 1) // nth
         rounds = (last - first) // streams
         wide(args, first, rounds, n_tokens)
         narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)

@@ -13,7 +13,10 @@ from ggufpy.jit.spec import struct
 
 from .common import quantiser
 
-ARGS = struct("step", "x", "weight", "y", "q", "blocks", "columns", "x_stride", "y_stride", "q_stride", "eps:f4")
+ARGS = struct(
+    "step_ptr", "x_ptr", "weight_ptr", "y_ptr", "q_ptr", "n_blocks", "n_columns", "x_stride", "y_stride", "q_stride",
+    "eps:f4",
+)  # fmt: skip
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -28,10 +31,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return 1.0 / v.sqrt(v.sum(total) / columns + eps)
 
     def norm(args, ith, nth):
-        blocks, columns, eps = args.blocks, args.columns, args.eps
-        x0, y0, q0, weight = args.x, args.y, args.q, args.weight
+        blocks, columns, eps = args.n_blocks, args.n_columns, args.eps
+        x0, y0, q0, weight = args.x_ptr, args.y_ptr, args.q_ptr, args.weight_ptr
         x_stride, y_stride, q_stride = args.x_stride, args.y_stride, args.q_stride
-        units = v.load_i64(args.step) * blocks
+        units = v.load_i64(args.step_ptr) * blocks
         vectors = 32 // v.L
         unit, last = units * ith // nth, units * (ith + 1) // nth
         if x0 == y0:  # a thread has whole rows, because another one would read what this one has written

@@ -18,7 +18,7 @@ from ggufpy.quants.words import Words
 
 from .layout import BLOCK, block_bytes, pieces, scale_offset
 
-ARGS = struct("source", "stride", "rows", "blocks", "out", "top", "factor:f4")
+ARGS = struct("source_ptr", "source_stride", "n_rows", "n_blocks", "out_ptr", "top_ptr", "factor:f4")
 
 
 def _joiner(v: Any, bits: int) -> Any:
@@ -64,14 +64,14 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return v.max_i(top, bits & v.splat_i(0x7FFFFFFF))
 
     def pack(args, ith, nth):
-        rows, blocks, stride, factor = args.rows, args.blocks, args.stride, v.splat_f(args.factor)
+        rows, blocks, stride, factor = args.n_rows, args.n_blocks, args.source_stride, v.splat_f(args.factor)
         work, codes = v.ints(count), v.ints(8)
         top = v.splat_i(0)
         panels = (rows + L - 1) // L
-        out = args.out + panels * ith // nth * blocks * parts * size
+        out = args.out_ptr + panels * ith // nth * blocks * parts * size
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
             keep = v.gt_i(v.splat_i(rows - panel * L), v.iota())
-            source = args.source + panel * L * stride
+            source = args.source_ptr + panel * L * stride
             for b in range(blocks):
                 load(source + b * nbytes, stride, work)
                 for i in range(lines):
@@ -85,6 +85,6 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                         if has_min:
                             top = number(minimum_of(work, s, h), factor, to + 2 * halves * L, keep, top)
                     out += size
-        v.store_i(args.top, top)
+        v.store_i(args.top_ptr, top)
 
     return pack

@@ -11,7 +11,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("source", "rows", "columns", "blocks", "out")
+ARGS = struct("source_ptr", "n_rows", "n_columns", "n_blocks", "out_ptr")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -26,12 +26,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             v.store_u16(to, v.load_u16(at))
 
     def pack(args, ith, nth):
-        source, columns, blocks = args.source, args.columns, args.blocks
+        source, columns, blocks = args.source_ptr, args.n_columns, args.n_blocks
         stride, whole = columns * size, columns // each * each
         words = v.ints(4)
-        panels = args.rows // L
+        panels = args.n_rows // L
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
-            first, out = source + panel * L * stride, args.out + panel * blocks * 32 * L * size
+            first, out = source + panel * L * stride, args.out_ptr + panel * blocks * 32 * L * size
             for k in range(0, whole, each):
                 v.rows(first + size * k, stride, words, 0)
                 for i in range(4):

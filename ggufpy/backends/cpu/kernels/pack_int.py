@@ -14,7 +14,7 @@ from ggufpy.quants.base import IntPanel
 
 from .layout import block_bytes, pieces, scale_offset
 
-ARGS = struct("codes", "scale", "minimum", "rows", "blocks", "out", "factor:f4")
+ARGS = struct("codes_ptr", "scale_ptr", "minimum_ptr", "n_rows", "n_blocks", "out_ptr", "factor:f4")
 
 
 def _coder(v: Any, bits: int) -> Any:
@@ -45,8 +45,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     size = block_bytes(IntPanel(bits, group, 0, bool(has_min)), L)
 
     def pack(args, ith, nth):
-        rows, blocks, factor = args.rows, args.blocks, args.factor
-        codes, scale, minimum, out = args.codes, args.scale, args.minimum, args.out
+        rows, blocks, factor = args.n_rows, args.n_blocks, args.factor
+        codes, scale, minimum, out = args.codes_ptr, args.scale_ptr, args.minimum_ptr, args.out_ptr
         panels = (rows + L - 1) // L
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
             for b in range(blocks):

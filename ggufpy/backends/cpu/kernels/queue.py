@@ -13,7 +13,7 @@ from ggufpy.jit.spec import struct
 
 from .common import barrier as waiting
 
-ARGS = struct("entries", "count", "next", "barrier", "yield_")
+ARGS = struct("entries_ptr", "n_entries", "next_ptr", "barrier_ptr", "yield_ptr")
 ENTRY = 16
 
 
@@ -21,12 +21,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     wait = waiting(v)
 
     def queue(args, ith, nth):
-        entries, count, following = args.entries, args.count, args.next
+        entries, count, following = args.entries_ptr, args.n_entries, args.next_ptr
         i = v.atomic_add(following, 1)
         while i < count:
             v.invoke(v.load_i64(entries + ENTRY * i), v.load_i64(entries + ENTRY * i + 8), 0, 1)
             i = v.atomic_add(following, 1)
         if nth > 1:
-            wait(args.barrier, args.yield_, nth)
+            wait(args.barrier_ptr, args.yield_ptr, nth)
 
     return queue

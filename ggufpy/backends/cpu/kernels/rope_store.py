@@ -18,8 +18,8 @@ from ggufpy.jit.spec import struct
 from .kv_types import PAGE, KvType, key_steps, value_steps, writer
 
 ARGS = struct(
-    "step", "places", "q", "k", "v", "q_stride", "k_stride", "v_stride", "table", "rotated", "neox", "n_head", "n_kv",
-    "keys", "values", "key_head_bytes", "value_head_bytes", "scale:f4",
+    "step_ptr", "places_ptr", "q_ptr", "k_ptr", "v_ptr", "q_stride", "k_stride", "v_stride", "table_ptr", "n_rotated",
+    "is_neox", "n_head", "n_kv", "keys_ptr", "values_ptr", "key_head_bytes", "value_head_bytes", "scale:f4",
 )  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             v.store_f32(second, a * s + b * c)
 
     def rope_store(args, ith, nth):
-        n_head, n_kv, places = args.n_head, args.n_kv, args.places
-        table0, rotated, neox, scale = args.table, args.rotated, args.neox, args.scale
+        n_head, n_kv, places = args.n_head, args.n_kv, args.places_ptr
+        table0, rotated, neox, scale = args.table_ptr, args.n_rotated, args.is_neox, args.scale
         heads = n_head + 2 * n_kv
-        units = v.load_i64(args.step) * heads
+        units = v.load_i64(args.step_ptr) * heads
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // heads
             head = unit - token * heads
@@ -81,19 +81,19 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             table = table0 + token * rotated * 4
             page = v.load_i64(pages + position // PAGE * 8) * n_kv
             if head < n_head:
-                row = args.q + token * args.q_stride + head * key_length * 4
+                row = args.q_ptr + token * args.q_stride + head * key_length * 4
                 rotate(row, table, rotated, neox)
                 for i in range(key_length):
                     v.store_f32(row + 4 * i, v.load_f32(row + 4 * i) * scale)
             elif head < n_head + n_kv:
                 head -= n_head
-                row = args.k + token * args.k_stride + head * key_length * 4
+                row = args.k_ptr + token * args.k_stride + head * key_length * 4
                 rotate(row, table, rotated, neox)
-                codes, scales = key_at(args.keys + (page + head) * args.key_head_bytes, position)
+                codes, scales = key_at(args.keys_ptr + (page + head) * args.key_head_bytes, position)
                 write_key(row, codes, scales)
             else:
                 head -= n_head + n_kv
-                codes, scales = value_at(args.values + (page + head) * args.value_head_bytes, position)
-                write_value(args.v + token * args.v_stride + head * value_length * 4, codes, scales)
+                codes, scales = value_at(args.values_ptr + (page + head) * args.value_head_bytes, position)
+                write_value(args.v_ptr + token * args.v_stride + head * value_length * 4, codes, scales)
 
     return rope_store

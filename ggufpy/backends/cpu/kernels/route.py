@@ -21,8 +21,9 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "step", "exact", "bulk", "x", "bias", "chosen", "shares", "x_stride", "y_stride", "experts", "count", "groups",
-    "groups_used", "renormalised", "scale:f4", "scores", "scores_stride", "starts", "pairs", "tally", "next",
+    "step_ptr", "exact_ptr", "bulk_ptr", "x_ptr", "bias_ptr", "chosen_ptr", "shares_ptr", "x_stride", "y_stride",
+    "n_experts", "n_chosen", "n_groups", "n_groups_used", "renormalises", "scale:f4", "scores_ptr", "scores_stride",
+    "starts_ptr", "pairs_ptr", "tally_ptr", "next_ptr",
 )  # fmt: skip
 
 PAIR = 8  # bytes
@@ -101,18 +102,18 @@ def _lister(v: Any) -> Any:
 
     @v.njit
     def row_of(args, i):
-        exact = v.load_i64(args.exact)
-        return i if i < exact else v.load_i64(args.bulk) + i - exact
+        exact = v.load_i64(args.exact_ptr)
+        return i if i < exact else v.load_i64(args.bulk_ptr) + i - exact
 
     @v.njit
     def make_lists(args):
-        starts, pairs, experts, count = args.starts, args.pairs, args.experts, args.count
-        rows = v.load_i64(args.exact) + v.load_i64(args.bulk + 8)
+        starts, pairs, experts, count = args.starts_ptr, args.pairs_ptr, args.n_experts, args.n_chosen
+        rows = v.load_i64(args.exact_ptr) + v.load_i64(args.bulk_ptr + 8)
         for e in range(experts + 2):
             v.store_i64(starts + 8 * e, 0)
         for i in range(rows):  # how many chose expert e, two places behind it
             for k in range(count):
-                at = starts + 8 * (int(v.load_f32(args.chosen + row_of(args, i) * args.y_stride + 4 * k)) + 2)
+                at = starts + 8 * (int(v.load_f32(args.chosen_ptr + row_of(args, i) * args.y_stride + 4 * k)) + 2)
                 v.store_i64(at, v.load_i64(at) + 1)
         active = 0
         for e in range(experts):  # where expert e begins, one place behind it
@@ -122,13 +123,13 @@ def _lister(v: Any) -> Any:
         for i in range(rows):  # this moves on to where it ends, which is where the next begins
             row = row_of(args, i)
             for k in range(count):
-                at = starts + 8 * (int(v.load_f32(args.chosen + row * args.y_stride + 4 * k)) + 1)
+                at = starts + 8 * (int(v.load_f32(args.chosen_ptr + row * args.y_stride + 4 * k)) + 1)
                 pair = v.load_i64(at)
                 v.store_i64(at, pair + 1)
                 v.store_i32(pairs + PAIR * pair, row)
                 v.store_i32(pairs + PAIR * pair + 4, k)
-        v.store_i64(args.tally, v.load_i64(args.tally) + active)
-        v.store_i64(args.tally + 8, v.load_i64(args.tally + 8) + 1)
+        v.store_i64(args.tally_ptr, v.load_i64(args.tally_ptr) + active)
+        v.store_i64(args.tally_ptr + 8, v.load_i64(args.tally_ptr + 8) + 1)
 
     return make_lists
 
@@ -157,8 +158,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     @v.njit
     def score(args, x, scores, top, inverse):
-        experts, bias = args.experts, args.bias
-        plain = bias == 0 and args.groups == 1  # the order is that of the logits, which are exact
+        experts, bias = args.n_experts, args.bias_ptr
+        plain = bias == 0 and args.n_groups == 1  # the order is that of the logits, which are exact
         for i in range(0, experts, v.L):
             value = v.load_f(x + 4 * i)
             if not plain:
@@ -167,12 +168,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 value = value + v.load_f(bias + 4 * i)
             value = v.max(value, v.splat_f(LOWEST))  # this too, where it is no number
             v.store_f(scores + 4 * i, v.choose(there(experts, i), value, v.splat_f(NOTHING)))
-        if args.groups > 1:
-            leave(scores, experts // args.groups, args.groups, args.groups_used)
+        if args.n_groups > 1:
+            leave(scores, experts // args.n_groups, args.n_groups, args.n_groups_used)
 
     @v.njit
     def finish(args, shares):
-        count = args.count
+        count = args.n_chosen
         if of_chosen:
             top = v.load_f32(shares)
             for k in range(1, count):
@@ -183,25 +184,25 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for k in range(count):
             total += v.load_f32(shares + 4 * k)
         divisor = total if of_chosen else 1.0
-        if args.renormalised != 0:
+        if args.renormalises != 0:
             divisor = divisor * max(total / divisor, LEAST_SUM)
         for k in range(count):
             v.store_f32(shares + 4 * k, v.load_f32(shares + 4 * k) / divisor * args.scale)
 
     def route(args, ith, nth):
-        rows = v.load_i64(args.step)
+        rows = v.load_i64(args.step_ptr)
         for row in range(rows * ith // nth, rows * (ith + 1) // nth):
-            x, scores = args.x + row * args.x_stride, args.scores + row * args.scores_stride
-            chosen, shares = args.chosen + row * args.y_stride, args.shares + row * args.y_stride
-            top, inverse = range_of(x, args.experts) if softmax else (0.0, 1.0)
+            x, scores = args.x_ptr + row * args.x_stride, args.scores_ptr + row * args.scores_stride
+            chosen, shares = args.chosen_ptr + row * args.y_stride, args.shares_ptr + row * args.y_stride
+            top, inverse = range_of(x, args.n_experts) if softmax else (0.0, 1.0)
             score(args, x, scores, top, inverse)
-            for k in range(args.count):
-                e = best(scores, args.experts)
+            for k in range(args.n_chosen):
+                e = best(scores, args.n_experts)
                 v.store_f32(scores + 4 * e, NOTHING)
                 v.store_f32(chosen + 4 * k, e)
                 v.store_f32(shares + 4 * k, v.first(probability(v.splat_f(v.load_f32(x + 4 * e)), top, inverse)))
             finish(args, shares)
-        if v.atomic_add(args.next, 1) == nth - 1:
+        if v.atomic_add(args.next_ptr, 1) == nth - 1:
             make_lists(args)
 
     return route

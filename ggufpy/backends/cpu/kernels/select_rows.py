@@ -7,14 +7,14 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "rows", "x", "y", "stride")
+ARGS = struct("step_ptr", "rows_ptr", "x_ptr", "y_ptr", "row_bytes")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def select(args, ith, nth):
-        x, y, stride, count = args.x, args.y, args.stride, v.load_i64(args.step)
+        x, y, stride, count = args.x_ptr, args.y_ptr, args.row_bytes, v.load_i64(args.step_ptr)
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            source = x + v.load_i64(args.rows + 8 * i) * stride
+            source = x + v.load_i64(args.rows_ptr + 8 * i) * stride
             for at in range(0, stride, v.L * 4):
                 v.store_f(y + i * stride + at, v.load_f(source + at))
 

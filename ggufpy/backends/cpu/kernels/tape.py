@@ -17,7 +17,10 @@ from ggufpy.jit.spec import struct
 
 from .common import barrier as waiting
 
-ARGS = struct("entries", "count", "barrier", "yield_", "counters", "counted", "clock", "clock_id", "stamps")
+ARGS = struct(
+    "entries_ptr", "n_entries", "barrier_ptr", "yield_ptr", "counters_ptr", "n_counters", "clock_ptr", "clock_id",
+    "stamps_ptr",
+)  # fmt: skip
 COUNTER = 64  # bytes
 STAMP = 16  # bytes of a time: seconds and nanoseconds
 
@@ -26,8 +29,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     wait = waiting(v)
 
     def tape(args, ith, nth):
-        entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
-        clock, clock_id, stamps = args.clock, args.clock_id, args.stamps if ith == 0 else 0
+        entries, count, barrier, give_way = args.entries_ptr, args.n_entries, args.barrier_ptr, args.yield_ptr
+        clock, clock_id, stamps = args.clock_ptr, args.clock_id, args.stamps_ptr if ith == 0 else 0
         if stamps != 0:
             v.invoke(clock, clock_id, stamps, 0)
         for i in range(count):
@@ -40,7 +43,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             if stamps != 0:
                 v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
         if ith == 0:  # the last wait is over: all are through
-            for i in range(args.counted):
-                v.atomic_store(args.counters + COUNTER * i, 0)
+            for i in range(args.n_counters):
+                v.atomic_store(args.counters_ptr + COUNTER * i, 0)
 
     return tape

@@ -14,7 +14,7 @@ from ggufpy.jit.spec import struct
 
 from .layout import BLOCK
 
-ARGS = struct("span", "x", "x_stride", "tiles", "blocks")
+ARGS = struct("span_ptr", "x_ptr", "x_stride", "tiles_ptr", "n_blocks")
 
 TILE_ROWS = 16
 TILE = TILE_ROWS * BLOCK * 2  # bytes
@@ -30,8 +30,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         raise ValueError(f"tiles take levels of {TILE_ROWS} lanes")
 
     def to_tiles(args, ith, nth):
-        first, count = v.load_i64(args.span), v.load_i64(args.span + 8)
-        x, x_stride, tiles, blocks = args.x, args.x_stride, args.tiles, args.blocks
+        first, count = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8)
+        x, x_stride, tiles, blocks = args.x_ptr, args.x_stride, args.tiles_ptr, args.n_blocks
         number = (count + 2 * TILE_ROWS - 1) // (2 * TILE_ROWS) * 2 * blocks
         for n in range(number * ith // nth, number * (ith + 1) // nth):
             row, column = n // blocks * TILE_ROWS, n % blocks * BLOCK

@@ -78,8 +78,8 @@ def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
     if to.kind.group or not tiled:
         yield _attention(to, op, "attention")
         values = {
-            "spans": spans, "y": to.address(op.y), "y_stride": to.stride(op.y), "n_kv": heads.shared,
-            "window": op.window, "sinks": _sinks(to, op),
+            "spans_ptr": spans, "y_ptr": to.address(op.y), "y_stride": to.stride(op.y), "n_kv": heads.shared,
+            "window": op.window, "sinks_ptr": _sinks(to, op),
         }  # fmt: skip
         sinks = {} if op.sinks is None else {"sinks": 1}
         code = kernel("attention_join", value_length=heads.value_length, group=heads.group, **sinks)
@@ -96,11 +96,11 @@ def rope_store(to: Lowering, found: Block, queries: int) -> Call:
         angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
     k, v = (attend.q, attend.q) if store is None else (store.k, store.v)
     values = {
-        "step": w.step.all_rows, "places": w.step.places_address(group), "q": to.address(attend.q),
-        "k": to.address(k), "v": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k),
-        "v_stride": to.stride(v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
-        "n_kv": 0 if store is None else attend.heads.shared, "keys": cache.keys(attend.layer),
-        "values": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
+        "step_ptr": w.step.all_rows, "places_ptr": w.step.places_address(group), "q_ptr": to.address(attend.q),
+        "k_ptr": to.address(k), "v_ptr": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k),
+        "v_stride": to.stride(v), "table_ptr": angles, "n_rotated": rotated, "is_neox": neox, "n_head": queries,
+        "n_kv": 0 if store is None else attend.heads.shared, "keys_ptr": cache.keys(attend.layer),
+        "values_ptr": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
         "value_head_bytes": cache.value_head_bytes, "scale": attend.scale,
     }  # fmt: skip
     code = kernel("rope_store", **cache_constants(attend.heads, cache.shape))
@@ -112,9 +112,9 @@ def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
     """Reads what `source` points to back into the rows of k and v."""
     w, cache, group = to.work, to.parts.cache.of(store.layer), to.parts.cache.group_of(store.layer)
     values = {
-        "step": w.step.all_rows, "places": source.places_address(group), "k": to.address(store.k),
-        "v": to.address(store.v), "k_stride": to.stride(store.k), "v_stride": to.stride(store.v),
-        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "step_ptr": w.step.all_rows, "places_ptr": source.places_address(group), "k_ptr": to.address(store.k),
+        "v_ptr": to.address(store.v), "k_stride": to.stride(store.k), "v_stride": to.stride(store.v),
+        "n_kv": store.heads.shared, "keys_ptr": cache.keys(store.layer), "values_ptr": cache.values(store.layer),
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
     }  # fmt: skip
     code = kernel("kv_read", **cache_constants(store.heads, cache.shape))
@@ -143,12 +143,12 @@ def _attention(to: Lowering, op: Attend, source: str) -> Call:
     constants = {name: 1 for name, wanted in special.items() if wanted}
     code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape), **constants)
     values = {
-        "spans": to.work.step.spans_address(room.group_of(op.layer)), "q": to.address(op.q),
-        "keys": cache.keys(op.layer), "values": cache.values(op.layer),
-        "scratch": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y": to.address(op.y),
+        "spans_ptr": to.work.step.spans_address(room.group_of(op.layer)), "q_ptr": to.address(op.q),
+        "keys_ptr": cache.keys(op.layer), "values_ptr": cache.values(op.layer),
+        "scratch_ptr": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y_ptr": to.address(op.y),
         "q_stride": to.stride(op.q), "y_stride": to.stride(op.y), "n_kv": heads.shared,
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "window": op.window, "scratch_bytes": room.scratch_bytes, "sinks": _sinks(to, op), "cap": op.softcap,
+        "window": op.window, "scratch_bytes": room.scratch_bytes, "sinks_ptr": _sinks(to, op), "cap": op.softcap,
     }  # fmt: skip
     return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
 
