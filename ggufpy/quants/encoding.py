@@ -165,8 +165,8 @@ def largest(x: NDArray[Any]) -> float:
 def finite(x: NDArray[Any]) -> NDArray[Any]:
     """The elements that are finite, one after the other."""
     number = (x & np.uint16(0x7F80)) != 0x7F80 if x.dtype == np.uint16 else np.isfinite(x)
-    found: NDArray[Any] = x[number]
-    return found
+    kept: NDArray[Any] = x[number]
+    return kept
 
 
 def _too_large(block: BlockType, x: NDArray[Any], what: str) -> GGUFError:

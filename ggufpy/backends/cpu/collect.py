@@ -76,8 +76,8 @@ class _Input:
     @property
     def rows(self) -> NDArray[np.int64]:
         """(matrices,)."""
-        found: NDArray[np.int64] = self.counts.view(np.int64, self.matrices).copy()
-        return found
+        counted: NDArray[np.int64] = self.counts.view(np.int64, self.matrices).copy()
+        return counted
 
     def total(self) -> NDArray[np.float64]:
         """(matrices, columns)."""
@@ -124,7 +124,7 @@ class Collector:
 
     def squares(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
         """By weight: sums of squares (matrices, columns) and the rows that they are of (matrices,)."""
-        found = {}
+        by_weight = {}
         for one in self._inputs.values():
-            found.update(dict.fromkeys(one.names, (one.total(), one.rows)))
-        return found
+            by_weight.update(dict.fromkeys(one.names, (one.total(), one.rows)))
+        return by_weight

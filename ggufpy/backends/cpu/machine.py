@@ -49,12 +49,12 @@ def peaks(n_threads: int) -> dict[str, float]:
     "dot4": byte products; "fma": float32 multiply-adds; "bf16": dot products of bf16 pairs; "tiles": bf16 tiles.
     """
     buffer = Region(4096, "the arithmetic test")
-    found = {}
+    rates = {}
     for what, each in operations(current()).items():
         rounds = TILE_ROUNDS if what == "tiles" else ROUNDS
         seconds = _timed(what, buffer, rounds, n_threads, 3)
-        found[what] = rounds * OPERATIONS * each * n_threads / seconds
-    return found
+        rates[what] = rounds * OPERATIONS * each * n_threads / seconds
+    return rates
 
 
 def matrix_peak(n_threads: int) -> float:

@@ -93,12 +93,12 @@ class LogitRows:
         """What log-probabilities are made of. `log_sum` is NaN for a row with a logit that is no finite number."""
         out = Region(RECORD * self.count, "softmax")
         self._call("log_softmax", n_columns=self.vocabulary, out_ptr=out.at(0, out.nbytes))
-        found = out.view(np.float32, self.count, 4)
-        total = found[:, 1].copy()
+        records = out.view(np.float32, self.count, 4)
+        total = records[:, 1].copy()
         bad = ~np.isfinite(total) | (total < 0.5)  # the largest alone is 1
         log_sum = np.log(np.where(bad, np.nan, total.astype(np.float64)))
         top = out.view(np.int32, self.count, 4)[:, 2].astype(np.int64)
-        return Softmax(found[:, 0].copy(), log_sum, total, top)
+        return Softmax(records[:, 0].copy(), log_sum, total, top)
 
     def likely(self, softmax: Softmax, least: float) -> Likely:
         """Tokens of probability `least` or more, and a systematic sample of the others, one for each `least` of theirs.
@@ -114,9 +114,9 @@ class LogitRows:
             values_ptr=values.at(0, values.nbytes), numbers_ptr=numbers.at(0, numbers.nbytes),
             scratch_ptr=scratch.at(0, scratch.nbytes), least=np.log(least), tick=least,
         )  # fmt: skip
-        found = numbers.view(np.int32, self.count, 4)
+        records = numbers.view(np.int32, self.count, 4)
         rows = ids.view(np.int32, self.count, width), values.view(np.float32, self.count, width)
-        heads, tails = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64)
+        heads, tails = records[:, 0].astype(np.int64), records[:, 1].astype(np.int64)
 
         def gather(counts: Ints, from_end: bool) -> Tokens:
             def picked(rows: NDArray[Any]) -> NDArray[Any]:

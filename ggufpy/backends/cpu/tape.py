@@ -75,17 +75,17 @@ class Tape:
 
 def stretches(calls: Iterable[Call | Cut], library: Library) -> list[Tape | Cut]:
     """Tapes of what stands between cuts, and the cuts."""
-    found: list[Tape | Cut] = []
+    pieces: list[Tape | Cut] = []
     since: list[Call] = []
     for one in calls:
         if isinstance(one, Call):
             since.append(one)
             continue
         if since:
-            found.append(Tape(since, library))
-        found.append(one)
+            pieces.append(Tape(since, library))
+        pieces.append(one)
         since = []
-    return [*found, Tape(since, library)] if since else found
+    return [*pieces, Tape(since, library)] if since else pieces
 
 
 def _filled(call: Call, counter: int | None = None) -> NDArray[Any]:

@@ -30,11 +30,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 ours = (v.gather_f(row, v.load_i(ids + 4 * at)) - tops) - log_sums
                 total = v.fma(v.load_f(weights + 4 * at), v.load_f(values + 4 * at) - ours, total)
                 at += v.L
-            found = v.sum(total)
+            distance = v.sum(total)
             while at < end:
                 ours = (v.load_f32(row + 4 * v.load_i32(ids + 4 * at)) - top) - log_sum
-                found += v.load_f32(weights + 4 * at) * (v.load_f32(values + 4 * at) - ours)
+                distance += v.load_f32(weights + 4 * at) * (v.load_f32(values + 4 * at) - ours)
                 at += 1
-            v.store_f32(args.out_ptr + 4 * i, found)
+            v.store_f32(args.out_ptr + 4 * i, distance)
 
     return divergence

@@ -40,11 +40,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 part = part + v.choose(v.eq(x, x), v.exp(x), x)
             total = total + part
             start += TOGETHER
-        found = v.sum(total)
+        row_sum = v.sum(total)
         for i in range(whole * v.L, columns):
             x = v.load_f32(row + 4 * i) - top
-            found += v.first(v.exp(v.splat_f(x))) if x == x else x
-        return found
+            row_sum += v.first(v.exp(v.splat_f(x))) if x == x else x
+        return row_sum
 
     @v.njit
     def place_of(row, top, whole, columns):

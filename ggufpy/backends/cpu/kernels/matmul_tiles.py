@@ -97,10 +97,10 @@ def _half(v: Any, panel: IntPanel, half: int) -> Any:
     A code in bits 15 to 22 of a float that has the other bits of 256.0 makes it 256 + code: a multiply-add by the scale
     and minimum - scale · (256 + offset) makes it a weight.
     """
-    found = [[p for p in pieces(panel.bits) if p.group == GROUPS // 2 * half + i] for i in range(4)]
-    two = len(found[0]) == 2
-    at, shift, mask, low = _columns([parts[0] for parts in found])
-    at2, shift2, mask2, low2 = _columns([parts[-1] for parts in found])
+    of_group = [[p for p in pieces(panel.bits) if p.group == GROUPS // 2 * half + i] for i in range(4)]
+    two = len(of_group[0]) == 2
+    at, shift, mask, low = _columns([parts[0] for parts in of_group])
+    at2, shift2, mask2, low2 = _columns([parts[-1] for parts in of_group])
     parts = BLOCK // panel.group
     scales_at = scale_offset(panel.bits, v.L) + (half * 2 * v.L if parts == 2 else 0)
     base, has_min = -256.0 - panel.offset, panel.has_min
@@ -127,9 +127,9 @@ def _half(v: Any, panel: IntPanel, half: int) -> Any:
     return decode
 
 
-def _columns(found: list[Piece]) -> list[tuple[int, ...]]:
+def _columns(each: list[Piece]) -> list[tuple[int, ...]]:
     """Of each piece: its vector's offset, its shift there, its mask, and its lowest bit in the code."""
-    rows = [(p.vector * VECTOR, p.shift, 0x01010101 * ((1 << p.width) - 1), p.low) for p in found]
+    rows = [(p.vector * VECTOR, p.shift, 0x01010101 * ((1 << p.width) - 1), p.low) for p in each]
     return list(zip(*rows, strict=True))
 
 

@@ -19,12 +19,12 @@ OPERATIONS = 12  # enough to cover latency, few enough for 16 registers
 
 def operations(level: Level) -> dict[str, int]:
     """What a level multiplies with, and how many operations (multiply and add are two) one instruction is."""
-    found = {"dot4": 8 * level.lanes, "fma": 2 * level.lanes}
+    counts = {"dot4": 8 * level.lanes, "fma": 2 * level.lanes}
     if has_bf16_dot(level):
-        found["bf16"] = 4 * level.lanes
+        counts["bf16"] = 4 * level.lanes
     if has_tiles(level):
-        found["tiles"] = 2 * 16 * 16 * 32
-    return found
+        counts["tiles"] = 2 * 16 * 16 * 32
+    return counts
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:

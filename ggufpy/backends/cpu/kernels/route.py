@@ -82,13 +82,13 @@ def _chooser(v: Any) -> tuple[Any, Any]:
     def leave(scores, size, groups, used):
         taken = 0
         for _ in range(used):
-            found, top = -1, 0.0
+            chosen, top = -1, 0.0
             for g in range(groups):
                 if (taken >> g) & 1 == 0:
                     value = two_best(scores + 4 * g * size, size)
-                    if found < 0 or value > top:
-                        found, top = g, value
-            taken = taken | (1 << found)
+                    if chosen < 0 or value > top:
+                        chosen, top = g, value
+            taken = taken | (1 << chosen)
         for g in range(groups):
             if (taken >> g) & 1 == 0:
                 for i in range(g * size, (g + 1) * size):

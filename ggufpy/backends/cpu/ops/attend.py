@@ -53,17 +53,18 @@ def blocks(ops: Sequence[Op]) -> Iterator[Block]:
     at = 0
     while at < len(ops):
         if isinstance(ops[at], LOWERS):
-            count, found = block(ops[at:])
-            yield found
+            count, attention = block(ops[at:])
+            yield attention
             at += count
         else:
             at += 1
 
 
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
-    count, found = block(ops)
-    stored = rope_store(to, found, found.attend.heads.queries)  # now: what attends may give a name that it reads anew
-    return count, _calls(to, found.attend, stored)
+    count, attention = block(ops)
+    # Now: what attends may give a name that it reads anew.
+    stored = rope_store(to, attention, attention.attend.heads.queries)
+    return count, _calls(to, attention.attend, stored)
 
 
 def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
@@ -86,14 +87,14 @@ def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
         yield to.call(op, code, values, ["parts"], [op.y])
 
 
-def rope_store(to: Lowering, found: Block, queries: int) -> Call:
+def rope_store(to: Lowering, attention: Block, queries: int) -> Call:
     """Rotates `queries` heads of q (0: only keys) and k, and stores k and v, if there are any."""
-    w, store, attend = to.work, found.store, found.attend
+    w, store, attend = to.work, attention.store, attention.attend
     cache, group = to.parts.cache.of(attend.layer), to.parts.cache.group_of(attend.layer)
     angles, rotated, neox = 0, 0, 0
-    if found.rope is not None:
-        rotated, neox = found.rope.dimensions, int(found.rope.neox)
-        angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
+    if attention.rope is not None:
+        rotated, neox = attention.rope.dimensions, int(attention.rope.neox)
+        angles = to.parts.angles[attention.rope].at(0, w.rows * rotated * 4)
     k, v = (attend.q, attend.q) if store is None else (store.k, store.v)
     values = {
         "step_ptr": w.step.all_rows, "places_ptr": w.step.places_address(group), "q_ptr": to.address(attend.q),
@@ -126,9 +127,10 @@ def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> li
     calls: list[Call] = []
     at = 0
     while at < len(ops):
-        count, found = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
-        if found is not None and found.store is not None and to.parts.cache.group_of(found.store.layer) == group:
-            calls += [kv_read(to, found.store, source), rope_store(to, found, 0)]
+        count, attention = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
+        store = None if attention is None else attention.store
+        if attention is not None and store is not None and to.parts.cache.group_of(store.layer) == group:
+            calls += [kv_read(to, store, source), rope_store(to, attention, 0)]
         for op in ops[at : at + count]:
             to.follow(op)
         at += count
