@@ -1,6 +1,11 @@
-"""Walks an array of GGUF strings (u64 length, bytes) and records where each one is. One thread.
+"""Walks an array of GGUF strings and records where each one is. One thread.
 
-`result` receives the offset after the last string, or -1-i when string i does not fit before `end`.
+    buffer            (u64 length, bytes) …: n_strings of them from offset `start`, all before `end`
+    starts, lengths   [n_strings] i64: the offset of each one's bytes, and how many they are
+    result            i64: the offset after the last string, or -1-i where string i does not fit before `end`
+
+`swaps` is 1 where lengths are of the other byte order. From offset 0, 02 00 00 00 00 00 00 00 'h' 'i' and a string of
+nothing give starts 8 18, lengths 2 0, result 18.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Blocks of a type → f32 weights, one block after the other.
+"""Blocks of a type → f32 weights.
 
-Constants: type (a module of `ggufpy.quants` whose BLOCK has `block_decoder`). `blocks` is the address of `count`
-blocks, `out` that of their weights.
+    blocks   [n_blocks] blocks of the type, one after the other
+    out      [n_blocks][weights of a block] f32
 
 The decoder is `decode(at, out)`: the block at `at` → its weights, f32, from `out` on. Where a block is a single weight,
-it takes a vector's lanes of them, and `count` must be at least that many.
+it takes a vector's lanes of them, and n_blocks must be at least that many. Runs on one thread. Constant: type (a module
+of `ggufpy.quants` whose BLOCK has `block_decoder`).
 """
 
 from __future__ import annotations

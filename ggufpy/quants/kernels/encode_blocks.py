@@ -1,11 +1,13 @@
 """Rows of floats → rows of blocks, one block at a time: for types whose search branches too much for a row a lane.
 
-Constants, arguments and their meaning are `encode_lanes`'s, but that any number of rows will do. `scratch` is SCRATCH
-bytes a lane of the level.
+Constants, arguments and their meaning are `encode_lanes`'s, but that any number of rows will do, and
+
+    scratch   weights of the block [LONGEST] f32 | their importances [LONGEST] f32 | WORK bytes, which the encoder may
+              use as it likes; SCRATCH bytes a lane of the level hold it
 
 The encoder is `encode(x, w, mean, out, work, tables)`: the block's weights are contiguous f32 at x and their
 importances at w, both free to be overwritten; mean is the mean square of the whole row, 0 where not weighted; the
-block's bytes go to out; work is WORK bytes that it may use as it likes.
+block's bytes go to out.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
 """Rows of floats → rows of blocks, a row in each lane: the walk that every lane encoder shares.
 
-Constants: type (a module of `ggufpy.quants` whose BLOCK has `lane_encoder`), weighted. `x` is (rows, blocks · weights)
-of `source` (0: f32, 1: f16, 2: bf16), rows `x_stride` bytes apart and at least a vector's lanes of them; `importance`,
-read where weighted, is f32 with rows `importance_stride` bytes apart, 0 if they share one. `out` takes
-blocks · nbytes bytes a row, `out_stride` apart. `scratch` is SCRATCH bytes a lane. `bad` becomes the number of a row
-with a value that is not finite and is -1 before; such values are encoded as zero. `tables` is the address of the
-addresses of the type's tables.
+    x            [n_rows][n_blocks × weights] f32, f16 or bf16 (x_type: 0, 1, 2), rows x_stride bytes apart
+    importance   [n_rows][n_blocks × weights] f32, rows importance_stride bytes apart (0: they share one); read where
+                 weighted
+    out          [n_rows][n_blocks] blocks of nbytes each, rows out_stride bytes apart
+    bad          i64: the number of a row with a value that is not finite, -1 before
+    tables       addresses of the type's tables
+    scratch      weights [LONGEST][lanes] f32 | importances [LONGEST][lanes] f32 | the block's bytes [nbytes][lanes],
+                 room for LONGEST vectors | the encoder's own WORK vectors; SCRATCH bytes a lane
+
+n_rows is at least a vector's lanes. Values that are not finite are encoded as zero. Runs on one thread.
 
 The encoder is `encode(x, w, mean, out, work, tables)`: weight i of every lane is the f32 vector at x + 4 · L · i, its
 importance the one at w + 4 · L · i, both free to be overwritten; mean, a vector, is the mean square of the lane's whole
 row, 0 where not weighted; byte k of the lanes' blocks goes to out + L · k (`v.store_i8`).
 
-In scratch, a vector for each of: the block's weights, their importances, its bytes (a byte a lane), and the encoder's
-own WORK vectors.
+Constants: type (a module of `ggufpy.quants` whose BLOCK has `lane_encoder`), weighted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""y += x, rows of `blocks` blocks of 32 floats. Work units are (token, block)."""
+"""y += x.
+
+    x, y   [n_rows][n_blocks][32] f32, rows x_stride and y_stride bytes apart
+    step   i64: n_rows
+
+Work units are (row, block).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
-"""y += factor · scales[row] · x, rows of `blocks` blocks of 32 floats; a row whose scale is 0 is not touched.
+"""y += factor · scales[row] · x; a row whose scale is 0 is not touched.
 
-`scales` is the address of one float a row. Work units are (row, block).
+    x, y     [n_rows][n_blocks][32] f32, rows x_stride and y_stride bytes apart
+    scales   [n_rows] f32
+    step     i64: n_rows
+
+Work units are (row, block).
 """
 
 from __future__ import annotations

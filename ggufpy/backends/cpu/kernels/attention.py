@@ -1,20 +1,31 @@
 """Attention of the rows of a step over the pages of their sequences, with an online softmax.
 
-Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
-chunk of PAGE positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
-(padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
-same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
+    q              [row][n_kv][group][key_length] f32, rows q_stride bytes apart
+    y              [row][n_kv][group][value_length] f32, rows y_stride bytes apart
+    keys, values   [page][n_kv] pages of a head, key_head_bytes and value_head_bytes each, as `kv_types` draws them
+    sinks          [n_kv][group] f32
+    spans          i64 × 3: how many single rows, runs, and spans that `attention_tiles` takes; then, in this order,
+                   a record of RECORD i64 for each: first row, rows, first position, page table, parts (addresses)
+    page table     i64 for each PAGE positions: the number of their page
+    part           [queries][value_length, padded to whole vectors] f32, then [queries] (f32 largest score, f32 sum)
+    scratch        scratch_bytes a thread: scores [queries][PAGE], queries [queries][key_length], two parts
 
-`spans` says what belongs together (`Span` in backends/cpu/step.py): the numbers of single rows, of runs, and of what is
-left to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
-table, address of the parts.
-A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
-whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
-`window` > 0 limits attention to that many latest positions.
+A span of rows 4 to 6 (3 rows) whose first position is 200, beside a single row 0 at position 300, is
 
-Further constants, 1 where they are given: softcap (scores become cap · tanh(score / cap)), sinks (at `sinks` is a score
-for each query head that counts in the sum of weights alone), everything (rows see all that their sequence has with this
-step, not only what is before them).
+    1 1 0 | 0 1 300 table parts | 4 3 200 table 0
+
+and a row at position 300 sees table[0], table[1] and, of table[2], positions 256 to 300: it has 3 parts a head.
+
+A page is what one turn of the online softmax takes. Its result is a part: for each query the row of output before it
+is divided by the sum of weights. Parts are joined in order of position by the same code wherever it runs, so the bits
+do not depend on the number of threads or on how a prompt was cut. A single row leaves parts[head][page] for
+`attention_join`; its work units are (head, page). Runs are taken in blocks of a few rows, whose queries share every key
+and value that is read; their work units are (block, head), and parts are joined at once in scratch.
+
+Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type; and, 1 where
+they are given: softcap (scores become cap · tanh(score / cap)), sinks (a query head's sink is a score that counts in
+the sum of weights alone), everything (rows see all that their sequence has with this step, not only what is before
+them). `window` > 0 limits attention to that many latest positions.
 """
 
 from __future__ import annotations
@@ -141,7 +152,7 @@ def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, i
 
 
 def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
-    """weighted(...): Σ weight · value over positions first to last of a page, for all queries."""
+    """weighted(...) writes Σ weight · value over positions first to last of a page, for all queries."""
     L = v.L
     padded = -(-value_length // L) * L
     vectors = padded // L
@@ -178,7 +189,7 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
 
 
 def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
-    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last.
+    """part(...) makes a page's part for the queries of `rows` rows; `here` of them count, the others repeat the last.
 
     `known` positions have been stored; `cap` is 0 where scores have none.
     """
@@ -230,7 +241,7 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
 
 
 def _singles(v: Any, p: Mapping[str, Any]) -> Any:
-    """singles(args, ith, nth, count): rows that are alone in their sequence's step, pages shared out to threads."""
+    """singles(args, ith, nth, count) takes rows that are alone in their sequence's step; threads share pages out."""
     key_length, group = p["key_length"], p["group"]
     size = part_bytes(p["value_length"], group, v.L)
     part = _part(v, p, 1)
@@ -269,7 +280,7 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
 
 
 def _runs(v: Any, p: Mapping[str, Any]) -> Any:
-    """runs(args, ith, nth, single, count): runs of rows, in blocks that are shared out to threads."""
+    """runs(args, ith, nth, single, count) takes runs of rows, in blocks that threads share out."""
     key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
     rows = block_rows(group)
     queries = rows * group
@@ -280,7 +291,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def gather(q, q_stride, here, out):
-        # The queries of a block side by side; rows beyond its end repeat the last.
+        # Puts the queries of a block side by side; rows beyond its end repeat the last.
         for r in range(rows):
             row = q + min(r, here - 1) * q_stride
             for i in range(0, group * key_length):

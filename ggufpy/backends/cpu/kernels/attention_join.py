@@ -1,6 +1,9 @@
 """Joins the parts that `attention` left for single rows and writes their output; runs need nothing.
 
-Work units are (row, query head). Constants: value_length, group, and sinks as in `attention`.
+    spans, y, sinks   as in `attention`
+    parts             [n_kv][page of the row] parts, each of `group` queries; those of pages before a window are unused
+
+Work units are (single row, query head). Constants: value_length, group, and sinks as in `attention`.
 """
 
 from __future__ import annotations

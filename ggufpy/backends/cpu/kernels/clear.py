@@ -1,4 +1,7 @@
-"""Zeros in columns `first` to `last` of rows of floats: what is left of a wider row behind a narrower one.
+"""Zeros in columns `first` to `last` of rows: what is left of a wider row behind a narrower one.
+
+    x      [n_rows] rows of f32, x_stride bytes apart
+    step   i64: n_rows
 
 Work units are rows.
 """

@@ -1,9 +1,13 @@
 """Adds the squares of a step's activations to sums by column, for importance matrices.
 
-`exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number: rows between them
-only fill up. Sums are kept as two floats a column, `sums` and what their rounding lost, `lows` (Knuth's two-sum of
-every 16 rows), so that a long text loses nothing; `columns` is a multiple of 32. `count` is the address of how many
-rows have been added. Work units are vectors of columns.
+    x            [row][n_columns] f32, rows x_stride bytes apart; n_columns is a multiple of 32
+    exact        i64: how many rows count from 0
+    bulk         i64, i64: the first of the other rows that count, and how many; rows between them only fill up
+    sums, lows   [n_columns] f32 each
+    count        i64: how many rows have been added
+
+A column's sum is the two floats sums + lows: `lows` is what rounding lost (Knuth's two-sum of every 16 rows), so that a
+long text loses nothing. Work units are vectors of columns.
 """
 
 from __future__ import annotations

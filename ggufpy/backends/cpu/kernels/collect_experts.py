@@ -1,8 +1,11 @@
 """Adds the squares of what each expert is multiplied by to its sums by column, for importance matrices.
 
-`sums` and `lows` (see `collect.py`) are (experts, columns), `counts` (experts,) int64 gets how many rows chose each.
-`starts` and `pairs` list by expert the rows that chose it (`route.py`); `x_part` is 0 where all of a row's experts
-share x. `columns` is a multiple of 32. Work units are vectors of columns.
+    x               [row][part][n_columns] f32, rows x_stride and parts x_part_stride bytes apart (0: experts share x)
+    starts, pairs   the rows that chose each expert, as `route` lists them
+    sums, lows      [n_experts][n_columns] f32 each, see `collect`; n_columns is a multiple of 32
+    counts          [n_experts] i64: how many rows have been added
+
+Work units are vectors of columns.
 """
 
 from __future__ import annotations

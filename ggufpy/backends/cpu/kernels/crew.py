@@ -1,11 +1,13 @@
 """Starts a job on parked threads without Python, and is what those threads do in between.
 
-Constant: role. "launch" (thread 0): announces the job in `entry` and `job`, wakes the others and does its own share.
-"work" (the others): waits for an announcement, spinning for a while and then blocked in the system, does its share, and
-starts over; returns when `stop` is set.
+    control            i64: how many jobs have been announced
+    entry, job         what a job is: entry(job, ith, nth) is called on every thread
+    mutex, condition   the system's own; lock, unlock, wait and wake are addresses of its functions on them
+    stops              1 where threads are to end
 
-`control` is one int64, the number of jobs announced. A job ends with a barrier of all threads, so no thread can miss
-one. `lock`, `unlock`, `wait`, `wake` are addresses of the system's functions on `mutex` and `condition`.
+Constant: role. "launch" (thread 0) announces the job, wakes the others and does its own share. "work" (the others)
+waits for an announcement, spinning for a while and then blocked in the system, does its share, and starts over; it
+returns when `stops` is set. A job ends with a barrier of all threads, so no thread can miss one.
 """
 
 from __future__ import annotations

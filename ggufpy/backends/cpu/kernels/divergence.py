@@ -1,8 +1,12 @@
 """How far each row of logits is from stored log-probabilities: the sum over stored tokens of weight · (stored - ours).
 
-Tokens of row i are numbers `starts`[i] to `starts`[i + 1] of `ids` (i32, within the row), `values` (f32, stored
-log-probabilities) and `weights` (f32). `stats` has f32 largest and log sum of a row in 16 bytes; `out` gets an f32 a
-row. Work units are rows.
+    logits                 [n_rows][vocabulary] f32, rows logits_stride bytes apart
+    stats                  [n_rows] 16 bytes: f32 largest, f32 log of the sum of e^(x - largest), the rest unused
+    starts                 [n_rows + 1] i64: row i has stored tokens starts[i] to starts[i + 1]
+    ids, values, weights   [all stored tokens] i32 column, f32 log-probability, f32
+    out                    [n_rows] f32
+
+Work units are rows.
 """
 
 from __future__ import annotations

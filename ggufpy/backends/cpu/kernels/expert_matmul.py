@@ -1,16 +1,23 @@
 """Products of the experts that rows chose: y[row, part] = weight[e] · x[row, part] + bias[e], or the sum of the parts.
 
-Constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel). Experts lie one after the other,
-`expert_bytes` each, all of `panels` × `blocks`. `starts` and `pairs` list by expert the rows that chose it, and as
-which of their chosen (`route.py`). Rows in groups of up to MANY share a reading of an expert's weights, and all groups
-take a panel before the next is read. The order over k is the same whatever the number of rows, threads or streams.
+    x               [row][part] of n_blocks × 32 columns, f32 or 8-bit rows (`common.quantiser`), complete in each part;
+                    rows x_stride, parts x_part_stride bytes apart (0: all experts of a row share x)
+    y               [row][part][n_panels × lanes] f32, rows y_stride, parts y_part_stride bytes apart (0: one sum)
+    weights         [n_experts][n_panels][n_blocks] blocks of a panel (`layout`), experts expert_bytes apart
+    bias            [n_experts][n_panels × lanes] f32, experts bias_stride bytes apart, or 0
+    shares          [row][chosen] f32, rows shares_stride bytes apart, or 0
+    starts, pairs   the rows that chose each expert, and as which of their chosen, as `route` lists them
+    step            i64: rows of y, also those that only fill up
 
-`x_part` and `y_part` are the bytes from one of a row's parts to the next: `x_part` is 0 where all share x. 8-bit rows
-(`common.quantiser`) are complete in each part.
+Rows in groups of up to MANY share a reading of an expert's weights, and all groups take a panel before the next is
+read. The order over k is the same whatever the number of rows, threads or streams.
 
-Without `shares`, threads take about as many groups each, in order of expert and panel. With `shares` (floats, one for
-each chosen), y is the sum of the parts times these, or y += with `add`, in order of the experts' numbers: then every
-thread has the same panels of all experts, so that a sum is one thread's.
+Without `shares`, threads take about as many (group, panel) each, in order of expert, panel: where 7 rows chose expert 0
+and 1 chose expert 1, they have 2 and 1 groups, and with 10 panels two threads take 15 each of 30. With `shares`, y is
+the sum of the parts times these, or y += where it `adds`, in order of the experts' numbers: then every thread has the
+same panels of all experts, so that a sum is one thread's.
+
+Constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel).
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ ARGS = struct(
 
 
 def _products(v: Any, p: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[int], int], int]:
-    """make(streams, tokens, ahead) of the panel's inner products, streams by tokens, and bytes of a block."""
+    """(make, streams_of, bytes of a block): make(streams, tokens, ahead) returns an `accumulate` (matrix.py)."""
     if "dtype" in p:
         dtype = p["dtype"]
         return (
@@ -51,7 +58,7 @@ def _products(v: Any, p: Mapping[str, Any]) -> tuple[Callable[..., Any], Callabl
 
 
 def _storer(v: Any, streams: int) -> Any:
-    """store(args, total, n, tokens, pair, panel, step, bias): a pair's `streams` sums total[n], total[n + tokens], …"""
+    """store(args, total, n, tokens, pair, panel, step, bias) stores a pair's sums total[n], total[n + tokens], …"""
     row_bytes = v.L * 4
 
     @v.njit
@@ -72,7 +79,7 @@ def _storer(v: Any, streams: int) -> Any:
 
 
 def _alone(v: Any, accumulate: Any, streams: int) -> Any:
-    """alone(args, weights, stride, pair, panel, step, bias): one pair and `streams` panels, `step` of them apart."""
+    """alone(args, weights, stride, pair, panel, step, bias) multiplies a pair by `streams` panels, `step` apart."""
     store = _storer(v, streams)
 
     @v.njit
@@ -88,7 +95,7 @@ def _alone(v: Any, accumulate: Any, streams: int) -> Any:
 
 
 def _together(v: Any, accumulate: Any, streams: int) -> Any:
-    """together(args, weights, stride, pair, count, panel, step, bias): the same of up to MANY pairs; those that are
+    """together(args, weights, stride, pair, count, panel, step, bias) does so for up to MANY pairs; those that are
     missing are the last one again, and are not stored."""
     store, sums = _storer(v, streams), streams * MANY
 
@@ -117,7 +124,7 @@ def _together(v: Any, accumulate: Any, streams: int) -> Any:
 
 
 def _expert(v: Any, p: Mapping[str, Any]) -> Any:
-    """expert(args, e, pairs, count, first, last): panels first to last of an expert for all its pairs."""
+    """expert(args, e, pairs, count, first, last) multiplies all pairs of an expert by its panels first to last."""
     make, streams_of, size = _products(v, p)
     single, several = streams_of(1), streams_of(MANY)
     alone, alone_narrow = (_alone(v, make(s, 1, True), s) for s in (single, 1))

@@ -1,6 +1,9 @@
 """Reads keys and values of positions back into rows of floats: the inverse of what `rope_store` stores.
 
-Constants and `places` as there. Rows whose position is -1 are left as they are. Work units are (row, head).
+    k, v   [row][n_kv][key_length or value_length] f32, rows k_stride and v_stride bytes apart
+
+Constants, keys, values and places are those of `rope_store`. Rows whose position is -1 are left as they are. Work units
+are (row, head).
 """
 
 from __future__ import annotations

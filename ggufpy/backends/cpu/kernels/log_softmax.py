@@ -1,7 +1,9 @@
 """What a softmax needs of each row of logits: its largest, the sum of e^(x - largest), and where the largest is.
 
-`out` gets 16 bytes a row: f32 largest, f32 sum, i32 column of the first largest, 0. A value that is not a number makes
-the sum one that is none. Work units are rows.
+    logits   [n_rows][n_columns] f32, rows logits_stride bytes apart
+    out      [n_rows] 16 bytes: f32 largest, f32 sum, i32 column of the first largest, 0
+
+A value that is not a number makes the sum one that is none. Work units are rows.
 """
 
 from __future__ import annotations

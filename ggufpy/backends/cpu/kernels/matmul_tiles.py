@@ -1,15 +1,27 @@
 """y[t, r] (+)= Σ_k weight[r, k] · x[t, k] + bias[r] for many tokens at once: the products of prompts.
 
-Activations come as bf16 tiles (`to_tiles`), weights are those of any panel of 16 rows, rounded to bf16; sums are
-float32. Constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel), and chunk: the columns
-that are multiplied for all tokens before the next ones, so that their activations stay in the L2 cache.
+    tiles     A [token / 16][n_blocks] tiles of bf16, 16 tokens × 32 columns each, as `to_tiles` makes them
+    weights   [n_panels][n_blocks] blocks of any panel of 16 rows, rounded here to bf16
+    y         [row][n_panels × 16] f32, rows y_stride bytes apart
+    bias      [n_panels × 16] f32, or 0
+    span      i64, i64: the first row of y, and how many; the tiles hold just these
+    scratch   scratch_bytes a thread: B [PANELS][blocks of a chunk] tiles, then SUMS bytes for a copy of y
 
-Threads take groups of panels from `next`. Of a chunk, two panels at a time are made into tiles of pairs of columns:
-B[k / 2, r] = (weight[r, k], weight[r, k + 1]); they stay in the L1 cache while the activations of all tokens go by.
-Sums of a chunk are added to y in order, so that neither threads nor tokens beside it change a result.
+A tile of B has pairs of columns by rows of the panel: B[k / 2][r] = (weight[r, k], weight[r, k + 1]), 16 × 16 pairs, so
+that a product is y[t, r] += Σ A[t][k / 2] · B[k / 2][r] over both of a pair's columns. In a round of two panels and 32
+tokens the tile registers, where there are any, hold
 
-`span` points to the first row and the number of rows of y: x's tiles hold just these. `scratch` has `scratch_bytes`
-for each thread. What is past the last panel or the last row of the span is left alone.
+                    6: B of panel 0   7: B of panel 1
+    4: A, t 0-15    0: sums           1: sums
+    5: A, t 16-31   2: sums           3: sums
+
+A *chunk* (a constant) is the columns that are multiplied for all tokens before the next ones, so that their activations
+stay in the L2 cache: 2048 columns in chunks of 1024 are 2 × 32 blocks. Of a chunk, two panels at a time are made into
+tiles; these stay in the L1 cache while the activations of all tokens go by. Sums of a chunk are added to y in order, so
+that neither threads nor tokens beside it change a result.
+
+Threads take groups of panels by counting `next` up. What is past the last panel or the last row of the span is left
+alone. Further constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel).
 """
 
 from __future__ import annotations
@@ -92,7 +104,7 @@ def _int_decoder(v: Any, panel: IntPanel) -> tuple[Any, int]:
 
 
 def _half(v: Any, panel: IntPanel, half: int) -> Any:
-    """decode(block, out, factor): 16 of a block's columns.
+    """decode(block, out, factor) makes 16 of a block's columns half a tile of B.
 
     A code in bits 15 to 22 of a float that has the other bits of 256.0 makes it 256 + code: a multiply-add by the scale
     and minimum - scale · (256 + offset) makes it a weight.
@@ -135,7 +147,7 @@ def _columns(each: list[Piece]) -> list[tuple[int, ...]]:
 
 @functools.cache  # what all panel formats share is compiled once a process
 def _dots(v: Any, streams: int) -> Any:
-    """multiply(args, panel, start, stop, scratch) with dot products of bf16 pairs; see `_tiles`."""
+    """multiply(args, panel, start, stop, scratch) as that of `_tiles`, with dot products of bf16 pairs."""
     sums = streams * TOKENS
 
     @v.njit
@@ -176,7 +188,7 @@ def _dots(v: Any, streams: int) -> Any:
 
 @functools.cache
 def _tiles(v: Any, streams: int) -> Any:
-    """multiply(args, panel, start, stop, scratch): adds columns of blocks start to stop to y for `streams` panels.
+    """multiply(args, panel, start, stop, scratch) adds columns of blocks start to stop to y for `streams` panels.
 
     Two groups of tokens at a time are in tiles 4 and 5, panels in 6 and 7, sums in 0 to 3. Whole groups are loaded
     from y and stored to it as tiles are; if the last rows are not of the span, a copy of y takes its place.
@@ -202,7 +214,7 @@ def _tiles(v: Any, streams: int) -> Any:
 
     @v.njit
     def begin(at, stride, bias, add):
-        # Sums of the first group of tokens, and of the second, which is `below`.
+        # Loads the sums of the first group of tokens, and of the second, which is `below`.
         below = at + TILE_ROWS * stride
         if not add:
             at, below, stride = bias, bias, 0
@@ -262,7 +274,7 @@ def _tiles(v: Any, streams: int) -> Any:
 
 
 def _panels(v: Any, decoder: tuple[Any, int]) -> Any:
-    """panels(args, first, last, start, stop, scratch): blocks start to stop of panels first to last."""
+    """panels(args, first, last, start, stop, scratch) multiplies by blocks start to stop of panels first to last."""
     decode, size = decoder
     make = _tiles if v.TILES else _dots
     wide, narrow = make(v, PANELS), make(v, 1)

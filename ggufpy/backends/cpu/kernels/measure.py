@@ -1,8 +1,10 @@
 """What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds, bf16 products.
 
-Constant: what ("read", "dot4", "fma", "bf16", "tiles"). "read": sums `size` bytes at `buffer`, each thread its share,
-walking four arrays at once. The others: `size` rounds of 12 operations on registers that do not wait for one another.
-`result` keeps it alive.
+    buffer   n_units bytes for "read", 4096 for the others
+    result   [thread] 64 bytes, which keep the work alive
+
+Constant: what ("read", "dot4", "fma", "bf16", "tiles"). "read" sums n_units bytes, each thread its share, walking four
+arrays at once. The others make n_units rounds of 12 operations on registers that do not wait for one another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""y = x / sqrt(mean(x²) + eps) · weight (RMS norm), and y quantised to 8 bits where `q` is given.
+"""y = x / sqrt(mean(x²) + eps) · weight (RMS norm), and y as 8-bit rows too where q is given.
 
-Rows are padded to whole blocks of 32 columns; padding of x and weight is zero. Work units are (token, block): a thread
-that holds part of a row sums the whole row itself, which is cheaper than waiting for another. x and y may be the same.
+    x, y     [n_rows][n_blocks][32] f32, rows x_stride and y_stride bytes apart; x and y may be the same
+    weight   [n_blocks][32] f32
+    q        [n_rows] 8-bit rows (`common.quantiser`), q_stride bytes apart, or 0
+    step     i64: n_rows
+
+The mean is that of n_columns; padding behind them is zero in x and weight. Work units are (row, block): a thread that
+holds part of a row sums the whole row itself, which is cheaper than waiting for another.
 """
 
 from __future__ import annotations

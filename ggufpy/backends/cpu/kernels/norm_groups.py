@@ -1,9 +1,12 @@
-"""y = f(x) · weight + bias for each of `groups` parts of a row, `length` floats each, side by side.
+"""y = f(x) · weight + bias for each of the equal parts of a row, side by side.
 
-x and y may be the same rows. `weight` and `bias` have `length` floats. Work units are (token, part).
+    x, y           [n_rows][n_groups][n_columns] f32, rows x_stride and y_stride bytes apart; x and y may be the same
+    weight, bias   [n_columns] f32
+    step           i64: n_rows
 
-Constants, all of them left out for rms with a weight and no bias: kind, which is f: x / sqrt(mean(x²) + eps) ("rms"),
-(x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2"); weighted and biased, 0 or 1.
+Work units are (row, part). Constants, all of them left out for rms with a weight and no bias: kind, which is f:
+x / sqrt(mean(x²) + eps) ("rms"), (x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2");
+weighted and biased, 0 or 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Interleaves rows of 2- or 4-byte numbers into float panels: for each column one number of each row of the panel.
+"""Interleaves rows of 2- or 4-byte numbers into float panels.
 
-Constant: size (bytes a number). `rows` × `columns` numbers in, rows a multiple of a vector's lanes; columns are padded
-to whole blocks of 32 by the output, which must be zero. Work units are panels.
+    source   [n_rows][n_columns] numbers; n_rows is a multiple of a vector's lanes
+    out      [panel][n_blocks × 32 columns][lanes] numbers: for each column one number of each row of the panel
+
+Columns that fill the last block up are not written: `out` must be zero there. Work units are panels. Constant: size
+(bytes a number).
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Interleaves codes, scales and minima of rows into integer panels (layout.py). Work units are panels.
+"""Interleaves codes, scales and minima of rows into integer panels (`layout`).
 
-Constants: bits, group, has_min. `codes` is (rows, 32 · blocks) bytes, `scale` and `minimum` (rows, 32 · blocks / group)
-float32, multiplied by `factor` and stored as f16; rows past the last one are zero.
+    codes            [n_rows][n_blocks][32] bytes
+    scale, minimum   [n_rows][n_blocks][32 / group] f32, multiplied by `factor` and stored as f16
+    out              [panel][n_blocks] blocks of a panel; zeros before, and left so where no row fills the last one
+
+Work units are panels. Constants: bits, group, has_min.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ ARGS = struct("codes_ptr", "scale_ptr", "minimum_ptr", "n_rows", "n_blocks", "ou
 
 
 def _coder(v: Any, bits: int) -> Any:
-    """codes(source, out): one row's 32 codes → its i32 lane in each of the block's vectors; `out` is in the first."""
+    """codes(source, out) puts a row's 32 codes into its i32 lane of each of a block's vectors; out is in the first."""
     places = tuple((p.group, p.vector, p.shift, p.low, 0x01010101 * ((1 << p.width) - 1)) for p in pieces(bits))
     count, vector = len(places), v.L * 4
 

@@ -1,4 +1,11 @@
-"""Rows of floats → rows of 8-bit codes, scales and sums. Work units are (token, block of 32)."""
+"""Rows of floats → rows of 8-bit codes, scales and sums.
+
+    x      [n_rows][n_blocks][32] f32, rows x_stride bytes apart
+    q      [n_rows] 8-bit rows (`common.quantiser`), q_stride bytes apart
+    step   i64: n_rows
+
+Work units are (row, block).
+"""
 
 from __future__ import annotations
 

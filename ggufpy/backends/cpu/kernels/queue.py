@@ -1,7 +1,10 @@
 """Runs kernels that do not need one another's results: every thread takes the next of the list until there are none.
 
-An entry is two int64: kernel address and argument address. `next` is an int64 that is 0 at the start. Each kernel runs
-on one thread; threads wait for each other at the end (`common.barrier`).
+    entries   [n_entries] (i64 kernel, i64 its arguments): addresses
+    next      i64: entries that have been taken, 0 at the start
+    barrier   as in `common.barrier`; `yield` is the address of sched_yield
+
+Each kernel runs on one thread; threads wait for each other at the end.
 """
 
 from __future__ import annotations

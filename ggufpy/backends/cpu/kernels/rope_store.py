@@ -1,11 +1,18 @@
 """Rotates queries and keys in place of position, and stores keys and values in the pages of one layer's cache.
 
-q rows are n_head × key_length floats, k and v rows n_kv × key_length and n_kv × value_length. Queries are multiplied by
-`scale` (1/sqrt(key_length)) once here instead of every score later. `table` holds (cos, sin) pairs for each row of
-the step, `rotated` / 2 of them; pair i is dimensions (2i, 2i+1), or (i, i + rotated/2) where `neox` is set.
+    q              [row][n_head][key_length] f32, rows q_stride bytes apart
+    k, v           [row][n_kv][key_length or value_length] f32, rows k_stride and v_stride bytes apart
+    table          [row][n_rotated / 2] (f32 cos, f32 sin)
+    places         [row] (i64 position, i64 page table): the position is -1 where a row goes nowhere
+    keys, values   [page][n_kv] pages of a head, key_head_bytes and value_head_bytes each, as `kv_types` draws them
+    step           i64: number of rows
 
-Constants: key_length, value_length, key_type, value_type. `places` says where rows go: for each its position (-1:
-nowhere) and the address of its sequence's page table. Pages are as `kv_types` says. Work units are (row, head).
+A row at position 300 is stored as position 44 of page table[2]. Pair i of a head is dimensions (2i, 2i + 1), or
+(i, i + n_rotated / 2) where it `is_neox`. Queries are multiplied by `scale` (1/sqrt(key_length)) once here instead of
+every score later.
+
+Work units are (row, head), heads being those of q, then of k, then of v. Constants: key_length, value_length, key_type,
+value_type.
 """
 
 from __future__ import annotations
@@ -38,7 +45,7 @@ def key_place(v: Any, kind: KvType, length: int) -> Any:
 
 
 def value_place(v: Any, kind: KvType, length: int) -> Any:
-    """The same for values."""
+    """place(head, position): the same in a head's page of values."""
     row_bytes, codes = kind.row_bytes(length, v.L), length * kind.bits // 8
 
     @v.njit

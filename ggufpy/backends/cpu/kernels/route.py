@@ -1,15 +1,25 @@
 """Chooses each row's experts by their logits, and lists by expert the rows that chose it.
 
-Constant: kind; `models/ops.py` (Route) has the formulas. x has `experts` floats a row; `chosen` and `shares` get
-`count` each: experts' numbers as floats, best first, and by what their outputs are multiplied. Numbers are always those
-of experts, whatever x is. `scores` is scratch: 4 bytes for each row and expert, these in whole blocks of 32.
+    x                [row][n_experts] f32, rows x_stride bytes apart
+    bias             [n_experts] f32, in whole blocks of 32, or 0
+    chosen, shares   [row][n_chosen] f32, rows y_stride bytes apart: experts' numbers, best first, and by what their
+                     outputs are multiplied
+    scores           [row][n_experts, in whole blocks of 32] f32, scratch, rows scores_stride bytes apart
+    step             i64: number of rows, also those that only fill up
+    exact            i64: real rows from 0
+    bulk             i64, i64: the first of the other real rows, and how many
+    pairs            (i32 row, i32 place among the row's chosen) …, by expert, then by row
+    starts           [n_experts + 2] i64: those of expert e are pairs starts[e] to starts[e + 1]; the last is spare
+    tally            i64 experts that had rows, added up call by call; i64 calls
+    next             i64: threads that are through with their rows
 
-Rows are shared out; the thread that is last through (`next` counts them) makes the lists of the step's real rows:
-`exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number.
+With 4 experts, 2 chosen and real rows 0 and 1 that chose 2 0 and 2 3:
 
-    pairs   (i32 row, i32 place among the row's chosen) …   by expert, then by row
-    starts  i64 × (experts + 2): those of expert e are pairs starts[e] to starts[e + 1]
-    tally   i64 experts that had rows, added up call by call; i64 calls
+    pairs    (0, 1) (0, 0) (1, 0) (1, 1)
+    starts   0 1 1 3 4 4
+
+Numbers are always those of experts, whatever x is. Rows are shared out; the thread that is last through makes the
+lists. Constant: kind; `models/ops.py` (Route) has the formulas.
 """
 
 from __future__ import annotations
@@ -33,7 +43,7 @@ LEAST_SUM = 2.0**-14
 
 
 def _probability(v: Any, kind: str) -> Any:
-    """probability(x, top, inverse), lane by lane; `inverse` is one over the sum of e^(x - top)."""
+    """probability(x, top, inverse) makes logits probabilities, lane by lane; inverse is 1 / Σ e^(x - top)."""
 
     @v.njit
     def softmax(x, top, inverse):
@@ -51,8 +61,8 @@ def _probability(v: Any, kind: str) -> Any:
 
 
 def _chooser(v: Any) -> tuple[Any, Any]:
-    """best(scores, experts): the first expert of the largest score; leave(scores, size, groups, used): only the best
-    groups can be chosen."""
+    """best(scores, experts) finds the first expert of the largest score; leave(scores, size, groups, used) leaves only
+    experts of the best groups to be chosen."""
 
     @v.njit
     def best(scores, experts):
@@ -98,7 +108,7 @@ def _chooser(v: Any) -> tuple[Any, Any]:
 
 
 def _lister(v: Any) -> Any:
-    """make_lists(args): see above."""
+    """make_lists(args): fills in pairs, starts and tally from what real rows have chosen."""
 
     @v.njit
     def row_of(args, i):

@@ -1,4 +1,10 @@
-"""x *= factor, rows of `blocks` blocks of 32 floats. Work units are (token, block)."""
+"""x *= factor.
+
+    x      [n_rows][n_blocks][32] f32, rows x_stride bytes apart
+    step   i64: n_rows
+
+Work units are (row, block).
+"""
 
 from __future__ import annotations
 

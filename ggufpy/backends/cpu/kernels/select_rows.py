@@ -1,4 +1,11 @@
-"""Copies rows of floats: y[i] = x[rows[i]]; `step` points to their number. Work units are rows."""
+"""Copies rows of floats: y[i] = x[rows[i]].
+
+    x, y   rows of row_bytes bytes, whole vectors of f32, one after the other
+    rows   [n_rows] i64
+    step   i64: n_rows
+
+Work units are rows.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Runs a plan: calls kernel after kernel, every thread the same list, with a barrier where one needs another's result.
 
-An entry is three int64: kernel address, argument address, and whether to wait afterwards (`common.barrier`; `yield_` is
-the address of sched_yield). Kernels whose threads take turns count them in `counters` (`counted` of them, a cache line
-each), which are zeros again at the end.
+    entries    [n_entries] (i64 kernel, i64 its arguments, i64 whether to wait afterwards); the first two are addresses
+    barrier    as in `common.barrier`; `yield` is the address of sched_yield
+    counters   [n_counters] i64, a cache line each: those of kernels whose threads take turns; zeros again at the end
+    stamps     [1 + 2 · n_entries] (i64 seconds, i64 nanoseconds), or 0: at the start, then for every entry when its
+               kernel returns and when the wait behind it is over
 
-Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
-the start, and for every entry when its kernel returns and when the wait behind it is over.
+Thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the stamps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """Rows of float32 activations → bf16 tiles, which `matmul_tiles` multiplies by.
 
-`span` points to the first row and the number of rows. The 1 KiB tile of the 16 rows of group g and of the 32 columns
-of block b is at tiles + (g · blocks + b) · 1024: 16 rows of 32 bf16 each, to nearest even. Rows of zeros make the
-groups up to an even number. Work units are tiles; the level must have 16 lanes.
+    x       [row][n_blocks][32] f32, rows x_stride bytes apart
+    span    i64, i64: the first row, and how many
+    tiles   [group of 16 rows][n_blocks] tiles of TILE bytes: [16 rows][32 columns] bf16, to nearest even
+
+Rows of zeros make the groups up to an even number: 33 rows of 96 columns are 4 × 3 tiles, and row 20 of the span,
+columns 32 to 63, is row 4 of tile 1 · 3 + 1, at byte 4 · 1024 + 4 · 64. Work units are tiles; the level must have 16
+lanes.
 """
 
 from __future__ import annotations
