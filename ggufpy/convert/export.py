@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ggufpy import models
-from ggufpy.convert.vocabulary import export_vocabulary
+from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.writing import write_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Tensor
@@ -99,7 +99,7 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
     with _staged(folder) as stage:
         _write_json(stage / "config.json", config)
         size = _write_weights(stage, tensors, progress)
-        notes = export_vocabulary(file.metadata, stage)
+        notes = _vocabulary(file, stage)
         names = tuple(sorted(path.name for path in stage.iterdir()))
     return Exported(names, size, main, tuple(notes))
 
@@ -191,6 +191,14 @@ def _write_weights(folder: Path, tensors: Mapping[str, Rows], progress: Progress
     index = {"metadata": {"total_size": total}, "weight_map": where}
     _write_json(folder / "model.safetensors.index.json", index)
     return total
+
+
+def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
+    """The tokenizer's files; a line where there are none."""
+    if file.metadata.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
+        return ["the file has no vocabulary, and the folder has no tokenizer"]
+    export_vocabulary(file.metadata, folder)
+    return []
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

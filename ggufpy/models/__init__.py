@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
@@ -46,14 +46,23 @@ def find(architecture: str) -> Architecture:
 
 
 def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkpoint]:
-    """The architecture whose checkpoints are of one of these classes. Raises GGUFError, with those there are."""
+    """The architecture whose checkpoints are of one of these classes, or whose kind is that of the text half of a model
+    that also sees or hears. Raises GGUFError, with the classes there are."""
     known: list[str] = []
+    inner = config.values.get("text_config")
+    kind = str(inner.get("model_type")) if isinstance(inner, Mapping) else ""
+    of_kind: list[tuple[str, Checkpoint]] = []
     for name in names():
-        found = vars(importlib.import_module(f"{__name__}.{name}")).get("checkpoint")
-        if isinstance(found, Checkpoint):
-            known += found.classes
-            if set(classes) & set(found.classes) and found.claims(config):
-                return name, found
+        found = vars(find(name)).get("checkpoint")
+        if not isinstance(found, Checkpoint):
+            continue
+        known += found.classes
+        if set(classes) & set(found.classes) and found.claims(config):
+            return name, found
+        if kind and kind in found.kinds and found.claims(config):
+            of_kind.append((name, found))
+    if of_kind:
+        return of_kind[0]
     said = ", ".join(map(shown, classes[:3])) or "nothing"
     raise GGUFError(
         f"config.json: architectures is {said}, which ggufpy does not convert; it converts: {', '.join(sorted(known))}"

@@ -434,6 +434,11 @@ class Checkpoint:
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
 
+    @property
+    def kinds(self) -> set[str]:
+        """What config.json may have as model_type."""
+        return {self.model_type, *(name.removesuffix("ForCausalLM").lower() for name in self.classes)}
+
 
 def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dict[str, Typed]:
     """Everything under the architecture's prefix. Raises GGUFError for what config.json lacks or has wrong."""
