@@ -83,7 +83,7 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
 
 
 def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """config.json, and where it says nothing of it, how hf_quant_config.json of ModelOpt says that weights are stored."""
+    """config.json, and where it does not say how weights are stored, what hf_quant_config.json of ModelOpt says."""
     file = path / "hf_quant_config.json"
     if config.get("quantization_config") or not file.is_file():
         return config

@@ -81,7 +81,7 @@ class Fp4(Rows):
         """(256,) what each byte of a scale multiplies by, the factor in it."""
         if self.group == MX:
             return powers()
-        values = eights("F8_E4M3").copy()
+        values: Floats = eights("F8_E4M3").copy()
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if self.divides:
                 values /= np.float32(self.factor)

@@ -58,7 +58,8 @@ def wide(array: NDArray[Any], dtype: str) -> Floats:
     if dtype in EIGHT:
         return _looked_up(eights(dtype), array)
     if dtype == "BF16":
-        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        floats: Floats = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return floats
     return array.astype(np.float32)
 
 
