@@ -61,7 +61,7 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
         raise GGUFError(f"{path} is no folder; a checkpoint is a folder with config.json and files of weights")
     if not (path / "config.json").is_file():
         raise GGUFError(f"{path} has no config.json: give the folder of a Hugging Face checkpoint")
-    config = read_object(path / "config.json")
+    config = with_modelopt(path, read_object(path / "config.json"))
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}
@@ -80,6 +80,17 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
                 raise GGUFError(f"{file}: tensor {shown(name)} is in another file of the checkpoint, too")
             tensors[name] = tensor
     return Folder(path, config, tensors, [str(file) for file in files or pickled])
+
+
+def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """config.json, and where it does not say how weights are stored, what hf_quant_config.json of ModelOpt says."""
+    file = path / "hf_quant_config.json"
+    if config.get("quantization_config") or not file.is_file():
+        return config
+    said = read_object(file).get("quantization")
+    if not isinstance(said, dict):
+        raise GGUFError(f"{file} does not say how the weights are quantised")
+    return {**config, "quantization_config": {**said, "quant_method": "modelopt"}}
 
 
 def _tensors_of(file: Path) -> Mapping[str, Stored]:
