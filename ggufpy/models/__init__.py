@@ -15,8 +15,8 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "scaling", "source", "taps",
-    "views",
+    "base", "classifier", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "scaling",
+    "source", "taps", "views",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+MOST_LABELS = 1 << 20
 POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
 
@@ -112,6 +113,14 @@ class Keys:
         return value
 
 
+    def labels(self) -> int:
+        """How many labels a classifier's output has, 1 where the file names none."""
+        name = f"{self.architecture}.classifier.output_labels"
+        found = self._metadata.get(name, [""])
+        if isinstance(found, str) or not 1 <= len(found) <= MOST_LABELS:
+            raise GGUFError(f"{name} is {_short(found)}; it must have 1 to {MOST_LABELS:,} texts")
+        return len(found)
+
     def pooling(self) -> Pooling | None:
         """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
 
@@ -159,6 +168,13 @@ class Inventory:
             raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
+
+    def rows(self, name: str) -> int:
+        """Rows of a matrix that is there. Raises GGUFError for what is no matrix."""
+        shape = tuple(self._table[name].shape)
+        if len(shape) != 2:
+            raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
+        return int(shape[0])
 
     def optional(self, name: str, *shape: int) -> Weight | None:
         return self.weight(name, *shape) if name in self._table else None

@@ -114,6 +114,7 @@ def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
         low_frequency=keys.number("rope.scaling.low_freq_factor", 1.0),
         high_frequency=keys.number("rope.scaling.high_freq_factor", 4.0),
+        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, or_zero=True),
     )
 
 

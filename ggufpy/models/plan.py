@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .op import Op, Weight
 from .ops import AddScaled, Attend, Embed, Input, Tap
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
@@ -25,7 +28,7 @@ class Plan:
 
     A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head. A model
     that makes embeddings alone has a head without "logits", or none. `pooling` is what makes one row of a text's, where
-    the model says so.
+    the model says so, and `classifier` what makes scores of that row, where it ranks texts.
     """
 
     context: int
@@ -34,6 +37,7 @@ class Plan:
     layers: tuple[tuple[Op, ...], ...]
     head: tuple[Op, ...]
     pooling: Pooling | None = None
+    classifier: Classifier | None = None
 
     @cached_property
     def body(self) -> tuple[Op, ...]:
