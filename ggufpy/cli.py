@@ -127,6 +127,12 @@ def program() -> NoReturn:
     os._exit(status)
 
 
+def convert_hf_to_gguf() -> NoReturn:
+    """The entry of `convert-hf-to-gguf`, whose command line is that of llama.cpp's program."""
+    sys.argv[1:] = ["convert", *sys.argv[1:]]
+    program()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with `argv` (default: the process's own arguments) and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -70,13 +70,27 @@ def plan(file: GGUFFile, prefix: Path, limits: Limits) -> list[Part]:
     """The files that `file` is to be split into. GGUFError where a limit cannot be kept."""
     if not prefix.name:
         raise GGUFError(f"{prefix} is a folder and no prefix; give also what the names begin with, such as model")
-    groups: list[list[Tensor]] = [[]] if limits.first else [[], []]
+    groups = cut([(tensor.name, tensor.nbytes) for tensor in file.tensors.values()], limits)
+    sizes = {tensor.name: tensor.nbytes for tensor in file.tensors.values()}
+    return [
+        Part(
+            prefix.with_name(shard_name(prefix.name, i + 1, len(groups))),
+            tuple(group),
+            sum(sizes[name] for name in group),
+        )
+        for i, group in enumerate(groups)
+    ]
+
+
+def cut(sizes: Sequence[tuple[str, int]], limits: Limits) -> list[list[str]]:
+    """The tensors of each file, of (name, bytes) in order. GGUFError where a limit cannot be kept."""
+    groups: list[list[str]] = [[]] if limits.first else [[], []]
     size = 0
-    for i, tensor in enumerate(file.tensors.values()):
-        padded = align_up(tensor.nbytes, PADDING)
+    for i, (name, nbytes) in enumerate(sizes):
+        padded = align_up(nbytes, PADDING)
         if limits.bytes is not None and padded > limits.bytes:
             raise GGUFError(
-                f"tensor {shown(tensor.name)} alone has {padded:,} bytes, and a file may have {limits.bytes:,}; "
+                f"tensor {shown(name)} alone has {padded:,} bytes, and a file may have {limits.bytes:,}; "
                 f"give --split-max-size at least that"
             )
         by_count = limits.bytes is None and i > 0 and i % limits.tensors == 0
@@ -84,17 +98,10 @@ def plan(file: GGUFFile, prefix: Path, limits: Limits) -> list[Part]:
             groups.append([])
             size = 0
         size += padded
-        groups[-1].append(tensor)
+        groups[-1].append(name)
     if len(groups) > MAX_FILES:
         raise GGUFError(f"that would be {len(groups):,} files, and a set has at most {MAX_FILES:,}; raise the limit")
-    return [
-        Part(
-            prefix.with_name(shard_name(prefix.name, i + 1, len(groups))),
-            tuple(t.name for t in group),
-            sum(t.nbytes for t in group),
-        )
-        for i, group in enumerate(groups)
-    ]
+    return groups
 
 
 def split(file: GGUFFile, parts: Sequence[Part], *, force: bool = False, progress: Progress | None = None) -> int:

@@ -65,6 +65,12 @@ class Tensor:
             return self.data
         return blocktypes.swapped(self.data, self._entry.layout)
 
+    def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows `start` to `stop`, counted through all matrices, in little-endian order; a view where they lie so."""
+        layout = self._entry.layout
+        part = self.data.reshape(-1, blocktypes.row_bytes(layout, self.shape))[start:stop]
+        return part if self.byteorder == "little" else blocktypes.swapped(part, layout)
+
     def chunks(self, nbytes: int) -> Iterator[NDArray[np.uint8]]:
         """The data in little-endian order as flat runs of whole blocks, of about `nbytes` each."""
         flat = self.data.reshape(-1)

@@ -127,6 +127,42 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     return Path(paths[0])
 
 
+def checkpoint_files(files: list[str], pickles: bool) -> list[str]:
+    """The files of a repository's list that a conversion reads: small ones at its top, and the weights."""
+    top = [file for file in files if "/" not in file]
+    small = [f for f in top if f.endswith((".json", ".txt", ".jinja", ".model")) or f in ("README.md", "LICENSE")]
+    small += [f for f in files if f.startswith("additional_chat_templates/") and f.endswith(".jinja")]
+    small += [f for f in files if f.endswith("/config.json") and f.count("/") == 1]
+    weights = [f for f in top if f.endswith(".safetensors")]
+    weights = [f for f in weights if not f.startswith("consolidated")] or weights
+    return small + (weights or ([f for f in top if f.endswith(".bin")] if pickles else []))
+
+
+def pull_checkpoint(name: str, cache: Path, pickles: bool) -> Path:
+    """Fetch (or find) the checkpoint `hf:owner/repo` below `cache` and return its folder."""
+    ref = parse(name)
+    if ref.choice:
+        raise GGUFError(f"{name}: a checkpoint is a whole repository, hf:{ref.repo}")
+    try:
+        huggingface_hub: Any = import_module("huggingface_hub")
+    except ImportError as error:
+        raise GGUFError(
+            f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
+        ) from error
+    utils: Any = import_module("huggingface_hub.utils")
+    utils.logging.set_verbosity_error()
+    if not console.is_terminal("stderr"):
+        utils.disable_progress_bars()
+    try:
+        wanted = checkpoint_files(huggingface_hub.HfApi().list_repo_files(ref.repo), pickles)
+        folder = huggingface_hub.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=wanted)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise _hf_error(name, ref, error) from error
+    return Path(folder)
+
+
 def choose_offline(ref: Reference, cache: Path) -> Path | None:
     """Without the network: the one file of the repository that is here, when that is what `ref` may mean."""
     here = local_files(ref.repo, cache)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .base import Keys
+from .checkpoint import Checkpoint, HfConfig
 from .plan import Plan
 from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "classifier", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "scaling",
-    "source", "taps", "views",
+    "base", "changes", "checkpoint", "classifier", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite",
+    "rope", "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 
 class Architecture(Protocol):
-    """What a module of this package offers."""
+    """What a module of this package offers; `checkpoint` only where it converts."""
+
+    checkpoint: Checkpoint
 
     def plan(self, keys: Keys, tensors: TensorTable) -> Plan: ...
 
@@ -39,3 +43,27 @@ def find(architecture: str) -> Architecture:
             f"general.architecture is {shown(architecture)}, which ggufpy does not run yet; it runs: {', '.join(known)}"
         )
     return cast(Architecture, importlib.import_module(f"{__name__}.{architecture}"))
+
+
+def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkpoint]:
+    """The architecture whose checkpoints are of one of these classes, or whose kind is that of the text half of a model
+    that also sees or hears. Raises GGUFError, with the classes there are."""
+    known: list[str] = []
+    inner = config.values.get("text_config")
+    kind = str(inner.get("model_type")) if isinstance(inner, Mapping) else ""
+    of_kind: list[tuple[str, Checkpoint]] = []
+    for name in names():
+        found = vars(find(name)).get("checkpoint")
+        if not isinstance(found, Checkpoint):
+            continue
+        known += found.classes
+        if set(classes) & set(found.classes) and found.claims(config):
+            return name, found
+        if kind and kind in found.kinds and found.claims(config):
+            of_kind.append((name, found))
+    if of_kind:
+        return of_kind[0]
+    said = ", ".join(map(shown, classes[:3])) or "nothing"
+    raise GGUFError(
+        f"config.json: architectures is {said}, which ggufpy does not convert; it converts: {', '.join(sorted(known))}"
+    )

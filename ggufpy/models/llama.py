@@ -5,7 +5,9 @@ Names of metadata and tensors: https://github.com/ggml-org/ggml/blob/master/docs
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,25 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .base import SENSIBLE, Counts, Inventory, Keys, vocabulary_of
+from .changes import PairHalves
+from .checkpoint import (
+    RMS,
+    ROPE,
+    ROTATED,
+    SIZES,
+    VOCABULARY,
+    WINDOW,
+    Checkpoint,
+    Derived,
+    HfConfig,
+    Present,
+    Rule,
+    Written,
+    linear,
+    llama3_factors,
+    made,
+    one,
+)
 from .op import Op
 from .ops import Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
 from .plan import Plan
@@ -182,3 +203,46 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
     )
     table.finish()
     return Plan(c.context, vocabulary, Embed(embedding, "x"), layers, head)
+
+
+def _rules(config: HfConfig) -> Iterator[Rule]:
+    yield one("token_embd.weight", "model.embed_tokens.weight")
+    yield one("output_norm.weight", "model.norm.weight")
+    yield from linear("output", "lm_head", optional=True)
+    yield from made("rope_freqs.weight", llama3_factors(config))
+    for i in range(config.layers):
+        at, hf = f"blk.{i}.", f"model.layers.{i}."
+        yield one(f"{at}attn_norm.weight", f"{hf}input_layernorm.weight")
+        yield from linear(f"{at}attn_q", f"{hf}self_attn.q_proj", PairHalves(config.heads))
+        yield from linear(f"{at}attn_k", f"{hf}self_attn.k_proj", PairHalves(config.shared))
+        yield from linear(f"{at}attn_v", f"{hf}self_attn.v_proj")
+        yield from linear(f"{at}attn_output", f"{hf}self_attn.o_proj")
+        yield one(f"{at}ffn_norm.weight", f"{hf}post_attention_layernorm.weight")
+        yield from linear(f"{at}ffn_gate", f"{hf}mlp.gate_proj")
+        yield from linear(f"{at}ffn_up", f"{hf}mlp.up_proj")
+        yield from linear(f"{at}ffn_down", f"{hf}mlp.down_proj")
+
+
+def _class_with_window(file: Written) -> Mapping[str, Any]:
+    """Of these classes, only Mistral's look at a window."""
+    if "attention.sliding_window" not in file.keys:
+        return {}
+    return {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+
+
+checkpoint = Checkpoint(
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"),
+    model_type="llama",
+    items=(
+        *SIZES,
+        RMS,
+        VOCABULARY,
+        ROPE,
+        ROTATED,
+        WINDOW,
+        Present("attention_bias", "blk.0.attn_q.bias"),
+        Present("mlp_bias", "blk.0.ffn_up.bias"),
+        Derived(back=_class_with_window),
+    ),
+    rules=_rules,
+)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
-from ggufpy.format import Tensor, blocktypes
+from ggufpy.format import blocktypes
+from ggufpy.format.rows import rows_of
 from ggufpy.format.values import shown
 from ggufpy.quantizer.recipe import Job
 from ggufpy.quantizer.types import FLOATS
@@ -55,14 +56,6 @@ class Converted:
     whole: float = 0.0
 
 
-def rows_of(shape: tuple[int, ...]) -> int:
-    """Rows of all matrices of a tensor together."""
-    rows = 1
-    for n in shape[:-1]:
-        rows *= n
-    return rows
-
-
 def matrix_of(rows: NDArray[np.int64], job: Job) -> NDArray[np.int64]:
     """Which matrix of its importance weighs each of these rows of a tensor; a fourth dimension repeats them."""
     assert job.importance is not None
@@ -92,7 +85,7 @@ def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
     job = piece.job
     if not job.tensor.nbytes:
         return Converted(np.empty(0, np.uint8))
-    raw = raw_rows(job.tensor, piece.start, piece.stop)
+    raw = job.tensor.rows(piece.start, piece.stop)
     if job.copied:
         return Converted(raw, _count_plain(piece, raw, job.target, allow_nonfinite))
     x = numbers(raw, job.tensor.type)
@@ -105,13 +98,6 @@ def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
     picked = np.linspace(0, len(x) - 1, min(piece.samples, len(x))).astype(np.int64)
     wrong, whole = squares(floats(x[picked]), quants.dequantize(data[picked], job.target))
     return Converted(data, bad, wrong, whole)
-
-
-def raw_rows(tensor: Tensor, start: int, stop: int) -> NDArray[np.uint8]:
-    """Rows of a tensor as they are in a little-endian file, uint8 (rows, bytes a row); a view where they lie so."""
-    layout = blocktypes.by_name(tensor.type)
-    part = tensor.data.reshape(-1, blocktypes.row_bytes(layout, tensor.shape))[start:stop]
-    return part if tensor.byteorder == "little" else blocktypes.swapped(part, layout)
 
 
 def numbers(raw: NDArray[np.uint8], type_name: str) -> NDArray[Any]:
@@ -212,10 +198,10 @@ def _refused(piece: Rows, bad: NDArray[np.bool_]) -> GGUFError:
     row, column = np.unravel_index(int(bad.argmax()), bad.shape)
     tensor = piece.job.tensor
     first = piece.start + int(row)
-    value = numbers(raw_rows(tensor, first, first + 1), tensor.type)
+    value = numbers(tensor.rows(first, first + 1), tensor.type)
     number = float(floats(value)[0, column])
     if tensor.type == "F64":  # float32 may not hold what it is
-        number = float(raw_rows(tensor, first, first + 1).view("<f8")[0, column])
+        number = float(tensor.rows(first, first + 1).view("<f8")[0, column])
     place = [*np.unravel_index(first, tensor.shape[:-1]), column] if tensor.shape[:-1] else [column]
     at = ", ".join(str(int(i)) for i in place)
     what = f"tensor {shown(tensor.name)}: the weight at [{at}] is {number:g}"

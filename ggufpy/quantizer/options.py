@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
+from ggufpy.format.split import Limits
 from ggufpy.support import checks
 from ggufpy.support.cores import default_threads
 
@@ -49,7 +50,8 @@ class QuantizeOptions:
 
     `imatrix` is a path or an `Importance`. `tensor_types` are (pattern, type) pairs: the first pattern that is found in
     a tensor's name decides. `target_bpw` chooses types by their measured errors so that the weights take that many
-    bits at most. `threads` None: one a core. `progress` is called with ("quantize", bytes read, all bytes).
+    bits at most. `limits` cuts what is written into files, `byteorder` is theirs. `threads` None: one a core.
+    `progress` is called with ("quantize", bytes read, all bytes).
     """
 
     imatrix: str | os.PathLike[str] | Importance | None = None
@@ -64,6 +66,8 @@ class QuantizeOptions:
     threads: int | None = None
     allow_requantize: bool = False
     allow_nonfinite: bool = False
+    limits: Limits | None = None
+    byteorder: str = "little"
     progress: Advance = _nothing
 
     def __post_init__(self) -> None:
@@ -77,6 +81,8 @@ class QuantizeOptions:
                 writable(chosen)
         if self.target_bpw is not None and not 0 < checks.number("target_bpw", self.target_bpw) <= FAR:
             raise GGUFError(f"a target of {self.target_bpw:g} bits per weight cannot be: from 0 to {FAR:g} can")
+        if self.keep_split and self.limits is not None:
+            raise GGUFError("files are cut as the source is, or at limits: leave out keep_split or the limits")
         if self.threads is not None and checks.whole("threads", self.threads) < 1:
             raise GGUFError(f"{self.threads} threads cannot work: ask for 1 or more, or leave it out for one a core")
 

@@ -1,7 +1,7 @@
 """What will be done with each tensor of a file, decided and checked before anything is written.
 
-In: an open file, the file type, options. Out: jobs in the order that they are written in, each with its type and its
-importance; GGUFError for what cannot be done, naming the tensor.
+In: an open file or another source, the file type, options. Out: jobs in the order that they are written in, each with
+its type and its importance; GGUFError for what cannot be done, naming the tensor.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
-from ggufpy.format import GGUFFile, Tensor, TensorInfo, Typed, blocktypes
+from ggufpy.format import TensorInfo, Typed, blocktypes
 from ggufpy.format.values import shown
 from ggufpy.quantizer.options import Importance, QuantizeOptions, writable
 from ggufpy.quantizer.rules import Kind, Mix, fitting, kind_of, may_change, model_of, needs_importance, order_of
+from ggufpy.quantizer.source import QuantizeSource, RowTensor
 from ggufpy.quantizer.types import COPY, FLOATS, WHOLE, FileType
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
@@ -34,7 +35,7 @@ class Job:
     `free` says that its type came from the rules and not from the user.
     """
 
-    tensor: Tensor
+    tensor: RowTensor
     target: str
     importance: NDArray[np.float32] | None = None
     free: bool = False
@@ -64,14 +65,16 @@ class Recipe:
     replaced: Sequence[str] = ()
 
 
-def choose_types(file: GGUFFile, target: FileType, options: QuantizeOptions, importance: Importance | None) -> Recipe:
+def choose_types(
+    source: QuantizeSource, target: FileType, options: QuantizeOptions, importance: Importance | None
+) -> Recipe:
     """The type of every tensor by the options and the rules."""
-    tensors = list(file.tensors.values())
+    tensors = list(source.tensors.values())
     if not options.keep_split:  # llama-quantize leaves the order of split files as it is
         tensors.sort(key=lambda tensor: order_of(tensor.name))
     mix = Mix(
         target,
-        model_of(file.metadata),
+        model_of(source.metadata),
         [tensor.name for tensor in tensors],
         importance is not None,
         writable(options.output_tensor_type) if options.output_tensor_type else None,
@@ -116,7 +119,7 @@ class _Chooser:
             Kind.OUTPUT: mix.output_type,
         }
 
-    def job(self, tensor: Tensor) -> Job:
+    def job(self, tensor: RowTensor) -> Job:
         target = self._mix.target
         left = self._options.leave_output_tensor and kind_of(tensor.name) is Kind.OUTPUT
         if target.name == COPY or left or tensor.type in WHOLE or not may_change(tensor.name, tensor.shape):

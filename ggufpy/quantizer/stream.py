@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
-from ggufpy.format import GGUFFile, Writer, blocktypes
+from ggufpy.format import Writer, blocktypes
 from ggufpy.format import open as open_gguf
 from ggufpy.format.atomic import check_space, check_target
 from ggufpy.quantizer.convert import Converted, Rows, convert, pieces
@@ -24,8 +24,9 @@ from ggufpy.quantizer.options import QuantizeOptions
 from ggufpy.quantizer.recipe import Job, Recipe, checked, choose_types, new_metadata, read_importance
 from ggufpy.quantizer.report import Report, TensorReport
 from ggufpy.quantizer.shards import Shard, shards_of
+from ggufpy.quantizer.source import QuantizeSource
 from ggufpy.quantizer.target import meet_target
-from ggufpy.quantizer.types import file_type
+from ggufpy.quantizer.types import FileType, file_type
 from ggufpy.support import checks
 
 AHEAD = 2  # pieces a thread that may wait to be written
@@ -42,22 +43,41 @@ def quantize_file(
     Raises GGUFError, leaving what was at `target` as it was, for whatever is wrong with either file, the type or the
     options, and for a tensor that cannot be quantised as asked.
     """
-    started = time.perf_counter()
     options = QuantizeOptions() if options is None else options
     if not isinstance(options, QuantizeOptions):
         raise GGUFError(f"options is {checks.shown(options)}; QuantizeOptions are wanted")
     target = checks.path("target", target)
     wanted = file_type(type_name)
     with open_gguf(source) as file:
-        importance = read_importance(options.imatrix)
-        recipe = choose_types(file, wanted, options, importance)
-        if options.target_bpw is not None:
-            recipe = meet_target(recipe, options, importance)
-        recipe = checked(recipe, wanted, options, importance)
-        metadata = new_metadata(file.metadata.typed_items(), wanted, options, importance)
-        shards = shards_of(file, Path(target), recipe.jobs, metadata, options.keep_split)
-        report = _dry(shards, recipe) if options.dry_run else _write(file, shards, recipe, options)
-        bytes_in = sum(os.path.getsize(name) for name in file.files)
+        return quantize_source(file, target, wanted, options)
+
+
+def unchanged(recipe: Recipe) -> Recipe:
+    """The recipe as the rules have it."""
+    return recipe
+
+
+def quantize_source(
+    source: QuantizeSource,
+    target: str | os.PathLike[str],
+    wanted: FileType,
+    options: QuantizeOptions,
+    adjust: Callable[[Recipe], Recipe] = unchanged,
+) -> Report:
+    """Write what `source` has to `target`, which gets its name when it is whole. `adjust` has the last word on types.
+
+    Raises GGUFError as `quantize_file` does.
+    """
+    started = time.perf_counter()
+    importance = read_importance(options.imatrix)
+    recipe = choose_types(source, wanted, options, importance)
+    if options.target_bpw is not None:
+        recipe = meet_target(recipe, options, importance)
+    recipe = checked(adjust(recipe), wanted, options, importance)
+    metadata = new_metadata(source.metadata.typed_items(), wanted, options, importance)
+    shards = shards_of(source, Path(target), recipe.jobs, metadata, options)
+    report = _dry(shards, recipe) if options.dry_run else _write(source, shards, recipe, options)
+    bytes_in = sum(os.path.getsize(name) for name in source.files)
     return replace(report, bytes_in=bytes_in, seconds=time.perf_counter() - started)
 
 
@@ -75,9 +95,9 @@ def _report(tensors: Sequence[TensorReport], bytes_out: int, recipe: Recipe, fil
     return Report(0, bytes_out, bits, 0.0, tensors, files, [*recipe.notes, *recipe.replaced])
 
 
-def _write(file: GGUFFile, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions) -> Report:
+def _write(source: QuantizeSource, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions) -> Report:
     """Convert and write every tensor; all files get their names at the end, one right after the other."""
-    read = [*file.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
+    read = [*source.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
     for shard in shards:
         check_target(shard.path, read)
     check_space(shards[0].path, sum(shard.size for shard in shards))
@@ -85,7 +105,8 @@ def _write(file: GGUFFile, shards: Sequence[Shard], recipe: Recipe, options: Qua
     with ExitStack() as undo, Converter(recipe.jobs, options) as converter:
         writers = []
         for shard in shards:
-            writer = Writer(shard.path, shard.metadata, [job.info for job in shard.jobs])
+            infos = [job.info for job in shard.jobs]
+            writer = Writer(shard.path, shard.metadata, infos, byteorder=options.byteorder)
             undo.callback(writer.abort)  # nothing happens where it was closed
             writers.append(writer)
             for job in shard.jobs:

@@ -20,7 +20,8 @@ import numpy as np
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
-from ggufpy.quantizer.convert import floats, matrix_of, numbers, raw_rows, rows_of, squares
+from ggufpy.format.rows import rows_of
+from ggufpy.quantizer.convert import floats, matrix_of, numbers, squares
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import Importance, QuantizeOptions
 from ggufpy.quantizer.recipe import Job, Recipe, weighed
@@ -167,7 +168,7 @@ def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
     tensor = job.tensor
     rows, columns = rows_of(tensor.shape), tensor.shape[-1]
     picked = np.unique(np.linspace(0, rows - 1, max(1, min(rows, SAMPLE // columns))).astype(np.int64))
-    parts = [floats(numbers(raw_rows(tensor, int(row), int(row) + 1), tensor.type)) for row in picked]
+    parts = [floats(numbers(tensor.rows(int(row), int(row) + 1), tensor.type)) for row in picked]
     x = np.ascontiguousarray(np.concatenate(parts))
     x[~np.isfinite(x)] = 0
     weight = None

@@ -1,0 +1,125 @@
+"""A checkpoint's folder: config.json, and the files that have its tensors.
+
+Nothing of the weights is read when it is opened, and no code of a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufpy.convert.safetensors import Stored, open_safetensors
+from ggufpy.errors import GGUFError
+from ggufpy.format.values import shown
+
+JSON_MAX = 100_000_000  # bytes of a file of JSON
+_INDEX = "model.safetensors.index.json"
+_NO_MODEL = ("adapter_model", "optimizer", "training_args", "scheduler")  # beginnings of files that are no weights
+_WHOLE = "consolidated"  # Mistral's own file, beside the same weights in shards
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An open checkpoint: what config.json says, tensors by the names they are stored under, and the files read."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+    files: Sequence[str]
+
+
+def read_json(path: Path) -> Any:
+    """A file of JSON. Raises GGUFError for one that cannot be read, is larger than JSON_MAX or is none."""
+    try:
+        size = path.stat().st_size
+        if size > JSON_MAX:
+            raise GGUFError(f"{path} has {size:,} bytes, more than a file of its kind has")
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as e:
+        raise GGUFError(f"{path} cannot be read: {e.strerror or e}") from None
+    except (ValueError, RecursionError):
+        raise GGUFError(f"{path} is not valid JSON") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file of JSON that has an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise GGUFError(f"{path} is not an object of JSON")
+    return value
+
+
+def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) -> Folder:
+    """Opens a checkpoint, without its tensors where `weights` is false.
+
+    Raises GGUFError where there is no config.json, for shards that are missing, and for files that are damaged.
+    """
+    if not path.is_dir():
+        raise GGUFError(f"{path} is no folder; a checkpoint is a folder with config.json and files of weights")
+    if not (path / "config.json").is_file():
+        raise GGUFError(f"{path} has no config.json: give the folder of a Hugging Face checkpoint")
+    config = read_object(path / "config.json")
+    if not weights:
+        return Folder(path, config, {}, [str(path / "config.json")])
+    tensors: dict[str, Stored] = {}
+    files = _weight_files(path)
+    pickled = [] if files else _pickles(path)
+    if pickled and not allow_pickle:
+        raise GGUFError(
+            f"{path} has its weights in {pickled[0].name}, a pickle of PyTorch: pass --allow-pickle to read it (only "
+            "tensors are taken from it), or save the model as safetensors"
+        )
+    if not files and not pickled:
+        raise GGUFError(f"{path} has no weights: neither .safetensors nor pytorch_model.bin is there")
+    for file in files or pickled:
+        for name, tensor in _tensors_of(file).items():
+            if name in tensors:
+                raise GGUFError(f"{file}: tensor {shown(name)} is in another file of the checkpoint, too")
+            tensors[name] = tensor
+    return Folder(path, config, tensors, [str(file) for file in files or pickled])
+
+
+def _tensors_of(file: Path) -> Mapping[str, Stored]:
+    if file.suffix == ".safetensors":
+        return open_safetensors(file).tensors
+    from ggufpy.convert.pickles import open_pickle
+
+    return open_pickle(file)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files of safetensors that an index names, or all there are."""
+    index = path / _INDEX
+    if index.is_file():
+        return _indexed(path, index)
+    files = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith(_NO_MODEL))
+    return [file for file in files if not file.name.startswith(_WHOLE)] or files
+
+
+def _pickles(path: Path) -> list[Path]:
+    index = path / "pytorch_model.bin.index.json"
+    if index.is_file():
+        return _indexed(path, index)
+    return sorted(file for file in path.glob("*.bin") if not file.name.startswith(_NO_MODEL))
+
+
+def _indexed(path: Path, index: Path) -> list[Path]:
+    """The files of an index, in order. GGUFError for those that are missing, and for names that leave the folder."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise GGUFError(f"{index} has no weight_map of file names")
+    files = sorted(set(names.values()))
+    for name in files:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise GGUFError(f"{index} names {shown(name)}, which is no file of this folder")
+    missing = [name for name in files if not (path / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise GGUFError(
+            f"{path}: {', '.join(missing[:3])}{more}, named by {index.name}, "
+            f"{'are' if len(missing) > 1 else 'is'} missing: download the checkpoint again"
+        )
+    return [path / name for name in files]

@@ -1,0 +1,192 @@
+"""A checkpoint as what will be in the file: metadata and tensors by the names of GGUF, none of them read yet.
+
+In: an open `Folder`. Out: a `Converted`, which the quantiser takes as it takes an open file. The forward pass is
+planned from it as from a file, so whatever would not run is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufpy import models
+from ggufpy.convert import storage
+from ggufpy.convert.folder import Folder
+from ggufpy.convert.names import canonical, not_text
+from ggufpy.errors import GGUFError
+from ggufpy.format.metadata import Metadata
+from ggufpy.format.reader import Shard
+from ggufpy.format.rows import NamedRows, Plain, Rows
+from ggufpy.format.values import Typed, shown
+from ggufpy.format.writer import header
+from ggufpy.models.base import Keys
+from ggufpy.models.checkpoint import Checkpoint, HfConfig, Rule, metadata
+
+# Matrices that are F32 in every file of llama.cpp, besides all vectors and norms (conversion/base.py).
+_ALWAYS_F32 = re.compile(
+    r"(?:ffn_gate_inp(?:_shexp)?|position_embd|token_types|ssm_conv1d|shortconv\.conv|_norm)\.weight$"
+)
+_EXPERT = re.compile(r"^(.*\blayers?\.(\d+)\..*experts)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What is written: `metadata` and `tensors`, of the `files` read; `notes` are for the user."""
+
+    architecture: str
+    metadata: Metadata
+    tensors: Mapping[str, NamedRows]
+    files: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that is understood, before its vocabulary and its card are looked at."""
+
+    architecture: str
+    checkpoint: Checkpoint
+    config: HfConfig
+    tensors: Mapping[str, Rows]
+    notes: Sequence[str]
+
+
+def understood(folder: Folder) -> Model:
+    """The architecture of a checkpoint and its tensors by the names of GGUF.
+
+    Raises GGUFError for an architecture or a storage format that nothing here knows, and for tensors that are missing
+    or that no rule takes.
+    """
+    config = text_config(folder.config)
+    architecture, checkpoint = models.checkpoint_of(classes(folder.config), config)
+    stored_as, logical = storage.logical(folder.config, folder.tensors)
+    tensors = canonical(logical, checkpoint.anchor)
+    config, notes = _with_experts(config, checkpoint, tensors)
+    if stored_as:
+        notes.append(f"the weights are stored as {stored_as}")
+    taken = _Taken(tensors)
+    for rule in checkpoint.rules(config):
+        taken.apply(rule, config)
+    made = taken.finish(checkpoint)
+    return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
+
+
+def classes(config: Mapping[str, object]) -> list[str]:
+    """config.json's architectures: those of the model itself, then those of its text half."""
+    said: list[str] = []
+    for part in (config, config.get("text_config")):
+        if isinstance(part, Mapping):
+            names = part.get("architectures") or []
+            said += [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return said
+
+
+def text_config(config: Mapping[str, object]) -> HfConfig:
+    """config.json with what it says of the text half of a multimodal model beside the rest, where rules look."""
+    inner = config.get("text_config", config.get("llm_config"))
+    return HfConfig({**config, **inner}) if isinstance(inner, Mapping) else HfConfig(config)
+
+
+def _with_experts(
+    config: HfConfig, checkpoint: Checkpoint, tensors: Iterable[str]
+) -> tuple[HfConfig, list[str]]:
+    """The config with as many experts as there are: pruned models may have fewer than it says, in all layers alike."""
+    if not checkpoint.experts or checkpoint.experts not in config:
+        return config, []
+    counts: dict[str, set[int]] = {}
+    for name in tensors:
+        match = _EXPERT.match(name)
+        if match is not None:
+            counts.setdefault(match[1], set()).add(int(match[3]))
+    said = config.count(checkpoint.experts)
+    lengths = {len(numbers) for numbers in counts.values()}
+    if not lengths or lengths == {said}:
+        return config, []
+    if len(lengths) > 1 or any(numbers != set(range(len(numbers))) for numbers in counts.values()):
+        raise GGUFError(
+            f"layers have {min(lengths)} to {max(lengths)} experts, of {said} that config.json says: the checkpoint is "
+            "not whole, or pruned in a way that no file can say"
+        )
+    (there,) = lengths
+    if there > said:
+        raise GGUFError(f"layers have {there} experts, and config.json says {said}")
+    name = next(name for name in checkpoint.experts.split("|") if config.values.get(name) is not None)
+    return config.replaced(**{name: there}), [f"the model was pruned: {there} experts of {said} are there"]
+
+
+class _Taken:
+    """Rules applied to tensors, with an account of what was used."""
+
+    def __init__(self, tensors: Mapping[str, Rows]) -> None:
+        self._tensors, self._used = tensors, set[str]()
+        self._made: dict[str, Rows] = {}
+        self._missing: dict[str, Rule] = {}
+        self.notes: list[str] = []
+
+    def apply(self, rule: Rule, config: HfConfig) -> None:
+        """Makes the rule's tensors, if they are not there yet and what they are made of is."""
+        if rule.gguf[0] in self._made:
+            return
+        if rule.made is not None:
+            self._made[rule.gguf[0]] = rule.made
+            return
+        if not all(name in self._tensors for name in rule.hf):
+            if not rule.optional or any(name in self._tensors for name in rule.hf):
+                self._missing.setdefault(rule.gguf[0], rule)
+            return
+        self._used |= set(rule.hf)
+        self._missing.pop(rule.gguf[0], None)
+        if rule.gguf[0] == "output.weight" and config.flag("tie_word_embeddings"):
+            return  # the embedding is the output; what else is there goes unused in transformers, too
+        try:
+            made = rule.change.forward([self._tensors[name] for name in rule.hf])
+        except GGUFError as e:
+            raise GGUFError(f"tensor {shown(rule.hf[0])}: {e}") from None
+        self._made |= dict(zip(rule.gguf, made, strict=True))
+
+    def finish(self, checkpoint: Checkpoint) -> dict[str, Rows]:
+        """All that was made. GGUFError for tensors that are missing, and for some that nobody took."""
+        for rule in self._missing.values():
+            name = next(name for name in rule.hf if name not in self._tensors)
+            raise GGUFError(f"tensor {shown(name)} is missing from the checkpoint")
+        left = [name for name in self._tensors if name not in self._used]
+        left = [name for name in left if not any(re.search(pattern, name) for pattern in checkpoint.ignored)]
+        other = Counter(name.split(".layers.")[0].rsplit(".", 2)[0] for name in left if not_text(name))
+        if other:
+            parts = ", ".join(f"{name} ({count} tensors)" for name, count in other.most_common(4))
+            self.notes.append(f"only the text half is converted; left out: {parts}")
+        strange = [name for name in left if not not_text(name)]
+        if strange:
+            more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+            raise GGUFError(
+                f"the checkpoint has tensors that its architecture has not, and they would be lost: "
+                f"{', '.join(map(shown, strange[:4]))}{more}"
+            )
+        return self._made
+
+
+def converted(model: Model, keys: Mapping[str, Typed], files: Sequence[str], notes: Sequence[str] = ()) -> Converted:
+    """The model with all its metadata, `keys` besides the architecture's. GGUFError for one that would not run."""
+    own = metadata(model.checkpoint, model.architecture, model.config)
+    values = {"general.architecture": Typed("string", model.architecture), **keys, **own}
+    tensors = {name: NamedRows(name, as_written(name, rows)) for name, rows in model.tensors.items()}
+    made = Shard("the checkpoint", header(values)).metadata
+    try:
+        models.find(model.architecture).plan(Keys(made), tensors)
+    except GGUFError as e:
+        raise GGUFError(f"the checkpoint does not fit its config.json: {e}") from None
+    return Converted(model.architecture, made, tensors, files, [*model.notes, *notes])
+
+
+def as_written(name: str, rows: Rows) -> Rows:
+    """F32 for vectors, norms and what llama.cpp keeps so; F64 is F32 always."""
+    always = len(rows.shape) <= 1 or not name.endswith(".weight") or _ALWAYS_F32.search(name) is not None
+    return Plain(rows, "F32") if rows.type != "F32" and (always or rows.type == "F64") else rows
+
+
+def of_path(path: Path) -> Path:
+    """A folder as a user may name it: config.json within it will do."""
+    return path.parent if path.name == "config.json" else path

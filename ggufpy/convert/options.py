@@ -1,0 +1,43 @@
+"""What a caller may ask of a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufpy.errors import GGUFError
+from ggufpy.quantizer import FileType, QuantizeOptions, file_type
+from ggufpy.quantizer.types import COPY, FILE_TYPES
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a checkpoint is converted. GGUFError where a value cannot be.
+
+    `outtype` is a file type that `quantize` takes, or "auto": every tensor as the checkpoint has it, quantised ones in
+    the blocks that have the same numbers, or the nearest. `keep` refuses quantised tensors that no blocks are the same
+    as. `no_vocab` writes weights alone, for those who give tokens. `name` is what the model is called, `metadata` a
+    file of JSON with keys that win over what is found. `quantize` has everything else that a quantisation takes.
+    """
+
+    outtype: str = AUTO
+    quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
+    keep: bool = False
+    vocab_only: bool = False
+    no_vocab: bool = False
+    allow_pickle: bool = False
+    name: str | None = None
+    metadata: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.outtype != AUTO and self.file_type.name == COPY:
+            raise GGUFError("outtype COPY is called auto where a checkpoint is converted")
+        if self.vocab_only and self.no_vocab:
+            raise GGUFError("a vocabulary alone, without a vocabulary, is nothing: leave out one of them")
+
+    @property
+    def file_type(self) -> FileType:
+        """The type that is asked for."""
+        return FILE_TYPES[COPY] if self.outtype == AUTO else file_type(self.outtype)

@@ -1,0 +1,466 @@
+"""How an architecture's checkpoints look: classes, what config.json says, and names of tensors, both ways.
+
+A module of an architecture that converts has `checkpoint`, a `Checkpoint`. Its `items` are metadata from config.json
+and back, its `rules` tensors of a GGUF file from those of a checkpoint and back. Names are those of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.format.rows import Numbers, Rows
+from ggufpy.format.values import Typed
+from ggufpy.support import checks
+
+from .changes import SAME, Change, Stack
+
+LARGEST = (1 << 32) - 1
+REQUIRED: Any = object()
+
+
+class HfConfig:
+    """config.json with checked values. Several names, "n_layer|num_layers", stand for the first that is there."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def __contains__(self, names: str) -> bool:
+        return self.get(names) is not None
+
+    def get(self, names: str) -> Any:
+        """The value of the first name that has one; None (null, too) where none has."""
+        return next((self.values[name] for name in names.split("|") if self.values.get(name) is not None), None)
+
+    def _value(self, names: str, default: Any) -> Any:
+        value = self.get(names)
+        if value is not None:
+            return value
+        if default is REQUIRED:
+            raise GGUFError(f"config.json has no {names.replace('|', ' or ')}, which this architecture needs")
+        return default
+
+    def count(self, names: str, default: Any = REQUIRED, least: int = 1) -> int:
+        """A whole number from `least` on."""
+        value = self._value(names, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+            raise GGUFError(f"config.json: {_first(names)} is {checks.shown(value)}; it must be a whole number "
+                            f"from {least} to {LARGEST}")  # fmt: skip
+        return value
+
+    def number(self, names: str, default: Any = REQUIRED) -> float:
+        """A finite number."""
+        return checks.number(f"config.json: {_first(names)}", self._value(names, default))
+
+    def flag(self, names: str, default: bool = False) -> bool:
+        """True or false."""
+        return checks.flag(f"config.json: {_first(names)}", self._value(names, default))
+
+    def text(self, names: str, default: Any = REQUIRED) -> str:
+        """A text."""
+        return checks.text(f"config.json: {_first(names)}", self._value(names, default))
+
+    def items(self, names: str, default: Any = REQUIRED) -> list[Any]:
+        """A list."""
+        value = self._value(names, default)
+        if not isinstance(value, list | tuple):
+            raise GGUFError(f"config.json: {_first(names)} is {checks.shown(value)}; it must be a list")
+        return list(value)
+
+    def mapping(self, names: str) -> Mapping[str, Any]:
+        """An object; one without entries where there is none."""
+        return checks.mapping(f"config.json: {_first(names)}", self._value(names, {}))
+
+    def part(self, names: str) -> HfConfig:
+        """An object within, to be read alike."""
+        return HfConfig(self.mapping(names))
+
+    def replaced(self, **values: Any) -> HfConfig:
+        """With other values."""
+        return HfConfig({**self.values, **values})
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return self.count("num_hidden_layers|n_layer|n_layers|num_layers")
+
+    @property
+    def width(self) -> int:
+        """Of a row of activations."""
+        return self.count("hidden_size|n_embd|d_model|dim")
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.count("num_attention_heads|n_head|n_heads")
+
+    @property
+    def shared(self) -> int:
+        """Key/value heads."""
+        return self.count("num_key_value_heads|n_kv_heads", self.heads)
+
+    @property
+    def head_length(self) -> int:
+        """The width of a head."""
+        return self.count("head_dim", max(self.width // self.heads, 1))
+
+    def rope(self, layers: str = "full_attention") -> HfConfig:
+        """What is said of rotary positions: rope_type, rope_theta, factor and so on, in the names of transformers 5.
+
+        `layers` chooses of those that differ by type of layer. Older files have rope_theta beside rope_scaling.
+        """
+        said = dict(self.mapping("rope_parameters|rope_scaling"))
+        if isinstance(said.get(layers), Mapping):
+            said = dict(said[layers])
+        elif any(isinstance(value, Mapping) for value in said.values()):
+            said = {}
+        if "rope_type" not in said and "type" in said:
+            said["rope_type"] = said["type"]
+        for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+            if said.get(name) is None and self.values.get(name) is not None:
+                said[name] = self.values[name]
+        return HfConfig(said)
+
+
+def _first(names: str) -> str:
+    return names.split("|")[0]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a GGUF file says: `keys` below its architecture's prefix, and its tensors."""
+
+    keys: Mapping[str, Any]
+    tensors: Mapping[str, Rows]
+
+
+class Item(Protocol):
+    """Something that config.json and metadata both say; `keys` are below the architecture's prefix."""
+
+    def keys(self, config: HfConfig) -> Mapping[str, Typed]:
+        """For the GGUF file."""
+
+    def config(self, file: Written) -> Mapping[str, Any]:
+        """For config.json."""
+
+
+Kind = Literal["count", "number", "flag", "text"]
+_TYPES = {"count": "uint32", "number": "float32", "flag": "bool", "text": "string"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value under a name in each. Where config.json has none: `default`, nothing where that is None, an error
+    where it is REQUIRED."""
+
+    key: str
+    names: str
+    kind: Kind = "count"
+    default: Any = REQUIRED
+    least: int = 0
+
+    def keys(self, config: HfConfig) -> Mapping[str, Typed]:
+        if self.default is None and self.names not in config:
+            return {}
+        value: Any
+        if self.kind == "count":
+            value = config.count(self.names, self.default, self.least)
+        elif self.kind == "number":
+            value = config.number(self.names, self.default)
+        elif self.kind == "flag":
+            value = config.flag(self.names, self.default)
+        else:
+            value = config.text(self.names, self.default)
+        return {self.key: Typed(_TYPES[self.kind], value)}
+
+    def config(self, file: Written) -> Mapping[str, Any]:
+        if self.key not in file.keys:
+            return {}
+        value = file.keys[self.key]
+        return {_first(self.names): shortest(value) if self.kind == "number" else value}
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal number that a float32 stands for: 1e-06, not 9.999999974752427e-07."""
+    return float(str(np.float32(value)))
+
+
+def _nothing(given: Any) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What functions make of config.json, and of the metadata."""
+
+    make: Callable[[HfConfig], Mapping[str, Typed]] = _nothing
+    back: Callable[[Written], Mapping[str, Any]] = _nothing
+
+    def keys(self, config: HfConfig) -> Mapping[str, Typed]:
+        return self.make(config)
+
+    def config(self, file: Written) -> Mapping[str, Any]:
+        return self.back(file)
+
+
+@dataclass(frozen=True)
+class Present:
+    """A flag of config.json that says whether there are tensors, as biases; one of them is `tensor`."""
+
+    name: str
+    tensor: str
+
+    def keys(self, config: HfConfig) -> Mapping[str, Typed]:
+        return {}
+
+    def config(self, file: Written) -> Mapping[str, Any]:
+        return {self.name: self.tensor in file.tensors}
+
+
+def u32(value: int) -> Typed:
+    return Typed("uint32", value)
+
+
+def f32(value: float) -> Typed:
+    return Typed("float32", value)
+
+
+def _head_keys(config: HfConfig) -> Mapping[str, Typed]:
+    if "head_dim" not in config:
+        return {}
+    length = u32(config.head_length)
+    return {"attention.key_length": length, "attention.value_length": length}
+
+
+def _head_config(file: Written) -> Mapping[str, Any]:
+    return {"head_dim": file.keys["attention.key_length"]} if "attention.key_length" in file.keys else {}
+
+
+SIZES: tuple[Item, ...] = (
+    Field("block_count", "num_hidden_layers|n_layer|n_layers|num_layers", least=1),
+    Field("context_length", "max_position_embeddings|n_positions|n_ctx|max_sequence_length|model_max_length", least=1),
+    Field("embedding_length", "hidden_size|n_embd|d_model|dim", least=1),
+    Field("feed_forward_length", "intermediate_size|n_inner|ffn_hidden_size", default=None),
+    Field("attention.head_count", "num_attention_heads|n_head|n_heads", least=1),
+    Field("attention.head_count_kv", "num_key_value_heads|n_kv_heads", default=None, least=1),
+    Derived(_head_keys, _head_config),
+)
+RMS = Field("attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", "number")
+VOCABULARY = Field("vocab_size", "vocab_size", default=None)
+WINDOW = Field("attention.sliding_window", "sliding_window", default=None)
+
+
+# -- rotary positions ------------------------------------------------------------------------------------------
+
+_YARN = (
+    ("rope.scaling.yarn_ext_factor", "extrapolation_factor"),
+    ("rope.scaling.yarn_attn_factor", "attention_factor|attn_factor"),
+    ("rope.scaling.yarn_beta_fast", "beta_fast"),
+    ("rope.scaling.yarn_beta_slow", "beta_slow"),
+)
+
+
+def rope_keys(config: HfConfig) -> Mapping[str, Typed]:
+    """rope.freq_base, and how positions are scaled: linear and yarn. Others have items or tensors of their own.
+
+    Raises GGUFError for a scaling that nothing here knows.
+    """
+    rope = config.rope()
+    keys: dict[str, Typed] = {}
+    if "rope_theta" in rope:
+        keys["rope.freq_base"] = f32(rope.number("rope_theta"))
+    kind = rope.text("rope_type", "default")
+    if kind in ("linear", "yarn"):
+        keys["rope.scaling.type"] = Typed("string", kind)
+        keys["rope.scaling.factor"] = f32(rope.number("factor"))
+    elif kind not in ("default", "llama3", "longrope", "su", "dynamic", "proportional", "none"):
+        raise GGUFError(f"config.json: rope_type is {checks.shown(kind)}, which ggufpy does not know")
+    if kind == "yarn":
+        trained = rope.count("original_max_position_embeddings", config.count("max_position_embeddings"))
+        keys["rope.scaling.original_context_length"] = u32(trained)
+        keys |= {key: f32(rope.number(names)) for key, names in _YARN if names in rope}
+    return keys
+
+
+def rope_config(file: Written) -> Mapping[str, Any]:
+    """The inverse of `rope_keys`, in the names of transformers 4, which 5 reads too."""
+    said: dict[str, Any] = {}
+    keys = file.keys
+    if "rope.freq_base" in keys:
+        said["rope_theta"] = shortest(keys["rope.freq_base"])
+    kind = keys.get("rope.scaling.type")
+    if kind in ("linear", "yarn"):
+        scaling: dict[str, Any] = {"rope_type": kind, "factor": shortest(keys["rope.scaling.factor"])}
+        if kind == "yarn":
+            scaling["original_max_position_embeddings"] = keys["rope.scaling.original_context_length"]
+            scaling |= {_first(names): shortest(keys[key]) for key, names in _YARN if key in keys}
+        said["rope_scaling"] = scaling
+    elif "rope_freqs.weight" in file.tensors:
+        said["rope_scaling"] = _llama3_config(file)
+    return said
+
+
+def rotated_keys(config: HfConfig) -> Mapping[str, Typed]:
+    """rope.dimension_count: how many dimensions of a head are turned."""
+    part = config.rope().number("partial_rotary_factor", 1.0)
+    return {"rope.dimension_count": u32(int(config.head_length * part))}
+
+
+def rotated_config(file: Written) -> Mapping[str, Any]:
+    """partial_rotary_factor, where not all dimensions are turned."""
+    keys = file.keys
+    head = keys.get("attention.key_length", keys["embedding_length"] // keys["attention.head_count"])
+    turned = keys.get("rope.dimension_count", head)
+    return {} if turned == head else {"partial_rotary_factor": turned / head}
+
+
+ROPE = Derived(rope_keys, rope_config)
+ROTATED = Derived(rotated_keys, rotated_config)
+
+
+def llama3_factors(config: HfConfig) -> Rows | None:
+    """What divides the frequency of each pair for the scaling of Llama 3.1, (pairs,); None for other scalings."""
+    rope = config.rope()
+    if rope.text("rope_type", "default") != "llama3":
+        return None
+    low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
+    factor, trained = rope.number("factor", 8.0), rope.number("original_max_position_embeddings", 8192)
+    base = rope.number("rope_theta", 10000.0)
+    if not (high > low > 0 and factor > 0 and base > 1 and trained > 0):
+        raise GGUFError("config.json: the factors of the llama3 scaling of positions do not fit together")
+    return Numbers(_bands(_turns(config.head_length, base) * trained, factor, low, high).astype(np.float32))
+
+
+def _turns(length: int, base: float) -> NDArray[np.float64]:
+    """How often each pair of a head turns round within a position, (pairs,)."""
+    turns: NDArray[np.float64] = base ** (-np.arange(0, length, 2) / length) / (2 * np.pi)
+    return turns
+
+
+def _bands(turns: NDArray[np.float64], factor: float, low: float, high: float) -> NDArray[np.float64]:
+    """Divisors of frequencies by turns within the trained context: `factor` for few, 1 for many, blended between
+    (Meta's reference code of Llama 3.1)."""
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    divisors: NDArray[np.float64] = 1 / ((1 - kept) / factor + kept)
+    return divisors
+
+
+def _llama3_config(file: Written) -> Mapping[str, Any]:
+    """The scaling that `rope_freqs.weight` was made by, with 1 as its low factor. Raises GGUFError where none fits.
+
+    Blended divisors are linear in turns: kept = (trained · turns - 1) / (high - 1).
+    """
+    divisors = file.tensors["rope_freqs.weight"].to_numpy().astype(np.float64)
+    turns = _turns(2 * len(divisors), file.keys.get("rope.freq_base", 10000.0))
+    factor = shortest(divisors.max())
+    kept = (1 / divisors - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones(len(divisors))
+    blended = (kept > 1e-3) & (kept < 1 - 1e-3)
+    guesses: list[tuple[float, int]] = [(4.0, 1 << n) for n in range(13, 24)] + [(4.0, 1 << n) for n in range(13)]
+    if blended.sum() >= 2:
+        slope, offset = np.polyfit(turns[blended], kept[blended], 1)
+        guesses = [(round(1 - 1 / offset, 4), round(-slope / offset))]
+    elif blended.any():
+        guesses = [(4.0, round(float((3 * kept[blended][0] + 1) / turns[blended][0])))]
+    for high, trained in guesses:
+        if high > 1 and np.allclose(_bands(turns * trained, factor, 1.0, high), divisors, rtol=1e-4):
+            break
+    else:
+        raise GGUFError("rope_freqs.weight is not of a scaling that config.json can say")
+    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": high,
+            "original_max_position_embeddings": trained}  # fmt: skip
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors `gguf` of a file and `hf` of a checkpoint, and what happens between them.
+
+    Of several rules for the same tensors of a file, the first whose tensors are all there counts; an `optional` one
+    may have none. A rule without tensors of a checkpoint has `made` instead, what is reckoned from config.json.
+    """
+
+    gguf: tuple[str, ...]
+    hf: tuple[str, ...]
+    change: Change = SAME
+    optional: bool = False
+    made: Rows | None = None
+
+
+def one(gguf: str, hf: str, change: Change = SAME, optional: bool = False) -> Rule:
+    """A rule of one tensor each."""
+    return Rule((gguf,), (hf,), change, optional)
+
+
+def linear(gguf: str, hf: str, change: Change = SAME, optional: bool = False) -> Iterator[Rule]:
+    """The weight of a linear layer, and its bias if it has one. Names are without their endings."""
+    yield one(f"{gguf}.weight", f"{hf}.weight", change, optional)
+    yield one(f"{gguf}.bias", f"{hf}.bias", change, optional=True)
+
+
+def made(gguf: str, rows: Rows | None) -> Iterator[Rule]:
+    """A tensor that no checkpoint has; nothing where there is none to be."""
+    if rows is not None:
+        yield Rule((gguf,), (), made=rows)
+
+
+def _any(config: HfConfig) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An architecture's checkpoints.
+
+    `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
+    tensor that every checkpoint has: what stands before it there stands before all. `ignored` are patterns of tensors
+    that say nothing. `experts` are the names of how many experts config.json says there are.
+    """
+
+    classes: tuple[str, ...]
+    model_type: str
+    items: tuple[Item, ...]
+    rules: Callable[[HfConfig], Iterator[Rule]]
+    anchor: str = "model.embed_tokens.weight"
+    ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"attention\.(masked_)?bias$", r"position_ids$")
+    claims: Callable[[HfConfig], bool] = _any
+    experts: str = ""
+
+    @property
+    def kinds(self) -> set[str]:
+        """What config.json may have as model_type."""
+        return {self.model_type, *(name.removesuffix("ForCausalLM").lower() for name in self.classes)}
+
+
+def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dict[str, Typed]:
+    """Everything under the architecture's prefix. Raises GGUFError for what config.json lacks or has wrong."""
+    keys: dict[str, Typed] = {}
+    for item in checkpoint.items:
+        keys |= item.keys(config)
+    return {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+def config_of(
+    checkpoint: Checkpoint, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Rows]
+) -> dict[str, Any]:
+    """config.json, but for what the vocabulary says, from a file's metadata and tensors."""
+    prefix = f"{architecture}."
+    keys = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    file = Written(keys, tensors)
+    config: dict[str, Any] = {"architectures": [checkpoint.classes[0]], "model_type": checkpoint.model_type}
+    for item in checkpoint.items:
+        config |= item.config(file)
+    return config
+
+
+def stacked(gguf: str, hf: str, count: int) -> Rule:
+    """Matrices of `count` experts as one tensor; `hf` has "{}" for an expert's number."""
+    return Rule((gguf,), tuple(hf.format(i) for i in range(count)), Stack())

@@ -1,0 +1,97 @@
+"""Holds our converter to llama.cpp's: the same checkpoint through both, metadata and tensors compared.
+
+    python tools/compare_converter.py --llama-cpp DIR CHECKPOINT...
+
+DIR is a checkout of llama.cpp; its converter needs PyTorch. Both write F32. Tensors must have the same names, shapes
+and bits; keys of the architecture the same values. What one has and the other has not is listed. Ends with one line of
+figures, status 1 where tensors differ or keys of theirs are missing or of another value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggufpy import format as gguf
+from ggufpy.convert import ConvertOptions, convert
+
+TOLERANCE = 1e-6  # of float values in metadata
+
+
+def theirs(llama_cpp: Path, checkpoint: Path, target: Path) -> None:
+    """llama.cpp's file. Raises RuntimeError with the end of what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(llama_cpp / "gguf-py")}
+    command = [sys.executable, str(llama_cpp / "convert_hf_to_gguf.py"), str(checkpoint), "--outfile", str(target),
+               "--outtype", "f32"]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= TOLERANCE * max(abs(a), abs(b))
+    return bool(a == b)
+
+
+def key_differences(ours: Any, other: Any, prefix: str) -> Iterator[str]:
+    """Keys under the architecture's prefix, and those of the vocabulary."""
+    for key in other.metadata:
+        if not key.startswith((prefix, "tokenizer.")):
+            continue
+        if key not in ours.metadata:
+            yield f"key {key} = {str(other.metadata[key])[:60]} is missing"
+        elif not same(ours.metadata[key], other.metadata[key]):
+            yield f"key {key} is {str(ours.metadata[key])[:60]}, theirs {str(other.metadata[key])[:60]}"
+
+
+def tensor_differences(ours: Any, other: Any) -> Iterator[str]:
+    for name, tensor in other.tensors.items():
+        if name not in ours.tensors:
+            yield f"tensor {name} {tensor.shape} is missing"
+        elif tensor.shape != ours.tensors[name].shape:
+            yield f"tensor {name} is {ours.tensors[name].shape}, theirs {tensor.shape}"
+        elif not np.array_equal(tensor.to_numpy(), ours.tensors[name].to_numpy()):
+            yield f"tensor {name} has other numbers"
+    yield from (f"tensor {name} is ours alone" for name in ours.tensors if name not in other.tensors)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llama-cpp", type=Path, required=True, metavar="DIR")
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    args = parser.parse_args()
+    wrong = refused = 0
+    for checkpoint in args.checkpoints:
+        with tempfile.TemporaryDirectory() as folder:
+            mine, other = Path(folder, "ours.gguf"), Path(folder, "theirs.gguf")
+            convert(checkpoint, mine, ConvertOptions("F32"))
+            try:
+                theirs(args.llama_cpp, checkpoint, other)
+            except RuntimeError as e:
+                print(f"{checkpoint}: theirs refuses it: {e}")
+                refused += 1
+                continue
+            with gguf.open(mine) as a, gguf.open(other) as b:
+                prefix = f"{b.metadata['general.architecture']}."
+                lines = [*key_differences(a, b, prefix), *tensor_differences(a, b)]
+                extra = [key for key in a.metadata if key.startswith(prefix) and key not in b.metadata]
+            print(f"{checkpoint}: {len(lines)} differences; keys of ours alone: {extra}")
+            for line in lines:
+                print(f"  {line}")
+            wrong += bool(lines)
+    count = len(args.checkpoints)
+    print(f"{count - wrong - refused} of {count} the same, {wrong} differ, {refused} refused by llama.cpp")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
