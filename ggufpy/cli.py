@@ -68,8 +68,8 @@ class Parser(argparse.ArgumentParser):
 
 def command_names() -> list[str]:
     """The verbs, from the file names in `ggufpy.commands`."""
-    found = pkgutil.iter_modules(commands.__path__)
-    return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules(commands.__path__)
+    return sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_"))
 
 
 def load_command(name: str) -> Command:

@@ -231,14 +231,14 @@ class Llama:
         loop, ids = self.loop, self._ids(tokens)
         if len(ids) > self.n_ctx():
             raise GGUFError(f"{len(ids)} tokens are more than the context's {self.n_ctx()}: use a larger n_ctx")
-        found = np.empty((len(ids), self.n_vocab()), np.float32)
+        logits = np.empty((len(ids), self.n_vocab()), np.float32)
 
         def take(first: int, rows: NDArray[np.float32]) -> None:
-            found[first : first + len(rows)] = rows
+            logits[first : first + len(rows)] = rows
 
         if ids:
             loop.run(Request(ids, take=take, reuse="none", scales=self._parts.scales))
-        return found
+        return logits
 
     def generate(
         self,

@@ -42,7 +42,7 @@ def choose(files: list[str], ref: Reference) -> list[str]:
     for file in sorted(files):
         if file.lower().endswith(".gguf"):
             groups.setdefault(SHARD.sub("", file[:-5]), []).append(file)
-    models = {stem: found for stem, found in groups.items() if "mmproj" not in stem.lower()}
+    models = {stem: shards for stem, shards in groups.items() if "mmproj" not in stem.lower()}
     if not models:
         raise GGUFError(f"{ref.repo} has no .gguf file: look for a repository whose name ends in -GGUF")
     if ref.choice:
@@ -50,7 +50,7 @@ def choose(files: list[str], ref: Reference) -> list[str]:
     elif len(models) == 1:
         stems = list(models)
     else:
-        stems = next((found for quant in PREFERRED if (found := _matching(models, quant))), [])
+        stems = next((fits for quant in PREFERRED if (fits := _matching(models, quant))), [])
     if len(stems) == 1:
         return groups[stems[0]]
     have = ", ".join(sorted(stem.rpartition("/")[2] for stem in stems or models)[:12])
@@ -98,9 +98,9 @@ def _cached(ref: Reference, cache: Path) -> Path | None:
 def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     """Fetch (or find) the files of `name` below `cache` and return the path of the first."""
     ref = parse(name)
-    found = None if force else _cached(ref, cache)
-    if found is not None:
-        return found
+    cached = None if force else _cached(ref, cache)
+    if cached is not None:
+        return cached
     try:
         huggingface_hub: Any = import_module("huggingface_hub")
     except ImportError as error:

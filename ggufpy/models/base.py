@@ -64,14 +64,14 @@ class Keys:
         name, value = self._value(key, default)
         if isinstance(value, Counts):
             return value
-        found = value.tolist() if isinstance(value, np.ndarray) else value
-        listed = isinstance(found, list | tuple)
-        if listed and (not found or (layers is not None and len(found) < layers)):
-            raise GGUFError(f"{name} has {len(found)} numbers; it must have one for each of {layers or 'the'} layers")
-        for one in found if listed else [found]:
+        numbers = value.tolist() if isinstance(value, np.ndarray) else value
+        listed = isinstance(numbers, list | tuple)
+        if listed and (not numbers or (layers is not None and len(numbers) < layers)):
+            raise GGUFError(f"{name} has {len(numbers)} numbers; it must have one for each of {layers or 'the'} layers")
+        for one in numbers if listed else [numbers]:
             if isinstance(one, bool) or not isinstance(one, int | np.integer) or not least <= one <= LARGEST:
                 raise GGUFError(f"{name} is {_short(one)}; it must be a whole number from {least} to {LARGEST}")
-        return Counts(name, tuple(map(int, found[:layers])) if listed else (int(found),))
+        return Counts(name, tuple(map(int, numbers[:layers])) if listed else (int(numbers),))
 
     def number(
         self,
@@ -93,10 +93,10 @@ class Keys:
         """One a layer: a list of true and false, or all but the last of every `period` layers; 0: of none."""
         name, value = self._value(key, period)
         if isinstance(value, np.ndarray | list | tuple):
-            found = list(value)
-            if len(found) < count or any(flag not in (False, True) for flag in found):
+            values = list(value)
+            if len(values) < count or any(flag not in (False, True) for flag in values):
                 raise GGUFError(f"{name} is {_short(value)}; it must have true or false for each of {count} layers")
-            return [bool(flag) for flag in found[:count]]
+            return [bool(flag) for flag in values[:count]]
         every = self.count(key, period, least=0)
         return [bool(every) and i % every < every - 1 for i in range(count)]
 

@@ -377,8 +377,8 @@ class ExpertMatMul(Op):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        found = (self.x, self.chosen, *(() if self.shares is None else (self.shares,)))
-        return (*found, self.y) if self.add else found
+        names = (self.x, self.chosen, *(() if self.shares is None else (self.shares,)))
+        return (*names, self.y) if self.add else names
 
     @property
     def writes(self) -> Mapping[str, int]:

@@ -62,21 +62,21 @@ class Plan:
 
 def kinds_of_layers(layers: Iterable[tuple[Op, ...]], about: Callable[[Weight], object]) -> list[tuple[Op, ...]]:
     """One of each kind: layers of a kind differ in which they are and what `about` does not tell of their weights."""
-    found: dict[object, tuple[Op, ...]] = {}
+    by_kind: dict[object, tuple[Op, ...]] = {}
     for ops in layers:
         kind = tuple(
             (type(op), *(about(value) if isinstance(value, Weight) else value
                          for name, value in vars(op).items() if name != "layer"))
             for op in ops
         )  # fmt: skip
-        found.setdefault(kind, ops)
-    return list(found.values())
+        by_kind.setdefault(kind, ops)
+    return list(by_kind.values())
 
 
 def widths(ops: Iterable[Op]) -> dict[str, int]:
     """How wide each buffer or view is, at most: layers may differ in it, and an op says its own width."""
-    found: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for op in ops:
         for name, width in op.writes.items():
-            found[name] = max(width, found.get(name, 0))
-    return found
+            by_name[name] = max(width, by_name.get(name, 0))
+    return by_name

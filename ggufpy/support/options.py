@@ -140,5 +140,5 @@ def option(default: Any, kind: Kind, help: str, *flags: str, **more: Any) -> Any
 
 def declared(options: Any) -> dict[str, Option]:
     """The options of a dataclass (or of an instance) by name: those of its fields that are made by `option`."""
-    found: tuple[Field[Any], ...] = fields(options)
-    return {each.name: each.metadata["option"]._replace(name=each.name) for each in found if "option" in each.metadata}
+    some: tuple[Field[Any], ...] = fields(options)
+    return {each.name: each.metadata["option"]._replace(name=each.name) for each in some if "option" in each.metadata}

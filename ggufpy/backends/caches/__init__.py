@@ -25,10 +25,10 @@ def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[i
     for op in plan.body:
         if isinstance(op, Attend) and op.layer in windows:
             windows[op.layer].add(op.window)
-    found: dict[Cache, list[int]] = {}
+    groups: dict[Cache, list[int]] = {}
     for layer, seen in windows.items():
         cache: Cache = WindowKv(max(seen)) if seen and min(seen) > 0 else Kv()
         if cache.most(positions, step) >= Kv().most(positions, step):
             cache = Kv()
-        found.setdefault(cache, []).append(layer)
-    return found
+        groups.setdefault(cache, []).append(layer)
+    return groups

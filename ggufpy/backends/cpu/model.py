@@ -85,7 +85,7 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     return shape
 
 
-def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found: Library) -> list[Kernel]:
+def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, library: Library) -> list[Kernel]:
     """Loads every kernel that packing and running take, so that none is compiled while a user waits for text.
 
     Raises GGUFError as `Model` does, and for a plan that cannot be run.
@@ -98,10 +98,10 @@ def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found
         if embedding.decoder == "blocks":
             wanted.append(kernel("decode", type=embedding.name.lower()))
     panels = {name: kind.panel for name, kind in types.items()}
-    wanted += kernels_of(plan, panels, cache_shape(plan, options), found.level)
+    wanted += kernels_of(plan, panels, cache_shape(plan, options), library.level)
     progress = options.progress
     report = None if progress is None else lambda done, total: progress("compile", done, total)
-    found.load(wanted, report)
+    library.load(wanted, report)
     return wanted
 
 
