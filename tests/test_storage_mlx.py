@@ -21,7 +21,7 @@ def config(bits: int = 4, group: int = 64, **more: Any) -> dict[str, Any]:
 def affine(shape: tuple[int, ...], bits: int, group: int, low: float = 0.01, name: str = "a") -> Any:
     q = RNG.integers(0, 1 << bits, shape)
     small = (*shape[:-1], shape[-1] // group)
-    s, b = (of_bf16(bf16(low * RNG.uniform(-1, 1, small))) for _ in range(2))
+    s, b = (of_bf16(bf16(low * RNG.uniform(0.2, 1, small) * RNG.choice([-1, 1], small))) for _ in range(2))
     tensors = {f"{name}.weight": ("U32", words(q, bits)), f"{name}.scales": ("BF16", bf16(s)),
                f"{name}.biases": ("BF16", bf16(b))}  # fmt: skip
     return tensors, q.astype(np.float32) * s.repeat(group, -1) + b.repeat(group, -1)
