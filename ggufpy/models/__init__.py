@@ -17,8 +17,8 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "changes", "checkpoint", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope",
-    "source", "taps", "views",
+    "base", "changes", "checkpoint", "classifier", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite",
+    "rope", "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 

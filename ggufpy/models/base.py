@@ -14,10 +14,13 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .op import Weight
+from .plan import Pooling
 from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+MOST_LABELS = 1 << 20
+POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,13 @@ class Counts:
 
 
 class Keys:
-    """Metadata under an architecture's prefix: `keys.count("attention.head_count")`."""
+    """Metadata under an architecture's prefix: `keys.count("attention.head_count")`.
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = metadata
+    `n_ctx` is the context that the model is planned for, 0 for its own.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], n_ctx: int = 0) -> None:
+        self._metadata, self.n_ctx = metadata, n_ctx
         self.architecture = metadata.get("general.architecture")
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
@@ -107,6 +113,27 @@ class Keys:
         return value
 
 
+    def labels(self) -> int:
+        """How many labels a classifier's output has, 1 where the file names none."""
+        name = f"{self.architecture}.classifier.output_labels"
+        found = self._metadata.get(name, [""])
+        if isinstance(found, str) or not 1 <= len(found) <= MOST_LABELS:
+            raise GGUFError(f"{name} is {_short(found)}; it must have 1 to {MOST_LABELS:,} texts")
+        return len(found)
+
+    def pooling(self) -> Pooling | None:
+        """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
+
+        Numbers: enum llama_pooling_type in include/llama.h of llama.cpp.
+        """
+        if f"{self.architecture}.pooling_type" not in self._metadata:
+            return None
+        kind = self.count("pooling_type", least=0)
+        if kind >= len(POOLINGS):
+            raise GGUFError(f"{self.architecture}.pooling_type is {kind}; ggufpy knows 0 to {len(POOLINGS) - 1}")
+        return POOLINGS[kind]
+
+
 def _short(value: object) -> str:
     """A metadata value as it stands in an error: on one line, not too long."""
     text = repr(value)
@@ -141,6 +168,13 @@ class Inventory:
             raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
+
+    def rows(self, name: str) -> int:
+        """Rows of a matrix that is there. Raises GGUFError for what is no matrix."""
+        shape = tuple(self._table[name].shape)
+        if len(shape) != 2:
+            raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
+        return int(shape[0])
 
     def optional(self, name: str, *shape: int) -> Weight | None:
         return self.weight(name, *shape) if name in self._table else None

@@ -6,7 +6,8 @@
 
 Work units are (row, part). Constants, all of them left out for rms with a weight and no bias: kind, which is f:
 x / sqrt(mean(x²) + eps) ("rms"), (x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2");
-weighted and biased, 0 or 1.
+weighted and biased, 0 or 1; own, 1 where each part has a row of weight and of bias for itself, padded to whole blocks
+of 32: [n_groups][padded n_columns].
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ ARGS = struct(
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     kind, weighted, biased = p.get("kind", "rms"), p.get("weighted", 1), p.get("biased", 0)
+    own = p.get("own", 0)
     centred, by_sum = kind == "layer", kind == "l2"
 
     @v.njit
@@ -74,6 +76,9 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // groups
             at = 4 * length * (unit - token * groups)
+            if own:
+                row = (length + 31) // 32 * 128 * (unit - token * groups)
+                weight, bias = args.weight_ptr + row, args.bias_ptr + row
             x, y = args.x_ptr + token * args.x_stride + at, args.y_ptr + token * args.y_stride + at
             mean = sum_of(x, length) / length if centred else 0.0
             one = factor(squares(x, length, mean), length, args.eps)

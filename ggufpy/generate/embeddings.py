@@ -1,0 +1,115 @@
+"""Texts as vectors: the final hidden states of a model, pooled to one row a text.
+
+In: texts. Out: float64 rows (1, width) of each, (tokens, width) where nothing is pooled, or (1, labels) of a model that
+ranks texts. What pooling there is: enum llama_pooling_type in include/llama.h of llama.cpp; how it is done:
+build_pooling in its src/llama-graph.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufpy.errors import GGUFError
+from ggufpy.runtime.request import Request
+from ggufpy.support import checks
+
+if TYPE_CHECKING:
+    from ggufpy.generate.loop import Loop
+    from ggufpy.models.classifier import Values
+    from ggufpy.tokenizers import Tokenizer
+
+Doubles = NDArray[np.float64]
+
+POOLINGS: dict[str, Callable[[Doubles], Doubles]] = {
+    "none": lambda rows: rows,
+    "mean": lambda rows: rows.mean(axis=0, keepdims=True),
+    "cls": lambda rows: rows[:1],
+    "last": lambda rows: rows[-1:],
+}
+NAMES = ", ".join(POOLINGS)
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Embeds texts by a model; `values` has a classifier's weights, `scales` how much each adapter counts."""
+
+    loop: Loop
+    values: Values
+    scales: tuple[float, ...] = ()
+
+    def pooling(self, asked: str | None) -> str:
+        """What is asked for, or what the model says; where it says nothing the mean, or the last row of a model whose
+        tokens see only what is before them. Raises GGUFError for what there is not."""
+        plan = self.loop.engine.model.plan
+        otherwise = "mean" if plan.whole_texts else "last"
+        kind = plan.pooling or otherwise if asked is None else checks.text("pooling", asked)
+        if kind == "rank" and plan.classifier is None:
+            raise GGUFError(f"the model has no classifier (cls.weight), which makes scores; use a pooling of {NAMES}")
+        if kind not in POOLINGS and kind != "rank":
+            raise GGUFError(f"pooling is {checks.shown(kind)}; it must be rank or one of {NAMES}")
+        return kind
+
+    def of_texts(
+        self, tokenizer: Tokenizer, given: object, pooling: str | None, normalize: bool
+    ) -> tuple[list[list[float]], int]:
+        """The rows of a text or of several, and how many tokens these have together; `normalize` makes vectors 1 long.
+
+        Raises GGUFError for no text, for several where nothing is pooled, and as `of_tokens` does.
+        """
+        unit, kind = checks.flag("normalize", normalize), self.pooling(pooling)
+        found: list[list[float]] = []
+        count = 0
+        for text in _texts(given, kind):
+            tokens = tokenizer.encode(text, add_special=True, parse_special=True)
+            rows = self.of_tokens(tokens, kind)
+            found += (of_length_one(rows) if unit and kind != "rank" else rows).tolist()
+            count += len(tokens)
+        return found, count
+
+    def of_tokens(self, tokens: Sequence[int], kind: str) -> Doubles:
+        """The rows of a text. Raises GGUFError for one that is empty or longer than the context."""
+        engine = self.loop.engine
+        if len(tokens) > engine.n_ctx:
+            raise GGUFError(
+                f"a text of {len(tokens)} tokens is longer than the context of {engine.n_ctx}: shorten it, or load the "
+                "model with a larger n_ctx (-c)"
+            )
+        found = np.empty((len(tokens), engine.n_hidden), np.float32)
+
+        def take(first: int, rows: NDArray[np.float32]) -> None:
+            found[first : first + len(rows)] = rows
+
+        self.loop.run(Request(tokens, take=take, hidden=True, reuse="none", scales=self.scales))
+        if not np.isfinite(found).all():
+            raise GGUFError("the model's hidden states are not finite: its weights may be damaged (ggufpy verify)")
+        return self._pooled(found.astype(np.float64), kind)
+
+    def _pooled(self, rows: Doubles, kind: str) -> Doubles:
+        """One of POOLINGS of a text's rows, or for "rank" the scores that a classifier makes of one."""
+        plan = self.loop.engine.model.plan
+        if kind != "rank" or plan.classifier is None:
+            return POOLINGS[kind](rows)
+        first = POOLINGS[plan.classifier.pooled or ("cls" if plan.whole_texts else "last")](rows)
+        return plan.classifier.scores(first[0], self.values)[None]
+
+
+def of_length_one(rows: Doubles) -> Doubles:
+    """Rows divided by their Euclidean norms; zeros stay zeros."""
+    norms = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    return rows / np.where(norms > 0, norms, 1.0)
+
+
+def _texts(given: object, kind: str) -> list[str]:
+    texts = [given] if isinstance(given, str) else checks.items("input", given, "a text (str) or a list of texts")
+    for i, text in enumerate(texts):
+        checks.text(f"input[{i}]", text)
+    if not texts:
+        raise GGUFError("input is an empty list; a text (str) or a list of texts is wanted")
+    if kind == "none" and len(texts) > 1:
+        raise GGUFError("without pooling a text has a vector for each token: give one text at a time")
+    return texts
