@@ -60,6 +60,8 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
     packed, rest = modules({n: t for n, t in there.items() if _is_packed(n, there)}, "weight_packed", ("weight_scale",),
                            _PARTS)  # fmt: skip
     for module in packed:
+        if f"{module.name}.weight" in there:
+            raise module.wrong("it has both weight and weight_packed")
         rest[f"{module.name}.weight"] = _packed(module, bits)
     for name, stored in there.items():
         if not _is_packed(name, there):

@@ -94,7 +94,7 @@ def _settings(said: Any, what: str, otherwise: tuple[int, int]) -> Settings:
     if not isinstance(said, Mapping):
         raise GGUFError(f"config.json: {what} is {checks.shown(said)}, no object with bits and group_size")
     mode = said.get("mode", "affine")
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise GGUFError(f"config.json: {what}.mode is {checks.shown(mode)}; ggufpy knows {', '.join(MODES)}")
     group, bits = otherwise if mode == "affine" else MODES[mode]
     group, bits = said.get("group_size", group), said.get("bits", bits)
