@@ -44,7 +44,8 @@ class Llama:
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
     `lora_path` is a file with an adapter, which counts `lora_scale` times. The key-value cache is kept as
-    `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0.
+    `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0. Any model makes embeddings (`embed`); `embedding`
+    is there for programs that say so.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Llama:
         cache_type_v: str = "f16",
         lora_path: str | os.PathLike[str] | None = None,
         lora_scale: float = 1.0,
+        embedding: bool = False,
     ) -> None:
         from ggufpy.support.progress import Progress
 
@@ -72,6 +74,7 @@ class Llama:
         options = replace(options, lookup=lookup, draft_model=draft_model, lora=lora)
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
+        checks.flag("embedding", embedding)
         if not isinstance(draft_model, Llama | None):
             checks.path("draft_model", draft_model)
         seed = checks.seed("seed", seed)
@@ -327,6 +330,45 @@ class Llama:
     def end_tokens(self) -> frozenset[int]:
         """Ids that end a generation; none for a model without a vocabulary."""
         return self.tokenizer.end_tokens if self._has_text else frozenset()
+
+    # -- embeddings --
+
+    def embed(
+        self, input: str | Sequence[str], *, normalize: bool = False, pooling: str | None = None
+    ) -> list[list[float]]:
+        """A vector for each text, or with `pooling` "none" for each token of one text.
+
+        `pooling` is "mean", "cls" (the first token), "last" or "none"; None for what the model says, and where it says
+        nothing the last token of a model whose tokens see only what is before them, the mean of another.
+        `normalize` makes vectors 1 long. Raises GGUFError for a text longer than the context.
+        """
+        return [row for rows, _ in self._embeddings(input, normalize, pooling) for row in rows]
+
+    def create_embedding(
+        self, input: str | Sequence[str], model: str | None = None, *, normalize: bool = True,
+        pooling: str | None = None,
+    ) -> dict[str, Any]:
+        """As `embed`, in OpenAI's shape, vectors 1 long; `model` is the name in the answer."""
+        from ggufpy.api import openai
+
+        found = self._embeddings(input, normalize, pooling)
+        rows, count = [row for rows, _ in found for row in rows], sum(count for _, count in found)
+        return openai.embeddings(self.name if model is None else checks.text("model", model), rows, count)
+
+    def _embeddings(
+        self, given: str | Sequence[str], normalize: bool, pooling: str | None
+    ) -> list[tuple[list[list[float]], int]]:
+        """Of each text its rows, and how many tokens it has."""
+        from ggufpy.generate import embeddings
+
+        loop, unit = self.loop, checks.flag("normalize", normalize)
+        kind = embeddings.pooling_of(loop, pooling)
+        found = []
+        for text in embeddings.texts_of(given, kind):
+            tokens = self.tokenizer.encode(text, add_special=True, parse_special=True)
+            rows = embeddings.of_tokens(loop, tokens, kind, self._parts.scales)
+            found.append(((embeddings.of_length_one(rows) if unit else rows).tolist(), len(tokens)))
+        return found
 
     # -- completions, in OpenAI's shapes --
 

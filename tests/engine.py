@@ -311,9 +311,12 @@ def attend(
     n, m, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
     scores = np.einsum("nhd,mhd->hnm", q, np.repeat(k, group, axis=1))
     here, there = np.arange(m - n, m)[:, None], np.arange(m)[None, :]
-    seen = (there <= here) & ((there > here - window) | (window == 0))
+    if all_seen:
+        seen = (abs(there - here) <= window // 2) | (window == 0)
+    else:
+        seen = (there <= here) & ((there > here - window) | (window == 0))
     scores = softcap * np.tanh(scores / softcap) if softcap else scores
-    scores = np.where(seen | all_seen, scores, -np.inf)
+    scores = np.where(seen, scores, -np.inf)
     extra = np.full((q.shape[1], 1, 1), -np.inf) if sinks is None else sinks[:, None, None]
     top = np.maximum(scores.max(axis=2, keepdims=True), extra)
     p = np.exp(scores - top)

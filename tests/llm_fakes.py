@@ -66,7 +66,7 @@ class FakeEngine:
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
-    weight_bytes, kv_bytes, type_name = 1000, 100, "F32"
+    weight_bytes, kv_bytes, type_name, whole_texts = 1000, 100, "F32", False
 
     def __init__(
         self,

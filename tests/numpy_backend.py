@@ -54,6 +54,7 @@ class NumpyProgram:
         self._memory = np.full((count, PAGE, width), np.nan)
         self.kv_bytes, self.closed = self._memory.nbytes, False
         self._logits: dict[int, Any] = {}
+        self._hidden: dict[int, Any] = {}
 
     def run(self, step: Sequence[Rows], x: Any = None) -> Any:
         end = max(rows.end for rows in step)
@@ -64,6 +65,8 @@ class NumpyProgram:
             held = self._kept(rows, given)
             buffers = self._computed(held)
             out[own] = buffers["x"][rows.position :]
+            hidden = buffers[self._plan.hidden[1]][rows.position :]
+            self._hidden.update(zip(range(rows.row, rows.end), hidden, strict=True))
             if "logits" in buffers:
                 self._logits.update(zip(range(rows.row, rows.end), buffers["logits"][rows.position :], strict=True))
         return out
@@ -91,6 +94,9 @@ class NumpyProgram:
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Any:
         return np.stack([self._logits[row] for row in rows]).astype(np.float32)
+
+    def hidden(self, rows: Sequence[int], bulk: bool) -> Any:
+        return np.stack([self._hidden[row] for row in rows]).astype(np.float32)
 
     def copy(self, group: int, source: int, target: int) -> None:
         self._memory[target] = self._memory[source]

@@ -218,13 +218,15 @@ def test_rows_that_see_everything(level: Level, source: str) -> None:
     shape = Shape(20, 20, 2, 2, source=source, special=("everything", "sinks"))
     for positions, n in [(1, 1), (20, 20), (129, 129), (150, 40), (300, 300)]:
         cache, q = Cache(shape, level, positions), queries(n, shape)
-        (found,) = attention(shape, level, [(cache, q)])
-        shape.check(found, q, cache)
-        np.testing.assert_array_equal(attention(shape, level, [(cache, q)], nth=3)[0], found)
+        for window in (0, 1, 7, 100, 256, 300, 2**31 - 1):  # so many positions, half of them behind
+            (found,) = attention(shape, level, [(cache, q)], window)
+            shape.check(found, q, cache, window)
+            np.testing.assert_array_equal(attention(shape, level, [(cache, q)], window, nth=3)[0], found)
     given = [(Cache(shape, level, positions), queries(n, shape, positions)) for positions, n in [(9, 9), (140, 140)]]
-    together = attention(shape, level, given, nth=2)
-    for found, pair in zip(together, given, strict=True):
-        np.testing.assert_array_equal(found, attention(shape, level, [pair])[0])
+    for window in (0, 10, 200):
+        together = attention(shape, level, given, window, nth=2)
+        for found, pair in zip(together, given, strict=True):
+            np.testing.assert_array_equal(found, attention(shape, level, [pair], window)[0])
 
 
 def test_large_scores_do_not_overflow() -> None:

@@ -212,6 +212,60 @@ def test_the_l2_norm_of_next_to_nothing_is_no_larger(level: Level) -> None:
 
 
 @at_every_level
+def test_clamp_and_factors_of_rows(level: Level) -> None:
+    x = rows(5, 96) * np.float32(3)
+    factors = np.linspace(0.5, 2.0, 5).astype(np.float32)
+    for nth in (1, 2, 5):
+        y, z = Room(x.copy()), Room(x.copy())
+        given = {"step_ptr": step(5), "n_blocks": 3, "x_stride": x.strides[0]}
+        run(kernel("clamp"), level, nth, x_ptr=y, low=-0.5, high=2.0, **given)
+        np.testing.assert_array_equal(y.array, np.clip(x, np.float32(-0.5), np.float32(2.0)))
+        run(kernel("scale_rows"), level, nth, x_ptr=z, factors_ptr=Room(factors), **given)
+        np.testing.assert_array_equal(z.array, x * factors[:, None])
+
+
+@at_every_level
+def test_a_row_times_the_sigmoid_of_one_number(level: Level) -> None:
+    for count, read, changed in [(1, 20, 96), (5, 72, 32), (3, 128, 64)]:
+        x, y = rows(count, read, 1), rows(count, changed, 2)
+        weight = padded(np.random.default_rng(3).standard_normal((1, read)), x.shape[1])
+        exact = y / (1 + np.exp(-(x.astype(np.float64) @ weight[0])))[:, None]
+        seen = []
+        for nth in (1, 2, 7):
+            found = Room(y.copy())
+            run(
+                kernel("scale_by_gate"), level, nth, step_ptr=step(count), x_ptr=Room(x), weight_ptr=Room(weight),
+                y_ptr=found, n_x_blocks=x.shape[1] // 32, n_y_blocks=y.shape[1] // 32, x_stride=x.strides[0],
+                y_stride=y.strides[0],
+            )  # fmt: skip
+            np.testing.assert_allclose(found.array, exact, rtol=1e-5, atol=1e-6)
+            seen.append(found.array)
+        assert all(np.array_equal(one, seen[0]) for one in seen)
+
+
+@at_every_level
+@pytest.mark.parametrize(("kind", "weighted", "biased"), [("rms", 1, 0), ("layer", 1, 0), ("layer", 1, 1)])
+def test_norms_of_parts_with_weights_of_their_own(level: Level, kind: str, weighted: int, biased: int) -> None:
+    for count, groups, length in [(1, 2, 3), (3, 2, 20), (2, 4, 64), (5, 3, 37)]:
+        x, width = rows(count, groups * length, 5) + np.float32(2), groups * length
+        weight, bias = (rows(groups, length, seed) for seed in (6, 7))
+        parts = x[:, :width].reshape(count, groups, length).astype(np.float64)
+        if kind == "layer":
+            parts = parts - parts.mean(axis=2, keepdims=True)
+        exact = parts / np.sqrt((parts**2).mean(axis=2, keepdims=True) + 1e-3) * weight[:, :length]
+        exact += bias[:, :length] if biased else 0
+        for nth in (1, 3):
+            y = Room(np.full_like(x, 7))
+            run(
+                kernel("norm_groups", kind=kind, weighted=weighted, biased=biased, own=1), level, nth,
+                step=step(count), x=Room(x), weight=Room(weight), y=y, groups=groups, length=length,
+                x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=Room(bias) if biased else 0,
+            )  # fmt: skip
+            np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=1e-5, atol=3e-6)
+            np.testing.assert_array_equal(y.array[:, width:], np.full_like(x, 7)[:, width:])
+
+
+@at_every_level
 def test_quantise(level: Level) -> None:
     rng = np.random.default_rng(4)
     for count, columns in [(1, 32), (3, 96), (4, 576)]:

@@ -48,7 +48,7 @@ def source_of(plan: Plan) -> ArraySource:
     made = {}
     for name, weight in plan.weights.items():
         values = rng.standard_normal(weight.shape) / weight.shape[-1] ** 0.5
-        if len(weight.shape) == 1:
+        if len(weight.shape) == 1 or "norm" in name:
             values = 1.0 + 0.3 * rng.standard_normal(weight.shape) if "norm" in name else values
         made[name] = (values * (4 if name == "embedding" else 1)).astype(np.float32)
     return ArraySource({}, made)

@@ -25,6 +25,7 @@ from ggufpy.models.ops import Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Ro
 from ggufpy.models.plan import Plan, widths
 from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.models.rope import frequencies
+from ggufpy.models.scaling import Clamp, PositionScale, ScaleByGate, ScaleByPosition
 from ggufpy.runtime import trial
 from ggufpy.runtime.engine import Engine
 from ggufpy.runtime.trial import Trial, error_of
@@ -47,8 +48,9 @@ class OpMaker(Maker):
 
     def norm(self, x: str, y: str, groups: int, length: int) -> Iterator[Op]:
         kind = self.choose("rms", "layer", "l2")
-        weight = self.weight("norm", length) if self.choose(True, False) else None
-        bias = self.weight("bias", length) if self.choose(False, True) else None
+        shape = (groups, length) if groups > 1 and self.choose(False, True) else (length,)
+        weight = self.weight("norm", *shape) if self.choose(True, False) else None
+        bias = self.weight("bias", *shape) if self.choose(False, True) else None
         yield Norm(x, weight, y, 1e-5, groups, kind, bias, length)
         if kind == "l2":
             yield Scale(y, groups * length, length**0.5)
@@ -70,6 +72,10 @@ class OpMaker(Maker):
         yield from self.projected("norm", {"q": SIZES["q"]} if shares else SIZES)
         if self.choose(True, False):
             yield from self.norm("q", "q", h.queries, h.key_length)
+        if self.choose(False, True):
+            yield Clamp("q", SIZES["q"], -1.5, 2.0)
+        if self.choose(False, True):
+            yield ScaleByPosition("q", SIZES["q"], PositionScale(0.4, 20, self.choose(0, 1)))
         if rope is not None:
             yield Rotate("q", h.queries, h.key_length, rope)
         if not shares:
@@ -78,7 +84,7 @@ class OpMaker(Maker):
             yield StoreKv(layer, "k", "v", h)
             self._stored.append(layer)
         sinks = self.weight("sinks", h.queries) if self.choose(True, False) else None
-        window = self.choose(0, 5, 140) if self._causal else 0
+        window = self.choose(0, 5, 140)
         at = self._stored[-1] if shares else layer
         yield Attend(at, "q", "attn", h, self.choose(0.1, 0.3), window, self.choose(0.0, 1.5), sinks, self._causal)
         yield from self.added("attn", h.queries * h.value_length)
@@ -98,11 +104,19 @@ class OpMaker(Maker):
             yield Gate("gate", "up", self.choose("ffn", "up"), hidden, kind)
             yield Gate("gate", "up", "ffn", hidden, kind)
         yield Scale("ffn", hidden, 0.7)
+        if self.choose(False, True):
+            yield ScaleByGate("norm", self.weight("gate", WIDTH), "ffn", hidden)
         yield from self.added("ffn", hidden)
 
     def plan(self) -> Plan:
         made = super().plan()
-        return replace(made, head=(*made.head, SoftCap("logits", VOCABULARY, self.choose(2.0, 30.0))))
+        assert isinstance(made.embed, Embed)
+        embed = made.embed
+        if self.choose(False, True):
+            embed = replace(embed, positions=self.weight("positions", CONTEXT + self.choose(0, 3), WIDTH))
+        if self.choose(False, True):
+            embed = replace(embed, constant=self.weight("types", self.choose(2, 1), WIDTH))
+        return replace(made, embed=embed, head=(*made.head, SoftCap("logits", VOCABULARY, self.choose(2.0, 30.0))))
 
 
 @st.composite
@@ -178,8 +192,6 @@ def test_attention_without_a_store_is_that_of_another_layer() -> None:
         lowered([Attend(3, "x", "y", h, 1.0)])
     with pytest.raises(GGUFError, match="whose heads are others"):
         lowered([Attend(0, "x", "y", Heads(2, 1, 32, 32), 1.0)])
-    with pytest.raises(GGUFError, match="sees what follows has a window"):
-        lowered([Attend(0, "x", "y", h, 1.0, window=4, causal=False)])
 
 
 def test_sections_change_nothing_for_a_text() -> None:

@@ -265,3 +265,12 @@ def whole_chat(llm: Model, asked: Asked, stream: Stream) -> Record:
     choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": said[-1].finish}
     usage = _usage(asked, len(said) - 1)
     return {**_head(asked, "chat.completion"), "choices": [choice], "usage": usage}
+
+
+# -- embeddings --
+
+
+def embeddings(model: str, rows: Sequence[Sequence[float]], tokens: int) -> Record:
+    """The rows as OpenAI's list of embeddings, of so many tokens together."""
+    data = [{"object": "embedding", "index": i, "embedding": list(row)} for i, row in enumerate(rows)]
+    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}

@@ -87,6 +87,9 @@ class Program(Protocol):
         Raises ValueError if these are not the last layers.
         """
 
+    def hidden(self, rows: Sequence[int], bulk: bool) -> Floats:
+        """As `logits`, the final hidden state (`Plan.hidden`): (rows, width)."""
+
     def copy(self, group: int, source: int, target: int) -> None:
         """Copies a page of a group."""
 

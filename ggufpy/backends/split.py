@@ -64,6 +64,9 @@ class SplitProgram:
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
         return self._parts[-1].logits(rows, bulk)
 
+    def hidden(self, rows: Sequence[int], bulk: bool) -> Floats:
+        return self._parts[-1].hidden(rows, bulk)
+
     def copy(self, group: int, source: int, target: int) -> None:
         for part, own in zip(self._parts, self._own, strict=True):
             if group in own:

@@ -23,7 +23,7 @@ from .source import TensorTable
 # Modules here that are no architecture.
 HELPERS = (
     "base", "changes", "checkpoint", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope",
-    "source", "taps", "views",
+    "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 

@@ -14,10 +14,12 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
 from .op import Weight
+from .plan import Pooling
 from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Counts:
 
 
 class Keys:
-    """Metadata under an architecture's prefix: `keys.count("attention.head_count")`."""
+    """Metadata under an architecture's prefix: `keys.count("attention.head_count")`.
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = metadata
+    `n_ctx` is the context that the model is planned for, 0 for its own.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], n_ctx: int = 0) -> None:
+        self._metadata, self.n_ctx = metadata, n_ctx
         self.architecture = metadata.get("general.architecture")
 
     def _value(self, key: str, default: Any) -> tuple[str, Any]:
@@ -105,6 +110,19 @@ class Keys:
         if not isinstance(value, str):
             raise GGUFError(f"{name} is {_short(value)}; it must be a string")
         return value
+
+
+    def pooling(self) -> Pooling | None:
+        """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
+
+        Numbers: enum llama_pooling_type in include/llama.h of llama.cpp.
+        """
+        if f"{self.architecture}.pooling_type" not in self._metadata:
+            return None
+        kind = self.count("pooling_type", least=0)
+        if kind >= len(POOLINGS):
+            raise GGUFError(f"{self.architecture}.pooling_type is {kind}; ggufpy knows 0 to {len(POOLINGS) - 1}")
+        return POOLINGS[kind]
 
 
 def _short(value: object) -> str:

@@ -35,6 +35,7 @@ from .ops import (
 from .plan import Plan
 from .recurrent import Conv, Scan
 from .rope import frequencies, magnitude
+from .scaling import Clamp, ScaleByGate, ScaleByPosition
 from .taps import Hook, TapRows
 from .views import Views
 
@@ -54,10 +55,18 @@ class Interpreter:
         """(tokens, vocabulary). `scales` are those of adapters, 0 where there is none."""
         return self.rows(tokens, scales)["logits"]
 
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
+        """(tokens, width): the final hidden state (`Plan.hidden`)."""
+        ops, buffer, _ = self._plan.hidden
+        return self._rows((self._plan.embed, *self._plan.body, *ops), tokens, scales)[buffer]
+
     def rows(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Doubles]:
         """Every buffer, (tokens, width), as the plan leaves it."""
+        return self._rows(self._plan.ops, tokens, scales)
+
+    def _rows(self, ops: Sequence[Op], tokens: Sequence[int], scales: Sequence[float]) -> dict[str, Doubles]:
         run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)))
-        for op in self._plan.ops:
+        for op in ops:
             if not isinstance(op, Tap):
                 run.step(op)
             elif op.name in self._hooks:
@@ -102,7 +111,12 @@ class _Run:
         self._write(op.x, values if changed is None else np.asarray(changed, np.float64))
 
     def embed(self, op: Embed) -> None:
-        self._write(op.y, self._weights[op.weight.name][self._tokens] * op.scale)
+        rows = self._weights[op.weight.name][self._tokens] * op.scale
+        if op.positions is not None:
+            rows = rows + self._weights[op.positions.name][: len(rows)]
+        if op.constant is not None:
+            rows = rows + self._weights[op.constant.name][0]
+        self._write(op.y, rows)
 
     def norm(self, op: Norm) -> None:
         x = self._split(self._read(op.x), op.groups)
@@ -127,6 +141,16 @@ class _Run:
     def soft_cap(self, op: SoftCap) -> None:
         self._write(op.x, op.cap * np.tanh(self._read(op.x) / op.cap))
 
+    def scale_by_gate(self, op: ScaleByGate) -> None:
+        gate = _sigmoid(self._read(op.x) @ self._weights[op.weight.name])
+        self._write(op.y, self._read(op.y) * gate[:, None])
+
+    def scale_by_position(self, op: ScaleByPosition) -> None:
+        self._write(op.x, self._read(op.x) * op.by.factors(np.arange(len(self._tokens)))[:, None])
+
+    def clamp(self, op: Clamp) -> None:
+        self._write(op.x, np.clip(self._read(op.x), op.low, op.high))
+
     def add_scaled(self, op: AddScaled) -> None:
         if scale := self._scales.get(op.adapter, 0.0):
             self._write(op.y, self._read(op.y) + op.factor * scale * self._read(op.x))
@@ -148,9 +172,11 @@ class _Run:
         scores = np.einsum("nhd,mhd->hnm", self._split(self._read(op.q), op.heads.queries), keys) * op.scale
         if op.softcap:
             scores = op.softcap * np.tanh(scores / op.softcap)
+        behind = np.arange(len(keys))[:, None] - np.arange(len(keys))
         if op.causal:
-            behind = np.arange(len(keys))[:, None] - np.arange(len(keys))
             scores = np.where((behind >= 0) & ((behind < op.window) if op.window else True), scores, -np.inf)
+        elif op.window:
+            scores = np.where(np.abs(behind) <= op.window // 2, scores, -np.inf)
         if op.sinks is not None:  # a position more, whose value is 0
             sinks = np.broadcast_to(self._weights[op.sinks.name][:, None, None], (*scores.shape[:2], 1))
             scores = np.concatenate([scores, sinks], axis=2)
@@ -276,5 +302,6 @@ def _pairs(rope: Rope) -> tuple[slice, slice]:
 _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Scale: _Run.scale, SoftCap: _Run.soft_cap,
     Rotate: _Run.rotate, StoreKv: _Run.store, Attend: _Run.attend, Gate: _Run.gate, Conv: _Run.conv, Scan: _Run.scan,
-    AddScaled: _Run.add_scaled, Route: _Run.route, ExpertMatMul: _Run.experts,
+    AddScaled: _Run.add_scaled, Route: _Run.route, ExpertMatMul: _Run.experts, ScaleByGate: _Run.scale_by_gate,
+    ScaleByPosition: _Run.scale_by_position, Clamp: _Run.clamp,
 }  # fmt: skip

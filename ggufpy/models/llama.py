@@ -6,7 +6,7 @@ Names of metadata and tensors: https://github.com/ggml-org/ggml/blob/master/docs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,8 +110,8 @@ def read_scaling(keys: Keys) -> tuple[str, float]:
     `rope.scale_linear` is the older name of the factor. Defaults: llama.cpp, src/llama-model.cpp.
     """
     kind = keys.text("rope.scaling.type", "linear")
-    if kind not in ("none", "linear", "yarn", "llama3"):
-        raise GGUFError(f"rope.scaling.type is {shown(kind)}; ggufpy knows none, linear, yarn and llama3")
+    if kind not in ("none", "linear", "yarn", "llama3", "longrope"):
+        raise GGUFError(f"rope.scaling.type is {shown(kind)}; ggufpy knows none, linear, yarn, llama3 and longrope")
     older = keys.number("rope.scale_linear", 0.0, or_zero=True)
     return kind, keys.number("rope.scaling.factor", older, or_zero=True) or 1.0
 
@@ -121,12 +121,7 @@ def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
     rotated = keys.count("rope.dimension_count", config.key_length)
     if rotated % 2 or rotated > config.key_length:
         raise GGUFError(f"rope.dimension_count is {rotated}; it must be even and at most {config.key_length}")
-    factors: tuple[float, ...] = ()
-    if "rope_freqs.weight" in tensors:
-        values = np.asarray(tensors.values("rope_freqs.weight", rotated // 2), np.float64)
-        if not np.all((values >= SENSIBLE[0]) & (values <= SENSIBLE[1])):
-            raise GGUFError("rope_freqs.weight has a factor that is not from {:g} to {:g}".format(*SENSIBLE))
-        factors = tuple(values.tolist())
+    factors = _factors("rope_freqs.weight", rotated // 2, tensors) if "rope_freqs.weight" in tensors else ()
     scaling, factor = read_scaling(keys)
     return Rope(
         dimensions=rotated,
@@ -141,6 +136,29 @@ def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
         low_frequency=keys.number("rope.scaling.low_freq_factor", 1.0),
         high_frequency=keys.number("rope.scaling.high_freq_factor", 4.0),
     )
+
+
+def _factors(name: str, pairs: int, tensors: Inventory) -> tuple[float, ...]:
+    """What a tensor divides the frequencies of pairs by. Raises GGUFError for numbers of no use."""
+    values = np.asarray(tensors.values(name, pairs), np.float64)
+    if not np.all((values >= SENSIBLE[0]) & (values <= SENSIBLE[1])):
+        raise GGUFError("{} has a factor that is not from {:g} to {:g}".format(name, *SENSIBLE))
+    return tuple(values.tolist())
+
+
+def read_long_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
+    """As `read_rope`, with LongRoPE's factors where the file has them.
+
+    There are two sets, for contexts up to the one that the model was trained with first and for longer ones; the
+    context that the plan is made for decides. Facts: get_rope_factors in src/llama-model.cpp of llama.cpp.
+    """
+    rope = read_rope(keys, config, tensors)
+    names = {kind: f"rope_factors_{kind}.weight" for kind in ("long", "short")}
+    if not any(name in tensors for name in names.values()):
+        return rope
+    found = {kind: _factors(name, rope.dimensions // 2, tensors) for kind, name in names.items()}
+    long = (keys.n_ctx or config.context) > rope.original_context
+    return rope if rope.factors else replace(rope, factors=found["long" if long else "short"])
 
 
 def _layer(i: int, c: Config, rope: Rope, tensors: Inventory) -> tuple[Op, ...]:

@@ -42,11 +42,18 @@ class Addition(Op):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embed(Op):
-    """y = scale · the row of `weight` (vocabulary, width) that a token names."""
+    """y = scale · the row of `weight` (vocabulary, width) that a token names.
+
+    Where tokens have learned positions, the row of `positions` (positions, width) with the token's position is added,
+    which limits the context to as many as there are. `constant` is a matrix whose first row is added to every token's
+    (the type of the tokens of a text that is alone, in BERT).
+    """
 
     weight: Weight
     y: str
     scale: float = 1.0
+    positions: Weight | None = None
+    constant: Weight | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -97,8 +104,9 @@ class View(Op):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Op):
-    """y = f(x) · weight + bias for each of `groups` equal parts of a row, all of which have the same weight and bias.
+    """y = f(x) · weight + bias for each of `groups` equal parts of a row.
 
+    All parts have the same weight and bias, of shape (length,), or each its own: both are (groups, length) then.
     f(x) is x / sqrt(mean(x²) + eps) for "rms", (x - mean(x)) / sqrt(variance(x) + eps) for "layer", and
     x / max(sqrt(Σ x²), eps) for "l2". Without a weight (1) or a bias (0), `length` says how wide a part is.
     """
@@ -115,7 +123,7 @@ class Norm(Op):
     @property
     def part(self) -> int:
         """The width of a part."""
-        return self.length if self.weight is None else self.weight.shape[0]
+        return self.length if self.weight is None else self.weight.shape[-1]
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -272,8 +280,10 @@ class Attend(Op):
     """y = softmax(s) · values with scores s = q · keys · scale, of the cache of `layer`, by head.
 
     A token sees itself and what is before it, or with `window` > 0 the latest `window` positions, itself included.
-    Where `causal` is false it sees the whole text, which must then come in one step, and there is no window. The cache
-    may be one that a layer before this has stored to. With `softcap` > 0 scores are softcap · tanh(s / softcap).
+    Where `causal` is false it sees the whole text, which must then come in one step; with `window` > 0 those positions
+    of it that are at most window // 2 from its own, before and behind (LLAMA_SWA_TYPE_SYMMETRIC, src/llama-hparams.h
+    of llama.cpp). The cache may be one that a layer before this has stored to. With `softcap` > 0 scores are
+    softcap · tanh(s / softcap).
     `sinks` has a score for each query head that softmax's sum counts and that has no value. q is used up: it is not to
     be read again.
     """

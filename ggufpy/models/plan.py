@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from .op import Op, Weight
-from .ops import AddScaled, Embed, Input
+from .ops import AddScaled, Attend, Embed, Input, Tap
+
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 @dataclass(frozen=True)
 class Plan:
     """A model's forward pass: `embed` makes rows of "x" of tokens, each layer changes them, `head` makes "logits".
 
-    A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head.
+    A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head. A model
+    that makes embeddings alone has a head without "logits", or none. `pooling` is what makes one row of a text's, where
+    the model says so.
     """
 
     context: int
@@ -28,6 +33,7 @@ class Plan:
     embed: Embed | Input
     layers: tuple[tuple[Op, ...], ...]
     head: tuple[Op, ...]
+    pooling: Pooling | None = None
 
     @cached_property
     def body(self) -> tuple[Op, ...]:
@@ -47,6 +53,30 @@ class Plan:
     def width(self) -> int:
         """Of a row of "x"."""
         return self.embed.writes["x"]
+
+    @property
+    def makes_logits(self) -> bool:
+        """Whether the head ends in logits."""
+        return any("logits" in op.writes for op in self.head)
+
+    @cached_property
+    def whole_texts(self) -> bool:
+        """Whether tokens see what follows them, so that a text must be evaluated in one step."""
+        return any(isinstance(op, Attend) and not op.causal for op in self.body)
+
+    @cached_property
+    def hidden(self) -> tuple[tuple[Op, ...], str, int]:
+        """The final hidden state, which embeddings are made of: the ops of the head that make it, its buffer and width.
+
+        It is what the logits are a product of; without logits what the head leaves.
+        """
+        at = next((i for i, op in enumerate(self.head) if "logits" in op.writes), len(self.head))
+        ops = self.head[:at]
+        if at < len(self.head):
+            buffer = self.head[at].reads[0]
+        else:
+            buffer = next((name for op in reversed(ops) if not isinstance(op, Tap) for name in op.writes), "x")
+        return ops, buffer, {"x": self.width, **widths(ops)}[buffer]
 
     @cached_property
     def adapters(self) -> int:

@@ -24,7 +24,7 @@ def frequencies(rope: Rope) -> Doubles:
     frequency: Doubles = rope.base ** (-2.0 * pairs / max(rope.dimensions, 1))
     if rope.factors:
         frequency = frequency / np.array(rope.factors)
-    if rope.scaling == "linear":
+    if rope.scaling in ("linear", "longrope"):  # the latter's factors are in `factors`
         return frequency / rope.factor
     if rope.scaling == "yarn":
         return _yarn(rope, pairs, frequency)

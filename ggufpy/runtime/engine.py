@@ -49,13 +49,15 @@ class Chunk:
 
     `logits` may be a range of the tokens' numbers, from 0 in this chunk. `bulk`: the rows go through bulk products
     where the model has them; otherwise they have the bits that tokens have when they are evaluated one by one.
-    `Engine.reads_in_bulk` says it of a whole text.
+    `Engine.reads_in_bulk` says it of a whole text. With `hidden`, what comes in place of logits is the final hidden
+    state, which embeddings are made of (`Plan.hidden`).
     """
 
     sequence: Sequence
     tokens: Items[int]
     logits: Wanted | range = "last"
     bulk: bool = False
+    hidden: bool = False
 
 
 class _Placed(NamedTuple):
@@ -79,9 +81,13 @@ def _wanted(chunk: Chunk, count: int, row: int) -> range:
 
 
 class Engine:
-    """Steps of at most `rows` tokens on a model's program; sequences share its pages."""
+    """Steps of at most `rows` tokens on a model's program; sequences share its pages.
+
+    Where tokens see what follows them, a step can have a whole context, whatever `n_batch` is.
+    """
 
     def __init__(self, model: Loaded, n_batch: int) -> None:
+        n_batch = max(n_batch, model.positions) if model.plan.whole_texts else n_batch
         self._model, self._n_batch = model, n_batch
         self._lock = threading.RLock()
         self.rows = max(min(n_batch, model.positions * model.sequences), model.sequences)
@@ -120,6 +126,16 @@ class Engine:
     def n_embd(self) -> int:
         """The width of the model."""
         return self._model.plan.width
+
+    @property
+    def n_hidden(self) -> int:
+        """The width of the final hidden state."""
+        return self._model.plan.hidden[2]
+
+    @property
+    def whole_texts(self) -> bool:
+        """Whether a text must be evaluated in one step, from its beginning."""
+        return self._model.plan.whole_texts
 
     @property
     def n_threads(self) -> int:
@@ -215,14 +231,16 @@ class Engine:
         return [whole[start:end] for start, end in zip((0, *ends), ends, strict=False)]
 
     def step(self, chunks: Items[Chunk], out: Items[Floats] | None = None) -> list[Floats]:
-        """Evaluates every chunk's tokens behind its sequence; the wanted logits of each, (rows, n_vocab).
+        """Evaluates every chunk's tokens behind its sequence; the wanted logits of each, (rows, n_vocab), or its hidden
+        states (rows, n_hidden).
 
         `out` is where logits go, one array a chunk; without it they are new. Raises GGUFError, before anything is
-        changed, for tokens that are none, for more than `rows` of them, or if a sequence or the cache is full.
+        changed, for tokens that are none, for more than `rows` of them, if a sequence or the cache is full, or for
+        logits of a model that makes none.
         """
         with self._alone():
             placed = self._place(chunks)
-            shapes = [(len(p.wanted), self.n_vocab) for p in placed]
+            shapes = [(len(p.wanted), self.n_hidden if p.chunk.hidden else self.n_vocab) for p in placed]
             found = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
             if [array.shape for array in found] != shapes:
                 raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in found]}")
@@ -234,21 +252,23 @@ class Engine:
             return found
 
     def read(
-        self, sequence: Sequence, tokens: Items[int], logits: Wanted = "last", exact: bool = False
+        self, sequence: Sequence, tokens: Items[int], logits: Wanted = "last", exact: bool = False, hidden: bool = False
     ) -> Floats:
         """Appends a text to a sequence, in as many steps as it takes; its wanted logits (rows, n_vocab).
 
-        `exact` gives them the bits that they have when tokens are evaluated one by one, at the speed of small batches.
+        With `hidden` it is the final hidden states, (rows, n_hidden). `exact` gives rows the bits that they have when
+        tokens are evaluated one by one, at the speed of small batches.
         """
         ids = self.tokens(tokens)
         bulk = not exact and self.reads_in_bulk(ids.size)
-        out = np.empty(({"none": 0, "last": min(ids.size, 1), "all": ids.size}[logits], self.n_vocab), np.float32)
+        count = {"none": 0, "last": min(ids.size, 1), "all": ids.size}[logits]
+        out = np.empty((count, self.n_hidden if hidden else self.n_vocab), np.float32)
         sequence.reserve(ids.size)  # all or nothing
         for start in range(0, ids.size, self.rows):
             part = ids[start : start + self.rows]
             wanted: Wanted = "none" if logits == "last" and start + self.rows < ids.size else logits
             rows = {"none": out[:0], "last": out, "all": out[start : start + part.size]}[wanted]
-            self.step([Chunk(sequence, part.tolist(), wanted, bulk)], [rows])
+            self.step([Chunk(sequence, part.tolist(), wanted, bulk, hidden)], [rows])
         return out
 
     def visit(self, chunk: Chunk, take: Callable[[int, LogitRows], None]) -> None:
@@ -338,6 +358,8 @@ class Engine:
             if not chunk.sequence.belongs_to(self._pools):
                 raise GGUFError("the sequence has been closed, or belongs to another model")
             chunk.sequence.reserve(count)
+            if not (chunk.hidden or chunk.logits == "none" or self._model.plan.makes_logits):
+                raise GGUFError("the model has no output matrix: it makes embeddings, not text (ggufpy embed)")
         can = self._model.bulk_rows
         bulk = [can and chunk.bulk for chunk in chunks]
         placed, first = [], self._first_rows(counts, bulk)
@@ -359,17 +381,18 @@ class Engine:
         return rows
 
     def _heads(self, placed: list[_Placed]) -> Iterator[tuple[list[tuple[int, int]], Floats]]:
-        """Computes logits of the wanted rows, exact and bulk rows apart, some at a time.
+        """Computes logits or hidden states of the wanted rows, exact and bulk rows apart, some at a time.
 
-        For each part: which chunk its rows are of and their numbers among those wanted of it; and their logits.
+        For each part: which chunk its rows are of and their numbers among those wanted of it; and what they have.
         """
-        for bulk in sorted({p.rows.bulk for p in placed}):
+        for bulk, hidden in sorted({(p.rows.bulk, p.chunk.hidden) for p in placed}):
             rows = [(row, n, i) for n, p in enumerate(placed) for i, row in enumerate(p.wanted)
-                    if p.rows.bulk == bulk]  # fmt: skip
+                    if (p.rows.bulk, p.chunk.hidden) == (bulk, hidden)]  # fmt: skip
+            compute = self._program.hidden if hidden else self._program.logits
             for start in range(0, len(rows), self._program.head_rows):
                 part = rows[start : start + self._program.head_rows]
-                logits = self._program.logits([row for row, _, _ in part], bulk)
-                yield [(n, i) for _, n, i in part], logits
+                found = compute([row for row, _, _ in part], bulk)
+                yield [(n, i) for _, n, i in part], found
 
     def _move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
         self._program.move(group, tables, positions, drop)

@@ -28,7 +28,7 @@ def load(
     model's, a cache type that its heads do not fit, or too little memory.
     """
     options.check()
-    plan = read_plan(source)
+    plan = read_plan(source, options.n_ctx)
     if adapters:
         from ggufpy.models.lora import LoraSource
         from ggufpy.models.rewrite import with_lora

@@ -47,7 +47,8 @@ class Request:
 
     `ends`: tokens that end it (and are not part of it). `limit`: how many tokens may come. With `keep`, a full context
     forgets half of what follows its first `keep` tokens, and the text goes on. `take(first, logits)` gets the logits
-    (n, n_vocab) of the prompt's tokens from `first` on, as they are read.
+    (n, n_vocab) of the prompt's tokens from `first` on, as they are read, or with `hidden` their final hidden states
+    (n, n_hidden).
 
     `scales` has one of each of the model's adapters, or nothing: then none counts.
 
@@ -64,6 +65,7 @@ class Request:
     keep: int | None = None
     drafts: Drafts | None = None
     take: Take | None = None
+    hidden: bool = False
     reuse: Reuse = "alike"
     scales: tuple[float, ...] = ()
     paused: bool = field(default=False, init=False)  # whether nobody wants its tokens now: it has no part in steps

@@ -61,7 +61,7 @@ class _Planned:
         logits: Wanted = "last" if len(self.tokens) == r.left and r.request.sampler else "none"
         if self.draft or (r.request.take is not None and r.at < len(r.request.prompt)):
             logits = "all"
-        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk)
+        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk, r.request.hidden)
 
 
 class Scheduler:
@@ -243,7 +243,7 @@ class Scheduler:
         for running in sorted(active, key=lambda running: running.left > 1):
             here = self._engine.n_ctx - running.at or 1  # at the end, the newest, for which there will be room
             count = min(running.left, room, here, running.bulk - running.at if running.in_bulk else room)
-            if count < 1:
+            if count < 1 or (self._engine.whole_texts and count < running.left):  # there is room in the next step
                 continue
             try:
                 self._shift(running)

@@ -44,6 +44,7 @@ from ggufpy.models.ops import (
 )
 from ggufpy.models.plan import Plan, kinds_of_layers
 from ggufpy.models.recurrent import Conv, Scan
+from ggufpy.models.scaling import Clamp, ScaleByGate, ScaleByPosition
 from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
 
@@ -161,6 +162,17 @@ class _Shrinker:
             groups=groups, groups_used=min(op.groups_used, groups - 1) if op.groups_used < op.groups else groups,
         )  # fmt: skip
 
+    def _scaling(self, op: Scale | SoftCap | Clamp | ScaleByGate | ScaleByPosition) -> Op:
+        """What is far from being felt by a text of a few words and small numbers is brought near."""
+        if isinstance(op, ScaleByGate):
+            return replace(op, weight=self._weight(op.weight, self._width(op.x)), width=self._width(op.y))
+        width = self._width(op.x)
+        if isinstance(op, Clamp):
+            return replace(op, width=width, low=max(op.low, -1.0), high=min(op.high, 1.0))
+        if isinstance(op, ScaleByPosition):
+            return replace(op, width=width, by=replace(op.by, length=min(op.by.length, 16)))
+        return replace(op, width=width)
+
     def _experts(self, op: ExpertMatMul) -> Op:
         count = min(op.count, USED)
         rows = self._width(op.y) // (count if op.shares is None else 1)
@@ -180,14 +192,16 @@ class _Shrinker:
             return self._experts(op)
         if isinstance(op, Norm):
             part = self._width(op.x) // op.groups
-            weight, bias = (given and self._weight(given, part) for given in (op.weight, op.bias))
+            weight, bias = (
+                given and self._weight(given, *given.shape[:-1], part) for given in (op.weight, op.bias)
+            )
             return replace(op, weight=weight, bias=bias, length=part)
         if isinstance(op, Gate | Add):
             return replace(op, width=self._width(op.y))
         if isinstance(op, AddScaled):
             return replace(op, width=self._width(op.y), factor=1.0)
-        if isinstance(op, Scale | SoftCap):
-            return replace(op, width=self._width(op.x))
+        if isinstance(op, Scale | SoftCap | Clamp | ScaleByGate | ScaleByPosition):
+            return self._scaling(op)
         if isinstance(op, Attend):
             sinks = op.sinks and self._weight(op.sinks, op.heads.queries)
             return replace(op, layer=self.stored[_geometry(op.heads)], sinks=sinks)
@@ -288,8 +302,9 @@ def source_of(trial: Trial) -> ArraySource:
     """Random weights for a trial's plan: matrices of their types, about SPREAD; vectors about 1; embeddings."""
     rng = np.random.default_rng(7)
     made: dict[str, NDArray[np.float32] | Blocks] = {}
+    norms = {weight.name for op in trial.plan.ops if isinstance(op, Norm) for weight in op.weights}
     for name, weight in trial.plan.weights.items():
-        if len(weight.shape) == 1:
+        if len(weight.shape) == 1 or name in norms:
             made[name] = rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
         elif name == EMBEDDING:
             made[name] = rng.standard_normal(weight.shape).astype(np.float32)
@@ -301,17 +316,17 @@ def source_of(trial: Trial) -> ArraySource:
 
 
 def error_of(trial: Trial) -> float:
-    """Runs the trial in this process: the largest error over the spread of logits; infinity where not finite."""
+    """Runs the trial in this process: the error over the spread of logits, or of hidden states where the model makes
+    no logits; infinity where not finite."""
     from ggufpy.backends.cpu.model import Model, load_kernels
 
     from .engine import Engine
 
     plan, source = trial.plan, source_of(trial)
-    whole = any(isinstance(op, Attend) and not op.causal for op in plan.body)  # texts cannot be cut
+    whole, hidden = plan.whole_texts, not plan.makes_logits
     options = EngineOptions(
-        n_threads=trial.threads, n_batch=PROMPT if whole else BATCH, cache_type_k=trial.cache_types[0],
-        cache_type_v=trial.cache_types[1],
-    )  # fmt: skip
+        n_threads=trial.threads, n_batch=BATCH, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
+    )
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
     ends = list(accumulate((PROMPT, *STEPS)))
     pieces = [tokens[start:end] for start, end in zip((0, *ends), ends, strict=False)]
@@ -324,9 +339,10 @@ def error_of(trial: Trial) -> float:
         for piece in pieces:
             if whole:
                 sequence.truncate(0)
-            found.append(engine.read(sequence, piece, "all"))
+            found.append(engine.read(sequence, piece, "all", hidden=hidden))
     truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
-    exact = np.concatenate([truth.logits(piece, scales) for piece in (pieces if whole else [tokens])])
+    computed = truth.hidden if hidden else truth.logits
+    exact = np.concatenate([computed(piece, scales) for piece in (pieces if whole else [tokens])])
     rows = np.concatenate(found)
     if not np.isfinite(rows).all():
         return float("inf")

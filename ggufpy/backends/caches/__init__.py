@@ -19,12 +19,13 @@ __all__ = ["Cache", "Kv", "WindowKv", "layers_by_cache"]
 def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[int]]:
     """The layers that keep something, by kind, for sequences of `positions` in steps of at most `step` tokens.
 
-    A layer keeps what all who attend to it see. Where what a window takes is no less than all, all is kept.
+    A layer keeps what all who attend to it see: all, where a token sees what follows it. Where what a window takes is
+    no less than all, all is kept.
     """
     windows: dict[int, set[int]] = {op.layer: set() for op in plan.body if isinstance(op, StoreKv)}
     for op in plan.body:
         if isinstance(op, Attend) and op.layer in windows:
-            windows[op.layer].add(op.window)
+            windows[op.layer].add(op.window if op.causal else 0)
     found: dict[Cache, list[int]] = {}
     for layer, seen in windows.items():
         cache: Cache = WindowKv(max(seen)) if seen and min(seen) > 0 else Kv()

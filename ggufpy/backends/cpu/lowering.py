@@ -19,6 +19,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Rope, Tap, View
+from ggufpy.models.scaling import PositionScale
 from ggufpy.models.views import Views
 
 from . import ops as op_modules
@@ -43,12 +44,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Resources:
-    """What ops refer to: packed matrices, vectors padded to whole blocks, the cache, angles of the step by rope."""
+    """What ops refer to: packed matrices, vectors padded to whole blocks, the cache, and of the step's rows angles by
+    rope and factors by position."""
 
     matrices: Mapping[str, Matrix]
     vectors: Mapping[str, Region]
     cache: CacheMemory
     angles: Mapping[Rope, Region]
+    factors: Mapping[PositionScale, Region]
     threads: int
     bulk: Mapping[str, Kernel]  # matrices whose bulk rows have a kernel of their own
     tiled_attention: bool  # of bulk rows
@@ -98,7 +101,10 @@ class OpModule(Protocol):
 
 # The files of ops that are not named as the op: looking through all of them takes 3 ms of a start. An op that is in
 # none of these places is found all the same.
-FILES = {"ExpertMatMul": "expert_matmul", "Rotate": "attend", "StoreKv": "attend"}
+FILES = {
+    "ExpertMatMul": "expert_matmul", "Rotate": "attend", "StoreKv": "attend", "Clamp": "scaling",
+    "ScaleByGate": "scaling", "ScaleByPosition": "scaling",
+}  # fmt: skip
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,7 @@ from ggufpy.models.base import Keys
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Embed, ExpertMatMul
 from ggufpy.models.plan import Plan
-from ggufpy.models.source import WeightSource
-from ggufpy.quants.base import BlockType
+from ggufpy.models.source import SourceTensor, WeightSource
 
 from .lowering import Sinks
 from .memory import Region, aligned
@@ -51,14 +51,19 @@ MOST_SEQUENCES = 1024
 Beside = Callable[[], None] | None
 
 
-def read_plan(source: WeightSource) -> Plan:
-    """The forward pass of a model. Raises GGUFError for an architecture or tensors that do not run."""
-    keys = Keys(source.metadata)
+def read_plan(source: WeightSource, n_ctx: int = 0) -> Plan:
+    """The forward pass of a model for a context of `n_ctx`, 0 for its own, which some models' rotation goes by.
+
+    Raises GGUFError for an architecture or tensors that do not run.
+    """
+    keys = Keys(source.metadata, n_ctx)
     if not isinstance(keys.architecture, str):
         raise GGUFError("the metadata has no general.architecture: the file does not say what model it is")
+    if keys.number("attention.max_alibi_bias", 0.0, or_zero=True):
+        raise GGUFError("the model's attention is weighed by distance (ALiBi), which ggufpy does not run yet")
     plan = models.find(keys.architecture).plan(keys, source.tensors)
     _check_vocabulary(source.metadata, plan)
-    return plan
+    return replace(plan, pooling=keys.pooling())
 
 
 def _check_vocabulary(metadata: Metadata, plan: Plan) -> None:
@@ -76,6 +81,12 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     n_ctx = options.n_ctx or plan.context
     if n_ctx > plan.context:
         raise GGUFError(f"a context of {n_ctx} was asked for; the model's is {plan.context} (-c 1 to {plan.context})")
+    if isinstance(plan.embed, Embed) and plan.embed.positions is not None and n_ctx > plan.embed.positions.shape[0]:
+        most = plan.embed.positions
+        raise GGUFError(
+            f"a context of {n_ctx} was asked for; the model has learned {most.shape[0]} positions ({most.name}): "
+            f"use -c 1 to {most.shape[0]}"
+        )
     if options.n_parallel > MOST_SEQUENCES:
         raise GGUFError(f"n_parallel is {options.n_parallel}; it may be 1 to {MOST_SEQUENCES}")
     shape = CacheShape(n_ctx, options.n_parallel, of_name(options.cache_type_k), of_name(options.cache_type_v))
@@ -94,9 +105,8 @@ def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found
     wanted: list[Kernel] = [LAUNCH, WORK, kernel("queue"), kernel("tape"), kernel("select_rows")]
     wanted += [pack_kernel(kind) for kind in dict.fromkeys(types.values())]
     if isinstance(plan.embed, Embed):
-        embedding = quants.get(source.tensors[plan.embed.weight.name].type)
-        if embedding.decoder == "blocks":
-            wanted.append(kernel("decode", type=embedding.name.lower()))
+        embeddings = [quants.get(source.tensors[weight.name].type) for weight in plan.embed.weights]
+        wanted += [kernel("decode", type=kind.name.lower()) for kind in embeddings if kind.decoder == "blocks"]
     panels = {name: kind.panel for name, kind in types.items()}
     wanted += kernels_of(plan, panels, cache_shape(plan, options), found.level)
     progress = options.progress
@@ -127,10 +137,8 @@ class Model:
         self.matrices = self._pack(options.progress)
         names = [weight.name for weight in vectors(plan)]
         self.vectors = {name: _padded(vector(self._tensors[name]), name) for name in names}
-        self._embedded: tuple[BlockType, NDArray[np.uint8]] | None = None
-        if isinstance(plan.embed, Embed):
-            embedding = self._tensors[plan.embed.weight.name]
-            self._embedded = quants.get(embedding.type), embedding.little()
+        tables = plan.embed.weights if isinstance(plan.embed, Embed) else ()
+        self._embedded = {weight.name: _Rows(self._tensors[weight.name]) for weight in tables}
 
     @property
     def positions(self) -> int:
@@ -187,13 +195,19 @@ class Model:
         """Bytes that bulk products want for each thread."""
         return max(map(scratch_bytes, self.bulk.values()), default=0)
 
-    def embeddings(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows (tokens, n_embd) of tokens that are known to be in the vocabulary."""
-        if self._embedded is None or not isinstance(self.plan.embed, Embed):
+    def embeddings(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows (tokens, n_embd) of tokens that are known to be in the vocabulary, at positions within the context."""
+        op = self.plan.embed
+        if not isinstance(op, Embed):
             raise ValueError("these layers are not the first: they have no embeddings")
-        kind, blocks = self._embedded
-        rows, scale = kind.decode(blocks[tokens]), self.plan.embed.scale
-        return rows if scale == 1.0 else rows * np.float32(scale)
+        rows = self._embedded[op.weight.name].decoded(tokens)
+        if op.scale != 1.0:
+            rows = rows * np.float32(op.scale)
+        if op.positions is not None:
+            rows = rows + self._embedded[op.positions.name].decoded(positions)
+        if op.constant is not None:
+            rows = rows + self._embedded[op.constant.name].decoded(np.zeros(1, np.int64))
+        return rows
 
     @property
     def weight_bytes(self) -> int:
@@ -218,6 +232,17 @@ class Model:
         for name in self._names:
             sizes[self._tensors[name].type] += self._tensors[name].nbytes
         return sizes.most_common(1)[0][0]
+
+
+class _Rows:
+    """A matrix whose rows are wanted one by one, as it lies in the file."""
+
+    def __init__(self, tensor: SourceTensor) -> None:
+        self._kind, self._blocks = quants.get(tensor.type), tensor.little()
+
+    def decoded(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, columns) of the rows (n,)."""
+        return self._kind.decode(self._blocks[rows])
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -18,6 +18,7 @@ from ggufpy.jit.spec import Kernel
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Attend, ExpertMatMul, Heads, MatMul, Route, StoreKv
 from ggufpy.models.plan import Plan, kinds_of_layers, widths
+from ggufpy.models.scaling import PositionScale, ScaleByPosition
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
@@ -66,6 +67,11 @@ def vectors(plan: Plan) -> list[Weight]:
     ops = (*plan.body, *plan.head)
     matrices = set(matrix_names(ops))
     return list(dict.fromkeys(weight for op in ops for weight in op.weights if weight.name not in matrices))
+
+
+def position_scales(plan: Plan) -> list[PositionScale]:
+    """Those that rows are multiplied by."""
+    return list(dict.fromkeys(op.by for op in plan.body if isinstance(op, ScaleByPosition)))
 
 
 def bulk_kernels(plan: Plan, panels: Panels, level: Level) -> dict[str, Kernel]:
@@ -159,4 +165,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     ropes = {found.rope for found in blocks(plan.body) if found.rope is not None}
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
     tiled = tiled_attention(bulk, level)
-    return Resources(matrices, {w.name: longest for w in vectors(plan)}, cache, angles, 1, bulk, tiled, nothing)
+    factors = {by: Region(4 * MOST, "no factors") for by in position_scales(plan)}
+    return Resources(
+        matrices, {w.name: longest for w in vectors(plan)}, cache, angles, factors, 1, bulk, tiled, nothing
+    )

@@ -10,16 +10,16 @@ import numpy as np
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.program import Floats, Ints, Rows
 from ggufpy.errors import GGUFError
-from ggufpy.models.ops import Attend
+from ggufpy.models.op import Op
 from ggufpy.models.plan import Plan
 
 from .kv import CacheMemory
 from .lowering import NO_SINKS, Call, Cut, Lowering, Resources, Sinks, StepKind
 from .memory import Region
 from .model import Model
-from .needs import body_widths, head_widths
+from .needs import body_widths, head_widths, position_scales
 from .ops.attend import blocks, shift_calls
-from .rope import RopeTable
+from .rope import FactorTable, RopeTable
 from .step import Spans, Step
 from .tape import Tape, stretches
 from .threads import Team
@@ -50,13 +50,14 @@ class CpuProgram:
         )
         self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
         self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
+        self._factors = [FactorTable(by, self._rows) for by in position_scales(plan)]
         self._x = self._work.rows_of("x")
-        self._whole_texts = any(isinstance(op, Attend) and not op.causal for op in plan.body)
         angles = {table.rope: table.region for table in self._ropes}
         scratch = Region(max(model.scratch_bytes, 1) * model.threads, "scratch of products")
         self._parts = Resources(
-            model.matrices, model.vectors, self._kv, angles, model.threads, model.bulk, model.tiled_attention, scratch
-        )
+            model.matrices, model.vectors, self._kv, angles, {table.by: table.region for table in self._factors},
+            model.threads, model.bulk, model.tiled_attention, scratch,
+        )  # fmt: skip
         self._source = Step(self._rows, groups=len(self.groups))  # where a shift reads
         self._plan, self._sinks = plan, NO_SINKS
         self._given: dict[Workspace, Given] = {}  # what hooks are given of a workspace
@@ -65,7 +66,7 @@ class CpuProgram:
         self.profile: Profile | None = None
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
-        if self._whole_texts and any(part.position for part in step):
+        if self.model.plan.whole_texts and any(part.position for part in step):
             raise GGUFError(
                 "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
                 "and raise n_batch to the number of its tokens"
@@ -74,12 +75,14 @@ class CpuProgram:
         rows, positions, _ = spans.each()
         width = self.model.plan.width
         if x is None:
-            self._x[rows, :width] = self.model.embeddings(np.concatenate([part.tokens for part in step]))
+            self._x[rows, :width] = self.model.embeddings(np.concatenate([part.tokens for part in step]), positions)
         else:
             self._x[rows, :width] = x[rows, :width]
         self._x[rows, width:] = 0.0
-        for table in self._ropes:
-            table.fill(positions, rows)
+        for angles in self._ropes:
+            angles.fill(positions, rows)
+        for factors in self._factors:
+            factors.fill(positions, rows)
         if self.model.plan.adapters:
             self._set_scales(step)
         self._set_spans(spans.in_order())
@@ -121,8 +124,18 @@ class CpuProgram:
         self._run(("body", kind), calls, self._work)
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
-        if not self.model.plan.head:
+        if not self.model.plan.makes_logits:
             raise ValueError("these layers are not the last: they make no logits")
+        self._run_head(("head",), self._plan.head, rows, bulk)
+        return self._head.rows_of("logits")[: len(rows), : self.model.plan.vocabulary]
+
+    def hidden(self, rows: Sequence[int], bulk: bool) -> Floats:
+        ops, buffer, width = self._plan.hidden
+        self._run_head(("hidden",), ops, rows, bulk)
+        return self._head.rows_of(buffer)[: len(rows), :width]
+
+    def _run_head(self, name: tuple[str], ops: Sequence[Op], rows: Sequence[int], bulk: bool) -> None:
+        """Runs these ops of the head, whose tape is named so, on some rows of the last step."""
         count = len(rows)
         self._head.step.sources[:count] = rows
         if self.model.plan.adapters:
@@ -137,10 +150,9 @@ class CpuProgram:
 
         def calls() -> Iterable[Call | Cut]:
             lowering = self._lowering(self._head, kind)
-            return [lowering.select(self._work, "x"), *lowering.calls(self._plan.head)]
+            return [lowering.select(self._work, "x"), *lowering.calls(ops)]
 
-        self._run(("head", kind), calls, self._head)
-        return self._head.rows_of("logits")[:count, : self.model.plan.vocabulary]
+        self._run((*name, kind), calls, self._head)
 
     def logit_rows(self, count: int) -> LogitRows:
         """What `logits` has computed last, where it lies."""

@@ -1,4 +1,4 @@
-"""Angles of the rows of a step, for one kind of rotary positions."""
+"""What follows from the positions of a step's rows: angles of one kind of rotary positions, factors of one scale."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ggufpy.models.ops import Rope
 from ggufpy.models.rope import frequencies, magnitude
+from ggufpy.models.scaling import PositionScale
 
 from .memory import Region
 
@@ -30,3 +31,15 @@ class RopeTable:
         angles = distances.astype(np.float64)[:, None] * self.frequency
         self.angles[rows, :, 0] = np.cos(angles)
         self.angles[rows, :, 1] = np.sin(angles)
+
+
+class FactorTable:
+    """A factor for each of the `rows` of a step, in memory that kernels read."""
+
+    def __init__(self, by: PositionScale, rows: int) -> None:
+        self.by, self.region = by, Region(4 * rows, "factors by position")
+        self._values: NDArray[np.float32] = self.region.view(np.float32, rows)
+
+    def fill(self, positions: NDArray[np.int64], rows: slice | NDArray[np.int64]) -> None:
+        """Writes those of positions (tokens,) to these rows."""
+        self._values[rows] = self.by.factors(positions)

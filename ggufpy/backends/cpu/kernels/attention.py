@@ -14,7 +14,7 @@ whose queries share every key and value that is read; units are (block, head), p
 
 Further constants, 1 where they are given: softcap (scores become cap · tanh(score / cap)), sinks (at `sinks` is a score
 for each query head that counts in the sum of weights alone), everything (rows see all that their sequence has with this
-step, not only what is before them).
+step, not only what is before them; with a window what is at most window // 2 positions away, before and behind).
 """
 
 from __future__ import annotations
@@ -54,6 +54,28 @@ def scratch_bytes(key_length: int, value_length: int, group: int, lanes: int) ->
     queries = block_rows(group) * group
     size = 4 * queries * (PAGE + key_length) + 2 * part_bytes(value_length, queries, lanes)
     return -(-size // 64) * 64 + 64
+
+
+def sight(v: Any, everything: int) -> tuple[Any, Any]:
+    """(first, end) of the positions that a row sees: first(position, window) and end(position, known, window)."""
+
+    @v.njit
+    def first_before(position, window):
+        return max(position + 1 - window, 0) if window > 0 else 0
+
+    @v.njit
+    def end_before(position, known, window):
+        return position + 1
+
+    @v.njit
+    def first_around(position, window):
+        return max(position - window // 2, 0) if window > 0 else 0
+
+    @v.njit
+    def end_around(position, known, window):
+        return min(position + window // 2 + 1, known) if window > 0 else known
+
+    return (first_around, end_around) if everything else (first_before, end_before)
 
 
 def joiner(v: Any, value_length: int, queries: int, sinks: bool) -> tuple[Any, Any]:
@@ -188,7 +210,8 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
     stats_at = 4 * queries * (-(-value_length // L) * L)
     scores, unit = _scores(v, key_length, key_type, queries)
     weighted = _weighted(v, value_length, value_type, queries)
-    capped, softcap, everything = capper(v), p.get("softcap", 0), p.get("everything", 0)
+    capped, softcap = capper(v), p.get("softcap", 0)
+    first_seen, end_seen = sight(v, p.get("everything", 0))
     value_step = value_type.value_page(value_length, L) // (PAGE // L * key_length)
     key_step = key_type.key_page(key_length, L) // PAGE
 
@@ -196,13 +219,13 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
     def part(q, keys, values, base, position, here, known, window, cap, out, room, next_keys):
         # Each pass over a page brings what the next one reads: the values of this page, the keys of the next.
         stats = out + stats_at
-        lowest = max(position + 1 - window, 0) if window > 0 else 0
+        lowest = first_seen(position, window)
         start = max(lowest - base, 0) // unit * unit
-        last = min((known if everything else position + here) - base, PAGE)
+        last = min(end_seen(position + here - 1, known, window) - base, PAGE)
         scores(q, keys, start, last, room, values, value_step)
         for r in range(rows):
-            high = known if everything else position + min(r, here - 1) + 1
-            low = max(high - window, 0) if window > 0 else 0
+            own = position + min(r, here - 1)
+            low, high = first_seen(own, window), end_seen(own, known, window)
             for g in range(group):
                 scored = room + 4 * (r * group + g) * PAGE
                 best = v.splat_f(LOWEST)
@@ -234,6 +257,7 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
     key_length, group = p["key_length"], p["group"]
     size = part_bytes(p["value_length"], group, v.L)
     part = _part(v, p, 1)
+    first_seen, _ = sight(v, p.get("everything", 0))
 
     @v.njit
     def singles(args, ith, nth, count):
@@ -244,13 +268,13 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
         units = 0
         for s in range(count):
             position = v.load_i64(records + 8 * RECORD * s + 16)
-            units += n_kv * (position // PAGE + 1 - (max(position + 1 - window, 0) // PAGE if window > 0 else 0))
+            units += n_kv * (position // PAGE + 1 - first_seen(position, window) // PAGE)
         mine, end, begun = units * ith // nth, units * (ith + 1) // nth, 0
         for s in range(count):
             record = records + 8 * RECORD * s
             row, position, table = v.load_i64(record), v.load_i64(record + 16), v.load_i64(record + 24)
             parts, pages = v.load_i64(record + 32), position // PAGE + 1
-            first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
+            first = first_seen(position, window) // PAGE
             chunks = pages - first
             for unit in range(max(mine - begun, 0), min(end - begun, n_kv * chunks)):
                 head = unit // chunks
@@ -275,7 +299,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
     queries = rows * group
     size = part_bytes(value_length, queries, v.L)
     part = _part(v, p, rows)
-    everything = p.get("everything", 0)
+    first_seen, end_seen = sight(v, p.get("everything", 0))
     join, finish = joiner(v, value_length, queries, bool(p.get("sinks", 0)))
 
     @v.njit
@@ -308,9 +332,8 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 row, position = row0 + block * rows, position0 + block * rows
                 here = min(rows, length - block * rows)
                 gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
-                first = max(position + 1 - window, 0) // PAGE if window > 0 else 0
-                known = position0 + length
-                end = ((known if everything else position + here) - 1) // PAGE
+                first, known = first_seen(position, window) // PAGE, position0 + length
+                end = (end_seen(position + here - 1, known, window) - 1) // PAGE
                 for chunk in range(first, end + 1):
                     page = (v.load_i64(table + 8 * chunk) * n_kv + head)
                     following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head

@@ -17,7 +17,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-from .attention import LOWEST, RECORD, RECORDS
+from .attention import LOWEST, RECORD, RECORDS, sight
 from .common import capper
 from .kv_types import PAGE, KvType, key_reader, value_reader
 from .to_tiles import TILE, TILE_ROWS
@@ -272,7 +272,7 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
     group, tiles = p["group"], room.value_tiles
     scores, weighted = _products(v, room)
     weigh, weigh_some = _weigh(v, room, p.get("softcap", 0))
-    everything = p.get("everything", 0)
+    first_seen, end_seen = sight(v, p.get("everything", 0))
     key_bytes, width = room.key_blocks * TILE // TILE_ROWS, tiles * 64
     keys_at, values_at, scores_at, weights_at = room.keys, room.values, room.scores, room.weights
     sums_at, stats_at = room.sums, room.stats
@@ -281,13 +281,12 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
     def page(scratch, base, position, here, known, window, cap):
         for n0 in range(0, here * group, PAIR):
             first, final = position + n0 // group, position + min((n0 + PAIR - 1) // group, here - 1)
-            lowest = max(first + 1 - window - base, 0) if window > 0 else 0
-            start = lowest // PAIR * PAIR
-            end = min(((known if everything else final + 1) - base + PAIR - 1) // PAIR * PAIR, PAGE)
+            start = max(first_seen(first, window) - base, 0) // PAIR * PAIR
+            end = min((end_seen(final, known, window) - base + PAIR - 1) // PAIR * PAIR, PAGE)
             if start >= end:
                 continue
             scores(scratch + n0 * key_bytes, scratch + keys_at, start, end, scratch + scores_at)
-            seen = (known if everything else first + 1) - base >= PAGE and (window <= 0 or final + 1 - window <= base)
+            seen = end_seen(first, known, window) - base >= PAGE and first_seen(final, window) <= base
             for i in range(min(PAIR, here * group - n0)):
                 n = n0 + i
                 scored, weights = scratch + scores_at + i * SCORES, scratch + weights_at
@@ -296,8 +295,9 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
                 if seen:
                     weigh(scored, weights, sums, stats, cap)
                 else:
-                    high = min((known if everything else position + n // group + 1) - base, PAGE)
-                    low = max(position + n // group + 1 - window - base, 0) if window > 0 else 0
+                    own = position + n // group
+                    high = min(end_seen(own, known, window) - base, PAGE)
+                    low = max(first_seen(own, window) - base, 0)
                     weigh_some(scored, weights, sums, stats, cap, start, end, low, high)
             weighted(scratch + weights_at, scratch + values_at, start, end, scratch + sums_at + n0 * width)
 
@@ -349,15 +349,16 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     to_values = _values(v, value_length, KvType(p["value_type"]), room)
     page = _page(v, p, room)
     begin, finish = _ends(v, p, room)
-    keys_at, values_at, everything = room.keys, room.values, p.get("everything", 0)
+    keys_at, values_at = room.keys, room.values
+    first_seen, end_seen = sight(v, p.get("everything", 0))
 
     @v.njit
     def block(args, scratch, row, position, here, known, head, table):
         n_kv, window, cap = args.n_kv, args.window, args.cap * LOG2E
-        end_of_all = known if everything else position + here
+        end_of_all = end_seen(position + here - 1, known, window)
         gather(args.q + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
         begin(scratch, here * group)
-        lowest = max(position + 1 - window, 0) if window > 0 else 0
+        lowest = first_seen(position, window)
         for chunk in range(lowest // PAGE, (end_of_all - 1) // PAGE + 1):
             base = chunk * PAGE
             number = v.load_i64(table + 8 * chunk) * n_kv + head

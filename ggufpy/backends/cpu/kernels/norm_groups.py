@@ -3,7 +3,8 @@
 x and y may be the same rows. `weight` and `bias` have `length` floats. Work units are (token, part).
 
 Constants, all of them left out for rms with a weight and no bias: kind, which is f: x / sqrt(mean(x²) + eps) ("rms"),
-(x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2"); weighted and biased, 0 or 1.
+(x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2"); weighted and biased, 0 or 1;
+own, 1 where each part has a row of weight and of bias for itself, padded to whole blocks of 32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ ARGS = struct("step", "x", "weight", "y", "groups", "length", "x_stride", "y_str
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     kind, weighted, biased = p.get("kind", "rms"), p.get("weighted", 1), p.get("biased", 0)
+    own = p.get("own", 0)
     centred, by_sum = kind == "layer", kind == "l2"
 
     @v.njit
@@ -69,6 +71,9 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // groups
             at = 4 * length * (unit - token * groups)
+            if own:
+                row = (length + 31) // 32 * 128 * (unit - token * groups)
+                weight, bias = args.weight + row, args.bias + row
             x, y = args.x + token * args.x_stride + at, args.y + token * args.y_stride + at
             mean = sum_of(x, length) / length if centred else 0.0
             one = factor(squares(x, length, mean), length, args.eps)

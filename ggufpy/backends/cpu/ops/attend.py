@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.cpu.lowering import Call, Lowering
 from ggufpy.backends.cpu.step import Step
-from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import kernel
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Attend, Heads, Rope, Rotate, StoreKv
@@ -68,8 +67,6 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
     heads = op.heads
-    if op.window and not op.causal:
-        raise GGUFError("attention that sees what follows has a window, which ggufpy does not run yet")
     spans = to.work.step.spans_address(to.parts.cache.group_of(op.layer))
     yield stored
     tiled = to.kind.bulk and to.parts.tiled_attention

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.lowering import Call, Lowering
+from ggufpy.backends.cpu.weights import vector_bytes
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Norm
@@ -18,7 +19,7 @@ LOWERS = (Norm,)
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
     op = ops[0]
     assert isinstance(op, Norm)
-    if op.weight is not None and op.kind == "rms" and op.bias is None and op.groups == 1:
+    if op.weight is not None and op.kind == "rms" and op.bias is None and op.groups == len(op.weight.shape) == 1:
         return 1, _row(to, op, op.weight)
     return 1, _groups(to, op)
 
@@ -35,7 +36,10 @@ def _row(to: Lowering, op: Norm, weight: Weight) -> Iterator[Call]:
 
 
 def _groups(to: Lowering, op: Norm) -> Iterator[Call]:
-    vectors = [0 if w is None else to.parts.vectors[w.name].at(0, 4 * op.part) for w in (op.weight, op.bias)]
+    given = [weight for weight in (op.weight, op.bias) if weight is not None]
+    if any(weight.shape not in ((op.part,), (op.groups, op.part)) for weight in given):
+        raise ValueError(f"{op}: weights of {[weight.shape for weight in given]}")
+    vectors = [0 if w is None else to.parts.vectors[w.name].at(0, vector_bytes(w.shape)) for w in (op.weight, op.bias)]
     values = {
         "step": to.work.step.all_rows, "x": to.address(op.x), "weight": vectors[0], "y": to.address(op.y),
         "groups": op.groups, "length": op.part, "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
@@ -45,7 +49,12 @@ def _groups(to: Lowering, op: Norm) -> Iterator[Call]:
 
 
 def _groups_kernel(op: Norm) -> Kernel:
-    if op.kind == "rms" and op.weight is not None and op.bias is None:
+    """Raises ValueError where parts have a weight of their own each, but no bias of their own, or the other way."""
+    dimensions = {len(weight.shape) for weight in (op.weight, op.bias) if weight is not None}
+    if len(dimensions) > 1:
+        raise ValueError(f"{op}: of weight and bias one is the same for all parts, and one is not")
+    own = dimensions == {2}
+    if op.kind == "rms" and op.weight is not None and op.bias is None and not own:
         return kernel("norm_groups")
-    given = {"weighted": int(op.weight is not None), "biased": int(op.bias is not None)}
-    return kernel("norm_groups", kind=op.kind, **given)
+    found = {"weighted": int(op.weight is not None), "biased": int(op.bias is not None)}
+    return kernel("norm_groups", kind=op.kind, **found, **({"own": 1} if own else {}))
