@@ -138,7 +138,8 @@ class _Taken:
                 self._missing.setdefault(rule.gguf[0], rule)
             return
         self._used |= set(rule.hf)
-        self._missing.pop(rule.gguf[0], None)
+        for name in rule.gguf:
+            self._missing.pop(name, None)
         if rule.gguf[0] == "output.weight" and config.flag("tie_word_embeddings"):
             return  # the embedding is the output; what else is there goes unused in transformers, too
         try:

@@ -23,7 +23,7 @@ from .source import TensorTable
 # Modules here that are no architecture.
 HELPERS = (
     "base", "changes", "checkpoint", "interpreter", "lora", "op", "ops", "parts", "plan", "recurrent", "rewrite",
-    "rope", "scaling", "source", "taps", "views",
+    "rope", "rules", "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 

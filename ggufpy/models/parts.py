@@ -10,15 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ggufpy.errors import GGUFError
 
 from .base import Inventory, Keys, vocabulary_of
-from .llama import Config
 from .op import Op, Weight
-from .ops import Add, Attend, Embed, ExpertMatMul, Gate, MatMul, Norm, Rope, Rotate, Route, Scale, StoreKv, View
+from .ops import (
+    Add,
+    Attend,
+    Embed,
+    ExpertMatMul,
+    Gate,
+    MatMul,
+    Norm,
+    Rope,
+    Rotate,
+    Route,
+    Scale,
+    SoftCap,
+    StoreKv,
+    View,
+)
 from .plan import Plan
+
+if TYPE_CHECKING:
+    from .llama import Config
 
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_erf", "relu", "relu2", "clamped"]
@@ -113,6 +130,11 @@ class Layer:
         weight = self.weight(f"{name}.weight", *((heads, length) if each else (length,)))
         yield Norm(x, weight, x, self.c.eps, heads, self.kind)
 
+    def must_have_head_norms(self) -> None:
+        """Raises GGUFError for a layer without norms of queries and keys by head."""
+        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
+            self.weight(name, self.c.key_length)
+
     def qkv(self, x: str = "norm") -> Iterator[Op]:
         """Queries, keys and values, by one fused matrix or by three."""
         h = self.c.heads_of(self.i)
@@ -139,12 +161,14 @@ class Layer:
         yield Rotate("q", h.queries, h.key_length, rope)
         yield Rotate("k", h.shared, h.key_length, rope)
 
-    def attend(self, window: int = 0, sinks: bool = False) -> Iterator[Op]:
-        """Keys and values are kept, queries attend to them."""
+    def attend(
+        self, window: int = 0, sinks: bool = False, scale: float = 0.0, softcap: float = 0.0, causal: bool = True
+    ) -> Iterator[Op]:
+        """Keys and values are kept, queries attend to them; `scale` 0 stands for 1 / √key length."""
         h = self.c.heads_of(self.i)
         weight = self.weight("attn_sinks.weight", h.queries) if sinks else None
         yield StoreKv(self.i, "k", "v", h)
-        yield Attend(self.i, "q", "attn", h, 1.0 / h.key_length**0.5, window, sinks=weight)
+        yield Attend(self.i, "q", "attn", h, scale or 1.0 / h.key_length**0.5, window, softcap, weight, causal)
 
     def attention(self, rope: Rope | None, x: str = "norm", window: int = 0) -> Iterator[Op]:
         """From x to "attn", with norms of heads where there are such. Without `rope` positions are not told apart."""
@@ -185,8 +209,8 @@ class Layer:
         yield from self.gated(hidden, end=end)
         yield self.product("ffn", f"ffn_down{end}", y, (self.c.width, hidden), add)
 
-    def experts(self, e: Experts, kind: Activation = "silu") -> Iterator[Op]:
-        """A mixture of experts, added to x, and what all tokens share where there is such."""
+    def experts(self, e: Experts, kind: Activation = "silu", out: str = "x") -> Iterator[Op]:
+        """A mixture of experts, and what all tokens share where there is such, added to x or left in `out`."""
         width, used = self.c.width, e.used
         bias = self.tensors.optional(f"blk.{self.i}.exp_probs_b.bias", e.count)
         yield self.product("norm", "ffn_gate_inp", "router", (e.count, width))
@@ -195,24 +219,26 @@ class Layer:
         for name, y in (("ffn_gate_exps", "gate"), ("ffn_up_exps", "up")):
             yield self._of_experts("norm", name, y, (e.count, e.hidden, width), used)
         yield Gate("gate", "up", "ffn", used * e.hidden, kind)
-        yield self._of_experts("ffn", "ffn_down_exps", "x", (e.count, width, e.hidden), used)
+        yield self._of_experts("ffn", "ffn_down_exps", out, (e.count, width, e.hidden), used)
         if e.shared:
-            yield from self.feed_forward(e.shared, end="_shexp")
+            yield from self.feed_forward(e.shared, out, end="_shexp")
 
     def _of_experts(self, x: str, name: str, y: str, shape: tuple[int, int, int], used: int) -> ExpertMatMul:
-        """Products of those chosen; what is written to x ("down") is their sum by shares, added."""
-        weight, last = self.weight(f"{name}.weight", *shape), y == "x"
+        """Products of those chosen; "down" is their sum by shares, added to x."""
+        weight, last = self.weight(f"{name}.weight", *shape), name == "ffn_down_exps"
         bias = self.tensors.optional(f"blk.{self.i}.{name}.bias", *shape[:2])
-        return ExpertMatMul(x, "chosen", weight, y, used, bias, last, "shares" if last else None, last)
+        return ExpertMatMul(x, "chosen", weight, y, used, bias, last, "shares" if last else None, y == "x")
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What comes before and after the layers: factors of embeddings and logits, and the kind of all norms."""
+    """What comes before and after the layers: factors of embeddings and logits, the kind of all norms, and beyond what
+    logits do not go (0: no such bound)."""
 
     embedding: float = 1.0
     logits: float = 1.0
     kind: NormKind = "rms"
+    softcap: float = 0.0
 
 
 def model(c: Config, table: Inventory, make: Callable[[Layer], Iterable[Op]], ends: Ends | None = None) -> Plan:
@@ -232,5 +258,7 @@ def model(c: Config, table: Inventory, make: Callable[[Layer], Iterable[Op]], en
     )
     if ends.logits != 1.0:
         head = (*head, Scale("logits", vocabulary, ends.logits))
+    if ends.softcap:
+        head = (*head, SoftCap("logits", vocabulary, ends.softcap))
     table.finish()
     return Plan(c.context, vocabulary, Embed(embedding, "x", ends.embedding), layers, head)
