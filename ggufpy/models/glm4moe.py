@@ -27,6 +27,7 @@ from .rules import (
     experts_of,
     gated_rules,
     norm_rules,
+    optional_head_norms,
 )
 from .source import TensorTable
 
@@ -57,8 +58,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         at, hf = f"blk.{i}.", f"model.layers.{i}."
         yield from norm_rules(i, NORMS)
         yield from attention_rules(i)
-        for name in "qk":
-            yield one(f"{at}attn_{name}_norm.weight", f"{hf}self_attn.{name}_norm.weight", optional=True)
+        yield from optional_head_norms(i)
         if i < config.count("first_k_dense_replace", 0, least=0):
             yield from gated_rules(i)
             continue

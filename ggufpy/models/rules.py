@@ -62,6 +62,12 @@ def head_norm_rules(i: int, change: Change = SAME) -> Iterator[Rule]:
     yield from norm_rules(i, names, change)
 
 
+def optional_head_norms(i: int) -> Iterator[Rule]:
+    """Norms of queries and keys, which only some models of a family have."""
+    for name in "qk":
+        yield one(f"blk.{i}.attn_{name}_norm.weight", f"model.layers.{i}.self_attn.{name}_norm.weight", optional=True)
+
+
 def gated_rules(i: int, hf: str = "mlp", end: str = "") -> Iterator[Rule]:
     """A gated feed-forward part; names of its tensors end with `end` in the file."""
     for name in ("gate", "up", "down"):
