@@ -17,7 +17,7 @@ from .command_r import COHERE, read_ends, rules, side_by_side
 from .llama import read_config, read_rope
 from .parts import LAYER_EPS, model
 from .plan import Plan
-from .rules import PATTERN, Windows, by_period
+from .rules import NO_WINDOW, PATTERN, Windows, by_period
 from .source import TensorTable
 
 PERIOD = 4  # of layers, the last of which sees everything
@@ -49,6 +49,6 @@ def _config(file: Written) -> Mapping[str, Any]:
 checkpoint = Checkpoint(
     classes=("Cohere2ForCausalLM", "Cohere2Model"),
     model_type="cohere2",
-    items=(*COHERE, VOCABULARY, Windows(by_period(PERIOD), PERIOD), Derived(_keys, _config)),
+    items=(*COHERE, VOCABULARY, NO_WINDOW, Windows(by_period(PERIOD), PERIOD), Derived(_keys, _config)),
     rules=rules,
 )
