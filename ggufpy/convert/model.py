@@ -116,8 +116,9 @@ def _with_experts(
     (there,) = lengths
     if there > said:
         raise GGUFError(f"layers have {there} experts, and config.json says {said}")
-    name = next(name for name in checkpoint.experts.split("|") if config.values.get(name) is not None)
-    return config.replaced(**{name: there}), [f"the model was pruned: {there} experts of {said} are there"]
+    names = [name for name in checkpoint.experts.split("|") if config.values.get(name) is not None]
+    notes = [f"the model was pruned: {there} experts of {said} are there"]
+    return config.replaced(**dict.fromkeys(names, there)), notes
 
 
 def _predicts(name: str, config: HfConfig) -> bool:

@@ -88,10 +88,16 @@ def expert_rules(
 
 
 EXPERTS = "num_local_experts|num_experts|n_routed_experts"
-EXPERT_ITEMS: tuple[Item, ...] = (
-    Field("expert_count", EXPERTS, least=1),
-    Field("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts", least=1),
-)
+QWEN_EXPERTS = "num_experts|num_local_experts"  # the first name is what an exported config.json has
+
+
+def expert_items(names: str = EXPERTS) -> tuple[Item, ...]:
+    """How many experts there are, and how many of them a token uses."""
+    used = "num_experts_per_tok|num_experts_per_token|top_k_experts"
+    return Field("expert_count", names, least=1), Field("expert_used_count", used, least=1)
+
+
+EXPERT_ITEMS = expert_items()
 
 
 def experts_of(config: HfConfig) -> int:
