@@ -78,7 +78,7 @@ def test_layers_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"packing_format": "auto_round:llm_compressor"}, "packing_format is 'auto_round:llm_compressor'; ggufpy knows"),
+        ({"packing_format": "auto_round:llm_compressor"}, "is 'auto_round:llm_compressor'; ggufpy knows"),
         ({"data_type": "mx_fp"}, "data_type is 'mx_fp'; ggufpy knows int"), ({"bits": 9}, "bits is 9"),
         ({"packing_format": "auto_round:auto_awq", "bits": 8}, "bits is 8; ggufpy knows 4, 5, 6, 7"),
         ({"rotation_config": {"hadamard_type": "hadamard"}}, "rotation_config is"),

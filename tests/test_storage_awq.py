@@ -33,10 +33,9 @@ def gemm(q: Any, scales: Any, zeros: Any, bits: int = 4) -> stored.Arrays:
 
 def gemv(q: Any, scales: Any, zeros: Any) -> stored.Arrays:
     """Groups filled up to what kernels want: AutoAWQ's calculate_zeros_width."""
-    groups, out = zeros.shape
-    size = q.shape[1] // groups
-    step = {32: 4, 64: 2}.get(size, 1)
-    width = -(-(-(-groups // 8)) // step) * step * 8
+    groups = len(zeros)
+    step = {32: 32, 64: 16}.get(q.shape[1] // groups, 8)
+    width = -(-groups // step) * step
     filled = [np.pad(x.T, ((0, 0), (0, width - groups))) for x in (scales, zeros)]
     return {"qweight": stored.along_bits(q, 4), "qzeros": stored.along_bits(filled[1], 4), "scales": filled[0]}
 
@@ -104,7 +103,7 @@ def test_a_half_that_sees_keeps_its_floats_and_settings_are_in_the_text_half() -
         ("x", np.ones(1, np.float32), {"version": "gemv_fast"}, "version is 'gemv_fast'"),
         ("x", np.ones(1, np.float32), {"group_size": 0}, "are not groups of 0"),
         ("x", np.ones(1, np.float32), {"group_size": None, "q_group_size": 48}, "are not groups of 48"),
-        ("x", np.ones(1, np.float32), {"version": "gemv"}, "columns are not groups of 32"),
+        ("x", np.ones(1, np.float32), {"version": "gemv"}, "16 columns with scales are not groups of 32"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(part: str, value: Any, changes: Any, message: str) -> None:
