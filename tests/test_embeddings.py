@@ -123,6 +123,18 @@ def test_hidden_states_are_those_of_the_interpreter(encoder: tuple[Plan, ArraySo
     engine.close()
 
 
+def test_a_head_without_logits_may_have_another_width() -> None:
+    """Matrices behind a mean stand before it: the mean of products is the product of the mean."""
+    plan = plan_of(head=True)
+    plan = replace(plan, head=(plan.head[0], MatMul("norm", Weight("dense", (40, WIDTH)), "dense")), pooling="mean")
+    file = source_of(plan)
+    with llama(plan, file) as llm:
+        assert llm.engine.n_hidden == 40
+        exact = truth(replace(plan, head=plan.head[:1]), file, tokens_of("hello")).mean(axis=0)
+        exact = file.tensors["dense"].to_numpy().astype(np.float64) @ exact
+        assert difference(exact, np.array(llm.embed("hello")[0])) < 0.02
+
+
 def test_logits_and_hidden_states_of_one_step_have_the_bits_that_they_have_alone() -> None:
     plan = plan_of(causal=True, head=True)
     file = source_of(plan)

@@ -57,6 +57,16 @@ def test_every_module_is_an_architecture() -> None:
         assert callable(models.find(name).plan)
 
 
+def test_an_architecture_whose_name_no_module_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_three_words.py").write_text('NAME = "of-three.words"\nplan = print\n')
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert "of-three.words" in models.names()
+    assert models.find("of-three.words").plan is print
+    for other in ("of_three_words", "of-three-words"):
+        with pytest.raises(GGUFError, match="which ggufpy does not run yet"):
+            models.find(other)
+
+
 @pytest.mark.parametrize("name", ["gpt17", "base", "", "llama ", "LLAMA", "../llama", "os", "a\nb", "x" * 10_000])
 def test_an_architecture_that_does_not_run(name: str, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m", {**metadata(SIZES), "general.architecture": name}, {})

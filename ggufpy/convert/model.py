@@ -31,6 +31,9 @@ _ALWAYS_F32 = re.compile(
 )
 _EXPERT = re.compile(r"^(.*\blayers?\.(\d+)\..*experts)\.(\d+)\.")
 
+_LAYER = re.compile(r"^model\.layers\.(\d{1,9})\.")
+_PREDICTS = re.compile(r"(?:^|\.)mtp[._]")
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -70,7 +73,7 @@ def understood(folder: Folder) -> Model:
     taken = _Taken(tensors)
     for rule in checkpoint.rules(config):
         taken.apply(rule, config)
-    made = taken.finish(checkpoint)
+    made = taken.finish(checkpoint, config)
     return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
 
 
@@ -113,8 +116,17 @@ def _with_experts(
     (there,) = lengths
     if there > said:
         raise GGUFError(f"layers have {there} experts, and config.json says {said}")
-    name = next(name for name in checkpoint.experts.split("|") if config.values.get(name) is not None)
-    return config.replaced(**{name: there}), [f"the model was pruned: {there} experts of {said} are there"]
+    names = [name for name in checkpoint.experts.split("|") if config.values.get(name) is not None]
+    notes = [f"the model was pruned: {there} experts of {said} are there"]
+    return config.replaced(**dict.fromkeys(names, there)), notes
+
+
+def _predicts(name: str, config: HfConfig) -> bool:
+    """Whether a tensor is of the modules behind the last layer that predict further tokens."""
+    match = _LAYER.match(name)
+    if match is None or "num_nextn_predict_layers|num_mtp_layers" not in config:
+        return _PREDICTS.search(name) is not None
+    return int(match[1]) >= config.layers
 
 
 class _Taken:
@@ -138,7 +150,8 @@ class _Taken:
                 self._missing.setdefault(rule.gguf[0], rule)
             return
         self._used |= set(rule.hf)
-        self._missing.pop(rule.gguf[0], None)
+        for name in rule.gguf:
+            self._missing.pop(name, None)
         if rule.gguf[0] == "output.weight" and config.flag("tie_word_embeddings"):
             return  # the embedding is the output; what else is there goes unused in transformers, too
         try:
@@ -147,13 +160,17 @@ class _Taken:
             raise GGUFError(f"tensor {shown(rule.hf[0])}: {e}") from None
         self._made |= dict(zip(rule.gguf, made, strict=True))
 
-    def finish(self, checkpoint: Checkpoint) -> dict[str, Rows]:
+    def finish(self, checkpoint: Checkpoint, config: HfConfig) -> dict[str, Rows]:
         """All that was made. GGUFError for tensors that are missing, and for some that nobody took."""
         for rule in self._missing.values():
             name = next(name for name in rule.hf if name not in self._tensors)
             raise GGUFError(f"tensor {shown(name)} is missing from the checkpoint")
         left = [name for name in self._tensors if name not in self._used]
         left = [name for name in left if not any(re.search(pattern, name) for pattern in checkpoint.ignored)]
+        predicting = [name for name in left if _predicts(name, config)]
+        if predicting:
+            self.notes.append(f"left out: what predicts further tokens (MTP, {len(predicting)} tensors)")
+            left = sorted(set(left) - set(predicting))
         other = Counter(name.split(".layers.")[0].rsplit(".", 2)[0] for name in left if not_text(name))
         if other:
             parts = ", ".join(f"{name} ({count} tensors)" for name, count in other.most_common(4))

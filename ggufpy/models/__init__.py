@@ -1,10 +1,15 @@
-"""Architectures. A module here is named as `general.architecture` names it and has `plan(keys, tensors) -> Plan`."""
+"""Architectures. A module here is named as `general.architecture` names it and has `plan(keys, tensors) -> Plan`.
+
+Where that is no name of a module, "-" and "." are "_" in it, and the module has `NAME`: gpt_oss.py has "gpt-oss".
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Protocol, cast
 
 from ggufpy.errors import GGUFError
@@ -17,8 +22,8 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "changes", "checkpoint", "classifier", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite",
-    "rope", "scaling", "source", "taps", "views",
+    "base", "changes", "checkpoint", "classifier", "interpreter", "longrope", "lora", "op", "ops", "parts", "plan",
+    "recurrent", "rewrite", "rope", "rules", "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 
@@ -32,17 +37,33 @@ class Architecture(Protocol):
 
 def names() -> list[str]:
     """Architectures that run."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS)
+    return sorted(_name(module) for module in _modules())
+
+
+def _files() -> list[str]:
+    """Names of the modules of architectures."""
+    return [m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS]
+
+
+def _modules() -> list[ModuleType]:
+    return [importlib.import_module(f"{__name__}.{file}") for file in _files()]
+
+
+def _name(module: ModuleType) -> str:
+    """What `general.architecture` says for a module."""
+    return str(vars(module).get("NAME", module.__name__.rpartition(".")[2]))
 
 
 def find(architecture: str) -> Architecture:
-    """The module of an architecture. Raises GGUFError for one that does not run yet."""
-    known = names()
-    if architecture not in known:
-        raise GGUFError(
-            f"general.architecture is {shown(architecture)}, which ggufpy does not run yet; it runs: {', '.join(known)}"
-        )
-    return cast(Architecture, importlib.import_module(f"{__name__}.{architecture}"))
+    """The module of an architecture, the only one imported. Raises GGUFError for one that does not run yet."""
+    file = re.sub(r"[-.]", "_", architecture)
+    if file in _files():
+        module = importlib.import_module(f"{__name__}.{file}")
+        if _name(module) == architecture:
+            return cast(Architecture, module)
+    raise GGUFError(
+        f"general.architecture is {shown(architecture)}, which ggufpy does not run yet; it runs: {', '.join(names())}"
+    )
 
 
 def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkpoint]:
@@ -52,15 +73,15 @@ def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkp
     inner = config.values.get("text_config")
     kind = str(inner.get("model_type")) if isinstance(inner, Mapping) else ""
     of_kind: list[tuple[str, Checkpoint]] = []
-    for name in names():
-        found = vars(find(name)).get("checkpoint")
+    for module in _modules():
+        found = vars(module).get("checkpoint")
         if not isinstance(found, Checkpoint):
             continue
         known += found.classes
         if set(classes) & set(found.classes) and found.claims(config):
-            return name, found
+            return _name(module), found
         if kind and kind in found.kinds and found.claims(config):
-            of_kind.append((name, found))
+            of_kind.append((_name(module), found))
     if of_kind:
         return of_kind[0]
     said = ", ".join(map(shown, classes[:3])) or "nothing"

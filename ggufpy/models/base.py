@@ -106,6 +106,13 @@ class Keys:
         every = self.count(key, period, least=0)
         return [bool(every) and i % every < every - 1 for i in range(count)]
 
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """True or false."""
+        name, value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise GGUFError(f"{name} is {_short(value)}; it must be true or false")
+        return value
+
     def text(self, key: str, default: str) -> str:
         name, value = self._value(key, default)
         if not isinstance(value, str):
@@ -157,6 +164,15 @@ class Inventory:
     def __contains__(self, name: str) -> bool:
         return name in self._table
 
+    @property
+    def tensors(self) -> TensorTable:
+        """All there are."""
+        return self._table
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that is there."""
+        return tuple(self._table[name].shape)
+
     def weight(self, name: str, *shape: int) -> Weight:
         """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers."""
         if name not in self._table:
@@ -176,6 +192,12 @@ class Inventory:
             raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
         return int(shape[0])
 
+    def vector(self, name: str, length: int) -> Weight:
+        """A vector that must be there, which some files have as a matrix of one row."""
+        row = name in self._table and self.shape(name) == (1, length)
+        self.weight(name, *((1, length) if row else (length,)))
+        return Weight(name, (length,))
+
     def optional(self, name: str, *shape: int) -> Weight | None:
         return self.weight(name, *shape) if name in self._table else None
 
@@ -183,6 +205,13 @@ class Inventory:
         """A small tensor's numbers, wanted while planning."""
         self.weight(name, *shape)
         return self._table[name].to_numpy()
+
+    def skip_layers(self, first: int) -> None:
+        """Has `finish` not miss the layers from `first` on, which the plan leaves out (nextn)."""
+        for name in self._table:
+            number = name.removeprefix("blk.").partition(".")[0]
+            if name.startswith("blk.") and number.isascii() and number.isdigit() and int(number) >= first:
+                self._used.add(name)
 
     def finish(self) -> None:
         """Raises GGUFError if the file has tensors that the plan does not use."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -307,18 +308,23 @@ def rope_config(file: Written) -> Mapping[str, Any]:
     return said
 
 
-def rotated_keys(config: HfConfig) -> Mapping[str, Typed]:
-    """rope.dimension_count: how many dimensions of a head are turned."""
-    part = config.rope().number("partial_rotary_factor", 1.0)
+def rotated_keys(config: HfConfig, otherwise: float = 1.0) -> Mapping[str, Typed]:
+    """rope.dimension_count: how many dimensions of a head are turned; `otherwise` is their part where none is said."""
+    part = config.rope().number("partial_rotary_factor", otherwise)
     return {"rope.dimension_count": u32(int(config.head_length * part))}
 
 
-def rotated_config(file: Written) -> Mapping[str, Any]:
-    """partial_rotary_factor, where not all dimensions are turned."""
+def rotated_config(file: Written, otherwise: float = 1.0) -> Mapping[str, Any]:
+    """partial_rotary_factor, where it is not as where nothing is said."""
     keys = file.keys
     head = keys.get("attention.key_length", keys["embedding_length"] // keys["attention.head_count"])
-    turned = keys.get("rope.dimension_count", head)
-    return {} if turned == head else {"partial_rotary_factor": turned / head}
+    part = keys.get("rope.dimension_count", head) / head
+    return {} if part == otherwise else {"partial_rotary_factor": part}
+
+
+def rotated(otherwise: float) -> Derived:
+    """As ROTATED, for classes whose heads are turned in part where config.json does not say."""
+    return Derived(partial(rotated_keys, otherwise=otherwise), partial(rotated_config, otherwise=otherwise))
 
 
 ROPE = Derived(rope_keys, rope_config)

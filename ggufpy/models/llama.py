@@ -69,12 +69,14 @@ class Config:
         return Heads(self.queries[layer], self.shared[layer], self.key_length, self.value_length)
 
 
-def read_config(keys: Keys, experts: bool = False) -> Config:
+def read_config(keys: Keys, experts: bool = False, eps: str = "attention.layer_norm_rms_epsilon") -> Config:
     """Raises GGUFError for a value that is missing, out of range or inconsistent.
 
-    A mixture of `experts` need not have a feed-forward length: `hidden` is 0 then.
+    A mixture of `experts` need not have a feed-forward length: `hidden` is 0 then. Layers that predict further tokens
+    (nextn), the last ones of a file, are not counted. `eps` is the key of what norms add.
     """
-    layers, width = keys.count("block_count"), keys.count("embedding_length")
+    nextn, width = keys.count("nextn_predict_layers", 0, least=0), keys.count("embedding_length")
+    layers = keys.count("block_count", least=nextn + 1) - nextn
     queries = keys.counts("attention.head_count", layers)
     shared = keys.counts("attention.head_count_kv", layers, queries)
     several = max(len(queries.values), len(shared.values))  # 1 where layers are alike
@@ -99,7 +101,7 @@ def read_config(keys: Keys, experts: bool = False) -> Config:
         shared=shared,
         key_length=key_length,
         value_length=value_length,
-        eps=keys.number("attention.layer_norm_rms_epsilon", within=(1e-12, 1.0)),
+        eps=keys.number(eps, within=(1e-12, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
 

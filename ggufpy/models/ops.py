@@ -207,6 +207,7 @@ class Rope:
     `factors` divide the frequency of each pair. `neox` pairs dimension i with i + dimensions/2 instead of 2i with 2i+1.
     `sections` says how many pairs, from the first, turn by each of several positions (M-RoPE: time, height, width of
     what a token shows). The tokens of a text have one position in all of them, so there it changes nothing.
+    `truncated`: the ramp of YaRN begins and ends at whole pairs.
     """
 
     dimensions: int
@@ -223,6 +224,7 @@ class Rope:
     high_frequency: float = 4.0
     sections: tuple[int, ...] = ()
     log_multiplier: float = 0.0  # of YaRN's growth of the magnitude, by which it is divided again
+    truncated: bool = True
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -46,8 +46,10 @@ def _yarn(rope: Rope, pairs: Doubles, frequency: Doubles) -> Doubles:
         turns = rope.original_context / (rotations * 2 * math.pi)
         return rope.dimensions * math.log(turns) / (2 * math.log(rope.base))
 
-    low = max(0.0, math.floor(pair_of(rope.beta_fast)))
-    high = min(rope.dimensions - 1.0, math.ceil(pair_of(rope.beta_slow)))
+    begin, end = pair_of(rope.beta_fast), pair_of(rope.beta_slow)
+    if rope.truncated:
+        begin, end = math.floor(begin), math.ceil(end)
+    low, high = max(0.0, begin), min(rope.dimensions - 1.0, end)
     kept = 1.0 - np.clip((pairs - low) / max(0.001, high - low), 0.0, 1.0)
     return frequency / rope.factor * (1.0 - kept) + frequency * kept
 
