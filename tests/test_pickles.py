@@ -10,10 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import numpy as np
 import pytest
 
-from ggufpy.convert import pickles, unpickling
+from ggufpy.convert import ConvertOptions, convert, pickles, unpickling
 from ggufpy.convert.pickles import open_pickle
 from ggufpy.errors import GGUFError
 
@@ -132,6 +133,23 @@ def test_the_layout_before_zip(tmp_path: Path) -> None:
         path.write_bytes(raw[:cut])
         with pytest.raises(GGUFError):
             open_pickle(path)
+
+
+def test_a_checkpoint_of_pickles_converts(tmp_path: Path) -> None:
+    """To the same file as one of safetensors, if it is asked for."""
+    tensors = checkpoints.weights()
+    folder = checkpoints.write(tmp_path / "hf", tensors)
+    convert(folder, tmp_path / "a.gguf", ConvertOptions("F16", no_vocab=True))
+    (folder / "model.safetensors").unlink()
+    state = {}
+    for name, values in tensors.items():
+        strides = tuple(stride // 4 for stride in values.strides)
+        state[name] = tensor(name, values.size, values.shape, strides)
+    zipped(folder / "pytorch_model.bin", dumped(state), {name: value.tobytes() for name, value in tensors.items()})
+    with pytest.raises(GGUFError, match="--allow-pickle"):
+        convert(folder, tmp_path / "b.gguf", ConvertOptions("F16", no_vocab=True))
+    convert(folder, tmp_path / "b.gguf", ConvertOptions("F16", no_vocab=True, allow_pickle=True))
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
 CALLED: list[str] = []

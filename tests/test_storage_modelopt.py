@@ -49,6 +49,8 @@ def test_factors_that_do_not_fold() -> None:
     assert np.ptp(whole[nonzero] / wanted[nonzero]) < 1e-3
     tensors, wanted = layer((6, 96), 0.0123)
     assert same(decode(CONFIG, tensors)[1]["a.weight"], wanted, "Q8_0", exact=False) < 0.005
+    tensors, wanted = layer((6, 48), 0.0123)
+    same(decode(CONFIG, tensors)[1]["a.weight"], wanted, None, exact=False)
     tensors, wanted = layer((2, 64), 0.25, 0x00, 0x08)  # would be less than the least scale
     tensors["a.weight_scale"][1][0, 0] = 1
     assert decode(CONFIG, tensors)[1]["a.weight"].exact is None

@@ -22,7 +22,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import PIECE, Bytes, Floats, Plain, Rows, plain_bytes, rows_of
 from ggufpy.format.values import shown
 
-from ._blocks import halves, nibbles
+from ._blocks import BLOCK, halves, nibbles
 from ._scaled import EXPONENTS, eights, powers
 
 MX, NV = 32, 16  # weights that share a scale
@@ -140,7 +140,7 @@ class Fp4(Rows):
         signs = bool(np.any(self._used >= 127))  # negative and NaN
         if self.columns % _SUPER == 0 and not signs and _LEAST <= self.unit < 2.0**5:
             return Q6K(self)
-        return Plain(self, "Q8_0")
+        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
 
 
 @dataclass(frozen=True, eq=False)

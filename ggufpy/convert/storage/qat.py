@@ -7,8 +7,8 @@ is tried on all of it before it is said, `exact` is Q4_0: its numbers, rounded t
 are stored.
 
 How d is found: the largest of a run is d · n for some n from -8 to 7. For each n in turn, q are the others over d to
-the nearest whole, and each weight says within what bounds d is, as what was rounded may have been half a step away. A d
-of f16 within all bounds is right if rounding d · q gives the run's bits, which is what is tried in the end.
+the nearest whole, and the d that is best for them all, by least squares, is a step or two of f16 from the right one, as
+roundings of many weights are averaged. Any d is right that gives the run's bits when d · q is rounded.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Bytes, Floats, Rows, Single, decoded, encoded, rows_of
+from ggufpy.format.rows import Bytes, Floats, Rows, Single, decoded, rows_of
 
-from ._blocks import BLOCK, halves, nibbles
+from ._blocks import BLOCK, nibbles
 from ._settings import Tensors
 
 NAME = "floats of Q4_0"
 _SAMPLED, _ROWS = 6, 4  # matrices that are looked at, and rows of each
 _PIECE = 1 << 18  # weights that are looked at together
 _TRIES = (-8, 7, -7, 6, -6, 5, -5, 4, -4, 3, -3, 2, -2, 1, -1)  # what the largest weight may be, likeliest first
-_HALF_STEPS = {"BF16": 2.0**-8, "F16": 2.0**-11}  # of a number, at most, that rounding moved it by
-_LEAST = {"BF16": 0.0, "F16": 2.0**-25}
+_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # of f16, that d may be away from its best guess
+_DTYPES = ("BF16", "F16")
 
 
 def claims(config: Mapping[str, Any], tensors: Tensors) -> bool:
@@ -53,7 +53,7 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
 
 def _may_be(stored: Stored) -> bool:
     matrix = len(stored.shape) in (2, 3) and stored.size > 0
-    return matrix and stored.dtype in _HALF_STEPS and stored.columns % BLOCK == 0
+    return matrix and stored.dtype in _DTYPES and stored.columns % BLOCK == 0
 
 
 def _sampled(stored: Stored) -> bool:
@@ -66,49 +66,75 @@ def _sampled(stored: Stored) -> bool:
 
 def _blocks(raw: Bytes, dtype: str) -> Bytes | None:
     """Rows of floats as rows of Q4_0, or None where a run of 32 is not so."""
+    bits = raw.view("<u2").reshape(-1, BLOCK)
     x = decoded(raw, dtype).reshape(-1, BLOCK)
-    d, q = np.zeros(len(x), np.float32), np.zeros(x.shape, np.int8)
-    left = np.flatnonzero(x.any(axis=1))
-    if not np.all(np.isfinite(x)):
+    at = np.abs(x).argmax(axis=1)
+    largest = np.take_along_axis(x, at[:, None], 1)[:, 0]
+    if not np.all(np.isfinite(largest)):
         return None
+    d, q = np.zeros(len(x), np.float16), np.zeros(x.shape, np.int8)
+    left = np.flatnonzero(largest)
     for n in _TRIES:
         if not len(left):
             break
-        found, scale, codes = _with_largest(x[left], n, dtype)
-        d[left[found]], q[left[found]] = scale[found], codes[found]
-        left = left[~found]
         if n == _TRIES[4] and len(left) > len(x) // 2:
             return None  # nearly all runs have a number of the outer ones
+        some = slice(None) if len(left) == len(x) else left
+        found, scale, codes = _with_largest(x[some], bits[some], largest[some] / np.float32(n), dtype)
+        d[left[found]], q[left[found]] = scale[found], codes[found]
+        left = left[~found]
     if len(left):
         return None
     parts = (q + np.int8(8)).view(np.uint8).reshape(len(raw), -1, BLOCK)
-    return np.concatenate([halves(d.reshape(len(raw), -1)), nibbles(parts)], axis=2).reshape(len(raw), -1)
+    scales = d.astype("<f2").view(np.uint8).reshape(len(raw), -1, 2)
+    return np.concatenate([scales, nibbles(parts)], axis=2).reshape(len(raw), -1)
 
 
-def _with_largest(x: Floats, n: int, dtype: str) -> tuple[NDArray[np.bool_], Floats, NDArray[np.int8]]:
-    """Of runs (m, 32): which are d · q if their largest is d · n; d in f16, and q."""
-    largest = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], 1)
+Found = tuple[NDArray[np.bool_], NDArray[np.float16], NDArray[np.float32]]
+
+
+def _with_largest(x: Floats, bits: NDArray[np.uint16], guess: Floats, dtype: str) -> Found:
+    """Of runs (m, 32), with a guess of d: which are d · q for some d of f16; that d, and q."""
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        q = np.clip(np.rint(x / (largest / n)), -8, 7)
-        margin = np.abs(x) * np.float32(_HALF_STEPS[dtype]) + np.float32(_LEAST[dtype])
-        middle, around = x / q, margin / np.abs(q)
-        low = np.where(q != 0, middle - around, -np.inf).max(axis=1)
-        high = np.where(q != 0, middle + around, np.inf).min(axis=1)
+        q: Floats = x * np.reciprocal(guess)[:, None]
+        np.rint(q, out=q)
+        best = np.einsum("ij,ij->i", x, q) / np.einsum("ij,ij->i", q, q)
+        middle = best.astype(np.float16)
         found = np.zeros(len(x), np.bool_)
-        d = np.zeros(len(x), np.float32)
-        for candidate in _candidates(low, high):
-            product = candidate[:, None] * q
-            same = encoded(product, dtype).view("<u2") == encoded(x, dtype).view("<u2")
-            fits = np.all(same | ((x == 0) & (product == 0)), axis=1) & ~found
-            d[fits], found = candidate[fits], found | fits
-    return found, d, q.astype(np.int8)
+        d = np.zeros(len(x), np.float16)
+        left = np.flatnonzero((q.max(axis=1) <= 7) & (q.min(axis=1) >= -8) & np.isfinite(middle))
+        for steps in _STEPS:
+            if not len(left):
+                break
+            some = slice(None) if len(left) == len(x) else left
+            candidate = _stepped(middle[some], steps)
+            product: Floats = candidate.astype(np.float32)[:, None] * q[some]
+            fits = np.all(_rounded(product, dtype) == _unsigned(bits[some]), axis=1)
+            d[left[fits]], found[left[fits]] = candidate[fits], True
+            left = left[~fits]
+    return found, d, q
 
 
-def _candidates(low: Floats, high: Floats) -> list[Floats]:
-    """Numbers of f16 that may be within bounds: next to their middle, and to both."""
-    middle = ((low + high) / 2).astype(np.float16)
-    made = [middle, np.nextafter(middle, np.float16(np.inf)), np.nextafter(middle, np.float16(-np.inf))]
-    return [half.astype(np.float32) for half in made]
+def _stepped(x: NDArray[np.float16], steps: int) -> NDArray[np.float16]:
+    """Numbers some steps of f16 further away from 0, or nearer to it."""
+    stepped: NDArray[np.float16] = (x.view(np.uint16) + np.uint16(steps % (1 << 16))).view(np.float16)
+    return stepped
+
+
+def _unsigned(bits: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Bits of 16-bit floats without the sign of 0."""
+    return np.where(bits == 0x8000, np.uint16(0), bits)
+
+
+def _rounded(x: Floats, dtype: str) -> NDArray[np.uint16]:
+    """The bits of float32 rounded to a float of 16 bits, to nearest even, without the sign of 0. Changes x."""
+    x += np.float32(0)  # -0 becomes 0
+    if dtype == "F16":
+        return x.astype(np.float16).view(np.uint16)
+    whole: NDArray[np.uint32] = x.view(np.uint32)
+    whole += ((whole >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
+    upper: NDArray[np.uint16] = (whole >> np.uint32(16)).astype(np.uint16)
+    return upper
 
 
 @dataclass(frozen=True, eq=False)
