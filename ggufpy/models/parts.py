@@ -203,10 +203,12 @@ class Layer:
             yield View("gate_up", hidden, hidden, "up")
         yield Gate("gate", "up", "ffn", hidden, kind)
 
-    def feed_forward(self, hidden: int = 0, y: str = "x", add: bool = True, end: str = "") -> Iterator[Op]:
+    def feed_forward(
+        self, hidden: int = 0, y: str = "x", add: bool = True, end: str = "", kind: Activation = "silu"
+    ) -> Iterator[Op]:
         """A gated feed-forward part; `end` is what its tensors' names end with."""
         hidden = hidden or self.c.hiddens[self.i]
-        yield from self.gated(hidden, end=end)
+        yield from self.gated(hidden, kind=kind, end=end)
         yield self.product("ffn", f"ffn_down{end}", y, (self.c.width, hidden), add)
 
     def experts(self, e: Experts, kind: Activation = "silu", out: str = "x") -> Iterator[Op]:
