@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ def checkpoint(folder: Path, config: Any, seed: int = 0, model: Any = None, dtyp
             else:
                 value.copy_(torch.randn_like(value) / value.shape[-1] ** 0.5)
         made.tie_weights()
-        if dtype is not None:
-            made = made.to(dtype).float()
-    (made.to(dtype) if dtype is not None else made).save_pretrained(folder)
-    return made.float()
+        if dtype is not None:  # not the buffers: transformers has angles in float32 always
+            for value in made.parameters():
+                value.copy_(value.to(dtype))
+    (made if dtype is None else copy.deepcopy(made).to(dtype)).save_pretrained(folder)
+    return made
 
 
 def truth(model: Any, tokens: Any) -> Any:
@@ -76,7 +78,7 @@ def check(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **m
     for what, logits in zip(("prompt", "by token"), ours(path, tokens), strict=True):
         assert difference(exact, logits) <= limit, what
     with gguf.open(path) as file:
-        export(file, folder / "back")
+        export(file, folder / "back", "BF16" if made.get("dtype") is torch.bfloat16 else None)
         same_tensors(folder / "hf", folder / "back")
         again = transformers.AutoModelForCausalLM.from_pretrained(folder / "back", dtype=torch.float32).eval()
         assert difference(exact, truth(again, tokens)) < 1e-6, "exported"

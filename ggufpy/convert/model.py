@@ -65,6 +65,7 @@ def understood(folder: Folder) -> Model:
     """
     config = text_config(folder.config)
     architecture, checkpoint = models.checkpoint_of(classes(folder.config), config)
+    config = HfConfig({**checkpoint.defaults, **config.values})
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = canonical(logical, checkpoint.anchor)
     config, notes = _with_experts(config, checkpoint, tensors)

@@ -7,7 +7,7 @@ and back, its `rules` tensors of a GGUF file from those of a checkpoint and back
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -428,7 +428,8 @@ class Checkpoint:
 
     `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
     tensor that every checkpoint has: what stands before it there stands before all. `ignored` are patterns of tensors
-    that say nothing. `experts` are the names of how many experts config.json says there are.
+    that say nothing. `experts` are the names of how many experts config.json says there are. `defaults` are what
+    config.json may leave out, as transformers' class has it.
     """
 
     classes: tuple[str, ...]
@@ -439,6 +440,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"attention\.(masked_)?bias$", r"position_ids$")
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kinds(self) -> set[str]:

@@ -204,11 +204,17 @@ class Layer:
         yield Gate("gate", "up", "ffn", hidden, kind)
 
     def feed_forward(
-        self, hidden: int = 0, y: str = "x", add: bool = True, end: str = "", x: str = "norm"
+        self,
+        hidden: int = 0,
+        y: str = "x",
+        add: bool = True,
+        end: str = "",
+        x: str = "norm",
+        kind: Activation = "silu",
     ) -> Iterator[Op]:
         """A gated feed-forward part of x; `end` is what its tensors' names end with."""
         hidden = hidden or self.c.hiddens[self.i]
-        yield from self.gated(hidden, x, end=end)
+        yield from self.gated(hidden, x, kind, end)
         yield self.product("ffn", f"ffn_down{end}", y, (self.c.width, hidden), add)
 
     def experts(self, e: Experts, kind: Activation = "silu", out: str = "x") -> Iterator[Op]:

@@ -105,6 +105,18 @@ def experts_of(config: HfConfig) -> int:
     return config.count(EXPERTS)
 
 
+def activation(*names: str) -> Item:
+    """The function of feed-forward parts, which no file says: GGUFError where config.json has none of `names`."""
+
+    def check(config: HfConfig) -> Mapping[str, Typed]:
+        said = config.text("hidden_act|hidden_activation|activation_function", names[0])
+        if said not in names:
+            raise GGUFError(f"config.json: hidden_act is {checks.shown(said)}; this architecture has {names[0]} alone")
+        return {}
+
+    return Derived(check)
+
+
 # -- windows ---------------------------------------------------------------------------------------------------
 
 Near = Callable[[HfConfig], list[bool]]
@@ -137,13 +149,14 @@ class Windows:
     """The window, and which layers have it.
 
     config.json has layer_types, or they follow from other things (`otherwise`). The file says which where llama.cpp
-    would not take them for granted: all but the last of every `period` layers, of all families where that is 0.
-    `said` is what config.json has besides.
+    would not take them for granted: all but the last of every `period` layers, none where that is 0. `said` is what
+    config.json has besides. Of some families llama.cpp takes it that there is a window: they `always` say so.
     """
 
     otherwise: Near
     period: int = 0
     said: Mapping[str, Any] = field(default_factory=dict)
+    always: bool = False
 
     def near(self, config: HfConfig) -> list[bool]:
         """Whether each layer has a window. Raises GGUFError for types of layers that are none of attention."""
@@ -165,14 +178,14 @@ class Windows:
         near = self.near(config)
         window = config.count("sliding_window", 0, least=0)
         if not window or not any(near) or not config.flag("use_sliding_window", True):
-            return {}
+            return {"attention.sliding_window": u32(0)} if self.always else {}
         keys = {"attention.sliding_window": u32(window)}
         return keys if near == self.usual(config.layers) else {**keys, PATTERN: Typed("array[bool]", near)}
 
     def config(self, file: Written) -> Mapping[str, Any]:
-        if not file.keys.get("attention.sliding_window"):
-            return {}
         layers = int(file.keys["block_count"])
+        if not file.keys.get("attention.sliding_window"):
+            return {"layer_types": ["full_attention"] * layers} if self.period else {}
         near = [bool(flag) for flag in file.keys.get(PATTERN, self.usual(layers))][:layers]
         types = ["sliding_attention" if flag else "full_attention" for flag in near]
         return {"sliding_window": int(file.keys["attention.sliding_window"]), "layer_types": types, **self.said}
