@@ -427,16 +427,16 @@ class Checkpoint:
     """An architecture's checkpoints.
 
     `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
-    tensor that every checkpoint has: what stands before it there stands before all. `ignored` are patterns of tensors
-    that say nothing. `experts` are the names of how many experts config.json says there are. `defaults` are what
-    config.json may leave out, as transformers' class has it.
+    tensor that every checkpoint has, "|" after what all names of rules but those of heads begin with. `ignored` are
+    patterns of tensors that say nothing. `experts` are the names of how many experts config.json says there are.
+    `defaults` are what the classes take for what config.json leaves out.
     """
 
     classes: tuple[str, ...]
     model_type: str
     items: tuple[Item, ...]
     rules: Callable[[HfConfig], Iterator[Rule]]
-    anchor: str = "model.embed_tokens.weight"
+    anchor: str = "model.|embed_tokens.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"attention\.(masked_)?bias$", r"position_ids$")
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
