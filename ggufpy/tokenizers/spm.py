@@ -121,18 +121,21 @@ def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
     pieces: list[tuple[str, int]] = []
     byte_fallback = len(byte_ids) == 256
     types = vocab.stored_types.tolist()
+    hidden = _HIDDEN
+    while any(text.startswith(hidden) for text in vocab.texts):  # there are vocabularies that have this character
+        hidden += _HIDDEN
     for token, (text, kind) in enumerate(zip(vocab.texts, types, strict=True)):
         if kind == BYTE and byte_fallback and byte_ids.get(_byte_value(text)) == token:
             pieces.append((text, BYTE))
         elif kind in (CONTROL, UNKNOWN, BYTE) or vocab.ids[text] != token or _UNFIT.search(text):
-            pieces.append((f"{_HIDDEN}{token}", CONTROL))
+            pieces.append((f"{hidden}{token}", CONTROL))
         else:
             pieces.append((text, NORMAL))
     unknown = vocab.unknown
     if unknown is None or pieces[unknown][1] == NORMAL:  # one that text may spell out stays what it is
-        pieces.append((_HIDDEN, UNKNOWN))  # the library wants one; `_ours` takes it out of what is found
+        pieces.append((hidden, UNKNOWN))  # the library wants one; `_ours` takes it out of what is found
     else:
-        pieces[unknown] = (_HIDDEN, UNKNOWN)
+        pieces[unknown] = (hidden, UNKNOWN)
     return pieces
 
 

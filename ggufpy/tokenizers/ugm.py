@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ggufpy.format.metadata import Metadata
 
 _SPACE = "\u2581"
-_HIDDEN = "\uffff"
+_HIDDEN = " "  # no text that is looked up has a space
 _CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 _WORDS = re.compile(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+")
 _CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")

@@ -31,7 +31,7 @@ from ggufpy.tokenizers.vocab import (
 
 _START = "\u2581"
 _INNER = "##"
-_HIDDEN = "\uffff"
+_HIDDEN = " "  # no word has a space
 _LONGEST = 100  # characters of a word that is looked up; longer ones are unknown
 
 

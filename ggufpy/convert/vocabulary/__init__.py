@@ -15,6 +15,7 @@ from typing import Any
 
 from ggufpy.convert.vocabulary import bpe, sentencepiece, unigram, wordpiece
 from ggufpy.convert.vocabulary.compare import Difference, difference, loaded
+from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources, part, read_sources
 from ggufpy.convert.vocabulary.legacy import described
 from ggufpy.convert.vocabulary.special import special_keys
@@ -24,7 +25,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.hf import KEY as WHOLE
 
-__all__ = ["Vocabulary", "vocabulary"]
+__all__ = ["Vocabulary", "export_vocabulary", "vocabulary"]
 
 _KEY = "tokenizer.ggml."
 _KINDS: dict[str, Callable[[Sources, int | None], list[Pieces]]] = {
@@ -73,7 +74,7 @@ def _keys(pieces: Pieces, sources: Sources) -> tuple[dict[str, Typed], list[str]
     """All keys of a candidate, in the order in which llama.cpp writes them."""
     made = pieces.table
     ids = made.ids() if pieces.model != "bert" else {text.removeprefix("\u2581"): i for text, i in made.ids().items()}
-    special, notes = special_keys(sources, ids, len(made.texts))
+    special, notes = special_keys(sources, ids, len(made.texts), pieces.specials)
     templates, lines = template_keys(sources)
     count = f"{_KEY}token_type_count"
     keys = {count: pieces.extra[count]} if count in pieces.extra else {}
@@ -116,9 +117,10 @@ def _kept(
     whole = {key: value for key, value in keys.items() if key != f"{_KEY}pre"}
     whole[WHOLE] = Typed("string", pieces.description)
     loaded(whole)
-    why = ""
+    why = "GGUF has no words for it"
     if found:
-        total = found[0].texts
-        why = f" ({found[0].plain} of {total} texts differ otherwise)" if found[0].plain else " (added tokens differ)"
-    line = f"tokenizer.json is kept whole in {WHOLE}{why}: programs that do not read it may cut texts otherwise"
+        other = found[0]
+        places = f"{other.plain} of {other.texts} texts" if other.plain else "texts with added tokens"
+        why = f"GGUF's own keys would cut {places} otherwise"
+    line = f"tokenizer.json is kept whole in {WHOLE}: {why}; programs that do not read it will"
     return whole, [*notes, line]

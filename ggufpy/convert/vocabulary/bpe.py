@@ -107,6 +107,7 @@ def _text_level(sources: Sources, made: Table, merges: list[tuple[str, str]]) ->
         Table(made.texts, types, scores, made.dropped),
         _texts(merges),
         True,
+        specials=_specials(sources, made),
         description=sources.text,
     )
 
@@ -114,6 +115,12 @@ def _text_level(sources: Sources, made: Table, merges: list[tuple[str, str]]) ->
 def _unknown(sources: Sources) -> str | None:
     text = part(sources.description or {}, "model", _NAME).get("unk_token")
     return text if isinstance(text, str) else None
+
+
+def _specials(sources: Sources, made: Table) -> dict[str, int]:
+    ids = made.ids()
+    unknown = _unknown(sources)
+    return {"unk": ids[unknown]} if unknown is not None and unknown in ids else {}
 
 
 def _with_bytes(made: Table, unknown: str | None) -> list[int]:
@@ -143,7 +150,7 @@ def _scored(sources: Sources, base: Mapping[str, int], merges: list[tuple[str, s
     prefix = _prefixed(sources.description or {})
     extra = {"tokenizer.ggml.add_space_prefix": Typed("bool", prefix)}
     built = Table(made.texts, types, scores, made.dropped)
-    return Pieces("llama", "default", built, None, True, extra, sources.text)
+    return Pieces("llama", "default", built, None, True, extra, _specials(sources, built), sources.text)
 
 
 def _own_scores(model: Model, base: Mapping[str, int]) -> dict[str, float] | None:

@@ -52,12 +52,12 @@ def _added(sources: Sources, base: Mapping[str, int]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _whole(model: dict[str, Any], added: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
+def whole(model: dict[str, Any], added: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
     return {"version": "1.0", **empty, "added_tokens": added, **parts, "model": model}
 
 
-def _byte_level(patterns: tuple[str, ...]) -> dict[str, Any]:
+def byte_level(patterns: tuple[str, ...]) -> dict[str, Any]:
     splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
     last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {"type": "Sequence", "pretokenizers": [*splits, last]}
@@ -75,8 +75,8 @@ def _gpt2(sources: Sources) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes = ("vocab.json and merges.txt do not say how texts are cut: as those of GPT-2, it is assumed",)
     model = {"type": "BPE", "vocab": base, "merges": merges}
     decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-    return _whole(
-        model, _added(sources, base), decoder=decoder, pre_tokenizer=_byte_level(pretokenizers.get(pre).patterns),
+    return whole(
+        model, _added(sources, base), decoder=decoder, pre_tokenizer=byte_level(pretokenizers.get(pre).patterns),
         normalizer=None if form is None else {"type": form},
     ), notes  # fmt: skip
 
@@ -109,7 +109,7 @@ def _bert(sources: Sources) -> dict[str, Any]:
         "vocab": base,
     }  # fmt: skip
     post = {"type": "BertProcessing", "sep": ["[SEP]", base.get("[SEP]", 0)], "cls": ["[CLS]", base.get("[CLS]", 0)]}
-    return _whole(
+    return whole(
         model, _added(sources, base), normalizer=normalizer, pre_tokenizer={"type": "BertPreTokenizer"},
         post_processor=post if "[SEP]" in base and "[CLS]" in base else None,
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
@@ -176,12 +176,12 @@ def _tekken(sources: Sources) -> dict[str, Any]:
         "merges": merges,
         "ignore_merges": True,
     }
-    return _whole(
+    return whole(
         model,
         added,
-        pre_tokenizer=_byte_level((pattern,)),
+        pre_tokenizer=byte_level((pattern,)),
         post_processor=template,
-        decoder=_byte_level(())["pretokenizers"][0],
+        decoder=byte_level(())["pretokenizers"][0],
     )
 
 

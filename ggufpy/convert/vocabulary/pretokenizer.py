@@ -37,12 +37,25 @@ def recognise(description: Mapping[str, Any], made: Any) -> tuple[PreTokenizer |
     if spec is not None:
         known = [entry for entry in pretokenizers.TABLE if _normal(entry.patterns) == _normal(spec)]
         if known:
-            return _preferred(known, ignores), True
+            return _preferred(known, ignores, made), True
     return _probed(made, ignores), False
 
 
-def _preferred(entries: list[PreTokenizer], ignores: bool) -> PreTokenizer:
-    return next((entry for entry in entries if entry.ignore_merges == ignores), entries[0])
+def _preferred(entries: list[PreTokenizer], ignores: bool, made: Any) -> PreTokenizer:
+    """The first entry that takes whole pieces as the tokenizer does; where merges lead to every token, the first one."""
+    alike = next((entry for entry in entries if entry.ignore_merges == ignores), entries[0])
+    return entries[0] if alike is not entries[0] and _merges_suffice(made) else alike
+
+
+def _merges_suffice(made: Any) -> bool:
+    """Whether the text of every token, cut by merges alone, is that token again."""
+    model = made.model
+    before = model.ignore_merges
+    model.ignore_merges = False
+    try:
+        return all(len(model.tokenize(text)) == 1 for text in made.get_vocab(with_added_tokens=False))
+    finally:
+        model.ignore_merges = before
 
 
 def _specification(node: object) -> tuple[str, ...] | None:
@@ -78,9 +91,11 @@ def _split(step: Mapping[str, Any]) -> str | None:
 
 def _normal(patterns: tuple[str, ...]) -> tuple[str, ...]:
     """Expressions with what is written in several ways written in one."""
-    return tuple(
-        _expanded(pattern).replace("{1}", "").replace("\r", r"\r").replace("\n", r"\n") for pattern in patterns
-    )
+    same = (("{1}", ""), ("\r", r"\r"), ("\n", r"\n"), (r"\"", '"'))
+    found = [_expanded(pattern) for pattern in patterns]
+    for written, meant in same:
+        found = [pattern.replace(written, meant) for pattern in found]
+    return tuple(found)
 
 
 def _expanded(pattern: str) -> str:
@@ -104,7 +119,7 @@ def _probed(made: Any, ignores: bool) -> PreTokenizer | None:
     except GGUFError:  # one that fails on a text: the whole is compared later, and says so then
         return None
     found = [entry for entry in pretokenizers.TABLE if _cuts_alike(entry, texts, wanted)]
-    return _preferred(found, ignores) if found else None
+    return _preferred(found, ignores, made) if found else None
 
 
 def _cuts_alike(entry: PreTokenizer, texts: list[str], wanted: list[list[str]]) -> bool:

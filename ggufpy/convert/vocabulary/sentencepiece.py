@@ -77,12 +77,13 @@ def pieces(sources: Sources, size: int | None) -> Pieces:
             types[i] = piece.kind
     built = Table(made.texts, types, made.scores, made.dropped)
     extra = {"tokenizer.ggml.add_space_prefix": Typed("bool", model.prefix)}
+    specials = {} if model.name == SENTENCEPIECE[2] else model.specials
     if model.kind == "bpe":
-        return Pieces("llama", "default", built, None, True, extra, notes=_odd(model))
+        return Pieces("llama", "default", built, None, True, extra, specials, notes=_odd(model))
     extra["tokenizer.ggml.remove_extra_whitespaces"] = Typed("bool", model.merge_spaces)
     if model.charsmap:
         extra["tokenizer.ggml.precompiled_charsmap"] = Typed("array[uint8]", list(model.charsmap))
-    return Pieces("t5", "default", built, None, True, extra, notes=_odd(model))
+    return Pieces("t5", "default", built, None, True, extra, specials, notes=_odd(model))
 
 
 def _odd(model: Model) -> tuple[str, ...]:

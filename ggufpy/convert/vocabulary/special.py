@@ -33,16 +33,24 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
 
-def special_keys(sources: Sources, ids: Mapping[str, int], n: int) -> tuple[dict[str, Typed], list[str]]:
-    """Keys of special tokens among `n`, and lines for the user. `ids` are texts as they stand in the files."""
+def special_keys(
+    sources: Sources, ids: Mapping[str, int], n: int, own: Mapping[str, int]
+) -> tuple[dict[str, Typed], list[str]]:
+    """Keys of special tokens among `n`, and lines for the user.
+
+    `ids` are texts as they stand in the files; `own` are special ids that the model names, which come last.
+    """
     found = _Found(_named_texts(sources))
     _from_processor(found, sources)
     for name in _FLAGS:
         flag = sources.settings.get(f"add_{name}_token")
         if isinstance(flag, bool):
             found.adds.setdefault(name, flag)
+    if sources.description is not None:  # which says all that is put around a text
+        found.adds = {"bos": False, "eos": False} | found.adds
     found.ids |= {name: ids[text] for name, text in found.texts.items() if ids.get(text, n) < n}
     _from_configs(found, sources, n)
+    found.ids = {name: token for name, token in own.items() if token < n} | found.ids
     keys = {f"{_KEY}{key}_token_id": Typed("uint32", found.ids[name]) for name, key in _NAMES if name in found.ids}
     for name in _FLAGS:
         if name in found.adds:

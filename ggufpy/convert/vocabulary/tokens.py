@@ -65,8 +65,9 @@ class Pieces:
     """A vocabulary on its way to GGUF.
 
     `model` and `pre` are what the keys of these names get. `merges` are texts "left right"; `scored` says whether
-    scores are written. `extra` are further keys of the kind. `description` is the tokenizer.json that the result is
-    compared with, and that is kept where they differ.
+    scores are written. `extra` are further keys of the kind; `specials` are ids that the model itself names ("unk",
+    "bos", ...), for where no other file does. `description` is the tokenizer.json that the result is compared with, and
+    that is kept where they differ.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Pieces:
     merges: list[str] | None = None
     scored: bool = False
     extra: dict[str, Typed] = field(default_factory=dict)
+    specials: Mapping[str, int] = field(default_factory=dict)
     description: str | None = None
     notes: tuple[str, ...] = ()
 

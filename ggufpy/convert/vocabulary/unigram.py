@@ -44,8 +44,9 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
     for token in (token for token, kind in enumerate(types) if kind not in (NORMAL, BYTE) and token < len(scores)):
         values[token] = scores[token][1]
     built = Table(made.texts, types, values, made.dropped)
+    specials = {"unk": unknown} if UNKNOWN in types and isinstance(unknown, int) else {}
     return [
-        Pieces("t5", "default", built, None, True, _keys(description, prefix, merge), sources.text)
+        Pieces("t5", "default", built, None, True, _keys(description, prefix, merge), specials, sources.text)
         for prefix, merge in _ways(description)
     ]
 

@@ -31,12 +31,21 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
         if text in seen:
             texts[token], types[token] = f"[PAD{token}]", UNUSED
         seen.add(texts[token])
+    unknown = model.get("unk_token")
+    specials = {"unk": base[unknown]} if isinstance(unknown, str) and unknown in base else {}
     count = sources.config.get("type_vocab_size")
     if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < 1 << 32:
         count = 1
     extra = {"tokenizer.ggml.token_type_count": Typed("uint32", count)} | _normalizer(description)
     return [
-        Pieces("bert", "default", Table(texts, types, made.scores, made.dropped), extra=extra, description=sources.text)
+        Pieces(
+            "bert",
+            "default",
+            Table(texts, types, made.scores, made.dropped),
+            extra=extra,
+            specials=specials,
+            description=sources.text,
+        )
     ]
 
 
