@@ -236,8 +236,8 @@ def _unigram(metadata: Metadata, vocab: Vocab) -> dict[str, Any]:
         normalizers.append({"type": "Precompiled", "precompiled_charsmap": b64encode(data).decode()})
     merge = metadata.get(f"{_KEY}remove_extra_whitespaces") is True
     if merge:
-        normalizers.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        normalizers.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+        for pattern, content in (("^ +| +$", ""), (" {2,}", " ")):
+            normalizers.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
     scheme = "always" if merge or vocab.add_space_prefix else "never"
     normal = vocab.stored_types == NORMAL
     top = float(vocab.scores[normal].max()) if normal.any() else 0.0

@@ -41,7 +41,8 @@ def described(sources: Sources) -> tuple[Sources, tuple[str, ...]]:
             f"{folder} has no tokenizer: none of tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, "
             "tekken.json; download the missing files"
         )
-    return replace(sources, text=json.dumps(description), description=description), notes
+    text = json.dumps(description)
+    return replace(sources, text=text, description=json.loads(text)), notes
 
 
 def _added(sources: Sources, base: Mapping[str, int]) -> list[dict[str, Any]]:

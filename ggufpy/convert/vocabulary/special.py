@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ggufpy.convert.vocabulary.files import Sources, steps
+from ggufpy.convert.vocabulary.files import Sources, part, steps
 from ggufpy.convert.vocabulary.tokens import content
 from ggufpy.format.values import Typed
 
@@ -92,6 +92,10 @@ def _from_processor(found: _Found, sources: Sources) -> None:
                     found.texts.setdefault(stand_in, text)
         elif kind == "TemplateProcessing":
             _from_template(found, step)
+    if part(description, "model", "tokenizer.json").get("type") == "WordPiece":  # BERT's frame is CLS and SEP
+        for name, stand_in in (("cls", "bos"), ("sep", "eos")):
+            if stand_in in found.texts:
+                found.texts.setdefault(name, found.texts[stand_in])
 
 
 def _first(value: object) -> str | None:
