@@ -14,13 +14,13 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from ggufpy.convert.vocabulary import probes
 
-TEXTS = tuple(probes.texts(300, seed=21))
+TEXTS = tuple(probes.texts(150, seed=21))
 
 
 @cache
 def corpus() -> tuple[str, ...]:
     """What they are trained on."""
-    return tuple(text for text in probes.texts(1200, seed=99) if len(text) < 2000)
+    return tuple(text for text in probes.texts(600, seed=99) if len(text) < 2000)
 
 
 def folder_of(tokenizer: Any, folder: Path, **settings: Any) -> Path:

@@ -121,7 +121,7 @@ def _description(text: object, vocab: Vocab) -> dict[str, Any]:
         raise GGUFError(f"{KEY} is not valid JSON: {str(error)[:200]}") from error
     if not isinstance(found, dict):
         raise GGUFError(f"{KEY} is not a JSON object")
-    added = found.get("added_tokens")
+    added = found.get("added_tokens", [])
     kept = [_typed(token, vocab) for token in added if _has_row(token, vocab)] if isinstance(added, list) else added
     return found | {"added_tokens": kept, "truncation": None, "padding": None, "post_processor": None}
 

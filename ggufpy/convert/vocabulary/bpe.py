@@ -17,7 +17,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.bpe import FORM_KEY, FORMS
 from ggufpy.tokenizers.library import guarded, import_library
-from ggufpy.tokenizers.vocab import BYTE, NORMAL, UNKNOWN
+from ggufpy.tokenizers.vocab import BYTE, NORMAL, UNKNOWN, USER_DEFINED
 
 _NAME = "tokenizer.json"
 _MOST_MERGES = 10_000_000
@@ -35,7 +35,11 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         note = "its BPE marks parts of words, which GGUF has no words for"
         return [Pieces("gpt2", None, made, _texts(merges), description=sources.text, notes=(note,))]
-    found = [_scored(sources, base, merges, made), _text_level(sources, made, merges)]
+    found = [_scored(sources, base, merges, made)]
+    spaced = _spaces_as_text(made, base)
+    if spaced is not None:
+        found.append(_scored(sources, base, merges, spaced))
+    found.append(_text_level(sources, made, merges))
     kind = str(sources.config.get("model_type", ""))
     return found[::-1] if kind.startswith("gemma4") else found
 
@@ -95,6 +99,22 @@ def _merges(listed: object, base: Mapping[str, int]) -> list[tuple[str, str]]:
 def _texts(merges: Sequence[tuple[str, str]]) -> list[str]:
     """Merges as GGUF has them: a space within a token is written as the byte alphabet writes it."""
     return [f"{left.replace(' ', chr(0x120))} {right.replace(' ', chr(0x120))}" for left, right in merges]
+
+
+def _spaces_as_text(made: Table, base: Mapping[str, int]) -> Table | None:
+    """The table with added tokens that are runs of spaces as tokens of plain text; None if there are none.
+
+    SentencePiece finds such a token before it cuts a text. To a tokenizer.json it is written with U+2581, which a
+    text does not have: there it comes of merges alone.
+    """
+    runs = [(text, token) for text, token in base.items() if len(text) > 1 and not text.strip(SPACE)]
+    runs = [(text, token) for text, token in runs if token < len(made.types) and made.types[token] == USER_DEFINED]
+    if not runs:
+        return None
+    texts, types = list(made.texts), list(made.types)
+    for text, token in runs:
+        texts[token], types[token] = text, NORMAL
+    return Table(texts, types, made.scores, made.dropped)
 
 
 def _text_level(sources: Sources, made: Table, merges: list[tuple[str, str]]) -> Pieces:

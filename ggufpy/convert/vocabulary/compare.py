@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from ggufpy.convert.vocabulary import probes
 from ggufpy.format.memory import ArraySource
@@ -42,17 +43,22 @@ def loaded(keys: Mapping[str, Typed]) -> Tokenizer:
 
 
 def difference(keys: Mapping[str, Typed], description: str) -> Difference:
-    """Where the tokenizer of `keys` and the one of `description` differ. Raises GGUFError where either cannot be made."""
+    """Where the tokenizers of `keys` and of `description` differ. Raises GGUFError where either cannot be made."""
     own = loaded(keys)
     whole = {key: value for key, value in keys.items() if key != "tokenizer.ggml.pre"} | {
         KEY: Typed("string", description)
     }
     other = loaded(whole)
-    texts = probes.texts(_TEXTS, seed=3) + _token_texts(own)
+    texts = [*_plain(), *_token_texts(own)]
     found = [text for text in texts if own.encode(text) != other.encode(text)]
     marked = probes.texts(_SPECIAL, seed=4, special=_special_texts(own))
     wrong = [text for text in marked if own.encode(text, parse_special=True) != other.encode(text, parse_special=True)]
     return Difference(len(found), len(wrong), next(iter(found + wrong), "")[:60])
+
+
+@cache
+def _plain() -> tuple[str, ...]:
+    return tuple(probes.texts(_TEXTS, seed=3))
 
 
 def _token_texts(tokenizer: Tokenizer) -> list[str]:

@@ -206,7 +206,8 @@ def _fallback(vocab: Vocab, base: dict[str, int], merges: list[list[str]], prefi
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
         "model": {
-            "type": "BPE", "vocab": base, "merges": merges, "unk_token": unknown, "fuse_unk": True, "byte_fallback": True,
+            "type": "BPE", "vocab": base, "merges": merges, "unk_token": unknown, "fuse_unk": True,
+            "byte_fallback": True,
         },
         "normalizer": {"type": "Sequence", "normalizers": [*normalizers, replaced]},
         "decoder": {"type": "Sequence", "decoders": decoders},

@@ -1,7 +1,7 @@
 """Older forms of vocabularies as the tokenizer.json that they mean.
 
-In: vocab.json with merges.txt (GPT-2's form), vocab.txt (BERT's), or tekken.json (Mistral's). Out: a tokenizer.json as a
-dictionary, so that all that follows knows one form.
+In: vocab.json with merges.txt (GPT-2's form), vocab.txt (BERT's), or tekken.json (Mistral's). Out: a tokenizer.json as
+a dictionary, so that all that follows knows one form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEKKEN = "tekken.json"
 
 
 def described(sources: Sources) -> tuple[Sources, tuple[str, ...]]:
-    """`sources` with a tokenizer.json made of what there is, and lines for the user. Raises GGUFError if there is none."""
+    """`sources` with a tokenizer.json made of what there is, and lines for the user. GGUFError: there is nothing."""
     folder = sources.folder
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         description, notes = _gpt2(sources)
@@ -38,8 +38,8 @@ def described(sources: Sources) -> tuple[Sources, tuple[str, ...]]:
         description, notes = _tekken(sources), ()
     else:
         raise GGUFError(
-            f"{folder} has no tokenizer: none of tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, "
-            "tekken.json; download the missing files"
+            f"{folder} has no tokenizer: none of tokenizer.json, tokenizer.model, vocab.json with merges.txt, "
+            "vocab.txt, tekken.json; download the missing files"
         )
     text = json.dumps(description)
     return replace(sources, text=text, description=json.loads(text)), notes
@@ -198,7 +198,7 @@ def _word(entry: object, number: int) -> bytes:
 
 
 def _cut(word: bytes, ranks: Mapping[bytes, int]) -> int:
-    """Where the last merge of `word` joins two tokens: what merging its bytes by rank, without itself, leaves; else 0."""
+    """Where the last merge of `word` joins two tokens, by merging its bytes by rank without itself; 0: nowhere."""
     own = ranks[word]
     parts = [word[i : i + 1] for i in range(len(word))]
     while len(parts) > 2:

@@ -42,7 +42,7 @@ def recognise(description: Mapping[str, Any], made: Any) -> tuple[PreTokenizer |
 
 
 def _preferred(entries: list[PreTokenizer], ignores: bool, made: Any) -> PreTokenizer:
-    """The first entry that takes whole pieces as the tokenizer does; where merges lead to every token, the first one."""
+    """The first entry that takes whole pieces as the tokenizer does; the first one where merges lead to all tokens."""
     alike = next((entry for entry in entries if entry.ignore_merges == ignores), entries[0])
     return entries[0] if alike is not entries[0] and _merges_suffice(made) else alike
 

@@ -18,7 +18,8 @@ _KEY = "tokenizer.ggml."
 # What tokenizer_config.json calls a token, and what GGUF does, in the order in which llama.cpp writes them.
 _NAMES = (
     ("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding"), ("cls", "cls"),
-    ("mask", "mask"), ("eot", "eot"), ("eom", "eom"), ("prefix", "fim_pre"), ("suffix", "fim_suf"), ("middle", "fim_mid"),
+    ("mask", "mask"), ("eot", "eot"), ("eom", "eom"), ("prefix", "fim_pre"), ("suffix", "fim_suf"),
+    ("middle", "fim_mid"),
 )  # fmt: skip
 _FLAGS = ("bos", "eos", "sep")
 

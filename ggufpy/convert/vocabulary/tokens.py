@@ -188,7 +188,8 @@ def added_tokens(sources: Sources, base: Mapping[str, int]) -> list[Added]:
     for token in by_id.values():
         if taken.get(token.id, token.text) != token.text:
             raise GGUFError(
-                f"tokenizer.json: {taken[token.id][:40]!r} and {token.text[:40]!r} both have the id {token.id}; it is damaged"
+                f"tokenizer.json: {taken[token.id][:40]!r} and {token.text[:40]!r} both have the id {token.id}; "
+                "it is damaged"
             )
         if base.get(token.text, token.id) != token.id:
             raise GGUFError(
@@ -215,7 +216,7 @@ def _from_settings(sources: Sources, base: Mapping[str, int]) -> list[Added]:
 
 
 def special_texts(sources: Sources) -> list[str]:
-    """Texts that tokenizer_config.json and special_tokens_map.json call special, in the forms of transformers 4 and 5."""
+    """Texts that tokenizer_config.json and special_tokens_map.json call special, as transformers 4 and 5 write them."""
     found: list[str] = []
     for settings in (sources.settings, sources.special_map):
         for key, value in settings.items():
