@@ -472,13 +472,13 @@ def test_settings_of_transformers_5(tmp_path: Path) -> None:
 def test_special_tokens_without_a_tokenizer_json(tmp_path: Path) -> None:
     data, _ = _model("bpe", normalization_rule_name="identity", remove_extra_whitespaces=False)
     (tmp_path / "tokenizer.model").write_bytes(data)
-    decoder = {"1300": {"content": "<|im_end|>", "special": True}, "1301": {"content": "a\u2581b", "special": False}}
+    decoder = {"900": {"content": "<|im_end|>", "special": True}, "901": {"content": "a\u2581b", "special": False}}
     write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder, "eos_token": "<|im_end|>"})
-    made = vocabulary(tmp_path, {}, 1310)
-    assert value(made, "token_type")[1300:1303] == [CONTROL, USER, UNUSED]
-    assert (value(made, "eos_token_id"), value(made, "bos_token_id")) == (1300, 1)
-    assert value(made, "scores")[1300:1303] == [-1000.0, -1000.0, -10000.0]
-    assert written(made, tmp_path).encode("a b<|im_end|>", parse_special=True) == [1301, 1300]
+    made = vocabulary(tmp_path, {}, 910)
+    assert value(made, "token_type")[900:903] == [CONTROL, USER, UNUSED]
+    assert (value(made, "eos_token_id"), value(made, "bos_token_id")) == (900, 1)
+    assert value(made, "scores")[900:903] == [-1000.0, -1000.0, -10000.0]
+    assert written(made, tmp_path).encode("a b<|im_end|>", parse_special=True) == [901, 900]
 
 
 def test_chat_templates(tmp_path: Path) -> None:

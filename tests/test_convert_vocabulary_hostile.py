@@ -157,7 +157,7 @@ def test_what_settings_say_wrongly_is_left_out(tmp_path: Path) -> None:
 def test_files_of_more_than_a_hundred_megabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files.LIMIT == 100_000_000
     monkeypatch.setattr(files, "LIMIT", 1000)
-    with pytest.raises(ggufpy.GGUFError, match="tokenizer.json is larger than 1,000 bytes"):
+    with pytest.raises(ggufpy.GGUFError, match=r"tokenizer\.json is larger than 1,000 bytes"):
         converted(tmp_path, described() | {"x": "y" * 1000})
 
 
@@ -182,12 +182,18 @@ def test_a_damaged_sentencepiece_file_is_one_line(tmp_path: Path, data: bytes) -
 @pytest.mark.parametrize(
     "value",
     [
-        {}, {"config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 1 << 40}, "vocab": []},
-        {"config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 3}, "vocab": [{"token_bytes": "%"}]},
-        {"config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
-         "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}]},
+        {},
+        {"config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 1 << 40}, "vocab": []},
+        {
+            "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 3},
+            "vocab": [{"token_bytes": "%"}],
+        },
+        {
+            "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
+            "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}],
+        },
     ],
-)  # fmt: skip
+)
 def test_a_damaged_tekken_file_is_one_line(tmp_path: Path, value: Any) -> None:
     (tmp_path / "tekken.json").write_text(json.dumps(value))
     with pytest.raises(ggufpy.GGUFError, match=r"^tekken.json: [^\n]*$"):

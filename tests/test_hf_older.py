@@ -44,7 +44,7 @@ def test_starcoder2(tmp_path: Path, changes: Any) -> None:
 )
 def test_falcon(tmp_path: Path, changes: Any) -> None:
     config = transformers.FalconConfig(
-        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, parallel_attn=True,
+        vocab_size=VOCABULARY, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, parallel_attn=True,
         alibi=False, bos_token_id=1, eos_token_id=2, **changes,
     )  # fmt: skip
     hf.check(tmp_path, config)

@@ -70,7 +70,7 @@ def sentencepiece_model(kind: str, **options: Any) -> bytes:
 
     writer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines, model_writer=writer, vocab_size=1300, model_type=kind, byte_fallback=kind == "bpe",
+        sentence_iterator=lines, model_writer=writer, vocab_size=900, model_type=kind, byte_fallback=kind == "bpe",
         character_coverage=0.98, user_defined_symbols=["<x>"], minloglevel=2, **options,
     )  # fmt: skip
     return writer.getvalue()

@@ -101,7 +101,7 @@ def read_config(keys: Keys, experts: bool = False, eps: str = "attention.layer_n
         shared=shared,
         key_length=key_length,
         value_length=value_length,
-        eps=keys.number(eps, within=(1e-12, 1.0)),
+        eps=keys.number(eps, within=(1e-13, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
 

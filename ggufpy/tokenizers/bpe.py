@@ -60,10 +60,11 @@ class BPETokenizer(Tokenizer):
         self._cut = _CUTS.get(pre.cuts)
         self._raw = pre.raw
         self._line_ends = pre.line_ends
+        self._words = pre.words
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         text = replace_invalid(text)
-        if self._raw:
+        if self._raw and not self._words:
             text = text.replace(" ", _SPACE)
         if not self._line_ends or "\n" not in text:
             return self._encode_plain(text)

@@ -104,7 +104,10 @@ def _json(value: Any) -> str:
 def _named(metadata: Metadata, vocab: Vocab) -> dict[str, str]:
     """Special tokens by the names that transformers has for them."""
     ids: dict[str, Any] = {key: metadata.get(f"{_KEY}{key}_token_id") for key in _NAMES}
-    ids |= {"bos": vocab.bos, "eos": vocab.eos, "unknown": vocab.unknown, "seperator": vocab.sep}
+    usual = {"bos": vocab.bos, "eos": vocab.eos, "unknown": vocab.unknown, "seperator": vocab.sep}
+    for key, token in usual.items():  # what a kind takes where the file is silent, if it can be that
+        if ids[key] is None and token is not None and vocab.types[token] in (CONTROL, UNKNOWN):
+            ids[key] = token
     return {
         f"{_NAMES[key]}_token": vocab.texts[token]
         for key, token in ids.items()
