@@ -61,7 +61,7 @@ def understood(folder: Folder) -> Model:
     or that no rule takes.
     """
     config = text_config(folder.config)
-    architecture, checkpoint = models.checkpoint_of(_classes(folder.config), config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = canonical(logical, checkpoint.anchor)
     config, notes = _with_experts(config, checkpoint, tensors)
@@ -74,7 +74,7 @@ def understood(folder: Folder) -> Model:
     return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
 
 
-def _classes(config: Mapping[str, object]) -> list[str]:
+def architectures(config: Mapping[str, object]) -> list[str]:
     """config.json's architectures: those of the model itself, then those of its text half."""
     said: list[str] = []
     for part in (config, config.get("text_config")):
