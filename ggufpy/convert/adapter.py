@@ -139,6 +139,7 @@ def convert_adapter(
         "general.base_model.count": Typed("uint32", 1),
         "general.base_model.0.name": Typed("string", path.resolve().name),
         "general.file_type": Typed("uint32", FILE_TYPES[kind].number),
+        "general.quantization_version": Typed("uint32", 2),
         "adapter.type": Typed("string", "lora"),
         "adapter.lora.alpha": Typed("float32", alpha),
     }
