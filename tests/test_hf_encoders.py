@@ -73,7 +73,7 @@ def test_scores_of_models_that_rank(tmp_path: Path, kind: str) -> None:
 
     with gguf.open(tmp_path / "m.gguf") as file, runtime.load(file, EngineOptions(n_ctx=32)) as engine:
         rows = engine.read(engine.sequence(), tokens, "all", hidden=True)
-        classifier = engine.plan.classifier
+        classifier = engine.model.plan.classifier
         assert isinstance(classifier, Classifier)
         row = rows.mean(axis=0) if classifier.pooled == "mean" else rows[0]
         scores = classifier.scores(row.astype(np.float64), lambda weight: file.tensors[weight.name].to_numpy())

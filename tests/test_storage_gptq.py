@@ -15,6 +15,7 @@ from stored import Bf16
 from ggufpy.convert import storage
 from ggufpy.convert.storage import gptq
 from ggufpy.errors import GGUFError
+from ggufpy.models.changes import Transpose
 
 CONFIG: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq"}
 
@@ -145,6 +146,8 @@ def test_layers_of_gpt2_are_the_other_way_round() -> None:
     config = {"model_type": "gpt2", "quantization_config": CONFIG}
     made = gptq.decode(config, stored.stored(arrays))["h.0.mlp.c_fc.weight"]
     np.testing.assert_array_equal(made.to_numpy(), truth(q, scales, zeros, np.arange(64) // 32).T)
+    (back,) = Transpose().forward([made])
+    stored.check_exact(back, "Q4_0")
 
 
 def broken(part: str, value: Any) -> Any:

@@ -64,7 +64,7 @@ def understood(folder: Folder) -> Model:
     or that no rule takes.
     """
     config = text_config(folder.config)
-    architecture, checkpoint = models.checkpoint_of(classes(folder.config), config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
     config = HfConfig({**checkpoint.defaults, **config.values})
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = canonical(logical, checkpoint.anchor)
@@ -78,7 +78,7 @@ def understood(folder: Folder) -> Model:
     return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
 
 
-def classes(config: Mapping[str, object]) -> list[str]:
+def architectures(config: Mapping[str, object]) -> list[str]:
     """config.json's architectures: those of the model itself, then those of its text half."""
     said: list[str] = []
     for part in (config, config.get("text_config")):

@@ -34,8 +34,8 @@ def not_text(name: str) -> bool:
 
 
 def canonical(tensors: Mapping[str, T], anchor: str) -> dict[str, T]:
-    """Tensors by the names that rules have. `anchor` is what all names of rules begin with, "|", and the rest of the name
-    of a tensor that is always there: what this checkpoint has before that takes the place of the beginning.
+    """Tensors by the names that rules have. `anchor` is what all names of rules begin with, "|", and the rest of the
+    name of a tensor that is always there: what this checkpoint has before that takes the place of the beginning.
 
     Raises GGUFError where two names become one.
     """

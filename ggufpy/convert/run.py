@@ -12,7 +12,7 @@ from ggufpy import models
 from ggufpy.convert.folder import open_folder
 from ggufpy.convert.general import general, overriding
 from ggufpy.convert.keep import Keeper
-from ggufpy.convert.model import Converted, classes, converted, of_path, text_config, understood
+from ggufpy.convert.model import Converted, architectures, converted, of_path, text_config, understood
 from ggufpy.convert.options import ConvertOptions
 from ggufpy.convert.vocabulary import Vocabulary, vocabulary
 from ggufpy.errors import GGUFError
@@ -74,7 +74,7 @@ def _vocabulary_alone(path: Path, target: Path, options: ConvertOptions) -> Repo
     if not words.keys:
         raise GGUFError(f"{path} has no tokenizer")
     config = text_config(folder.config)
-    architecture, checkpoint = models.checkpoint_of(classes(folder.config), config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
     about, notes = general(path, folder.config, options.name, [])
     keys = {"general.architecture": Typed("string", architecture), **about, **words.keys}
     if options.metadata is not None:
