@@ -18,7 +18,6 @@ from .plan import Plan
 from .rules import BEFORE, PATTERN, PLAIN_ROPE, Windows, attention_rules, end_rules, gated_rules, norm_rules
 from .source import TensorTable
 
-
 NO_PERIOD = 1 << 20  # a period that no model reaches: all of its layers have a window
 
 
