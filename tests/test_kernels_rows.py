@@ -230,6 +230,26 @@ def test_clamp_and_factors_of_rows(level: Level) -> None:
         np.testing.assert_array_equal(z.array, x * factors[:, None])
 
 
+@pytest.mark.parametrize("neox", [False, True])
+@at_every_level
+def test_heads_turn_in_place(level: Level, neox: bool) -> None:
+    for count, heads, length, pairs in [(1, 1, 32, 16), (5, 3, 32, 10), (4, 2, 20, 3)]:
+        x, positions = rows(count, heads * length), np.arange(count) + 7
+        theta = 1000.0 ** -np.linspace(0, 1, pairs)
+        angles = positions[:, None] * theta
+        table = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
+        parts = x[:, : heads * length].reshape(count, heads, length)
+        exact = rotate(parts, positions, theta, neox=neox).reshape(count, -1)
+        for nth in (1, 2, 5):
+            y = Room(x.copy())
+            run(
+                kernel("rotate"), level, nth, step_ptr=step(count), x_ptr=y, x_stride=x.strides[0], n_heads=heads, n_columns=length,
+                table_ptr=Room(table), n_rotated=2 * pairs, is_neox=int(neox),
+            )  # fmt: skip
+            np.testing.assert_allclose(y.array[:, : heads * length], exact, atol=2e-6)
+            assert not y.array[:, heads * length :].any()
+
+
 @at_every_level
 def test_a_row_times_the_sigmoid_of_one_number(level: Level) -> None:
     for count, read, changed in [(1, 20, 96), (5, 72, 32), (3, 128, 64)]:

@@ -154,6 +154,12 @@ def vocabulary_of(tensors: TensorTable) -> int:
     return int(tensors["token_embd.weight"].shape[0])
 
 
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without dimensions of 1 at its beginning, but for the last dimension."""
+    first = next((i for i, size in enumerate(shape[:-1]) if size != 1), len(shape) - 1)
+    return tuple(shape[max(first, 0) :])
+
+
 class Inventory:
     """Hands out a file's tensors to a plan and checks their shapes; `finish` refuses what nobody asked for."""
 
@@ -174,10 +180,13 @@ class Inventory:
         return tuple(self._table[name].shape)
 
     def weight(self, name: str, *shape: int) -> Weight:
-        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers."""
+        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers.
+
+        (1, n) is (n,): dimensions of 1 at the end of ggml's order, the beginning of this one, say nothing.
+        """
         if name not in self._table:
             raise GGUFError(f"tensor {name} is missing (shape {shape} expected)")
-        if tuple(self._table[name].shape) != shape:
+        if _plain(self._table[name].shape) != _plain(shape):
             raise GGUFError(f"tensor {name} has shape {tuple(self._table[name].shape)}; {shape} expected")
         kind = self._table[name].type
         if quants.get(kind).whole:

@@ -58,7 +58,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
             continue
         yield one(f"blk.{i}.ffn_gate_inp.weight", f"model.layers.{i}.mlp.gate.weight")
         bias = f"model.layers.{i}.mlp.moe_statics.e_score_correction_bias"
-        yield one(f"blk.{i}.exp_probs_b.bias", bias, Reshape((count,), (1, count)), optional=True)
+        yield one(f"blk.{i}.exp_probs_b.bias", bias, Reshape((1, count), (1, count)), optional=True)
         yield from expert_rules(i, count)
         if config.count("moe_num_shared_experts", 0, least=0):
             yield from gated_rules(i, "mlp.shared_experts", "_shexp")

@@ -24,7 +24,7 @@ from ggufpy.simd.isa import Level, has_tiles
 
 from .lowering import NO_SINKS, Call, Lowering, Resources, Sinks, StepKind
 from .memory import Region
-from .ops.attend import blocks, shift_calls
+from .ops.attend import ropes, shift_calls
 from .weights import Matrix, vector_bytes
 from .workspace import GROUPS, MOST, Forms, Workspace
 
@@ -162,8 +162,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     }
     longest = Region(max((vector_bytes(w.shape) for w in vectors(plan)), default=0), "no vector", sparse=True)
     cache = CacheMemory(plan, CacheShape(PAGE, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
-    ropes = {one.rope for one in blocks(plan.body) if one.rope is not None}
-    angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes}
+    angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes(plan.body)}
     tiled = tiled_attention(bulk, level)
     factors = {by: Region(4 * MOST, "no factors") for by in position_scales(plan)}
     return Resources(

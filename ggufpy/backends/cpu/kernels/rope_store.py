@@ -56,12 +56,8 @@ def value_place(v: Any, kind: KvType, length: int) -> Any:
     return place
 
 
-def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
-    key_length, value_length = p["key_length"], p["value_length"]
-    key_type, value_type = KvType(p["key_type"]), KvType(p["value_type"])
-    key_at, value_at = key_place(v, key_type, key_length), value_place(v, value_type, value_length)
-    write_key = writer(v, key_type, key_length, key_steps(key_type, v.L))
-    write_value = writer(v, value_type, value_length, value_steps(value_type))
+def rotator(v: Any) -> Any:
+    """rotate(row, table, rotated, neox): turns a head by (cos, sin) pairs, in place."""
 
     @v.njit
     def rotate(row, table, rotated, neox):
@@ -73,6 +69,18 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             a, b = v.load_f32(first), v.load_f32(second)
             v.store_f32(first, a * c - b * s)
             v.store_f32(second, a * s + b * c)
+
+    return rotate
+
+
+def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
+    key_length, value_length = p["key_length"], p["value_length"]
+    key_type, value_type = KvType(p["key_type"]), KvType(p["value_type"])
+    key_at, value_at = key_place(v, key_type, key_length), value_place(v, value_type, value_length)
+    write_key = writer(v, key_type, key_length, key_steps(key_type, v.L))
+    write_value = writer(v, value_type, value_length, value_steps(value_type))
+
+    rotate = rotator(v)
 
     def rope_store(args, ith, nth):
         n_head, n_kv, places = args.n_head, args.n_kv, args.places_ptr

@@ -1,7 +1,7 @@
 """Attention: queries and keys are rotated and keys and values stored in one call, then rows attend to the cache.
 
 Rotate and StoreKv are taken together with the Attend that follows them. One without a StoreKv attends to what another
-layer has stored.
+layer has stored. A Rotate that something else follows, as norms of what has been turned, is a call by itself.
 """
 
 from __future__ import annotations
@@ -47,23 +47,33 @@ def block(ops: Sequence[Op]) -> tuple[int, Block]:
     raise ValueError(f"{ops[0]} does not lead to an attention that can be run")
 
 
-def blocks(ops: Sequence[Op]) -> Iterator[Block]:
-    """Every attention among some ops."""
-    at = 0
-    while at < len(ops):
-        if isinstance(ops[at], LOWERS):
-            count, attention = block(ops[at:])
-            yield attention
-            at += count
-        else:
-            at += 1
+def begins(ops: Sequence[Op]) -> bool:
+    """Whether some ops begin with an attention."""
+    first = next((op for op in ops if not isinstance(op, Rotate)), None)
+    return isinstance(first, StoreKv | Attend)
+
+
+def ropes(ops: Sequence[Op]) -> list[Rope]:
+    """By what heads are turned among some ops."""
+    return list(dict.fromkeys(op.rope for op in ops if isinstance(op, Rotate)))
 
 
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
+    if isinstance(ops[0], Rotate) and not begins(ops):
+        return 1, _rotation(to, ops[0])
     count, attention = block(ops)
     # Now: what attends may give a name that it reads anew.
     stored = rope_store(to, attention, attention.attend.heads.queries)
     return count, _calls(to, attention.attend, stored)
+
+
+def _rotation(to: Lowering, op: Rotate) -> Iterator[Call]:
+    values = {
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x), "x_stride": to.stride(op.x), "n_heads": op.heads,
+        "n_columns": op.length, "table_ptr": to.parts.angles[op.rope].at(0, to.work.rows * op.rope.dimensions * 4),
+        "n_rotated": op.rope.dimensions, "is_neox": int(op.rope.neox),
+    }  # fmt: skip
+    yield to.call(op, kernel("rotate"), values, [op.x], [op.x])
 
 
 def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
@@ -124,7 +134,8 @@ def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> li
     calls: list[Call] = []
     at = 0
     while at < len(ops):
-        count, attention = block(ops[at:]) if isinstance(ops[at], LOWERS) else (1, None)
+        is_block = isinstance(ops[at], LOWERS) and begins(ops[at:])
+        count, attention = block(ops[at:]) if is_block else (1, None)
         store = None if attention is None else attention.store
         if attention is not None and store is not None and to.parts.cache.group_of(store.layer) == group:
             calls += [kv_read(to, store, source), rope_store(to, attention, 0)]
