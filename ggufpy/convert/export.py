@@ -132,7 +132,8 @@ def _config(file: GGUFFile, architecture: str, checkpoint: Checkpoint, main: str
     config["vocab_size"] = int(file.tensors["token_embd.weight"].shape[0])
     config.setdefault("tie_word_embeddings", "output.weight" not in file.tensors)
     config["torch_dtype"] = _DTYPES[main]
-    config |= dict.fromkeys(name for _, name in _IDS)  # defaults of transformers may lie beyond the vocabulary
+    for _, name in _IDS:  # defaults of transformers may lie beyond the vocabulary
+        config.setdefault(name, None)
     config |= {name: int(file.metadata[key]) for key, name in _IDS if key in file.metadata}
     return config
 

@@ -66,7 +66,7 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
         raise GGUFError(f"{path} is no folder; a checkpoint is a folder with config.json and files of weights")
     if not (path / "config.json").is_file():
         raise GGUFError(f"{path} has no config.json: give the folder of a Hugging Face checkpoint")
-    config = with_modelopt(path, read_object(path / "config.json"))
+    config = with_modelopt(path, read_object(path / "config.json")) | _pooling(path)
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}

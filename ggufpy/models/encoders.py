@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
@@ -45,9 +45,15 @@ def after(at: Layer, rope: Rope | None, feed_forward: Part) -> Iterator[Op]:
     yield at.norm("layer_output_norm", y="x")
 
 
-def encoder(c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends) -> Plan:
-    """A plan without logits, with what makes scores where the file has such tensors."""
+def encoder(
+    c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends, activation: Literal["tanh", "gelu"] = "tanh"
+) -> Plan:
+    """A plan without logits, with what makes scores, by `activation`, where the file has such tensors."""
     classifier = read_classifier(keys, table, c.width)
+    if classifier is not None:
+        unsaid = "mean" if activation == "gelu" else "cls"  # as llama.cpp takes it
+        pooled = POOLINGS[keys.count("classifier.pooling_type", POOLINGS.index(unsaid), least=1)]
+        classifier = replace(classifier, activation=activation, pooled=pooled)
     made = model(c, table, lambda at: (*first_norm(at, table), *make(at)), replace(ends, kind="layer", encodes=True))
     return replace(made, classifier=classifier)
 

@@ -63,7 +63,7 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
         yield at.norm("ffn_norm")
         yield from at.feed_forward(kind=_ACTIVATIONS[said])
 
-    return encoder(c, table, keys, layer, Ends())
+    return encoder(c, table, keys, layer, Ends(), "gelu")
 
 
 def _rules(config: HfConfig) -> Iterator[Rule]:

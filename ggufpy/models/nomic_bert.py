@@ -86,6 +86,7 @@ def _config(file: Written) -> Mapping[str, Any]:
     return {
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "type_vocab_size": 0 if types is None else types.shape[0],
+        "pad_token_id": 0,
     }
 
 
