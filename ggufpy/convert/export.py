@@ -129,6 +129,7 @@ def _config(file: GGUFFile, architecture: str, checkpoint: Checkpoint, main: str
     config.setdefault("tie_word_embeddings", "output.weight" not in file.tensors)
     config["torch_dtype"] = _DTYPES[main]
     config |= {name: int(file.metadata[key]) for key, name in _IDS if key in file.metadata}
+    config.setdefault("pad_token_id", None)  # a class may have one of its own, beyond this vocabulary
     return config
 
 
