@@ -23,12 +23,11 @@ from .ops import Rope
 from .parts import Ends, Layer, model
 from .plan import Plan
 from .qwen2 import read_halves
-from .rules import PATTERN, PLAIN_ROPE, Windows, activation, by_period, head_norm_rules
+from .rules import NEAR_BASE, PATTERN, PLAIN_ROPE, Windows, activation, by_period, head_norm_rules, near_base
 from .source import TensorTable
 
 PERIOD = 6  # of layers, the last of which sees everything
 LAYERS_OF_27B = 62
-NEAR_BASE = "rope.freq_base_swa"
 
 
 def sights(keys: Keys, c: Config, table: Inventory, causal: bool = True) -> list[Sight]:
@@ -62,13 +61,7 @@ def _near_base(config: HfConfig) -> Mapping[str, Typed]:
     """The base of layers with a window. Raises GGUFError for what files cannot say: their scaling, capped scores."""
     if config.get("attn_logit_softcapping") is not None:
         raise GGUFError("config.json: attn_logit_softcapping is not null, and Gemma 3 has no cap of scores")
-    said = config.mapping("rope_parameters|rope_scaling").get("sliding_attention")
-    if not isinstance(said, Mapping):
-        return {NEAR_BASE: f32(config.number("rope_local_base_freq", 10000.0))}
-    rope = config.rope("sliding_attention")
-    if rope.text("rope_type", "default") != "default":
-        raise GGUFError("config.json: positions of layers with a window are scaled, which no file can say")
-    return {NEAR_BASE: f32(rope.number("rope_theta", 10000.0))}
+    return near_base(config) or {NEAR_BASE: f32(config.number("rope_local_base_freq", 10000.0))}
 
 
 def _near_base_config(file: Written) -> Mapping[str, Any]:
