@@ -73,7 +73,7 @@ def check(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **m
     model = checkpoint(folder / "hf", config, **made)
     tokens = np.random.default_rng(5).integers(0, VOCABULARY, length).tolist()
     path = folder / "model.gguf"
-    convert(folder / "hf", path, ConvertOptions("F32"))
+    convert(folder / "hf", path, ConvertOptions("F32", no_vocab=True))
     exact = truth(model, tokens)
     for what, logits in zip(("prompt", "by token"), ours(path, tokens), strict=True):
         assert difference(exact, logits) <= limit, what
@@ -99,3 +99,26 @@ def config_json(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def hidden_truth(model: Any, tokens: Any) -> Any:
+    """The final hidden state (tokens, width) of one text."""
+    with torch.no_grad():
+        return model(torch.tensor([list(tokens)])).last_hidden_state[0].float().numpy().astype(np.float64)
+
+
+def check_encoder(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **made: Any) -> dict[str, Any]:
+    """As `check`, of a model without logits: its final hidden state, of a text in one step."""
+    model = checkpoint(folder / "hf", config, model=transformers.AutoModel.from_config, **made)
+    tokens = np.random.default_rng(5).integers(5, VOCABULARY, length).tolist()
+    path = folder / "model.gguf"
+    convert(folder / "hf", path, ConvertOptions("F32", no_vocab=True))
+    exact = hidden_truth(model, tokens)
+    with gguf.open(path) as file:
+        with runtime.load(file, EngineOptions(n_ctx=length)) as engine:
+            rows = engine.read(engine.sequence(), tokens, "all", hidden=True)
+        assert difference(exact, rows) <= limit
+        export(file, folder / "back")
+        again = transformers.AutoModel.from_pretrained(folder / "back", dtype=torch.float32).eval()
+        assert difference(exact, hidden_truth(again, tokens)) < 1e-6, "exported"
+        return dict(file.metadata)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_plan import CONTEXT, Maker, source_of, split_at
 
 from ggufpy import format as gguf
-from ggufpy.backends.caches import Cache, Kv, WindowKv, layers_by_cache
+from ggufpy.backends.caches import Cache, FixedKv, Kv, WindowKv, layers_by_cache
 from ggufpy.backends.caches.latent import Latent
 from ggufpy.backends.caches.state import State
 from ggufpy.backends.cpu.model import Model, load_kernels
@@ -24,6 +24,8 @@ from ggufpy.backends.split import SplitModel
 from ggufpy.errors import GGUFError
 from ggufpy.jit.cache import library
 from ggufpy.models.interpreter import Interpreter
+from ggufpy.models.op import Weight
+from ggufpy.models.ops import Attend, Embed, Heads, MatMul, Norm, Rope, Rotate, StoreKv
 from ggufpy.models.plan import Plan
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.runtime.holding import Pool
@@ -203,6 +205,27 @@ def test_a_shift_that_would_leave_less_than_the_window_is_refused() -> None:
     memory.check(one, text)
     one.shift(300, 1000 - 300 - 150)
     memory.check(one, text[:300] + text[-150:])
+
+
+def test_keys_that_change_after_they_were_turned_stay_where_they_are() -> None:
+    memory, text = Memory([FixedKv()]), list[int]()
+    one = memory.sequence()
+    memory.write(one, text, 300)
+    with pytest.raises(GGUFError, match="layers that change keys after they have been turned cannot forget"):
+        one.shift(0, 10)
+    one.truncate(200)
+    memory.check(one, text[:200])
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_norms_before_and_after_rotation_make_different_layers(late: bool) -> None:
+    h, rope = Heads(2, 2, 32, 32), Rope(32, 10000.0)
+    norm, turn = Norm("k", None, "k", 1e-5, 2, length=32), Rotate("k", 2, 32, rope)
+    both = (turn, norm) if late else (norm, turn)
+    product = MatMul("x", Weight("k", (64, 64)), "k")
+    ops = (product, *both, StoreKv(0, "k", "k", h), Attend(0, "k", "y", h, 1.0))
+    plan = Plan(CONTEXT, VOCABULARY, Embed(Weight("e", (VOCABULARY, 64)), "x"), (ops,), ())
+    assert layers_by_cache(plan, CONTEXT, 1) == {(FixedKv() if late else Kv()): [0]}
 
 
 def test_a_state_goes_back_to_checkpoints_alone() -> None:

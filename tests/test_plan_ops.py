@@ -78,9 +78,14 @@ class OpMaker(Maker):
             yield ScaleByPosition("q", SIZES["q"], PositionScale(0.4, 20, self.choose(0, 1)))
         if rope is not None:
             yield Rotate("q", h.queries, h.key_length, rope)
+        later = rope is not None and self.choose(False, True)  # norms of what has been turned
+        if later:
+            yield from self.norm("q", "q", h.queries, h.key_length)
         if not shares:
             if rope is not None:
                 yield Rotate("k", h.shared, h.key_length, rope)
+            if later:
+                yield from self.norm("k", "k", h.shared, h.key_length)
             yield StoreKv(layer, "k", "v", h)
             self._stored.append(layer)
         sinks = self.weight("sinks", h.queries) if self.choose(True, False) else None

@@ -31,6 +31,9 @@ _ALWAYS_F32 = re.compile(
 )
 _EXPERT = re.compile(r"^(.*\blayers?\.(\d+)\..*experts)\.(\d+)\.")
 
+_LAYER = re.compile(r"^model\.layers\.(\d{1,9})\.")
+_PREDICTS = re.compile(r"(?:^|\.)mtp[._]")
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -61,7 +64,7 @@ def understood(folder: Folder) -> Model:
     or that no rule takes.
     """
     config = text_config(folder.config)
-    architecture, checkpoint = models.checkpoint_of(_classes(folder.config), config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
     config = HfConfig({**checkpoint.defaults, **config.values})
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = canonical(logical, checkpoint.anchor)
@@ -71,11 +74,11 @@ def understood(folder: Folder) -> Model:
     taken = _Taken(tensors)
     for rule in checkpoint.rules(config):
         taken.apply(rule, config)
-    made = taken.finish(checkpoint)
+    made = taken.finish(checkpoint, config)
     return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
 
 
-def _classes(config: Mapping[str, object]) -> list[str]:
+def architectures(config: Mapping[str, object]) -> list[str]:
     """config.json's architectures: those of the model itself, then those of its text half."""
     said: list[str] = []
     for part in (config, config.get("text_config")):
@@ -119,6 +122,14 @@ def _with_experts(
     return config.replaced(**dict.fromkeys(names, there)), notes
 
 
+def _predicts(name: str, config: HfConfig) -> bool:
+    """Whether a tensor is of the modules behind the last layer that predict further tokens."""
+    match = _LAYER.match(name)
+    if match is None or "num_nextn_predict_layers|num_mtp_layers" not in config:
+        return _PREDICTS.search(name) is not None
+    return int(match[1]) >= config.layers
+
+
 class _Taken:
     """Rules applied to tensors, with an account of what was used."""
 
@@ -150,13 +161,17 @@ class _Taken:
             raise GGUFError(f"tensor {shown(rule.hf[0])}: {e}") from None
         self._made |= dict(zip(rule.gguf, made, strict=True))
 
-    def finish(self, checkpoint: Checkpoint) -> dict[str, Rows]:
+    def finish(self, checkpoint: Checkpoint, config: HfConfig) -> dict[str, Rows]:
         """All that was made. GGUFError for tensors that are missing, and for some that nobody took."""
         for rule in self._missing.values():
             name = next(name for name in rule.hf if name not in self._tensors)
             raise GGUFError(f"tensor {shown(name)} is missing from the checkpoint")
         left = [name for name in self._tensors if name not in self._used]
         left = [name for name in left if not any(re.search(pattern, name) for pattern in checkpoint.ignored)]
+        predicting = [name for name in left if _predicts(name, config)]
+        if predicting:
+            self.notes.append(f"left out: what predicts further tokens (MTP, {len(predicting)} tensors)")
+            left = sorted(set(left) - set(predicting))
         other = Counter(name.split(".layers.")[0].rsplit(".", 2)[0] for name in left if not_text(name))
         if other:
             parts = ", ".join(f"{name} ({count} tensors)" for name, count in other.most_common(4))

@@ -19,6 +19,7 @@ from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+MOST_LABELS = 1 << 20
 POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
 
@@ -69,14 +70,14 @@ class Keys:
         name, value = self._value(key, default)
         if isinstance(value, Counts):
             return value
-        found = value.tolist() if isinstance(value, np.ndarray) else value
-        listed = isinstance(found, list | tuple)
-        if listed and (not found or (layers is not None and len(found) < layers)):
-            raise GGUFError(f"{name} has {len(found)} numbers; it must have one for each of {layers or 'the'} layers")
-        for one in found if listed else [found]:
+        numbers = value.tolist() if isinstance(value, np.ndarray) else value
+        listed = isinstance(numbers, list | tuple)
+        if listed and (not numbers or (layers is not None and len(numbers) < layers)):
+            raise GGUFError(f"{name} has {len(numbers)} numbers; it must have one for each of {layers or 'the'} layers")
+        for one in numbers if listed else [numbers]:
             if isinstance(one, bool) or not isinstance(one, int | np.integer) or not least <= one <= LARGEST:
                 raise GGUFError(f"{name} is {_short(one)}; it must be a whole number from {least} to {LARGEST}")
-        return Counts(name, tuple(map(int, found[:layers])) if listed else (int(found),))
+        return Counts(name, tuple(map(int, numbers[:layers])) if listed else (int(numbers),))
 
     def number(
         self,
@@ -98,10 +99,10 @@ class Keys:
         """One a layer: a list of true and false, or all but the last of every `period` layers; 0: of none."""
         name, value = self._value(key, period)
         if isinstance(value, np.ndarray | list | tuple):
-            found = list(value)
-            if len(found) < count or any(flag not in (False, True) for flag in found):
+            values = list(value)
+            if len(values) < count or any(flag not in (False, True) for flag in values):
                 raise GGUFError(f"{name} is {_short(value)}; it must have true or false for each of {count} layers")
-            return [bool(flag) for flag in found[:count]]
+            return [bool(flag) for flag in values[:count]]
         every = self.count(key, period, least=0)
         return [bool(every) and i % every < every - 1 for i in range(count)]
 
@@ -118,6 +119,14 @@ class Keys:
             raise GGUFError(f"{name} is {_short(value)}; it must be a string")
         return value
 
+
+    def labels(self) -> int:
+        """How many labels a classifier's output has, 1 where the file names none."""
+        name = f"{self.architecture}.classifier.output_labels"
+        found = self._metadata.get(name, [""])
+        if isinstance(found, str) or not 1 <= len(found) <= MOST_LABELS:
+            raise GGUFError(f"{name} is {_short(found)}; it must have 1 to {MOST_LABELS:,} texts")
+        return len(found)
 
     def pooling(self) -> Pooling | None:
         """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
@@ -145,6 +154,12 @@ def vocabulary_of(tensors: TensorTable) -> int:
     return int(tensors["token_embd.weight"].shape[0])
 
 
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without dimensions of 1 at its beginning, but for the last dimension."""
+    first = next((i for i, size in enumerate(shape[:-1]) if size != 1), len(shape) - 1)
+    return tuple(shape[max(first, 0) :])
+
+
 class Inventory:
     """Hands out a file's tensors to a plan and checks their shapes; `finish` refuses what nobody asked for."""
 
@@ -165,16 +180,26 @@ class Inventory:
         return tuple(self._table[name].shape)
 
     def weight(self, name: str, *shape: int) -> Weight:
-        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers."""
+        """A tensor that must be there. Raises GGUFError if it is missing, has another shape or holds whole numbers.
+
+        (1, n) is (n,): dimensions of 1 at the end of ggml's order, the beginning of this one, say nothing.
+        """
         if name not in self._table:
             raise GGUFError(f"tensor {name} is missing (shape {shape} expected)")
-        if tuple(self._table[name].shape) != shape:
+        if _plain(self._table[name].shape) != _plain(shape):
             raise GGUFError(f"tensor {name} has shape {tuple(self._table[name].shape)}; {shape} expected")
         kind = self._table[name].type
         if quants.get(kind).whole:
             raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
+
+    def rows(self, name: str) -> int:
+        """Rows of a matrix that is there. Raises GGUFError for what is no matrix."""
+        shape = tuple(self._table[name].shape)
+        if len(shape) != 2:
+            raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
+        return int(shape[0])
 
     def vector(self, name: str, length: int) -> Weight:
         """A vector that must be there, which some files have as a matrix of one row."""

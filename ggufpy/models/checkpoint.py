@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -307,18 +308,23 @@ def rope_config(file: Written) -> Mapping[str, Any]:
     return said
 
 
-def rotated_keys(config: HfConfig) -> Mapping[str, Typed]:
-    """rope.dimension_count: how many dimensions of a head are turned."""
-    part = config.rope().number("partial_rotary_factor", 1.0)
+def rotated_keys(config: HfConfig, otherwise: float = 1.0) -> Mapping[str, Typed]:
+    """rope.dimension_count: how many dimensions of a head are turned; `otherwise` is their part where none is said."""
+    part = config.rope().number("partial_rotary_factor", otherwise)
     return {"rope.dimension_count": u32(int(config.head_length * part))}
 
 
-def rotated_config(file: Written) -> Mapping[str, Any]:
-    """partial_rotary_factor, where not all dimensions are turned."""
+def rotated_config(file: Written, otherwise: float = 1.0) -> Mapping[str, Any]:
+    """partial_rotary_factor, where it is not as where nothing is said."""
     keys = file.keys
     head = keys.get("attention.key_length", keys["embedding_length"] // keys["attention.head_count"])
-    turned = keys.get("rope.dimension_count", head)
-    return {} if turned == head else {"partial_rotary_factor": turned / head}
+    part = keys.get("rope.dimension_count", head) / head
+    return {} if part == otherwise else {"partial_rotary_factor": part}
+
+
+def rotated(otherwise: float) -> Derived:
+    """As ROTATED, for classes whose heads are turned in part where config.json does not say."""
+    return Derived(partial(rotated_keys, otherwise=otherwise), partial(rotated_config, otherwise=otherwise))
 
 
 ROPE = Derived(rope_keys, rope_config)
@@ -421,20 +427,25 @@ class Checkpoint:
     """An architecture's checkpoints.
 
     `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
-    tensor that every checkpoint has: what stands before it there stands before all. `ignored` are patterns of tensors
-    that say nothing. `experts` are the names of how many experts config.json says there are. `defaults` are what
-    config.json may leave out, as transformers' class has it.
+    tensor that every checkpoint has, "|" after what all names of rules but those of heads begin with. `ignored` are
+    patterns of tensors that say nothing. `experts` are the names of how many experts config.json says there are.
+    `defaults` are what the classes take for what config.json leaves out.
     """
 
     classes: tuple[str, ...]
     model_type: str
     items: tuple[Item, ...]
     rules: Callable[[HfConfig], Iterator[Rule]]
-    anchor: str = "model.embed_tokens.weight"
+    anchor: str = "model.|embed_tokens.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"attention\.(masked_)?bias$", r"position_ids$")
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> set[str]:
+        """What config.json may have as model_type."""
+        return {self.model_type, *(name.removesuffix("ForCausalLM").lower() for name in self.classes)}
 
 
 def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dict[str, Typed]:

@@ -113,7 +113,7 @@ def read_config(keys: Keys, experts: bool = False, eps: str = "attention.layer_n
         shared=shared,
         key_length=key_length,
         value_length=value_length,
-        eps=keys.number(eps, within=(1e-12, 1.0)),
+        eps=keys.number(eps, within=(1e-13, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
 
@@ -149,6 +149,7 @@ def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
         low_frequency=keys.number("rope.scaling.low_freq_factor", 1.0),
         high_frequency=keys.number("rope.scaling.high_freq_factor", 4.0),
+        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, or_zero=True),
     )
 
 

@@ -64,6 +64,12 @@ def head_norm_rules(i: int, change: Change = SAME) -> Iterator[Rule]:
     yield from norm_rules(i, names, change)
 
 
+def optional_head_norms(i: int) -> Iterator[Rule]:
+    """Norms of queries and keys, which only some models of a family have."""
+    for name in "qk":
+        yield one(f"blk.{i}.attn_{name}_norm.weight", f"model.layers.{i}.self_attn.{name}_norm.weight", optional=True)
+
+
 def gated_rules(i: int, hf: str = "mlp", end: str = "") -> Iterator[Rule]:
     """A gated feed-forward part; names of its tensors end with `end` in the file."""
     for name in ("gate", "up", "down"):
@@ -131,6 +137,18 @@ def by_period(period: int) -> Near:
     return near
 
 
+def by_letters(period: int) -> Near:
+    """As `by_period`; or config.json says it in letters, "LLLG", of which L stands for a window."""
+
+    def near(config: HfConfig) -> list[bool]:
+        said = config.get("sliding_window_pattern")
+        if isinstance(said, str) and said and set(said) <= {"L", "G"}:
+            return [said[i % len(said)] == "L" for i in range(config.layers)]
+        return by_period(period)(config)
+
+    return near
+
+
 @dataclass(frozen=True)
 class Windows:
     """The window, and which layers have it.
@@ -180,6 +198,14 @@ class Windows:
         near = [bool(flag) for flag in file.keys.get(PATTERN, self.usual(layers))][:layers]
         types = ["sliding_attention" if flag else "full_attention" for flag in near]
         return {"sliding_window": int(file.keys["attention.sliding_window"]), "layer_types": types, **self.said}
+
+
+def _windowless(file: Written) -> Mapping[str, Any]:
+    return {"sliding_window": None, "layer_types": ["full_attention"] * int(file.keys["block_count"])}
+
+
+# Before `Windows`, for classes that have windows where config.json does not say that they have none.
+NO_WINDOW = Derived(back=_windowless)
 
 
 def near_base(config: HfConfig) -> Mapping[str, Typed]:

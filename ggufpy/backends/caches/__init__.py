@@ -6,14 +6,14 @@ counted in positions, and how many bytes a page has is the device's business.
 
 from __future__ import annotations
 
-from ggufpy.models.ops import Attend, StoreKv
+from ggufpy.models.ops import Attend, Rotate, StoreKv
 from ggufpy.models.plan import Plan
 
 from .base import Cache
-from .kv import Kv
+from .kv import FixedKv, Kv
 from .window import WindowKv
 
-__all__ = ["Cache", "Kv", "WindowKv", "layers_by_cache"]
+__all__ = ["Cache", "FixedKv", "Kv", "WindowKv", "layers_by_cache"]
 
 
 def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[int]]:
@@ -26,10 +26,26 @@ def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[i
     for op in plan.body:
         if isinstance(op, Attend) and op.layer in windows:
             windows[op.layer].add(op.window if op.causal else 0)
-    found: dict[Cache, list[int]] = {}
+    fixed = _fixed(plan)
+    groups: dict[Cache, list[int]] = {}
     for layer, seen in windows.items():
         cache: Cache = WindowKv(max(seen)) if seen and min(seen) > 0 else Kv()
         if cache.most(positions, step) >= Kv().most(positions, step):
             cache = Kv()
-        found.setdefault(cache, []).append(layer)
-    return found
+        cache = FixedKv() if layer in fixed else cache
+        groups.setdefault(cache, []).append(layer)
+    return groups
+
+
+def _fixed(plan: Plan) -> set[int]:
+    """Layers whose keys are changed between being turned and being stored."""
+    layers: set[int] = set()
+    for ops in plan.layers:
+        turned: dict[str, bool] = {}  # by name: whether turning was the last that happened to it
+        for op in ops:
+            if isinstance(op, StoreKv) and not turned.get(op.k, True):
+                layers.add(op.layer)
+            for name in op.writes:
+                if isinstance(op, Rotate) or name in turned:
+                    turned[name] = isinstance(op, Rotate)
+    return layers

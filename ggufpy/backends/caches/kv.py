@@ -32,3 +32,14 @@ class Kv(Cache):
 
     def rewinds_to(self, since: int, n: int) -> int:
         return 0
+
+
+@dataclass(frozen=True)
+class FixedKv(Kv):
+    """Keys that something has changed after they were turned: they cannot be turned on to other positions."""
+
+    shifts = False
+
+    @property
+    def layers(self) -> str:
+        return "layers that change keys after they have been turned"

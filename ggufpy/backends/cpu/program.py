@@ -18,7 +18,7 @@ from .lowering import NO_SINKS, Call, Cut, Lowering, Resources, Sinks, StepKind
 from .memory import Region
 from .model import Model
 from .needs import body_widths, head_widths, position_scales
-from .ops.attend import blocks, shift_calls
+from .ops.attend import ropes, shift_calls
 from .rope import FactorTable, RopeTable
 from .step import Spans, Step
 from .tape import Tape, stretches
@@ -49,7 +49,7 @@ class CpuProgram:
             "body", body_widths(plan), model.forms(plan.body), self._rows, plan.adapters, len(self.groups)
         )
         self._head = Workspace("head", head_widths(plan), model.forms(plan.head), self.head_rows, plan.adapters)
-        self._ropes = [RopeTable(rope, self._rows) for rope in dict.fromkeys(b.rope for b in blocks(plan.body)) if rope]
+        self._ropes = [RopeTable(rope, self._rows) for rope in ropes(plan.body)]
         self._factors = [FactorTable(by, self._rows) for by in position_scales(plan)]
         self._x = self._work.rows_of("x")
         angles = {table.rope: table.region for table in self._ropes}
@@ -68,8 +68,7 @@ class CpuProgram:
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
         if self.model.plan.whole_texts and any(part.position for part in step):
             raise GGUFError(
-                "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
-                "and raise n_batch to the number of its tokens"
+                "the model's tokens see the whole text, so it must be evaluated in one step: begin a new sequence"
             )
         spans = _spans(step, len(self.groups), self.model.tiled_attention)
         rows, positions, _ = spans.each()
