@@ -34,6 +34,8 @@ FAMILIES: Mapping[str, tuple[dict[str, Any], str]] = {
     "gemma2": _of("Gemma2ForCausalLM", **GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=2.0),
     "gemma3": _of("Gemma3ForCausalLM", **GEMMA, sliding_window_pattern=2, rope_local_base_freq=2e3,
                   rope_scaling={"rope_type": "linear", "factor": 2.0}),
+    "gemma-embedding": _of("Gemma3TextModel", "none", **GEMMA, use_bidirectional_attention=True,
+                           sentence_pooling="mean"),
     "smollm3": _of("SmolLM3ForCausalLM", no_rope_layers=[1, 0, 1]),
     "olmo2": _of("Olmo2ForCausalLM"),
     "olmo3": _of("Olmo3ForCausalLM", sliding_window=5, num_hidden_layers=4, rope_scaling=YARN, rope_theta=1e4),

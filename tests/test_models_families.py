@@ -8,10 +8,10 @@ from pathlib import Path
 import families
 import numpy as np
 import pytest
-from engine import load
 from families_near_llama import FAMILIES
 
 from ggufpy import format as gguf
+from ggufpy import runtime
 from ggufpy.backends.cpu.model import read_plan
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.runtime import EngineOptions
@@ -26,9 +26,11 @@ def test_it_runs_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.M
     with gguf.open(path) as file:
         plan = read_plan(file)
         weights = {tensor: found.to_numpy() for tensor, found in file.tensors.items()}
-        exact = Interpreter(plan, weights).logits(TOKENS)
-        with load(file, EngineOptions(n_threads=1, n_ctx=32)) as session:
-            assert np.abs(exact - session.eval_logits(TOKENS)).max() < 2e-3 * (exact.max() - exact.min())
+        interpreter, hidden = Interpreter(plan, weights), not plan.makes_logits
+        exact = interpreter.hidden(TOKENS) if hidden else interpreter.logits(TOKENS)
+        with runtime.load(file, EngineOptions(n_threads=1, n_ctx=32)) as engine:
+            found = engine.read(engine.sequence(), TOKENS, "all", hidden=hidden)
+            assert np.abs(exact - found).max() < 2e-3 * (exact.max() - exact.min())
         keys, tensors, _ = families.there_and_back(file, tmp_path / "back")
         prefix = f"{file.metadata['general.architecture']}."
         own = {key: value for key, value in file.metadata.items() if key.startswith(prefix)}
