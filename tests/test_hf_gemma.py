@@ -78,7 +78,7 @@ def test_config_json_of_transformers_4(tmp_path: Path) -> None:
         rope_scaling={"rope_type": "linear", "factor": 4.0}, sliding_window_pattern=2, num_key_value_heads=None,
         rms_norm_eps=None, max_position_embeddings=None,
     )  # fmt: skip
-    convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
     tokens = np.arange(40) % VOCABULARY
     for logits in hf.ours(tmp_path / "m.gguf", tokens.tolist()):
         assert hf.difference(hf.truth(model, tokens), logits) < hf.LIMIT
@@ -91,7 +91,7 @@ def test_the_text_half(tmp_path: Path) -> None:
               "image_size": 32, "patch_size": 16}  # fmt: skip
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1)
     model = hf.checkpoint(tmp_path / "hf", config, model=transformers.Gemma3ForConditionalGeneration)
-    report = convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32"))
+    report = convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
     assert any("only the text half is converted" in note for note in report.notes)
     tokens = np.arange(40) % (VOCABULARY - 4)
     exact = hf.truth(model, tokens)
@@ -116,4 +116,14 @@ def test_what_no_file_can_say(changes: Any, match: str, tmp_path: Path) -> None:
     hf.checkpoint(tmp_path / "hf", transformers.Gemma3TextConfig(**SIZES))
     hf.config_json(tmp_path / "hf", **changes)
     with pytest.raises(GGUFError, match=match):
-        convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32"))
+        convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
+
+
+@pytest.mark.parametrize("window", [6, 64])
+def test_embeddings(tmp_path: Path, window: int) -> None:
+    """EmbeddingGemma: windows to both sides."""
+    config = transformers.Gemma3TextConfig(**{**SIZES, "sliding_window": window, "query_pre_attn_scalar": 24,
+                                              "use_bidirectional_attention": True})  # fmt: skip
+    values = hf.check_encoder(tmp_path, config, dtype=torch.bfloat16)
+    assert values["general.architecture"] == "gemma-embedding"
+    assert values["gemma-embedding.attention.sliding_window"] == window

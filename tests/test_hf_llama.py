@@ -54,11 +54,11 @@ def test_mixtral(tmp_path: Path, changes: Any) -> None:
 
 def test_mixtral_in_the_names_of_transformers_5(tmp_path: Path) -> None:
     model = hf.checkpoint(tmp_path / "hf", transformers.MixtralConfig(**EXPERTS))
-    convert(tmp_path / "hf", tmp_path / "a.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "hf", tmp_path / "a.gguf", ConvertOptions("F32", no_vocab=True))
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     assert "model.layers.0.mlp.experts.gate_up_proj" in tensors
     hf.safetensors_torch.save_file(tensors, tmp_path / "hf/model.safetensors")
-    convert(tmp_path / "hf", tmp_path / "b.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "hf", tmp_path / "b.gguf", ConvertOptions("F32", no_vocab=True))
     with gguf.open(tmp_path / "a.gguf") as a, gguf.open(tmp_path / "b.gguf") as b:
         assert dict(a.metadata) == dict(b.metadata) | {"general.name": a.metadata["general.name"]}
         for name, tensor in a.tensors.items():
@@ -68,7 +68,7 @@ def test_mixtral_in_the_names_of_transformers_5(tmp_path: Path) -> None:
 def test_another_activation_is_refused(tmp_path: Path) -> None:
     hf.checkpoint(tmp_path / "hf", transformers.LlamaConfig(**SIZES, hidden_act="gelu"))
     with pytest.raises(GGUFError, match="hidden_act is 'gelu'; this architecture has silu alone"):
-        convert(tmp_path / "hf", tmp_path / "a.gguf", ConvertOptions("F32"))
+        convert(tmp_path / "hf", tmp_path / "a.gguf", ConvertOptions("F32", no_vocab=True))
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "mscale": 1.0,
@@ -89,7 +89,7 @@ def test_the_text_half_of_mistral3(tmp_path: Path, kind: str) -> None:
             "mistral": lambda: transformers.MistralConfig(**SIZES, head_dim=32, sliding_window=None)}  # fmt: skip
     config = transformers.Mistral3Config(text_config=made[kind](), vision_config=vision)
     model = hf.checkpoint(tmp_path / "hf", config, model=transformers.Mistral3ForConditionalGeneration)
-    report = convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32"))
+    report = convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
     assert any("only the text half is converted" in note for note in report.notes)
     tokens = np.arange(40) % 9 + 20
     exact = hf.truth(model, tokens)

@@ -135,7 +135,6 @@ def _config(file: GGUFFile, architecture: str, checkpoint: Checkpoint, main: str
     for _, name in _IDS:  # defaults of transformers may lie beyond the vocabulary
         config.setdefault(name, None)
     config |= {name: int(file.metadata[key]) for key, name in _IDS if key in file.metadata}
-    config.setdefault("pad_token_id", None)  # a class may have one of its own, beyond this vocabulary
     return config
 
 

@@ -83,7 +83,7 @@ TEXT_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 checkpoint = Checkpoint(
-    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3TextModel"),
     model_type="gemma3_text",
     items=(*ITEMS, Field(FINAL_CAP, FINAL_CAP, "number", default=None)),
     rules=rules,

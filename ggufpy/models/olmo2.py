@@ -13,13 +13,14 @@ from typing import Any
 from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
-from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Present, Rule, Written
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Present, Rule, Written, f32
 from .llama import read_config
 from .op import Op
 from .parts import Layer, model
 from .plan import Plan
 from .qwen2 import read_halves
 from .rules import (
+    NEAR_BASE,
     PATTERN,
     PLAIN_ROPE,
     Windows,
@@ -89,7 +90,10 @@ def _class(file: Written) -> Mapping[str, Any]:
 
 
 def _near_base(config: HfConfig) -> Mapping[str, Typed]:
-    return near_base(config) if "sliding_window" in config else {}
+    """The base of layers with a window, where there are such; older files have one for all."""
+    if "sliding_window" not in config:
+        return {}
+    return near_base(config) or {NEAR_BASE: f32(config.rope().number("rope_theta", 500000.0))}
 
 
 checkpoint = Checkpoint(

@@ -194,7 +194,9 @@ class Layer:
 
     def gated(self, hidden: int, x: str = "norm", kind: Activation = "silu", end: str = "") -> Iterator[Op]:
         """Gate and up and what they make together, "ffn" (tokens, hidden); in one matrix, ffn_up, or in two."""
-        if f"ffn_gate{end}.weight" in self:
+        up = f"ffn_up{end}.weight"
+        both = up in self and self.tensors.shape(f"blk.{self.i}.{up}")[0] == 2 * hidden
+        if f"ffn_gate{end}.weight" in self or not both:
             yield self.product(x, f"ffn_gate{end}", "gate", (hidden, self.c.width))
             yield self.product(x, f"ffn_up{end}", "up", (hidden, self.c.width))
         else:

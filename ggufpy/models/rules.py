@@ -15,6 +15,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.support import checks
 
+from .base import POOLINGS
 from .changes import SAME, Change, SplitEach
 from .checkpoint import (
     Derived,
@@ -219,6 +220,24 @@ def near_base(config: HfConfig) -> Mapping[str, Typed]:
     if rope.text("rope_type", "default") != "default":
         raise GGUFError("config.json: positions of layers with a window are scaled, which no file can say")
     return {NEAR_BASE: f32(rope.number("rope_theta", 10000.0))}
+
+
+# -- embeddings -------------------------------------------------------------------------------------------------
+
+
+def _pooling(config: HfConfig) -> Mapping[str, Typed]:
+    if "sentence_pooling" not in config:
+        return {}
+    return {"pooling_type": u32([str(name) for name in POOLINGS].index(config.text("sentence_pooling")))}
+
+
+def _pooling_config(file: Written) -> Mapping[str, Any]:
+    kind = POOLINGS[int(file.keys.get("pooling_type", 0))]
+    return {"sentence_pooling": kind} if kind in ("mean", "cls", "last") else {}
+
+
+# What makes one row of a text's, where sentence-transformers' files stand beside config.json (`convert/folder.py`).
+POOLED = Derived(_pooling, _pooling_config)
 
 
 # -- rotary positions ------------------------------------------------------------------------------------------
