@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
+from ggufpy.quantizer.options import DAMPING, MOST_DAMPING
 from ggufpy.quants.base import BlockType, Bytes, Floats
 from ggufpy.quants.encoding import Encoder
 
-DAMPING = 0.01  # λ over the mean of H's diagonal
-MOST_DAMPING = 10.0  # a Hessian that is still none with this is refused
 TOGETHER = 256  # rows that a thread takes at a time
 RUN = 32  # columns whose errors are handed on one by one
 SPAN = 256  # columns that get errors handed on before all others do; a multiple of every block
@@ -54,7 +54,7 @@ class Factor:
     damping: float
 
 
-def factor(hessian: NDArray[np.floating], damping: float = DAMPING) -> Factor:
+def factor(hessian: NDArray[np.floating[Any]], damping: float = DAMPING) -> Factor:
     """(columns, columns) → its factor. GGUFError for one that is not finite or far from positive definite.
 
     Where λ is too small for float64, it is made ten times as large.
@@ -78,7 +78,7 @@ def factor(hessian: NDArray[np.floating], damping: float = DAMPING) -> Factor:
     raise GGUFError("the Hessian is no sum of squares: measure it again")
 
 
-def inverse_upper(matrix: Doubles) -> Doubles:
+def inverse_upper(matrix: NDArray[np.floating[Any]]) -> Doubles:
     """The inverse of an upper triangle (n, n), half by half."""
     n = len(matrix)
     if n <= SMALL:

@@ -21,11 +21,11 @@ from ggufpy.format.atomic import check_space, check_target
 from ggufpy.quantizer.convert import Converted, Rows, convert, pieces
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import QuantizeOptions
-from ggufpy.quantizer.recipe import Job, Recipe, checked, choose_types, new_metadata, read_importance
+from ggufpy.quantizer.recipe import Job, Recipe, check_importance, checked, choose_types, new_metadata, read_importance
 from ggufpy.quantizer.report import Report, TensorReport
 from ggufpy.quantizer.shards import Shard, shards_of
 from ggufpy.quantizer.target import meet_target
-from ggufpy.quantizer.types import file_type
+from ggufpy.quantizer.types import FileType, file_type
 from ggufpy.support import checks
 
 AHEAD = 2  # pieces a thread that may wait to be written
@@ -56,7 +56,7 @@ def quantize_file(
         recipe = checked(recipe, wanted, options, importance)
         metadata = new_metadata(file.metadata.typed_items(), wanted, options, importance)
         shards = shards_of(file, Path(target), recipe.jobs, metadata, options.keep_split)
-        report = _dry(shards, recipe) if options.dry_run else _write(file, shards, recipe, options)
+        report = _dry(shards, recipe) if options.dry_run else _write(file, shards, recipe, options, wanted)
         bytes_in = sum(os.path.getsize(name) for name in file.files)
     return replace(report, bytes_in=bytes_in, seconds=time.perf_counter() - started)
 
@@ -75,26 +75,44 @@ def _report(tensors: Sequence[TensorReport], bytes_out: int, recipe: Recipe, fil
     return Report(0, bytes_out, bits, 0.0, tensors, files, [*recipe.notes, *recipe.replaced])
 
 
-def _write(file: GGUFFile, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions) -> Report:
+def _write(
+    file: GGUFFile, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions, wanted: FileType
+) -> Report:
     """Convert and write every tensor; all files get their names at the end, one right after the other."""
     read = [*file.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
+    read += [options.gptq.dataset] if options.gptq is not None else []
     for shard in shards:
         check_target(shard.path, read)
     check_space(shards[0].path, sum(shard.size for shard in shards))
     tensors: list[TensorReport] = []
-    with ExitStack() as undo, Converter(recipe.jobs, options) as converter:
+    with ExitStack() as undo:
+        jobs = _made(file, recipe.jobs, options, wanted, undo)
+        converter = undo.enter_context(Converter(list(jobs.values()), options))
         writers = []
         for shard in shards:
             writer = Writer(shard.path, shard.metadata, [job.info for job in shard.jobs])
             undo.callback(writer.abort)  # nothing happens where it was closed
             writers.append(writer)
             for job in shard.jobs:
-                tensors.append(converter.put(job, writer))
+                tensors.append(converter.put(jobs[job.tensor.name], writer))
         for writer in writers:
             writer.prepare()
         for writer in reversed(writers):  # a set is opened by its first file: that one comes last
             writer.close()
     return _report(tensors, sum(writer.size for writer in writers), recipe, [str(shard.path) for shard in shards])
+
+
+def _made(
+    file: GGUFFile, jobs: Sequence[Job], options: QuantizeOptions, wanted: FileType, undo: ExitStack
+) -> dict[str, Job]:
+    """The jobs by name, with what is made before anything is written: what GPTQ takes, by way of a temporary file."""
+    if options.gptq is not None:
+        from ggufpy.quantizer.calibrated import Spool, calibrated
+
+        jobs = calibrated(file, jobs, options, undo.enter_context(Spool()))
+        for job in jobs:
+            check_importance(job, wanted, options.imatrix is not None)
+    return {job.tensor.name: job for job in jobs}
 
 
 class Converter:
@@ -132,7 +150,7 @@ class Converter:
             last = piece.last
         tensor.release()
         error = (wrong / whole) ** 0.5 if whole else 0.0
-        return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad)
+        return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad, job.gptq)
 
     def _next(self) -> tuple[Rows, Converted]:
         """The next piece, once it is converted; as many more are handed out as may wait."""

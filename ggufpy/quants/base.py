@@ -110,7 +110,7 @@ class BlockType(ABC):
     decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CACHED
     packer: ClassVar[Literal["numpy", "lanes"]] = "numpy"  # how an integer panel is packed: from `fields`, or compiled
     source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
-    code_values: ClassVar[tuple[int, ...]] = ()  # ascending: codes of `fields` that `put_codes` can write for any weight
+    code_values: ClassVar[tuple[int, ...]] = ()  # ascending: codes of `fields` that `put_codes` writes
 
     def __init_subclass__(cls) -> None:
         if "layout" in cls.__dict__:

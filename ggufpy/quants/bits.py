@@ -48,7 +48,7 @@ def planes(runs: Bytes, bits: int) -> Bytes:
 def joined(codes: Bytes, bits: int) -> Bytes:
     """(..., k) codes below 2^bits → (..., k * bits / 8) bytes: the way back from `planes`."""
     parts = np.split(codes, 8 // bits, axis=-1)
-    out = parts[0].copy()
+    out: Bytes = parts[0].copy()
     for i, part in enumerate(parts[1:], 1):
         out |= part << np.uint8(i * bits)
     return out
