@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class TextHessians:
         plan = read_plan(file)
         tokens = self._tokens(file, min(self.n_ctx, plan.context))
         options = EngineOptions(n_ctx=tokens.shape[1], n_batch=tokens.shape[1], n_threads=self.threads)
-        with _States(tokens.shape, plan.width) as states:
+        with _states((*tokens.shape, plan.width)) as states:
             parts = list(units(plan))
             for i, (start, stop) in enumerate(parts):
                 one = _Unit(plan, range(start, stop), options, tokens, states)
@@ -93,7 +93,7 @@ class TextHessians:
                             changed[name] = in_memory(name, blocks)
                 if stop < len(plan.layers):
                     one.advance(_Changed(file, changed))
-                progress("measure", i + 1, len(parts))
+                progress("calibrate", i + 1, len(parts))
         return len(tokens)
 
     def _tokens(self, file: GGUFFile, n_ctx: int) -> Ints:
@@ -115,9 +115,7 @@ class TextHessians:
 def units(plan: Plan) -> Iterator[tuple[int, int]]:
     """Layers that can be read alone, as (start, stop): one, or as many as attend to one another's keys."""
     stored = {op.layer: i for i, ops in enumerate(plan.layers) for op in ops if isinstance(op, StoreKv)}
-    first = [
-        min([i, *(stored[op.layer] for op in ops if isinstance(op, Attend))]) for i, ops in enumerate(plan.layers)
-    ]
+    first = [min([i, *(stored[op.layer] for op in ops if isinstance(op, Attend))]) for i, ops in enumerate(plan.layers)]
     start = 0
     for stop in range(1, len(first) + 1):
         if all(needed >= stop for needed in first[stop:]):
@@ -148,26 +146,17 @@ class _Changed:
         self.tensors = {**source.tensors, **changed}
 
 
-class _States:
-    """What layers leave of every token, (chunks, n_ctx, width), in a file without a name."""
-
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
-        self._file = tempfile.TemporaryFile(  # noqa: SIM115
-            prefix="ggufpy-")
-        self.rows: Any = np.memmap(self._file, np.float32, "w+", shape=(*shape, width))
-
-    def __enter__(self) -> _States:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        del self.rows
-        self._file.close()
+@contextmanager
+def _states(shape: tuple[int, ...]) -> Iterator[Floats]:
+    """Room for what layers leave of every token, in a file without a name."""
+    with tempfile.TemporaryFile(prefix="ggufpy-") as file:
+        yield np.memmap(file, np.float32, "w+", shape=shape)
 
 
 class _Unit:
     """Layers that are read together, from what those before have left."""
 
-    def __init__(self, plan: Plan, layers: range, options: EngineOptions, tokens: Ints, states: _States) -> None:
+    def __init__(self, plan: Plan, layers: range, options: EngineOptions, tokens: Ints, states: Floats) -> None:
         self._options, self._tokens, self._states = options, tokens, states
         self._whole = replace(plan, layers=plan.layers[layers.start : layers.stop])  # what kernels are tried with
         self._plan = replace(plan.part(layers.start, layers.stop), head=())
@@ -204,7 +193,7 @@ class _Unit:
     def advance(self, source: WeightSource) -> None:
         """The rows become what these layers leave."""
         for chunk, x in self._read(source, {}):
-            self._states.rows[chunk] = x
+            self._states[chunk] = x
 
     def _read(self, source: WeightSource, sinks: Sinks) -> Iterator[tuple[int, Floats]]:
         """Every chunk, and what the layers leave of it: (n_ctx, width), there until the next."""
@@ -224,7 +213,7 @@ class _Unit:
             first = self._plan.embed.weights
             for chunk in range(count):
                 rows = Rows(self._tokens[chunk], 0, 0, table, model.bulk_rows)
-                x = None if first else np.array(self._states.rows[chunk])
+                x = None if first else np.array(self._states[chunk])
                 yield chunk, program.run([rows], x)[:n_ctx]
         finally:
             program.close()

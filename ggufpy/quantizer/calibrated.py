@@ -6,10 +6,9 @@ What GPTQ cannot do (types of grids, experts) is made by the type's encoder, wei
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +28,12 @@ Bytes = NDArray[np.uint8]
 
 
 class Spool:
-    """Arrays of bytes by name, in a temporary file, so that memory does not grow with the model."""
+    """Arrays of bytes by name, in an empty `file` that is open meanwhile: memory does not grow with the model."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(  # noqa: SIM115
-            prefix="ggufpy-")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._end = 0
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
 
     def put(self, name: str, data: Bytes) -> None:
         """Keeps it; a name can be given once."""
@@ -60,12 +52,13 @@ class Spool:
 
 
 def calibrated(file: GGUFFile, jobs: Sequence[Job], options: QuantizeOptions, spool: Spool) -> list[Job]:
-    """The jobs, those of measured matrices ready. GGUFError where GPTQ has nothing to do, and as measuring raises it."""
+    """The jobs, those of measured matrices ready. GGUFError where GPTQ has nothing to do, and what measuring raises."""
     assert options.gptq is not None
     wanted = {job.tensor.name: job for job in jobs if _is_wanted(job)}
     if not any(_is_able(job) for job in wanted.values()):
         types = ", ".join(sorted({job.target for job in wanted.values()})) or "none that changes"
-        raise GGUFError(f"GPTQ has no matrix to make: the layers' types are {types}; it does {', '.join(gptq.able_types())}")
+        able = ", ".join(gptq.able_types())
+        raise GGUFError(f"GPTQ has no matrix to make: the layers' types are {types}, and it makes {able}")
     compile_kernels({(job.target, True) for job in wanted.values()}, options.progress)
     solver = _Solver(wanted, options, spool)
     options.gptq.visit(file, solver.solve, options.progress)

@@ -82,9 +82,9 @@ class QuantizeOptions:
 
     `imatrix` is a path or an `Importance`. `tensor_types` are (pattern, type) pairs: the first pattern that is found in
     a tensor's name decides. `target_bpw` chooses types by their measured errors so that the weights take that many
-    bits at most. `threads` None: one a core. `progress` is called with ("quantize", bytes read, all bytes).
-    `gptq` measures Hessians: the matrices of layers are made by GPTQ then (`gptq.py`), with `gptq_damping` of the mean
-    of a Hessian's diagonal added to it.
+    bits at most. `gptq` measures Hessians: the matrices of layers are made by GPTQ then (`gptq.py`), with
+    `gptq_damping` of the mean of a Hessian's diagonal added to it. `threads` None: one a core. `progress` is called
+    with ("quantize", bytes read, all bytes), and before that ("calibrate", layers, all layers) where there is `gptq`.
     """
 
     imatrix: str | os.PathLike[str] | Importance | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Writer, blocktypes
@@ -86,7 +87,7 @@ def _write(
     check_space(shards[0].path, sum(shard.size for shard in shards))
     tensors: list[TensorReport] = []
     with ExitStack() as undo:
-        jobs = _made(file, recipe.jobs, options, wanted, undo)
+        jobs = undo.enter_context(_made(file, recipe.jobs, options, wanted))
         converter = undo.enter_context(Converter(list(jobs.values()), options))
         writers = []
         for shard in shards:
@@ -102,17 +103,21 @@ def _write(
     return _report(tensors, sum(writer.size for writer in writers), recipe, [str(shard.path) for shard in shards])
 
 
+@contextmanager
 def _made(
-    file: GGUFFile, jobs: Sequence[Job], options: QuantizeOptions, wanted: FileType, undo: ExitStack
-) -> dict[str, Job]:
-    """The jobs by name, with what is made before anything is written: what GPTQ takes, by way of a temporary file."""
-    if options.gptq is not None:
-        from ggufpy.quantizer.calibrated import Spool, calibrated
+    file: GGUFFile, jobs: Sequence[Job], options: QuantizeOptions, wanted: FileType
+) -> Iterator[Mapping[str, Job]]:
+    """The jobs by name, with what is made before anything is written: GPTQ's, in a temporary file."""
+    if options.gptq is None:
+        yield {job.tensor.name: job for job in jobs}
+        return
+    from ggufpy.quantizer.calibrated import Spool, calibrated
 
-        jobs = calibrated(file, jobs, options, undo.enter_context(Spool()))
+    with TemporaryFile(prefix="ggufpy-") as room:
+        jobs = calibrated(file, jobs, options, Spool(room))
         for job in jobs:
             check_importance(job, wanted, options.imatrix is not None)
-    return {job.tensor.name: job for job in jobs}
+        yield {job.tensor.name: job for job in jobs}
 
 
 class Converter:
