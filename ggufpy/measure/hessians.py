@@ -228,7 +228,8 @@ class _Products:
 
     def add(self, values: Floats, rows: TapRows) -> None:
         """values (rows, columns)."""
-        self._sum += values.T @ values
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found in the end
+            self._sum += values.T @ values
         self._rows += len(values)
 
     def moments(self, names: tuple[str, ...]) -> Moments:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.quantizer.options import DAMPING, MOST_DAMPING
-from ggufpy.quants.base import BlockType, Bytes, Floats
+from ggufpy.quants.base import BlockType, Bytes, Floats, IntPanel
 from ggufpy.quants.encoding import Encoder
 
 TOGETHER = 256  # rows that a thread takes at a time
@@ -119,7 +119,7 @@ class _Rows:
         self._levels = np.array(block.code_values, np.float32)
         self._middles = (self._levels[1:] + self._levels[:-1]) / 2
         self._even = bool((np.diff(self._levels) == 1).all())
-        self.w = np.ascontiguousarray(weights.T)
+        self.w = np.array(weights.T, order="C")  # a copy, of a single row too
         self.w[of.dead] = 0
 
     def solve(self, out: Bytes) -> None:
@@ -140,7 +140,8 @@ class _Rows:
         fields = block.fields(blocks)
         group = width // fields.scale.shape[1]
         codes = fields.codes.T.copy()
-        offset = np.float32(getattr(block.panel, "offset", 0))
+        assert isinstance(block.panel, IntPanel)
+        offset = np.float32(block.panel.offset)
         for start in range(at, at + width, RUN):
             stop = min(start + RUN, at + width)
             for j in range(start, stop):
