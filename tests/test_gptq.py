@@ -1,4 +1,4 @@
-"""GPTQ: the solver against a reference column by column, its errors, and whole files of a model with correlated inputs."""
+"""GPTQ: the solver against a reference column by column, its errors, and whole files of a model."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def reference(weights: Any, of: gptq.Factor, name: str) -> Any:
     """The paper's loop with nothing put off: every column's error goes to all later columns at once."""
     block, upper = quants.get(name), of.upper
     w = np.where(of.dead, np.float32(0), weights)
-    made = []
-    for at in range(0, w.shape[1], block.weights):
-        part = slice(at, at + block.weights)
-        raw = quants.quantize(w[:, part], name, of.diagonal[part])
-        for j in range(block.weights):
-            rounded = best_code(raw, name, j, w[:, at + j])
-            error = (w[:, at + j] - rounded) / upper[at + j, at + j]
-            w[:, at + j + 1 :] -= error[:, None] * upper[at + j, at + j + 1 :]
-        made.append(raw)
-    return np.concatenate(made, axis=1)
+    made = {}
+    for turn, column in enumerate(of.order):
+        place, j = divmod(int(column), block.weights)
+        part = slice(place * block.weights, (place + 1) * block.weights)
+        if place not in made:
+            made[place] = quants.quantize(w[:, part], name, of.diagonal[part])
+        rounded = best_code(made[place], name, j, w[:, column])
+        error = (w[:, column] - rounded) / upper[turn, turn]
+        w[:, of.order[turn + 1 :]] -= error[:, None] * upper[turn, turn + 1 :]
+    return np.concatenate([made[place] for place in sorted(made)], axis=1)
 
 
 def best_code(raw: Any, name: str, j: int, wanted: Any) -> Any:
@@ -100,11 +100,17 @@ def test_codes_are_put_beside_scales_that_stay(name: str) -> None:
 # -- the factor ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", [1, 64, 100, 320])
-def test_factor(columns: int) -> None:
+@pytest.mark.parametrize(("columns", "width"), [(1, 1), (64, 32), (100, 4), (320, 32), (512, 256)])
+def test_factor(columns: int, width: int) -> None:
     hessian = problem(1, max(columns, 4))[1][:columns, :columns]
-    of = gptq.factor(hessian, 0.1)
+    of = gptq.factor(hessian, width, 0.1)
     damped = hessian.astype(np.float64) + 0.1 * hessian.diagonal().mean() * np.eye(columns)
+    damped = damped[np.ix_(of.order, of.order)]
+    fed = hessian.diagonal()[of.order].reshape(-1, width)
+    assert (np.diff(fed, axis=1) <= 0).all()
+    assert (np.diff(fed.sum(axis=1)) <= 1e-3).all()
+    assert ((of.order // width).reshape(-1, width) == (of.order // width)[::width, None]).all()
+    assert sorted(of.order) == list(range(columns))
     assert not np.tril(of.upper, -1).any()
     product = of.upper.T.astype(np.float64) @ of.upper @ damped
     np.testing.assert_allclose(product, np.eye(columns), atol=2e-4)
@@ -113,8 +119,8 @@ def test_factor(columns: int) -> None:
 
 def test_a_hessian_of_few_rows_is_damped_until_it_will_do() -> None:
     x = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32) * np.float32(1e4)
-    assert np.isfinite(gptq.factor(x.T @ x, 1e-17).upper).all()
-    assert gptq.factor(x.T @ x, 1e-17).damping > 1e-17
+    assert np.isfinite(gptq.factor(x.T @ x, 32, 1e-17).upper).all()
+    assert gptq.factor(x.T @ x, 32, 1e-17).damping > 1e-17
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -122,9 +128,9 @@ def test_what_is_no_hessian_is_refused(value: float) -> None:
     hessian = np.eye(8, dtype=np.float32)
     hessian[2, 3] = value
     with pytest.raises(GGUFError, match="not finite"):
-        gptq.factor(hessian)
+        gptq.factor(hessian, 8)
     with pytest.raises(GGUFError, match="no sum of squares"):
-        gptq.factor(np.full((8, 8), -1e6, np.float32) + np.eye(8, dtype=np.float32) * np.float32(1e6 + 1))
+        gptq.factor(np.full((8, 8), -1e6, np.float32) + np.eye(8, dtype=np.float32) * np.float32(1e6 + 1), 8)
 
 
 # -- the solver ----------------------------------------------------------------------------------------------
@@ -139,7 +145,8 @@ def test_bytes_are_those_of_the_reference(name: str) -> None:
         for j in range(512 - distance):
             if distance > 256 or j // 256 == (j + distance) // 256:
                 upper[j, j + distance] = share
-    of = gptq.Factor(upper, hessian.diagonal().copy(), np.zeros(512, bool), 0.01)
+    diagonal = hessian.diagonal().copy()
+    of = gptq.Factor(upper, diagonal, gptq.turns(diagonal, quants.get(name).weights), 0.01)
     np.testing.assert_array_equal(gptq.solve(weights, of, name), reference(weights, of, name))
 
 
@@ -147,7 +154,7 @@ def test_bytes_are_those_of_the_reference(name: str) -> None:
 def test_errors_are_those_of_the_reference(name: str) -> None:
     """Of any Hessian: with sums in another order codes part, and are as good."""
     weights, hessian = problem(12, 512, seed=4)
-    of = gptq.factor(hessian)
+    of = gptq.factor(hessian, quants.get(name).weights)
     found, wanted = (loss(weights, make(weights, of, name), name, hessian) for make in (gptq.solve, reference))
     assert 0.97 < found / wanted < 1.03
 
@@ -156,7 +163,7 @@ def test_errors_are_those_of_the_reference(name: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_of_outputs_is_less_than_by_rounding(name: str, seed: int) -> None:
     weights, hessian = problem(9, 512, seed)
-    found = loss(weights, gptq.solve(weights, gptq.factor(hessian), name), name, hessian)
+    found = loss(weights, gptq.solve(weights, gptq.factor(hessian, quants.get(name).weights), name), name, hessian)
     for importance in (None, hessian.diagonal()):
         assert found < 0.8 * loss(weights, quants.quantize(weights, name, importance), name, hessian)
 
@@ -164,7 +171,7 @@ def test_the_error_of_outputs_is_less_than_by_rounding(name: str, seed: int) -> 
 @pytest.mark.parametrize("rows", [1, 3, 257, 300])
 def test_rows_stand_alone(rows: int) -> None:
     weights, hessian = problem(rows, 256)
-    before, of = weights.copy(), gptq.factor(hessian)
+    before, of = weights.copy(), gptq.factor(hessian, 256)
     found = gptq.solve(weights, of, "Q3_K", threads=3)
     assert found.shape == (rows, 110)
     np.testing.assert_array_equal(weights, before)
@@ -179,7 +186,7 @@ def test_columns_without_input_are_zeros(name: str) -> None:
     dead = np.zeros(256, bool)
     dead[[0, 7, 100, 255]] = True
     hessian[dead], hessian[:, dead] = 0, 0
-    of = gptq.factor(hessian)
+    of = gptq.factor(hessian, quants.get(name).weights)
     np.testing.assert_array_equal(of.dead, dead)
     found = quants.dequantize(gptq.solve(weights, of, name), name)
     step = np.abs(found).max() / 8
@@ -191,14 +198,14 @@ def test_columns_without_input_are_zeros(name: str) -> None:
 
 
 def test_no_input_and_no_weights_at_all() -> None:
-    of = gptq.factor(np.zeros((256, 256), np.float32))
+    of = gptq.factor(np.zeros((256, 256), np.float32), 256)
     raw = gptq.solve(np.ones((2, 256), np.float32), of, "Q4_K")
     np.testing.assert_array_equal(quants.dequantize(raw, "Q4_K"), 0)
 
 
 def test_weights_beyond_the_types_scales_are_refused() -> None:
     with pytest.raises(GGUFError, match="too large"):
-        gptq.solve(np.full((2, 32), 1e9, np.float32), gptq.factor(np.eye(32, dtype=np.float32)), "Q4_0")
+        gptq.solve(np.full((2, 32), 1e9, np.float32), gptq.factor(np.eye(32, dtype=np.float32), 32), "Q4_0")
 
 
 # -- a plan in parts -----------------------------------------------------------------------------------------
@@ -294,7 +301,7 @@ def test_the_solver_is_given_what_was_measured(source: Path, text: Path, tmp_pat
         assert kept[0].hessian is not None
         np.testing.assert_array_equal(kept[0].hessian.diagonal(), kept[0].squares[0])
         weights = np.array(file.tensors["blk.0.attn_k.weight"].to_numpy())
-    wanted = gptq.solve(weights, gptq.factor(kept[0].hessian), "Q4_K")
+    wanted = gptq.solve(weights, gptq.factor(kept[0].hessian, 256), "Q4_K")
     with gguf.open(out) as made:
         np.testing.assert_array_equal(made.tensors["blk.0.attn_k.weight"].little(), wanted)
 

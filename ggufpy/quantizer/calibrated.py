@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format import Blocks, GGUFFile, blocktypes
 from ggufpy.format.values import shown
@@ -105,16 +106,15 @@ class _Solver:
 
     def _by_gptq(self, jobs: Sequence[Job], moments: Moments) -> dict[str, Bytes]:
         assert moments.hessian is not None
-        names = ", ".join(shown(job.tensor.name) for job in jobs)
-        try:
-            of = gptq.factor(moments.hessian, self._options.gptq_damping)
-        except GGUFError as error:
-            raise GGUFError(f"{names}: {error}") from None
-        found = {}
+        found: dict[str, Bytes] = {}
+        factors: dict[int, gptq.Factor] = {}  # by the width of blocks
         for job in jobs:
             weights = finite_rows(job, self._options.allow_nonfinite)
+            width = quants.get(job.target).weights
             try:
-                found[job.tensor.name] = gptq.solve(weights, of, job.target, self._options.thread_count())
+                if width not in factors:
+                    factors[width] = gptq.factor(moments.hessian, width, self._options.gptq_damping)
+                found[job.tensor.name] = gptq.solve(weights, factors[width], job.target, self._options.thread_count())
             except GGUFError as error:
                 raise GGUFError(f"tensor {shown(job.tensor.name)}: {error}") from None
         return found

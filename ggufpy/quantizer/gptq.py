@@ -6,6 +6,7 @@ uint8 (rows, bytes a row), what the type's own encoder could have written, but w
 The method is that of Frantar et al. 2022 (https://arxiv.org/abs/2210.17323): with U upper and UᵀU = (H + λI)⁻¹, a
 column j becomes what its codes can say, and its error over U[j, j] times U[j, k] is taken off every later column k. A
 block's scales are chosen by the type's encoder as its first column's turn comes, from what its weights are by then.
+Columns have their turn in order of what they are fed (the method's "act-order"), but a block's follow one another.
 """
 
 from __future__ import annotations
@@ -43,19 +44,37 @@ def able_types() -> list[str]:
 
 @dataclass(frozen=True)
 class Factor:
-    """What a Hessian is to the matrices that share it: U as above, and H's diagonal, both float32.
+    """What a Hessian is to matrices whose blocks are as wide: U as above, for columns in `order`, and H's diagonal, as
+    the matrix has its columns; both float32.
 
     Columns without input (`dead`) are written as zeros. `damping` is what was needed.
     """
 
     upper: Floats
     diagonal: Floats
-    dead: NDArray[np.bool_]
+    order: NDArray[np.int64]
     damping: float
 
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """(columns,)."""
+        found: NDArray[np.bool_] = self.diagonal == 0
+        return found
 
-def factor(hessian: NDArray[np.floating[Any]], damping: float = DAMPING) -> Factor:
-    """(columns, columns) → its factor. GGUFError for one that is not finite or far from positive definite.
+
+def turns(diagonal: NDArray[np.floating[Any]], width: int) -> NDArray[np.int64]:
+    """The order in which columns are rounded: blocks of `width` by the sum of H's diagonal, largest first, and columns
+    within each."""
+    columns = np.arange(len(diagonal)).reshape(-1, width)
+    within = np.argsort(-diagonal[columns], axis=1, kind="stable")
+    blocks = np.argsort(-diagonal[columns].sum(axis=1), kind="stable")
+    order: NDArray[np.int64] = np.take_along_axis(columns, within, axis=1)[blocks].reshape(-1)
+    return order
+
+
+def factor(hessian: NDArray[np.floating[Any]], width: int, damping: float = DAMPING) -> Factor:
+    """(columns, columns) → its factor, for blocks of `width`. GGUFError for one that is not finite or far from positive
+    definite.
 
     Where λ is too small for float64, it is made ten times as large.
     """
@@ -64,9 +83,10 @@ def factor(hessian: NDArray[np.floating[Any]], damping: float = DAMPING) -> Fact
         raise GGUFError("the Hessian has values that are not finite, or squares below 0: measure it again")
     dead = diagonal == 0
     mean = float(diagonal.mean()) or 1.0
+    order = turns(diagonal, width)
     while damping <= MOST_DAMPING:
-        damped = hessian.astype(np.float64)
-        np.fill_diagonal(damped, np.where(dead, mean, diagonal) + damping * mean)
+        damped = hessian[np.ix_(order, order)].astype(np.float64)
+        np.fill_diagonal(damped, (np.where(dead, mean, diagonal) + damping * mean)[order])
         try:
             lower = np.linalg.cholesky(damped[::-1, ::-1])
         except np.linalg.LinAlgError:
@@ -74,7 +94,7 @@ def factor(hessian: NDArray[np.floating[Any]], damping: float = DAMPING) -> Fact
             continue
         # H + λI = R Rᵀ with R upper, so U = R⁻¹: one factorisation, and nothing is inverted but a triangle.
         upper = inverse_upper(lower[::-1, ::-1])
-        return Factor(upper.astype(np.float32), diagonal.astype(np.float32), dead, damping)
+        return Factor(upper.astype(np.float32), diagonal.astype(np.float32), order, damping)
     raise GGUFError("the Hessian is no sum of squares: measure it again")
 
 
@@ -111,7 +131,10 @@ def solve(weights: Floats, of: Factor, type_name: str, threads: int = 1) -> Byte
 
 
 class _Rows:
-    """Some rows of a matrix on their way: `w` (columns, rows) is what is left of them, as errors come in."""
+    """Some rows of a matrix on their way: `w` (columns, rows) is what is left of them, as errors come in.
+
+    Its columns, and those of errors and codes, are in the order of their turns.
+    """
 
     def __init__(self, weights: Floats, of: Factor, block: BlockType) -> None:
         self._of, self._block = of, block
@@ -119,8 +142,8 @@ class _Rows:
         self._levels = np.array(block.code_values, np.float32)
         self._middles = (self._levels[1:] + self._levels[:-1]) / 2
         self._even = bool((np.diff(self._levels) == 1).all())
-        self.w = np.array(weights.T, order="C")  # a copy, of a single row too
-        self.w[of.dead] = 0
+        self.w = np.ascontiguousarray(weights[:, of.order].T)
+        self.w[of.dead[of.order]] = 0
 
     def solve(self, out: Bytes) -> None:
         """The rows' blocks into out (rows, bytes a row)."""
@@ -129,14 +152,16 @@ class _Rows:
             end = min(first + SPAN, columns)
             errors = np.empty((end - first, self.w.shape[1]), np.float32)
             for at in range(first, end, block.weights):
-                part = slice(at // block.weights * block.nbytes, (at // block.weights + 1) * block.nbytes)
+                place = int(self._of.order[at]) // block.weights
+                part = slice(place * block.nbytes, (place + 1) * block.nbytes)
                 out[:, part] = self._solve_block(at, first, end, errors)
             self._hand_on(errors, first, slice(end, columns))
 
     def _solve_block(self, at: int, first: int, end: int, errors: Floats) -> Bytes:
-        """The blocks (rows, bytes) that begin at a column; errors reach columns before `end`."""
+        """The blocks (rows, bytes) whose turn begins at a column; errors reach columns before `end`."""
         block, width = self._block, self._block.weights
-        blocks = self._begin(at)
+        within = self._of.order[at : at + width] % width  # of each turn, its place in the block
+        blocks = self._begin(at, within)
         fields = block.fields(blocks)
         group = width // fields.scale.shape[1]
         codes = fields.codes.T.copy()
@@ -145,11 +170,12 @@ class _Rows:
         for start in range(at, at + width, RUN):
             stop = min(start + RUN, at + width)
             for j in range(start, stop):
-                g = (j - at) // group
+                place = within[j - at]
+                g = place // group
                 scale = fields.scale[:, g]
                 minimum = np.float32(0) if fields.minimum is None else fields.minimum[:, g]
-                codes[j - at] = self._nearest(self.w[j], scale, minimum, offset, codes[j - at])
-                rounded = (codes[j - at] - offset) * scale + minimum  # the bits of `BlockType.decode`
+                codes[place] = self._nearest(self.w[j], scale, minimum, offset, codes[place])
+                rounded = (codes[place] - offset) * scale + minimum  # the bits of `BlockType.decode`
                 error = (self.w[j] - rounded) / self._of.upper[j, j]
                 errors[j - first] = error
                 self.w[j + 1 : stop] -= self._of.upper[j, j + 1 : stop, None] * error
@@ -161,12 +187,14 @@ class _Rows:
         """Takes the errors of columns from `first` on off later ones."""
         self.w[to] -= self._of.upper[first : first + len(errors), to].T @ errors
 
-    def _begin(self, at: int) -> Bytes:
+    def _begin(self, at: int, within: NDArray[np.int64]) -> Bytes:
         """Blocks as the type's encoder makes them of what the weights are now."""
-        part = slice(at, at + self._block.weights)
-        x = np.ascontiguousarray(self.w[part].T)
+        width = self._block.weights
+        x = np.empty((self.w.shape[1], width), np.float32)
+        x[:, within] = self.w[at : at + width].T
+        first = int(self._of.order[at]) // width * width
         blocks = np.empty((len(x), self._block.nbytes), np.uint8)
-        self._encoder.encode(x, self._of.diagonal[None, part].copy(), blocks)
+        self._encoder.encode(x, self._of.diagonal[None, first : first + width].copy(), blocks)
         return blocks
 
     def _nearest(self, x: Floats, scale: Floats, minimum: Floats, offset: np.float32, codes: Bytes) -> Bytes:
