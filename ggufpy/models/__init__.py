@@ -15,7 +15,8 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "source", "taps", "views",
+    "base", "inputs", "interpreter", "lora", "op", "ops", "plan", "recurrent", "rewrite", "rope", "source", "taps",
+    "views",
 )  # fmt: skip
 
 
