@@ -56,7 +56,7 @@ def reference(weights: Any, of: gptq.Factor, name: str) -> Any:
 def best_code(raw: Any, name: str, j: int, wanted: Any) -> Any:
     """Gives weight j of each block the code that decodes nearest to what is wanted; what it then decodes to."""
     block = quants.get(name)
-    codes = block.fields(raw).codes
+    codes = block.fields(raw).codes.copy()
     tried = []
     for value in block.code_values:
         codes[:, j] = value
