@@ -199,4 +199,4 @@ def check_file(path: Path, truth: Mapping[str, Any], type_name: str, step: float
 def converted(folder: Path, outtype: str = "auto", **options: Any) -> tuple[Path, Report]:
     """The checkpoint as a file beside it."""
     path = folder / "model.gguf"
-    return path, convert(folder, path, ConvertOptions(outtype, **options))
+    return path, convert(folder, path, ConvertOptions(outtype, no_vocab=True, **options))

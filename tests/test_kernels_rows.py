@@ -243,8 +243,8 @@ def test_heads_turn_in_place(level: Level, neox: bool) -> None:
         for nth in (1, 2, 5):
             y = Room(x.copy())
             run(
-                kernel("rotate"), level, nth, step_ptr=step(count), x_ptr=y, x_stride=x.strides[0], n_heads=heads, n_columns=length,
-                table_ptr=Room(table), n_rotated=2 * pairs, is_neox=int(neox),
+                kernel("rotate"), level, nth, step_ptr=step(count), x_ptr=y, x_stride=x.strides[0], n_heads=heads,
+                n_columns=length, table_ptr=Room(table), n_rotated=2 * pairs, is_neox=int(neox),
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, : heads * length], exact, atol=2e-6)
             assert not y.array[:, heads * length :].any()

@@ -82,8 +82,8 @@ def open_adapter(folder: Path) -> Peft:
         pairs = {name: _pair(name, found, said, alpha) for name, found in halves.items()}
         turned = checks.switch(f"{CONFIG}: fan_in_fan_out", said.get("fan_in_fan_out"))
         rslora = checks.switch(f"{CONFIG}: use_rslora", said.get("use_rslora"))
-        named = canonical({f"{name}.weight": pair for name, pair in pairs.items()}, "model.embed_tokens.weight")
-        replaced: dict[str, Rows] = dict(canonical(whole, "model.embed_tokens.weight"))
+        named = canonical({f"{name}.weight": pair for name, pair in pairs.items()}, "model.|embed_tokens.weight")
+        replaced: dict[str, Rows] = dict(canonical(whole, "model.|embed_tokens.weight"))
         base = said.get("base_model_name_or_path")
     except GGUFError as e:
         raise GGUFError(f"{folder}: {e}") from None

@@ -13,7 +13,7 @@ from .base import Inventory, Keys
 from .checkpoint import RMS, ROPE, SIZES, VOCABULARY, Checkpoint, HfConfig, Rule, llama3_factors, made
 from .llama import read_config, read_rope
 from .op import Op
-from .parts import Layer, model
+from .parts import Layer, leave_out_nextn, model
 from .plan import Plan
 from .rules import (
     NO_WINDOW,
@@ -36,7 +36,7 @@ NORMS = (("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Inventory(tensors)
-    table.skip_layers(c.layers)
+    leave_out_nextn(keys, c, table)
     rope = replace(read_rope(keys, c, table), neox=True)
     usual = WINDOW_OF_32B if c.layers == LAYERS_OF_32B else 0
     window = keys.count("attention.sliding_window", usual, least=0)

@@ -12,7 +12,7 @@ from .base import Inventory, Keys
 from .checkpoint import RMS, SIZES, Checkpoint, HfConfig, Present, Rule, one, rotated
 from .llama import read_config, read_rope
 from .op import Op
-from .parts import Layer, model
+from .parts import Layer, leave_out_nextn, model
 from .plan import Plan
 from .rules import PLAIN_ROPE, attention_rules, end_rules, norm_rules
 from .source import TensorTable
@@ -26,7 +26,7 @@ NORMS = (
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Inventory(tensors)
-    table.skip_layers(c.layers)
+    leave_out_nextn(keys, c, table)
     rope = read_rope(keys, c, table)
 
     def layer(at: Layer) -> Iterator[Op]:

@@ -15,7 +15,7 @@ from .base import Inventory, Keys
 from .checkpoint import RMS, SIZES, Checkpoint, Derived, Field, HfConfig, Present, Rule, one, rotated, u32
 from .llama import read_config, read_rope
 from .op import Op
-from .parts import Layer, model, read_experts
+from .parts import Layer, leave_out_nextn, model, read_experts
 from .plan import Plan
 from .rules import (
     EXPERT_ITEMS,
@@ -38,7 +38,7 @@ SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys, experts=True), Inventory(tensors)
-    table.skip_layers(c.layers)
+    leave_out_nextn(keys, c, table)
     experts = read_experts(keys, c, "sigmoid", renormalised=False)
     rope = replace(read_rope(keys, c, table), neox=True)
 

@@ -58,8 +58,8 @@ def _keys(config: HfConfig) -> Mapping[str, Typed]:
     return keys
 
 
-def scaling(file: Written) -> Mapping[str, Any]:
-    """rope_scaling, with factors where the file has them, and how fast the slowest pair turns."""
+def _scaling(file: Written) -> Mapping[str, Any]:
+    """What `rope_config` says, with factors where the file has them."""
     said = dict(rope_config(file))
     names = [f"rope_factors_{kind}.weight" for kind in KINDS]
     if all(name in file.tensors for name in names):
@@ -73,7 +73,7 @@ def scaling(file: Written) -> Mapping[str, Any]:
 
 
 def _config(file: Written) -> Mapping[str, Any]:
-    said = dict(scaling(file))
+    said = dict(_scaling(file))
     usual = _magnitude(file.keys["context_length"], file.keys.get(_TRAINED, file.keys["context_length"]))
     there = file.keys.get(_ATTENTION, usual)
     if not math.isclose(there, usual, rel_tol=1e-6):

@@ -247,6 +247,12 @@ class Layer:
         return ExpertMatMul(x, "chosen", weight, y, used, bias, last, "shares" if last else None, y == "x")
 
 
+def leave_out_nextn(keys: Keys, c: Config, table: Inventory) -> None:
+    """Leaves out the layers that predict further tokens, where the file says that it has some."""
+    if keys.count("nextn_predict_layers", 0, least=0):
+        table.skip_layers(c.layers)
+
+
 @dataclass(frozen=True)
 class Ends:
     """What comes before and after the layers: factors of embeddings and logits, the kind of all norms, and beyond what

@@ -4,8 +4,9 @@ w = (q - z) · s, in float32. Of whole zeros and scales of 16 bits this is the e
 f16 or bf16 has it rounded to that once, where its scales have as many bits.
 
 Blocks of GGUF have scales in f16. With scales that fit it, codes of up to 4 bits whose q - z are within -8 to 7 are
-Q4_0 without loss, as any of 2 and 3 bits are; with other zeros they are Q4_1, without loss where every s · z fits f16
-and rounded to it otherwise. 5 bits are Q5_0 or Q5_1 by the same rule, 6 to 8 are Q8_0. Scales and zeros alone decide.
+Q4_0 without loss, as any of 2 and 3 bits are. With other zeros they are Q4_1 where every s · z fits f16, too, and else
+Q5_0, whose codes hold any q - z. With other scales they are Q4_1 rounded to f16. 5 bits are Q5_0, Q5_1 or Q8_0 by the
+same rule, 6 to 8 are Q8_0. Scales and zeros alone decide.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ._packed import Codes
 BLOCK = 32
 _LARGEST = float(np.finfo(np.float16).max)
 _RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-128, 127)}
+# By bits, 6 standing for more: codes around zero, codes with a minimum, and the next larger ones around zero.
+_KINDS = {4: ("Q4_0", "Q4_1", "Q5_0"), 5: ("Q5_0", "Q5_1", "Q8_0"), 6: ("Q8_0", "", "")}
 _LOWEST = 2.0**-16  # what zeros are multiples of, where q - z is exact in float32
 Groups = int | NDArray[np.int64]
 
@@ -107,9 +110,11 @@ class Grouped(Rows):
                 high = np.inf  # no blocks without minima have these
         if not fits:
             return None
-        around, affine = ("Q4_0", "Q4_1") if self.bits <= 4 else ("Q5_0", "Q5_1") if self.bits == 5 else ("Q8_0", "")
+        around, affine, wider = _KINDS[min(max(self.bits, 4), 6)]
         if _RANGES[around][0] <= low and high <= _RANGES[around][1]:
             return around, exact
+        if exact and not products and wider and _RANGES[wider][0] <= low and high <= _RANGES[wider][1]:
+            return wider, True
         return (affine, exact and products) if affine else None
 
     def _pieces(self) -> Iterator[tuple[Floats, Floats]]:
