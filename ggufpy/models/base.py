@@ -201,12 +201,6 @@ class Inventory:
             raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
         return int(shape[0])
 
-    def vector(self, name: str, length: int) -> Weight:
-        """A vector that must be there, which some files have as a matrix of one row."""
-        row = name in self._table and self.shape(name) == (1, length)
-        self.weight(name, *((1, length) if row else (length,)))
-        return Weight(name, (length,))
-
     def optional(self, name: str, *shape: int) -> Weight | None:
         return self.weight(name, *shape) if name in self._table else None
 

@@ -53,8 +53,7 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
         yield at.norm("ffn_norm")
         yield from at.experts(replace(experts, shared=0))
         yield from at.gated(shared, end="_shexp")
-        gate = table.vector(f"blk.{at.i}.ffn_gate_inp_shexp.weight", c.width)
-        yield ScaleByGate("norm", gate, "ffn", shared)
+        yield ScaleByGate("norm", at.weight("ffn_gate_inp_shexp.weight", c.width), "ffn", shared)
         yield at.product("ffn", "ffn_down_shexp", "x", (c.width, shared), add=True)
 
     return model(c, table, layer)
