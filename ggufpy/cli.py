@@ -68,8 +68,8 @@ class Parser(argparse.ArgumentParser):
 
 def command_names() -> list[str]:
     """The verbs, from the file names in `ggufpy.commands`."""
-    found = pkgutil.iter_modules(commands.__path__)
-    return sorted(m.name.replace("_", "-") for m in found if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules(commands.__path__)
+    return sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_"))
 
 
 def load_command(name: str) -> Command:
@@ -125,6 +125,12 @@ def program() -> NoReturn:
             if stream is not None:
                 stream.flush()
     os._exit(status)
+
+
+def convert_hf_to_gguf() -> NoReturn:
+    """The entry of `convert-hf-to-gguf`, whose command line is that of llama.cpp's program."""
+    sys.argv[1:] = ["convert", *sys.argv[1:]]
+    program()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -234,14 +234,14 @@ class Llama:
         loop, ids = self.loop, self._ids(tokens)
         if len(ids) > self.n_ctx():
             raise GGUFError(f"{len(ids)} tokens are more than the context's {self.n_ctx()}: use a larger n_ctx")
-        found = np.empty((len(ids), self.n_vocab()), np.float32)
+        logits = np.empty((len(ids), self.n_vocab()), np.float32)
 
         def take(first: int, rows: NDArray[np.float32]) -> None:
-            found[first : first + len(rows)] = rows
+            logits[first : first + len(rows)] = rows
 
         if ids:
             loop.run(Request(ids, take=take, reuse="none", scales=self._parts.scales))
-        return found
+        return logits
 
     def generate(
         self,
@@ -339,36 +339,31 @@ class Llama:
         """A vector for each text, or with `pooling` "none" for each token of one text.
 
         `pooling` is "mean", "cls" (the first token), "last" or "none"; None for what the model says, and where it says
-        nothing the last token of a model whose tokens see only what is before them, the mean of another.
+        nothing the last token of a model whose tokens see only what is before them, the mean of another. A model that
+        ranks texts ("rank") has scores in place of a vector.
         `normalize` makes vectors 1 long. Raises GGUFError for a text longer than the context.
         """
-        return [row for rows, _ in self._embeddings(input, normalize, pooling) for row in rows]
+        return self._embeddings(input, normalize, pooling)[0]
 
     def create_embedding(
         self, input: str | Sequence[str], model: str | None = None, *, normalize: bool = True,
         pooling: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         """As `embed`, in OpenAI's shape, vectors 1 long; `model` is the name in the answer."""
         from ggufpy.api import openai
 
-        found = self._embeddings(input, normalize, pooling)
-        rows, count = [row for rows, _ in found for row in rows], sum(count for _, count in found)
-        return openai.embeddings(self.name if model is None else checks.text("model", model), rows, count)
+        name = self.name if model is None else checks.text("model", model)
+        return openai.embeddings(name, *self._embeddings(input, normalize, pooling))
 
     def _embeddings(
         self, given: str | Sequence[str], normalize: bool, pooling: str | None
-    ) -> list[tuple[list[list[float]], int]]:
-        """Of each text its rows, and how many tokens it has."""
-        from ggufpy.generate import embeddings
+    ) -> tuple[list[list[float]], int]:
+        """The rows of all texts, and how many tokens these have."""
+        from ggufpy.generate.embeddings import Embedder
 
-        loop, unit = self.loop, checks.flag("normalize", normalize)
-        kind = embeddings.pooling_of(loop, pooling)
-        found = []
-        for text in embeddings.texts_of(given, kind):
-            tokens = self.tokenizer.encode(text, add_special=True, parse_special=True)
-            rows = embeddings.of_tokens(loop, tokens, kind, self._parts.scales)
-            found.append(((embeddings.of_length_one(rows) if unit else rows).tolist(), len(tokens)))
-        return found
+        tensors = self._parts.file.tensors
+        embedder = Embedder(self.loop, lambda weight: tensors[weight.name].to_numpy(), self._parts.scales)
+        return embedder.of_texts(self.tokenizer, given, pooling, normalize)
 
     # -- completions, in OpenAI's shapes --
 

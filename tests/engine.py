@@ -52,14 +52,14 @@ class Room:
 
 
 def step(count: int, position: int = 0) -> Room:
-    """What `step` arguments point to: tokens, and the position of the first."""
+    """What `step_ptr` arguments point to: tokens, and the position of the first."""
     return Room(np.array([count, position], np.int64))
 
 
 def run(kernel: Kernel, level: Level, nth: int = 1, **fields: Room | float) -> None:
     """Calls a kernel once for each of `nth` threads, and checks that it kept to its arrays.
 
-    The threads come in turn, but at once where they take turns themselves (`next`).
+    The threads come in turn, but at once where they take turns themselves (`next_ptr`).
     """
     args = np.zeros((), load_source(kernel).ARGS)
     together = COUNTED in (args.dtype.names or ())

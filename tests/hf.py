@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ def checkpoint(folder: Path, config: Any, seed: int = 0, model: Any = None, dtyp
             else:
                 value.copy_(torch.randn_like(value) / value.shape[-1] ** 0.5)
         made.tie_weights()
-        if dtype is not None:
-            made = made.to(dtype).float()
-    (made.to(dtype) if dtype is not None else made).save_pretrained(folder)
-    return made.float()
+        if dtype is not None:  # not the buffers: transformers has angles in float32 always
+            for value in made.parameters():
+                value.copy_(value.to(dtype))
+    (made if dtype is None else copy.deepcopy(made).to(dtype)).save_pretrained(folder)
+    return made
 
 
 def truth(model: Any, tokens: Any) -> Any:
@@ -71,12 +73,12 @@ def check(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **m
     model = checkpoint(folder / "hf", config, **made)
     tokens = np.random.default_rng(5).integers(0, VOCABULARY, length).tolist()
     path = folder / "model.gguf"
-    convert(folder / "hf", path, ConvertOptions("F32"))
+    convert(folder / "hf", path, ConvertOptions("F32", no_vocab=True))
     exact = truth(model, tokens)
     for what, logits in zip(("prompt", "by token"), ours(path, tokens), strict=True):
         assert difference(exact, logits) <= limit, what
     with gguf.open(path) as file:
-        export(file, folder / "back")
+        export(file, folder / "back", "BF16" if made.get("dtype") is torch.bfloat16 else None)
         same_tensors(folder / "hf", folder / "back")
         again = transformers.AutoModelForCausalLM.from_pretrained(folder / "back", dtype=torch.float32).eval()
         assert difference(exact, truth(again, tokens)) < 1e-6, "exported"
@@ -97,3 +99,26 @@ def config_json(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def hidden_truth(model: Any, tokens: Any) -> Any:
+    """The final hidden state (tokens, width) of one text."""
+    with torch.no_grad():
+        return model(torch.tensor([list(tokens)])).last_hidden_state[0].float().numpy().astype(np.float64)
+
+
+def check_encoder(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **made: Any) -> dict[str, Any]:
+    """As `check`, of a model without logits: its final hidden state, of a text in one step."""
+    model = checkpoint(folder / "hf", config, model=transformers.AutoModel.from_config, **made)
+    tokens = np.random.default_rng(5).integers(5, VOCABULARY, length).tolist()
+    path = folder / "model.gguf"
+    convert(folder / "hf", path, ConvertOptions("F32", no_vocab=True))
+    exact = hidden_truth(model, tokens)
+    with gguf.open(path) as file:
+        with runtime.load(file, EngineOptions(n_ctx=length)) as engine:
+            rows = engine.read(engine.sequence(), tokens, "all", hidden=True)
+        assert difference(exact, rows) <= limit
+        export(file, folder / "back")
+        again = transformers.AutoModel.from_pretrained(folder / "back", dtype=torch.float32).eval()
+        assert difference(exact, hidden_truth(again, tokens)) < 1e-6, "exported"
+        return dict(file.metadata)

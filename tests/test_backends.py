@@ -27,6 +27,7 @@ PLAN = Maker(None).plan()
 SOURCE = source_of(PLAN)
 WEIGHTS = {name: tensor.to_numpy() for name, tensor in SOURCE.tensors.items()}
 EXACT = Interpreter(PLAN, WEIGHTS).logits(TEXT)
+HIDDEN = Interpreter(PLAN, WEIGHTS).hidden(TEXT[:30])
 
 
 def on_numpy(plan: Plan) -> Loaded:
@@ -62,8 +63,10 @@ def test_an_engine_runs_on_any_backend(name: str) -> None:
         both = engine.step([Chunk(first, TEXT[130:140], "all"), Chunk(other, TEXT[100:110], "all")])
         first.truncate(135)
         found += [both[0], engine.read(first, TEXT[135:], "all")]
+        hidden = engine.read(engine.sequence(), TEXT[:30], "all", hidden=True)
     rows = np.concatenate([EXACT[:140], EXACT[135:]])
     assert np.sqrt(((np.concatenate(found) - rows) ** 2).mean()) / EXACT.std() < 0.01
+    assert np.sqrt(((hidden - HIDDEN) ** 2).mean()) / HIDDEN.std() < 0.01
     assert np.sqrt(((both[1] - EXACT[100:110]) ** 2).mean()) / EXACT.std() < 0.01
 
 

@@ -1,10 +1,11 @@
-"""Final hidden states and what is made of them: encoders without an output matrix, pooling, `Llama.embed`, the command."""
+"""Final hidden states and what is made of them: encoders without an output matrix, pooling, `Llama.embed`, `embed`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,8 @@ from ggufpy.generate import loading
 from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.jit.cache import library
 from ggufpy.llm import Llama
-from ggufpy.models.base import Keys
+from ggufpy.models.base import Inventory, Keys
+from ggufpy.models.classifier import read_classifier
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Attend, Embed, Gate, Heads, MatMul, Norm, StoreKv
@@ -121,6 +123,18 @@ def test_hidden_states_are_those_of_the_interpreter(encoder: tuple[Plan, ArraySo
     engine.close()
 
 
+def test_a_head_without_logits_may_have_another_width() -> None:
+    """Matrices behind a mean stand before it: the mean of products is the product of the mean."""
+    plan = plan_of(head=True)
+    plan = replace(plan, head=(plan.head[0], MatMul("norm", Weight("dense", (40, WIDTH)), "dense")), pooling="mean")
+    file = source_of(plan)
+    with llama(plan, file) as llm:
+        assert llm.engine.n_hidden == 40
+        exact = truth(replace(plan, head=plan.head[:1]), file, tokens_of("hello")).mean(axis=0)
+        exact = file.tensors["dense"].to_numpy().astype(np.float64) @ exact
+        assert difference(exact, np.array(llm.embed("hello")[0])) < 0.02
+
+
 def test_logits_and_hidden_states_of_one_step_have_the_bits_that_they_have_alone() -> None:
     plan = plan_of(causal=True, head=True)
     file = source_of(plan)
@@ -192,7 +206,8 @@ def test_embeddings_in_the_shape_of_openai(llm: Llama) -> None:
         "list", "mine", {"prompt_tokens": 8, "total_tokens": 8}
     )  # fmt: skip
     assert [(one["object"], one["index"]) for one in found["data"]] == [("embedding", 0), ("embedding", 1)]
-    np.testing.assert_array_equal([one["embedding"] for one in found["data"]], llm.embed(["hello", "h"], normalize=True))
+    rows = llm.embed(["hello", "h"], normalize=True)
+    np.testing.assert_array_equal([one["embedding"] for one in found["data"]], rows)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +216,8 @@ def test_embeddings_in_the_shape_of_openai(llm: Llama) -> None:
         ([], {}, "input is an empty list"),
         (3, {}, "input is 3; a text"),
         (["a", 3], {}, r"input\[1\] is 3; it must be a text"),
-        ("a", {"pooling": "rank"}, "pooling is 'rank'; it must be one of none, mean, cls, last"),
+        ("a", {"pooling": "median"}, "pooling is 'median'; it must be rank or one of none, mean, cls, last"),
+        ("a", {"pooling": "rank"}, r"the model has no classifier \(cls\.weight\)"),
         ("a", {"normalize": 1}, "normalize is 1; it must be True or False"),
         ("a" * 150, {}, "a text of 151 tokens is longer than the context of 150: shorten it"),
     ],
@@ -222,8 +238,52 @@ def test_an_encoder_writes_no_text_and_a_decoder_embeds_too(llm: Llama) -> None:
         assert len(list(decoder.generate([1, 2], temp=0.0, limit=3))) == 3
         with llama(replace(plan, pooling="mean"), file) as other:
             np.testing.assert_array_equal(other.embed("hello"), decoder.embed("hello", pooling="mean"))
-        with llama(replace(plan, pooling="rank"), file) as ranks, pytest.raises(GGUFError, match="the model ranks texts"):
-            ranks.embed("hello")
+        with llama(replace(plan, pooling="rank"), file) as other, pytest.raises(GGUFError, match="no classifier"):
+            other.embed("hello")
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def classifier_of(table: ArraySource, **more: Any) -> Any:
+    keys = Keys({"general.architecture": "a", **{f"a.{key}": value for key, value in more.items()}})
+    return read_classifier(keys, Inventory(table.tensors), WIDTH)
+
+
+def test_a_model_that_ranks_gives_scores(encoder: tuple[Plan, ArraySource]) -> None:
+    plan, file = encoder
+    rng = np.random.default_rng(4)
+    shapes: dict[str, tuple[int, ...]] = {"cls.weight": (WIDTH, WIDTH), "cls.output.weight": (3, WIDTH)}
+    shapes |= {"cls.bias": (WIDTH,), "cls.norm.weight": (WIDTH,)}
+    given = {name: (rng.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
+    whole = ArraySource({}, {**{name: t.to_numpy() for name, t in file.tensors.items()}, **given})
+    found = classifier_of(whole, **{"classifier.output_labels": ["a", "b", "c"]})
+    assert found is not None
+    row = truth(plan, file, tokens_of("hello"))[0]
+    x = np.tanh(given["cls.weight"] @ row + given["cls.bias"])
+    x = given["cls.output.weight"] @ ((x - x.mean()) / np.sqrt(x.var() + 1e-5) * given["cls.norm.weight"])
+    for softmax, exact in ((False, x), (True, np.exp(x) / np.exp(x).sum())):
+        ranks = replace(plan, pooling="rank", classifier=replace(found, softmax=softmax))
+        with llama(ranks, whole) as llm:
+            np.testing.assert_allclose(llm.embed("hello"), [exact], rtol=0, atol=0.02 * np.abs(exact).max())
+            assert llm.embed("hello", normalize=True) == llm.embed("hello")
+
+
+def test_classifiers_that_do_not_fit() -> None:
+    def source(**shapes: tuple[int, ...]) -> ArraySource:
+        names = {name.replace("_", "."): shape for name, shape in shapes.items()}
+        return ArraySource({}, {name: np.ones(shape, np.float32) for name, shape in names.items()})
+
+    assert classifier_of(source(other=(3,))) is None
+    assert classifier_of(source(cls_weight=(1, WIDTH))).dense.shape == (1, WIDTH)
+    for table, labels, message in (
+        (source(cls_weight=(7, WIDTH)), ["a"], r"cls\.weight has 7 rows, for 1 labels"),
+        (source(cls_weight=(WIDTH,)), ["a"], "a matrix is expected"),
+        (source(cls_output_weight=(2, WIDTH)), ["a"], r"cls\.output\.weight has shape \(2, 64\); \(1, 64\) expected"),
+        (source(cls_output_weight=(1, WIDTH)), [], "must have 1 to 1,048,576 texts"),
+    ):
+        with pytest.raises(GGUFError, match=message):
+            classifier_of(table, **{"classifier.output_labels": labels})
 
 
 # -- metadata --------------------------------------------------------------------------------------------------------
@@ -254,8 +314,9 @@ def test_attention_by_distance_is_refused() -> None:
 
 
 def test_the_command(
-    encoder: tuple[Plan, ArraySource], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
-) -> None:
+    encoder: tuple[Plan, ArraySource], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     def load(model: str, options: LoadOptions) -> Parts:
         return llama(*encoder)._parts
 

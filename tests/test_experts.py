@@ -21,6 +21,7 @@ from ggufpy.models.interpreter import Interpreter
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Add, Attend, Embed, ExpertMatMul, Gate, Heads, MatMul, Norm, Rope, Rotate, Route, StoreKv
 from ggufpy.models.plan import Plan
+from ggufpy.models.scaling import ScaleByGate
 from ggufpy.runtime import trial
 from ggufpy.runtime.engine import Chunk, Engine
 from ggufpy.simd.isa import EMULATED, Level
@@ -84,15 +85,29 @@ class Maker:
             return ExpertMatMul("ffn", "chosen", weight, y, count, bias, True, "shares", add)
 
         yield Norm("x", self.weight("F32", WIDTH), "norm", 1e-5)
-        for name in ("gate", "up"):
+        gated = self.choose(True, False)
+        for name in ("gate", "up") if gated else ("gate",):
             weight, bias = expert(HIDDEN, WIDTH)
             yield ExpertMatMul("norm", "chosen", weight, name, count, bias)
-        yield Gate("gate", "up", "ffn", count * HIDDEN, self.choose("silu", "gelu"))
+        shape = self.choose("silu", "gelu", "clamped")
+        yield Gate("gate", "up" if gated else None, "ffn", count * HIDDEN, shape)
+        if self.choose(False, True):
+            yield from self.shared()
         if self.choose(True, False):
             yield down("x", True)
         else:
             yield down("out", False)
             yield Add("out", "x", WIDTH)
+
+    def shared(self) -> Iterator[Op]:
+        """An expert that every token uses, as much as a sigmoid says."""
+        kind = self.choose("Q8_0", "F16")
+        for name in ("gate", "up"):
+            yield MatMul("norm", self.weight(kind, HIDDEN, WIDTH), f"shared {name}")
+        yield Gate("shared gate", "shared up", "shared", HIDDEN)
+        yield MatMul("shared", self.weight(kind, WIDTH, HIDDEN), "shared out")
+        yield ScaleByGate("norm", self.weight("F32", WIDTH), "shared out", WIDTH)
+        yield Add("shared out", "x", WIDTH)
 
     def plan(self) -> Plan:
         self.count = self.choose(3, 1, 2)

@@ -37,10 +37,10 @@ def test_kernel(level: Level, exact: int, first: int, bulk: int) -> None:
     x = Room((rng.standard_normal((40, 96)) * np.exp(rng.normal(0, 3, 96))).astype(np.float32))
     sums, lows = Room(np.zeros(96, np.float32)), Room(np.zeros(96, np.float32))
     count = Room(np.zeros(1, np.int64))
-    given = {"exact": Room(np.array([exact])), "bulk": Room(np.array([first, bulk])), "x": x, "stride": 4 * 96,
-             "count": count}  # fmt: skip
+    given = {"exact_ptr": Room(np.array([exact])), "bulk_ptr": Room(np.array([first, bulk])), "x_ptr": x,
+             "x_stride": 4 * 96, "count_ptr": count}  # fmt: skip
     for _ in range(60):  # a running sum in float32 alone would be off by more than this
-        run(kernel("collect"), level, 3, **given, columns=96, sums=sums, lows=lows)
+        run(kernel("collect"), level, 3, **given, n_columns=96, sums_ptr=sums, lows_ptr=lows)
     rows = [*range(exact), *range(first, first + bulk)]
     wanted = 60 * (x.array[rows].astype(np.float64) ** 2).sum(axis=0)
     np.testing.assert_allclose(sums.array.astype(np.float64) + lows.array, wanted, rtol=3e-7)

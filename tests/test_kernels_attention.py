@@ -110,15 +110,18 @@ def attention(shape: Shape, level: Level, caches: list[tuple[Cache, Any]], windo
     sinks = Room(shape.options["sinks"]) if "sinks" in shape.special else 0
     scratch = tiled_scratch_bytes(*lengths) if shape.tiled else scratch_bytes(*lengths, lanes)
     run(
-        shape.kernel, level, nth, spans=spans, q=Room(queries), keys=keys, values=values,
-        scratch=Room(np.full(nth * scratch, 0xFF, np.uint8)), y=y, q_stride=q_stride, y_stride=y_stride,
+        shape.kernel, level, nth, spans_ptr=spans, q_ptr=Room(queries), keys_ptr=keys, values_ptr=values,
+        scratch_ptr=Room(np.full(nth * scratch, 0xFF, np.uint8)), y_ptr=y, q_stride=q_stride, y_stride=y_stride,
         n_kv=shape.shared, key_head_bytes=keys.array.strides[1], value_head_bytes=values.array.strides[1],
-        window=window, scratch_bytes=scratch, sinks=sinks, cap=shape.options["softcap"],
+        window=window, scratch_bytes=scratch, sinks_ptr=sinks, cap=shape.options["softcap"],
     )  # fmt: skip
     if not shape.tiled:
         joins = {"sinks": 1} if "sinks" in shape.special else {}
         code = kernel("attention_join", value_length=shape.value, group=shape.group, **joins)
-        run(code, level, nth, spans=spans, y=y, y_stride=y_stride, n_kv=shape.shared, window=window, sinks=sinks)
+        run(
+            code, level, nth, spans_ptr=spans, y_ptr=y, y_stride=y_stride, n_kv=shape.shared, window=window,
+            sinks_ptr=sinks,
+        )  # fmt: skip
     for part in parts:
         part.check()
     assert np.isnan(y.array[:, heads * shape.value :]).all(), "written past the heads"
@@ -319,8 +322,8 @@ def _chain(length: int, level: Level) -> tuple[Tape, Any, list[Any]]:
     calls = []
     for i in range(length):
         a, b, names = (x, y, "ab") if i % 2 == 0 else (y, x, "ba")
-        fields = {"x": a.address, "y": b.address, "weight": weight.address, "step": now.address}
-        fields |= {"q": 0, "blocks": 8, "columns": 256, "x_stride": 1024, "y_stride": 1024, "q_stride": 0}
+        fields = {"x_ptr": a.address, "y_ptr": b.address, "weight_ptr": weight.address, "step_ptr": now.address}
+        fields |= {"q_ptr": 0, "n_blocks": 8, "n_columns": 256, "x_stride": 1024, "y_stride": 1024, "q_stride": 0}
         calls.append(Call(kernel("norm"), {**fields, "eps": 1e-5}, frozenset(names[0]), frozenset(names[1])))
     return Tape(calls, library(level)), x, [weight, y, now]
 
@@ -364,4 +367,4 @@ def test_a_closed_team_refuses_to_run() -> None:
 
 def test_a_tape_wants_every_argument() -> None:
     with pytest.raises(ValueError, match="norm takes"):
-        Tape([Call(kernel("norm"), {"step": 0}, frozenset(), frozenset())], library(BEST))
+        Tape([Call(kernel("norm"), {"step_ptr": 0}, frozenset(), frozenset())], library(BEST))

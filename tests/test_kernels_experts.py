@@ -47,12 +47,13 @@ def route(
     starts, pairs = Room(np.full(op.experts + 2, 77)), Room(np.full((len(x) * op.count, 2), -1, np.int32))
     tally = Room(np.array([5, 6]))
     run(
-        kernel("route", kind=op.kind), level, nth, step=step(len(x)), exact=Room(np.array([exact])),
-        bulk=Room(np.array([first, bulk])), x=given, bias=0 if bias is None else Room(padded(bias, columns)),
-        chosen=chosen, shares=shares, x_stride=4 * columns, y_stride=128, experts=op.experts, count=op.count,
-        groups=op.groups, groups_used=op.groups_used, renormalised=int(op.renormalised), scale=op.scale,
-        scores=Room(np.zeros((len(x), columns), np.float32)), scores_stride=4 * columns, starts=starts, pairs=pairs,
-        tally=tally,
+        kernel("route", kind=op.kind), level, nth, step_ptr=step(len(x)), exact_ptr=Room(np.array([exact])),
+        bulk_ptr=Room(np.array([first, bulk])), x_ptr=given,
+        bias_ptr=0 if bias is None else Room(padded(bias, columns)), chosen_ptr=chosen, shares_ptr=shares,
+        x_stride=4 * columns, y_stride=128, n_experts=op.experts, n_chosen=op.count, n_groups=op.groups,
+        n_groups_used=op.groups_used, renormalises=int(op.renormalised), scale=op.scale,
+        scores_ptr=Room(np.zeros((len(x), columns), np.float32)), scores_stride=4 * columns, starts_ptr=starts,
+        pairs_ptr=pairs, tally_ptr=tally,
     )  # fmt: skip
     return Routed(chosen.array[:, : op.count], shares.array[:, : op.count], starts.array, pairs.array, tally.array)
 
@@ -205,15 +206,15 @@ class Product:
             y.array[:] = padded(of["add"], stride)
         shares, bias = of.get("shares"), of.get("bias")
         run(
-            expert_kernel(m.panel), self.level, nth, step=step(len(x)), experts=m.experts,
-            starts=Room(np.concatenate([[0], np.cumsum(counts), [0]])),
-            pairs=Room(np.array([pair[1:] for pair in listed], np.int32)), weights=m.memory.at(0, m.memory.nbytes),
-            expert_bytes=m.expert_bytes, x=acts, x_stride=acts.array.strides[0],
-            x_part=acts.array.strides[1] if self.own else 0, y=y, y_stride=y.array.strides[0],
-            y_part=0 if self.summed else 4 * stride, shares=0 if shares is None else Room(shares.astype(np.float32)),
-            shares_stride=4 * count, bias=0 if bias is None else Room(padded(bias, up(m.rows, 32))),
-            bias_stride=4 * up(m.rows, 32), panels=m.panels, blocks=m.blocks, add=int(of.get("add") is not None),
-            multiplier=m.multiplier,
+            expert_kernel(m.panel), self.level, nth, step_ptr=step(len(x)), n_experts=m.experts,
+            starts_ptr=Room(np.concatenate([[0], np.cumsum(counts), [0]])),
+            pairs_ptr=Room(np.array([pair[1:] for pair in listed], np.int32)),
+            weights_ptr=m.memory.at(0, m.memory.nbytes), expert_bytes=m.expert_bytes, x_ptr=acts,
+            x_stride=acts.array.strides[0], x_part_stride=acts.array.strides[1] if self.own else 0, y_ptr=y,
+            y_stride=y.array.strides[0], y_part_stride=0 if self.summed else 4 * stride,
+            shares_ptr=0 if shares is None else Room(shares.astype(np.float32)), shares_stride=4 * count,
+            bias_ptr=0 if bias is None else Room(padded(bias, up(m.rows, 32))), bias_stride=4 * up(m.rows, 32),
+            n_panels=m.panels, n_blocks=m.blocks, adds=int(of.get("add") is not None), multiplier=m.multiplier,
         )  # fmt: skip
         found = y.array.reshape(len(x), parts, stride)
         if of.get("add") is None and not self.summed:
@@ -318,9 +319,10 @@ def test_sums_of_squares_by_expert(level: Level) -> None:
         seen = Room(np.zeros(experts, np.int64))
         for nth in (1, 3):
             run(
-                kernel("collect_experts"), level, nth, starts=Room(np.concatenate([[0], np.cumsum(counts), [0]])),
-                pairs=Room(np.array([pair[1:] for pair in listed], np.int32)), experts=experts, x=x,
-                x_stride=x.array.strides[0], x_part=256 if own else 0, columns=64, sums=sums, lows=lows, counts=seen,
+                kernel("collect_experts"), level, nth, starts_ptr=Room(np.concatenate([[0], np.cumsum(counts), [0]])),
+                pairs_ptr=Room(np.array([pair[1:] for pair in listed], np.int32)), n_experts=experts, x_ptr=x,
+                x_stride=x.array.strides[0], x_part_stride=256 if own else 0, n_columns=64, sums_ptr=sums,
+                lows_ptr=lows, counts_ptr=seen,
             )  # fmt: skip
         wanted = np.zeros((experts, 64))
         for e, row, k in listed:

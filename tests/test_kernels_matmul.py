@@ -136,9 +136,9 @@ class Case:
             assert given.shape[1] == quantised_row_bytes(m.blocks * 32)
         acts = Room(np.concatenate([given, np.full_like(given[:1].repeat(surplus, 0), 77)]))
         fields: dict[str, Any] = {
-            "step": step(len(x)), "weights": m.memory.at(0, m.memory.nbytes), "x": acts, "y": out,
-            "bias": 0 if bias is None else Room(padded(bias, rows)), "panels": m.panels, "blocks": m.blocks,
-            "x_stride": acts.array.strides[0], "y_stride": 4 * stride, "add": int(y is not None),
+            "step_ptr": step(len(x)), "weights_ptr": m.memory.at(0, m.memory.nbytes), "x_ptr": acts, "y_ptr": out,
+            "bias_ptr": 0 if bias is None else Room(padded(bias, rows)), "n_panels": m.panels, "n_blocks": m.blocks,
+            "x_stride": acts.array.strides[0], "y_stride": 4 * stride, "adds": int(y is not None),
             "multiplier": m.multiplier,
         }  # fmt: skip
         run(matmul_kernel(m.panel, self.tokens), self.level, nth, **fields)

@@ -26,6 +26,11 @@ def codes(count: int, columns: int) -> Room:
     return Room(np.zeros((count, quantised_row_bytes(columns)), np.uint8))
 
 
+def addressed(rooms: dict[str, Room]) -> dict[str, Room]:
+    """Rooms by the names of the arguments that point to them."""
+    return {f"{name}_ptr": room for name, room in rooms.items()}
+
+
 @at_every_level
 def test_norm(level: Level) -> None:
     for count, columns in [(1, 1), (3, 20), (1, 96), (5, 576)]:
@@ -37,8 +42,8 @@ def test_norm(level: Level) -> None:
             for nth, wants_codes in [(1, True), (1, False), (2, True), (3, True), (7, False)]:
                 y, q = Room(np.full_like(x, np.nan)), codes(count, x.shape[1])
                 run(
-                    kernel("norm"), level, nth, step=step(count), x=Room(x), weight=Room(weight), y=y,
-                    q=q if wants_codes else 0, blocks=x.shape[1] // 32, columns=columns, x_stride=x.strides[0],
+                    kernel("norm"), level, nth, step_ptr=step(count), x_ptr=Room(x), weight_ptr=Room(weight), y_ptr=y,
+                    q_ptr=q if wants_codes else 0, n_blocks=x.shape[1] // 32, n_columns=columns, x_stride=x.strides[0],
                     y_stride=x.strides[0], q_stride=q.array.strides[0], eps=eps,
                 )  # fmt: skip
                 np.testing.assert_allclose(y.array, exact, rtol=2e-6, atol=1e-30)
@@ -55,8 +60,9 @@ def test_a_norm_in_place_is_the_same(level: Level) -> None:
         source, q = Room(x.copy()), codes(5, 96)
         y = source if in_place else Room(np.full_like(x, np.nan))
         run(
-            kernel("norm"), level, nth, step=step(5), x=source, weight=Room(weight), y=y, q=q, blocks=3, columns=96,
-            x_stride=x.strides[0], y_stride=x.strides[0], q_stride=q.array.strides[0], eps=1e-5,
+            kernel("norm"), level, nth, step_ptr=step(5), x_ptr=source, weight_ptr=Room(weight), y_ptr=y, q_ptr=q,
+            n_blocks=3, n_columns=96, x_stride=x.strides[0], y_stride=x.strides[0], q_stride=q.array.strides[0],
+            eps=1e-5,
         )  # fmt: skip
         found.append((y.array, q.array))
     for y, q in found[1:]:
@@ -75,8 +81,8 @@ def test_a_norm_of_parts_of_rows(level: Level) -> None:
             source = Room(x.copy())
             y = source if in_place else Room(np.full_like(x, 7))
             run(
-                kernel("norm_groups"), level, nth, step=step(count), x=source, weight=Room(weight), y=y, groups=groups,
-                length=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=0,
+                kernel("norm_groups"), level, nth, step_ptr=step(count), x_ptr=source, weight_ptr=Room(weight), y_ptr=y,
+                n_groups=groups, n_columns=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias_ptr=0,
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=2e-6, atol=1e-7)
             np.testing.assert_array_equal(y.array[:, width:], (x if in_place else np.full_like(x, 7))[:, width:])
@@ -87,7 +93,7 @@ def test_add(level: Level) -> None:
     x, y = rows(3, 96, 7), rows(3, 96, 8)
     for nth in (1, 2, 5):
         total = Room(y.copy())
-        run(kernel("add"), level, nth, step=step(3), x=Room(x), y=total, blocks=3, x_stride=x.strides[0],
+        run(kernel("add"), level, nth, step_ptr=step(3), x_ptr=Room(x), y_ptr=total, n_blocks=3, x_stride=x.strides[0],
             y_stride=x.strides[0])
         np.testing.assert_array_equal(total.array, x + y)
 
@@ -97,8 +103,8 @@ def test_a_norm_of_zeros_is_zero(level: Level) -> None:
     x, q = np.zeros((2, 32), np.float32), codes(2, 32)
     y = Room(x + 1)
     run(
-        kernel("norm"), level, step=step(2), x=Room(x), weight=Room(x[:1] + 1), y=y, q=q, blocks=1, columns=32,
-        x_stride=128, y_stride=128, q_stride=q.array.strides[0], eps=1e-5,
+        kernel("norm"), level, step_ptr=step(2), x_ptr=Room(x), weight_ptr=Room(x[:1] + 1), y_ptr=y, q_ptr=q,
+        n_blocks=1, n_columns=32, x_stride=128, y_stride=128, q_stride=q.array.strides[0], eps=1e-5,
     )  # fmt: skip
     assert not y.array.any()
     assert not q.array.any()
@@ -131,10 +137,10 @@ def test_gate(level: Level, kind: str, gated: bool) -> None:
             source, y = Room(both), Room(np.full_like(both[:, : 2 * gate.shape[1]], np.nan))
             q = codes(count, gate.shape[1])
             run(
-                kernel("gate", **constants), level, nth, step=step(count), gate=source.address + gate.strides[0],
-                up=Room(right) if gated else 0, y=y, q=q if wants_codes else 0, blocks=gate.shape[1] // 32,
-                gate_stride=both.strides[0], up_stride=right.strides[0], y_stride=y.array.strides[0],
-                q_stride=q.array.strides[0],
+                kernel("gate", **constants), level, nth, step_ptr=step(count),
+                gate_ptr=source.address + gate.strides[0], up_ptr=Room(right) if gated else 0, y_ptr=y,
+                q_ptr=q if wants_codes else 0, n_blocks=gate.shape[1] // 32, gate_stride=both.strides[0],
+                up_stride=right.strides[0], y_stride=y.array.strides[0], q_stride=q.array.strides[0],
             )  # fmt: skip
             source.check()
             found, rest = np.hsplit(y.array, 2)
@@ -154,10 +160,10 @@ def test_scale_and_soft_cap(level: Level) -> None:
     wide = np.concatenate([x, x], axis=1)
     for nth in (1, 2, 5):
         scaled, capped = Room(wide), Room(wide)
-        shared = {"step": step(3), "blocks": 3, "stride": wide.strides[0]}
-        run(kernel("scale"), level, nth, x=scaled, factor=0.3, **shared)
+        shared = {"step_ptr": step(3), "n_blocks": 3, "x_stride": wide.strides[0]}
+        run(kernel("scale"), level, nth, x_ptr=scaled, factor=0.3, **shared)
         np.testing.assert_array_equal(scaled.array, np.concatenate([x * np.float32(0.3), x], axis=1))
-        run(kernel("soft_cap"), level, nth, x=capped, cap=30.0, **shared)
+        run(kernel("soft_cap"), level, nth, x_ptr=capped, cap=30.0, **shared)
         np.testing.assert_allclose(capped.array[:, :96], 30 * np.tanh(x.astype(np.float64) / 30), rtol=1e-6, atol=1e-5)
         np.testing.assert_array_equal(capped.array[:, 96:], x)
 
@@ -166,7 +172,7 @@ def test_scale_and_soft_cap(level: Level) -> None:
 def test_clear(level: Level) -> None:
     for nth in (1, 2, 5):
         x = Room(np.full((4, 64), 7, np.float32))
-        run(kernel("clear"), level, nth, step=step(3), x=x, stride=256, first=20, last=32)
+        run(kernel("clear"), level, nth, step_ptr=step(3), x_ptr=x, x_stride=256, first=20, last=32)
         exact = np.full((4, 64), 7, np.float32)
         exact[:3, 20:32] = 0
         np.testing.assert_array_equal(x.array, exact)
@@ -193,9 +199,9 @@ def test_norms_of_other_kinds(level: Level, kind: str, weighted: int, biased: in
             source = Room(x)
             y = source if in_place else Room(np.full_like(x, 7))
             run(
-                kernel("norm_groups", kind=kind, weighted=weighted, biased=biased), level, nth, step=step(count),
-                x=source, weight=Room(weight) if weighted else 0, y=y, groups=groups, length=length,
-                x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=Room(bias) if biased else 0,
+                kernel("norm_groups", kind=kind, weighted=weighted, biased=biased), level, nth, step_ptr=step(count),
+                x_ptr=source, weight_ptr=Room(weight) if weighted else 0, y_ptr=y, n_groups=groups, n_columns=length,
+                x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias_ptr=Room(bias) if biased else 0,
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=1e-5, atol=3e-6)
             np.testing.assert_array_equal(y.array[:, width:], (x if in_place else np.full_like(x, 7))[:, width:])
@@ -205,8 +211,8 @@ def test_norms_of_other_kinds(level: Level, kind: str, weighted: int, biased: in
 def test_the_l2_norm_of_next_to_nothing_is_no_larger(level: Level) -> None:
     x = Room(np.full((1, 32), 1e-4, np.float32))
     run(
-        kernel("norm_groups", kind="l2", weighted=0, biased=0), level, step=step(1), x=x, weight=0, y=x, groups=1,
-        length=32, x_stride=128, y_stride=128, eps=0.5, bias=0,
+        kernel("norm_groups", kind="l2", weighted=0, biased=0), level, step_ptr=step(1), x_ptr=x, weight_ptr=0, y_ptr=x,
+        n_groups=1, n_columns=32, x_stride=128, y_stride=128, eps=0.5, bias_ptr=0,
     )  # fmt: skip
     np.testing.assert_allclose(x.array, 2e-4, rtol=1e-6)
 
@@ -237,8 +243,8 @@ def test_heads_turn_in_place(level: Level, neox: bool) -> None:
         for nth in (1, 2, 5):
             y = Room(x.copy())
             run(
-                kernel("rotate"), level, nth, step=step(count), x=y, x_stride=x.strides[0], heads=heads, length=length,
-                table=Room(table), rotated=2 * pairs, neox=int(neox),
+                kernel("rotate"), level, nth, step_ptr=step(count), x_ptr=y, x_stride=x.strides[0], n_heads=heads,
+                n_columns=length, table_ptr=Room(table), n_rotated=2 * pairs, is_neox=int(neox),
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, : heads * length], exact, atol=2e-6)
             assert not y.array[:, heads * length :].any()
@@ -300,7 +306,7 @@ def test_quantise(level: Level) -> None:
         for nth in (1, 2, 5):
             q = codes(count, columns)
             run(
-                kernel("quantise"), level, nth, step=step(count), x=Room(x), q=q, blocks=columns // 32,
+                kernel("quantise"), level, nth, step_ptr=step(count), x_ptr=Room(x), q_ptr=q, n_blocks=columns // 32,
                 x_stride=x.strides[0], q_stride=q.array.strides[0],
             )  # fmt: skip
             np.testing.assert_array_equal(q.array, exact)
@@ -313,8 +319,8 @@ def test_select_rows(level: Level) -> None:
         for nth in (1, 2, 5):
             y, sources = Room(np.zeros((4, 96), np.float32)), Room(np.array([*wanted, 99], np.int64))
             run(
-                kernel("select_rows"), level, nth, step=step(len(wanted)), rows=sources, x=Room(x), y=y,
-                stride=x.strides[0],
+                kernel("select_rows"), level, nth, step_ptr=step(len(wanted)), rows_ptr=sources, x_ptr=Room(x), y_ptr=y,
+                row_bytes=x.strides[0],
             )  # fmt: skip
             np.testing.assert_array_equal(y.array[: len(wanted)], x[wanted])
             assert not y.array[len(wanted) :].any()
@@ -357,10 +363,11 @@ def test_rope_store_and_back(
                 for lay, n, kind in ((key_pages, key, key_type), (value_pages, value, value_type))
             ]
             keys, values = (Room(np.tile(page, (5, 1, 1))) for page in empty)
-            cache = {"keys": keys, "values": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
+            cache = {"keys_ptr": keys, "values_ptr": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
             run(
-                kernel("rope_store", **constants), level, nth, step=step(count), places=places, **rooms, **strides,
-                **cache, table=table, rotated=turned, neox=int(neox), n_head=heads, n_kv=shared, scale=0.125,
+                kernel("rope_store", **constants), level, nth, step_ptr=step(count), places_ptr=places,
+                **addressed(rooms), **strides, **cache, table_ptr=table, n_rotated=turned, is_neox=int(neox),
+                n_head=heads, n_kv=shared, scale=0.125,
             )  # fmt: skip
             found = {n: rooms[n].array[:, : widths[n]].reshape(count, -1, value if n == "v" else key) for n in rooms}
             kept = where >= 0
@@ -380,8 +387,8 @@ def test_rope_store_and_back(
                 assert wrong <= (0.02 if kind[0] == "q" else 0.0), f"{wrong:.3f} of the bytes"  # ties may go either way
             back = {n: Room(np.full_like(rooms[n].array, np.nan)) for n in "kv"}
             run(
-                kernel("kv_read", **constants), level, nth, step=step(count), places=places, **back, **cache,
-                k_stride=strides["k_stride"], v_stride=strides["v_stride"], n_kv=shared,
+                kernel("kv_read", **constants), level, nth, step_ptr=step(count), places_ptr=places, **addressed(back),
+                **cache, k_stride=strides["k_stride"], v_stride=strides["v_stride"], n_kv=shared,
             )  # fmt: skip
             for n, kind in (("k", key_type), ("v", value_type)):
                 rows_back = back[n].array[:, : widths[n]].reshape(found[n].shape)
@@ -402,13 +409,17 @@ def test_what_is_stored_is_finite(level: Level, key: int, value: int, key_type: 
     places = Room(np.array([[5, table.address]], np.int64))
     sizes = KvType(key_type).key_page(key, level.lanes), KvType(value_type).value_page(value, level.lanes)
     keys, values = (Room(np.zeros((1, 1, size), np.uint8)) for size in sizes)
-    cache = {"keys": keys, "values": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
+    cache = {"keys_ptr": keys, "values_ptr": values, "key_head_bytes": sizes[0], "value_head_bytes": sizes[1]}
     strides = {f"{n}_stride": room.array.strides[0] for n, room in rooms.items()}
     run(
-        kernel("rope_store", **constants), level, step=step(1), places=places, q=rooms["k"], **rooms, q_stride=128,
-        **strides, **cache, table=table, rotated=0, neox=0, n_head=0, n_kv=1, scale=1.0,
+        kernel("rope_store", **constants), level, step_ptr=step(1), places_ptr=places, q_ptr=rooms["k"],
+        **addressed(rooms), q_stride=128, **strides, **cache, table_ptr=table, n_rotated=0, is_neox=0, n_head=0, n_kv=1,
+        scale=1.0,
     )  # fmt: skip
     back = {n: Room(np.full_like(room.array, np.nan)) for n, room in rooms.items()}
-    run(kernel("kv_read", **constants), level, step=step(1), places=places, **back, **strides, **cache, n_kv=1)
+    run(
+        kernel("kv_read", **constants), level, step_ptr=step(1), places_ptr=places, **addressed(back), **strides,
+        **cache, n_kv=1,
+    )  # fmt: skip
     assert np.isfinite(back["k"].array[:, :key]).all()
     assert np.isfinite(back["v"].array[:, :value]).all()

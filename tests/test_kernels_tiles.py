@@ -94,10 +94,10 @@ class Product:
             before[SPAN : SPAN + count, :rows] = padded(y, rows)
         out, size = Room(before), up(scratch_bytes(self.kernel), 64)
         fields = {
-            "span": span(count), "weights": self._memory, "tiles": Room(tiles_of(padded(x, 32 * m.blocks))), "y": out,
-            "bias": 0 if bias is None else Room(padded(bias, rows)), "panels": m.panels, "blocks": m.blocks,
-            "y_stride": out.array.strides[0], "add": int(y is not None), "multiplier": m.multiplier,
-            "scratch": Room(np.full(nth * size, 0xFF, np.uint8)), "scratch_bytes": size,
+            "span_ptr": span(count), "weights_ptr": self._memory, "tiles_ptr": Room(tiles_of(padded(x, 32 * m.blocks))),
+            "y_ptr": out, "bias_ptr": 0 if bias is None else Room(padded(bias, rows)), "n_panels": m.panels,
+            "n_blocks": m.blocks, "y_stride": out.array.strides[0], "adds": int(y is not None),
+            "multiplier": m.multiplier, "scratch_ptr": Room(np.full(nth * size, 0xFF, np.uint8)), "scratch_bytes": size,
         }  # fmt: skip
         run(self.kernel, self.level, nth, **fields)
         inside = np.zeros(before.shape, bool)
@@ -230,7 +230,7 @@ def test_rows_become_tiles(count: int, level: Level) -> None:
     assert wanted.nbytes == tiles_bytes(count, 3)
     for nth in (1, 2, 3):
         tiles = Room(np.full(wanted.shape, 0xAAAA, np.uint16))
-        given = {"span": span(count), "x": Room(x), "x_stride": x.strides[0], "tiles": tiles, "blocks": 3}
+        given = {"span_ptr": span(count), "x_ptr": Room(x), "x_stride": x.strides[0], "tiles_ptr": tiles, "n_blocks": 3}
         run(TO_TILES, level, nth, **given)
         np.testing.assert_array_equal(tiles.array, wanted)
 

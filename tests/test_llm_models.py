@@ -63,6 +63,20 @@ def test_adapters_that_cannot_be(model: Path, tmp_path: Path) -> None:
         LoadOptions(lora=((5, 1.0),)).check()  # type: ignore[arg-type]
 
 
+def test_adapters_on_the_command_line(model: Path, adapter: Path) -> None:
+    from ggufpy.cli import command_parser, load_command
+    from ggufpy.commands._options import load_options
+
+    words = [str(model), "-c", "32", "--lora", str(adapter), "--lora", f"{adapter}=-0.5", "--lora", "a=b.gguf"]
+    args = command_parser("run", load_command("run")).parse_args(words)
+    assert args.lora == [(str(adapter), 1.0), (str(adapter), -0.5), ("a=b.gguf", 1.0)]
+    args.lora = args.lora[:2]
+    with ggufpy.Llama.from_options(model, load_options(args)) as llm:
+        both = llm.logits(PROMPT)
+    with ggufpy.Llama(model, n_ctx=32, lora_path=adapter, lora_scale=0.5) as llm:
+        np.testing.assert_allclose(both, llm.logits(PROMPT), atol=2e-3 * np.ptp(both))
+
+
 def test_what_has_been_read_with_another_scale_is_read_again(model: Path, adapter: Path) -> None:
     from ggufpy.runtime.request import Request
 

@@ -17,11 +17,11 @@ from ggufpy import models
 from ggufpy.backends.cpu.rope import RopeTable
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
-from ggufpy.models.base import Keys
-from ggufpy.models.llama import read_config
+from ggufpy.models.base import Inventory, Keys
+from ggufpy.models.llama import read_config, read_long_rope
 from ggufpy.models.ops import Attend, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
 from ggufpy.models.plan import Plan
-from ggufpy.models.rope import frequencies
+from ggufpy.models.rope import frequencies, magnitude
 from ggufpy.runtime import EngineOptions
 
 pytestmark = pytest.mark.usefixtures("deadline")
@@ -145,7 +145,7 @@ def test_numbers_out_of_range(key: str, value: Any, tmp_path: Path) -> None:
     [
         ({"attention.head_count": 3, "attention.head_count_kv": 2}, "3 attention heads cannot share 2"),
         ({"attention.head_count": 1, "attention.head_count_kv": 2}, "1 attention heads cannot share 2"),
-        ({"expert_count": 8}, "mixture of experts"),
+        ({"expert_count": 8}, "has no llama.expert_used_count"),
         ({"expert_count": -1}, "expert_count"),
         ({"attention.sliding_window": -1}, "sliding_window"),
         ({"attention.key_length": 1025}, "larger than ggufpy runs"),
@@ -203,6 +203,43 @@ def test_extremes_run_or_are_refused(name: str, tmp_path: Path) -> None:
         with session:
             session.eval([1] if session.engine.n_ctx == 1 else [1, 2, 3, 4, 5])
             assert session.last_logits().shape == (61,)
+
+
+# -- LongRoPE --------------------------------------------------------------------------------------------------------
+
+
+def long_rope(path: Path, n_ctx: int) -> Rope:
+    with gguf.open(path) as file:
+        keys, table = Keys(file.metadata, n_ctx), Inventory(file.tensors)
+        rope = read_long_rope(keys, read_config(keys), table)
+        assert {"rope_factors_long.weight", "rope_factors_short.weight"} <= table._used
+        return rope
+
+
+def test_long_rope_goes_by_the_context(tmp_path: Path) -> None:
+    factors = {kind: np.linspace(1, 1 + top, 10, dtype=np.float32) for kind, top in (("long", 9), ("short", 2))}
+    tensors = {f"rope_factors_{kind}.weight": values for kind, values in factors.items()}
+    changes = {"rope.scaling.original_context_length": 16, "rope.scaling.type": "longrope"}
+    path = write_model(tmp_path / "m", {**changes, "rope.scaling.attn_factor": 1.5}, tensors)
+    base = 10000.0 ** (-np.arange(0, 20, 2) / 20)
+    for n_ctx, kind in ((0, "long"), (17, "long"), (16, "short"), (8, "short")):  # 0 is the model's own, 64
+        rope = long_rope(path, n_ctx)
+        np.testing.assert_allclose(frequencies(rope), base / factors[kind], rtol=1e-6)
+        assert magnitude(rope) == 1.5
+    tensors["rope_factors_long.weight"] = np.zeros(10, np.float32)
+    with pytest.raises(GGUFError, match=r"rope_factors_long\.weight has a factor that is not from"):
+        long_rope(write_model(tmp_path / "n", changes, tensors), 8)
+    tensors["rope_factors_long.weight"] = None
+    with pytest.raises(GGUFError, match=r"rope_factors_long\.weight is missing"):
+        long_rope(write_model(tmp_path / "o", changes, tensors), 8)
+
+
+def test_yarn_may_take_back_what_it_makes_larger(tmp_path: Path) -> None:
+    changes = {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0}
+    for multiplier, wanted in ((None, 1 + 0.1 * np.log(8)), (1.0, 1.0)):
+        more = {"rope.scaling.yarn_log_multiplier": multiplier}
+        rope = rope_of(plan(write_model(tmp_path / f"{multiplier}", {**changes, **more})))
+        assert magnitude(rope) == pytest.approx(wanted)
 
 
 # -- defaults: those of llama.cpp (src/llama-model.cpp, src/llama-context.cpp) ------------------------------
@@ -306,7 +343,7 @@ def test_a_tensor_that_is_missing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in weights(SIZES, 61, "F32") if "blk.1" not in n])
 def test_a_tensor_of_another_shape(name: str, tmp_path: Path) -> None:
     given = weights(SIZES, 61, "F32")[name]
-    for i, wrong in enumerate((given[:-1], given[..., :-1], given[None], given[:0], given.reshape(-1)[:1].reshape(()))):
+    for i, wrong in enumerate((given[:-1], given[..., :-1], given[..., None], given[:0], given.reshape(-1)[:1].reshape(()))):
         path = write_model(tmp_path / f"m{i}", {}, {name: np.ascontiguousarray(wrong)})
         refused(path, f"tensor {re.escape(name)} |tensor output.weight has shape")
 

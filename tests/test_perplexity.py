@@ -48,9 +48,9 @@ def test_kernels(level: Level, columns: int) -> None:
     logits = some_logits(count, columns)
     logits[1] = 2.5  # all alike: the first is the top
     held, stride = Room(np.pad(logits, ((0, 0), (0, 5)), constant_values=99)), 4 * (columns + 5)
-    shared = {"count": count, "logits": held, "stride": stride}
+    shared = {"n_rows": count, "logits_ptr": held, "logits_stride": stride}
     out = Room(np.zeros((count, 4), np.float32))
-    run(kernel("log_softmax"), level, 2, **shared, columns=columns, out=out)
+    run(kernel("log_softmax"), level, 2, **shared, n_columns=columns, out_ptr=out)
     exact, top = log_softmax(logits), logits.max(axis=1)
     total = np.exp(logits.astype(np.float64) - top[:, None]).sum(axis=1)
     np.testing.assert_array_equal(out.array[:, 0], top)
@@ -61,8 +61,8 @@ def test_kernels(level: Level, columns: int) -> None:
     ids, values = Room(np.zeros((count, columns), np.int32)), Room(np.zeros((count, columns), np.float32))
     numbers = Room(np.zeros((count, 4), np.float32))
     run(
-        kernel("likely"), level, 2, **shared, columns=columns, stats=stats, ids=ids, values=values, numbers=numbers,
-        scratch=Room(np.zeros(2 * 128, np.uint8)), least=np.log(tick), tick=tick,
+        kernel("likely"), level, 2, **shared, n_columns=columns, stats_ptr=stats, ids_ptr=ids, values_ptr=values,
+        numbers_ptr=numbers, scratch_ptr=Room(np.zeros(2 * 128, np.uint8)), least=np.log(tick), tick=tick,
     )  # fmt: skip
     for i, p in enumerate(np.exp(exact)):
         heads, tails = numbers.array[i, :2].view(np.int32)
@@ -82,8 +82,8 @@ def test_kernels(level: Level, columns: int) -> None:
     given = [Room(x.astype(np.float32).ravel()) for x in (log_softmax(other), np.exp(log_softmax(other)))]
     found = Room(np.zeros(count, np.float32))
     run(
-        kernel("divergence"), level, 2, **shared, stats=stats, starts=starts, ids=flat, values=given[0],
-        weights=given[1], out=found,
+        kernel("divergence"), level, 2, **shared, stats_ptr=stats, starts_ptr=starts, ids_ptr=flat, values_ptr=given[0],
+        weights_ptr=given[1], out_ptr=found,
     )  # fmt: skip
     wanted = (np.exp(log_softmax(other)) * (log_softmax(other) - exact)).sum(axis=1)
     np.testing.assert_allclose(found.array, wanted, atol=3e-6)

@@ -49,10 +49,10 @@ class SplitProgram:
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
         first, *others = [self._of(part, step) for part in range(len(self._parts))]
-        found = self._parts[0].run(first, x)
+        state = self._parts[0].run(first, x)
         for part, rows in zip(self._parts[1:], others, strict=True):
-            found = part.run(rows, found)
-        return found
+            state = part.run(rows, state)
+        return state
 
     def _of(self, part: int, step: Sequence[Rows]) -> Sequence[Rows]:
         """The rows with the tables of a part's groups."""

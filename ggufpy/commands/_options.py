@@ -136,7 +136,7 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Threads, batch and GPU layers, as every command that runs a model takes them."""
-    add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers")
+    add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers", "lora")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -231,16 +231,16 @@ def _profiles(engine: Engine, args: argparse.Namespace) -> Profiles:
     from ggufpy.commands import _bench_profile
 
     ids, count, depth = _tokens(engine, args), next(filter(None, args.n_prompt), 0), args.depth[0]
-    found: Profiles = {}
+    profiles: Profiles = {}
     text = engine.sequence()
     if count:
-        found["pp"] = _bench_profile.profile(engine, lambda: engine.read(text, ids[:count]))
+        profiles["pp"] = _bench_profile.profile(engine, lambda: engine.read(text, ids[:count]))
     if args.n_gen:
         text.truncate(0)
         engine.read(text, ids[:depth])
-        found["tg"] = _bench_profile.profile(engine, lambda: decode(engine, text, ids[: args.n_gen]))
+        profiles["tg"] = _bench_profile.profile(engine, lambda: decode(engine, text, ids[: args.n_gen]))
     text.close()
-    return found
+    return profiles
 
 
 def _note(runs: Runs, turn: int, seconds: float, limit: Callable[[], float] | None = None) -> None:

@@ -43,10 +43,10 @@ examples:
 
 def names(text: str) -> list[str]:
     """An argument type: names with commas between them, each once."""
-    found = [part.strip() for part in text.split(",")]
-    if not all(found):
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as Q4_0,Q4_K_M")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(parts))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,7 +79,7 @@ def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
     from ggufpy.simd import isa
 
     present = isa.available()
-    found = []
+    levels = []
     for level in isa.LEVELS:
         if level not in present:
             verdict = f"not here: {isa.absence(level)}"
@@ -87,9 +87,9 @@ def _levels(quick: bool, progress: Progress) -> list[dict[str, Any]]:
             verdict = f"wrong: {reason}"
         else:
             verdict = "not tried" if quick else _tried(level, progress)
-        found.append({"name": level.name, "verdict": verdict})
+        levels.append({"name": level.name, "verdict": verdict})
     best = verdicts.current().name
-    return [{**level, "current": level["name"] == best} for level in found]
+    return [{**level, "current": level["name"] == best} for level in levels]
 
 
 def _tried(level: Level, progress: Progress) -> str:
@@ -141,8 +141,8 @@ def _cache() -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     from ggufpy import __version__
 
-    found = {"ggufpy": __version__, "python": sys.version.split()[0]}
-    return found | {name: metadata.version(name) for name in _PACKAGES}
+    versions = {"ggufpy": __version__, "python": sys.version.split()[0]}
+    return versions | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def _text(report: dict[str, Any]) -> str:

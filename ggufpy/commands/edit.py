@@ -236,8 +236,8 @@ def _report(args: argparse.Namespace, editor: Editor, draft: Draft, outcome: tup
     mode, written = outcome
     output = args.output or editor.path
     if args.json:
-        found = {"file": str(editor.path), "output": str(output), "mode": mode, "bytes": written}
-        print(json.dumps({**found, "dry_run": args.dry_run, "changes": [_as_json(c) for c in draft.changes]}))
+        outline = {"file": str(editor.path), "output": str(output), "mode": mode, "bytes": written}
+        print(json.dumps({**outline, "dry_run": args.dry_run, "changes": [_as_json(c) for c in draft.changes]}))
         return
     for change in draft.changes:
         print(printable(_describe(change)))

@@ -15,7 +15,8 @@ from ggufpy.support import console
 HELP = "turn texts into vectors (embeddings)"
 DESCRIPTION = """Print the embedding of a text: its numbers on a line, of length 1.
 Several texts (-p again, or --lines) are a line each. How a text's tokens become one vector the model says; --pooling
-says it otherwise: the mean of all, the first (cls), the last, or none, which prints a line for each token.
+says it otherwise: the mean of all, the first (cls), the last, or none, which prints a line for each token. A model
+that ranks texts prints scores.
 JSON: what OpenAI's embeddings are: data (embedding, index), model, usage.
 
 examples:
@@ -31,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("-p", "--prompt", metavar="TEXT", action="append", help="a text (default: read it from stdin)")
     text.add_argument("-f", "--file", metavar="FILE", help="a file with the text, UTF-8; - is stdin")
     parser.add_argument("--lines", action="store_true", help="every line of FILE is a text of its own")
-    parser.add_argument(
-        "--pooling", choices=("none", "mean", "cls", "last"), help="how tokens become one vector (default: the model's)"
-    )
+    kinds = ("none", "mean", "cls", "last", "rank")
+    parser.add_argument("--pooling", choices=kinds, help="how tokens become one vector (default: the model's)")
     parser.add_argument(
         "--no-normalize", dest="normalize", action="store_false", help="leave vectors as long as they are"
     )

@@ -89,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
     with open_gguf(args.file) as file:
         check = None if args.check is None else Check(read_manifest(args.check, file, printable))
         algorithms = _algorithms(args, check)
-        found: list[Digests] = []
+        results: list[Digests] = []
         with Progress() as progress:
             for each in digests(file, algorithms, layers=not args.no_layers, progress=progress):
-                found.append(each)
+                results.append(each)
                 _line(args, each, check)
         if args.json:
-            print(json.dumps(_as_json(args, file, found, check, algorithms)))
+            print(json.dumps(_as_json(args, file, results, check, algorithms)))
     if check is None:
         return 0
     good = check.ok(algorithms)
@@ -141,12 +141,12 @@ def _verdict(check: Check, good: bool) -> str:
 
 
 def _as_json(
-    args: argparse.Namespace, file: GGUFFile, found: list[Digests], check: Check | None, algorithms: Sequence[str]
+    args: argparse.Namespace, file: GGUFFile, results: list[Digests], check: Check | None, algorithms: Sequence[str]
 ) -> dict[str, Any]:
     total = sum(t.nbytes for t in file.tensors.values())
-    out: dict[str, Any] = {"file": str(args.file), "bytes": total, **found[-1].by}
+    out: dict[str, Any] = {"file": str(args.file), "bytes": total, **results[-1].by}
     if not args.no_layers:
-        out["tensors"] = [{"name": each.tensor, **each.by} for each in found[:-1]]
+        out["tensors"] = [{"name": each.tensor, **each.by} for each in results[:-1]]
     if check is not None:
         out["check"] = {
             "manifest": str(args.check),

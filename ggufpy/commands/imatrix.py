@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     from ggufpy.quantizer.importance import ImportanceMatrix
 
     start = time.perf_counter()
-    found = [ImportanceMatrix.read(path, args.ctx_size) for path in args.in_file]
-    begun = found[0].merged(found[1:]) if found else None
+    matrices = [ImportanceMatrix.read(path, args.ctx_size) for path in args.in_file]
+    begun = matrices[0].merged(matrices[1:]) if matrices else None
     matrix, tokens = (begun, 0) if args.file is None else _collect(args, begun)
     assert matrix is not None
     matrix.write(args.output)

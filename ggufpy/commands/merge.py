@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
             written = merge(file, args.output, force=args.force, progress=progress)
         files, tensors = len(file.files), len(file.tensors)
     if args.json:
-        found = {"file": str(args.output), "files": files, "tensors": tensors, "bytes": written}
-        print(json.dumps({**found, "seconds": time.perf_counter() - started}))
+        report = {"file": str(args.output), "files": files, "tensors": tensors, "bytes": written}
+        print(json.dumps({**report, "seconds": time.perf_counter() - started}))
     else:
         print(f"{printable(str(args.output))}  {tensors} tensors of {files} files, {human_bytes(written)}")
     return 0

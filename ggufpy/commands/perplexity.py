@@ -92,9 +92,9 @@ def _windows(args: argparse.Namespace, llm: Llama, base: KlBase | None, n_ctx: i
     if args.chunks > most:
         raise GGUFError(f"{args.kl_base} has {most} chunks: use --chunks {most} or fewer")
     count = most if args.chunks < 0 else args.chunks
-    found = base.tokens()[:count] if args.file is None else text_windows(llm, args.file, n_ctx, count)
-    base.check(found, llm.n_vocab())
-    return found
+    windows = base.tokens()[:count] if args.file is None else text_windows(llm, args.file, n_ctx, count)
+    base.check(windows, llm.n_vocab())
+    return windows
 
 
 def _measure(args: argparse.Namespace, llm: Llama, chunks: Ints, base: KlBase | None) -> Result:
@@ -113,9 +113,9 @@ def _measure(args: argparse.Namespace, llm: Llama, chunks: Ints, base: KlBase | 
 
 def fields(result: Result) -> dict[str, Any]:
     """The result as `--json` has it."""
-    found = asdict(result)
-    divergence = found.pop("divergence") or {}
-    return {**found, **{name: divergence.get(name) for name in KL_FIELDS}}
+    values = asdict(result)
+    divergence = values.pop("divergence") or {}
+    return {**values, **{name: divergence.get(name) for name in KL_FIELDS}}
 
 
 def text(result: Result, n_ctx: int) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from ggufpy import models
-from ggufpy.convert.vocabulary import export_vocabulary
+from ggufpy.convert.folder import POOLING_MODES
+from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.writing import write_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Tensor
@@ -97,9 +98,12 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
     tensors = {name: _typed(rows, main, dtype) for name, rows in _tensors(file, checkpoint, config).items()}
     check_space(folder, sum(rows.nbytes for rows in tensors.values()))
     with _staged(folder) as stage:
+        pooling = config.pop("sentence_pooling", None)
         _write_json(stage / "config.json", config)
+        if pooling is not None:
+            _write_pooling(stage, pooling, int(config["hidden_size"]))
         size = _write_weights(stage, tensors, progress)
-        notes = export_vocabulary(file.metadata, stage)
+        notes = _vocabulary(file, stage)
         names = tuple(sorted(path.name for path in stage.iterdir()))
     return Exported(names, size, main, tuple(notes))
 
@@ -128,7 +132,8 @@ def _config(file: GGUFFile, architecture: str, checkpoint: Checkpoint, main: str
     config["vocab_size"] = int(file.tensors["token_embd.weight"].shape[0])
     config.setdefault("tie_word_embeddings", "output.weight" not in file.tensors)
     config["torch_dtype"] = _DTYPES[main]
-    config |= dict.fromkeys(name for _, name in _IDS)  # defaults of transformers may lie beyond the vocabulary
+    for _, name in _IDS:  # defaults of transformers may lie beyond the vocabulary
+        config.setdefault(name, None)
     config |= {name: int(file.metadata[key]) for key, name in _IDS if key in file.metadata}
     return config
 
@@ -192,6 +197,24 @@ def _write_weights(folder: Path, tensors: Mapping[str, Rows], progress: Progress
     index = {"metadata": {"total_size": total}, "weight_map": where}
     _write_json(folder / "model.safetensors.index.json", index)
     return total
+
+
+def _write_pooling(folder: Path, pooling: str, width: int) -> None:
+    """What sentence-transformers reads besides: the parts of a model, and how a text's rows become one."""
+    kinds = ("", "1_Pooling", "sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
+    modules = [{"idx": i, "name": str(i), "path": kinds[i], "type": kinds[i + 2]} for i in range(2)]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", "utf-8")
+    (folder / "1_Pooling").mkdir()
+    modes = {key: name == pooling for key, name in POOLING_MODES}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+
+
+def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
+    """The tokenizer's files; a line where there are none."""
+    if file.metadata.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
+        return ["the file has no vocabulary, and the folder has no tokenizer"]
+    export_vocabulary(file.metadata, folder)
+    return []
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -18,6 +18,11 @@ from ggufpy.format.values import shown
 JSON_MAX = 100_000_000  # bytes of a file of JSON
 _INDEX = "model.safetensors.index.json"
 _NO_MODEL = ("adapter_model", "optimizer", "training_args", "scheduler")  # beginnings of files that are no weights
+POOLING_MODES = (  # of sentence-transformers, and what GGUF calls them
+    ("pooling_mode_mean_tokens", "mean"),
+    ("pooling_mode_cls_token", "cls"),
+    ("pooling_mode_lasttoken", "last"),
+)
 _WHOLE = "consolidated"  # Mistral's own file, beside the same weights in shards
 
 
@@ -61,7 +66,7 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
         raise GGUFError(f"{path} is no folder; a checkpoint is a folder with config.json and files of weights")
     if not (path / "config.json").is_file():
         raise GGUFError(f"{path} has no config.json: give the folder of a Hugging Face checkpoint")
-    config = read_object(path / "config.json")
+    config = with_modelopt(path, read_object(path / "config.json")) | _pooling(path)
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}
@@ -80,6 +85,37 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
                 raise GGUFError(f"{file}: tensor {shown(name)} is in another file of the checkpoint, too")
             tensors[name] = tensor
     return Folder(path, config, tensors, [str(file) for file in files or pickled])
+
+
+def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """config.json, and where it does not say how weights are stored, what hf_quant_config.json of ModelOpt says."""
+    file = path / "hf_quant_config.json"
+    if config.get("quantization_config") or not file.is_file():
+        return config
+    said = read_object(file).get("quantization")
+    if not isinstance(said, dict):
+        raise GGUFError(f"{file} does not say how the weights are quantised")
+    return {**config, "quantization_config": {**said, "quant_method": "modelopt"}}
+
+
+def _pooling(path: Path) -> dict[str, str]:
+    """How a text's rows become one, as sentence-transformers' folders say beside config.json: "sentence_pooling".
+
+    Raises GGUFError for a way that no file can say.
+    """
+    modules = read_json(path / "modules.json") if (path / "modules.json").is_file() else []
+    for module in modules if isinstance(modules, list) else []:
+        if not isinstance(module, dict) or not str(module.get("type")).endswith("Pooling"):
+            continue
+        where = str(module.get("path", ""))
+        if Path(where).name != where:
+            raise GGUFError(f"{path}: modules.json names {shown(where)}, which is no folder of this one")
+        said = read_object(path / where / "config.json")
+        for key, name in POOLING_MODES:
+            if said.get(key) is True or said.get("pooling_mode") == key.removeprefix("pooling_mode_").split("_")[0]:
+                return {"sentence_pooling": name}
+        raise GGUFError(f"{path}: {where}/config.json asks for a pooling that is none of mean, cls and last")
+    return {}
 
 
 def _tensors_of(file: Path) -> Mapping[str, Stored]:

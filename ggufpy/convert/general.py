@@ -1,14 +1,149 @@
-"""`general.*`: what a file says of the model as a whole."""
+"""`general.*`: what a file says of the model as a whole, from its card, its generation_config.json and its name.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. What the user says wins over what is found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ggufpy.convert.card import Parts, parts_of, read_card, sources, title
+from ggufpy.convert.folder import read_object
+from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows
-from ggufpy.format.values import Typed
+from ggufpy.format.values import Typed, shown
+
+_SAMPLING = (
+    ("temp", "temperature", "float32"), ("top_k", "top_k", "int32"), ("top_p", "top_p", "float32"),
+    ("min_p", "min_p", "float32"), ("penalty_repeat", "repetition_penalty", "float32"),
+)  # fmt: skip
+# Keys of general.* that are texts, and what cards call them, the first that is there.
+_TEXTS = (
+    ("author", ("author", "model_author", "model_creator")), ("version", ("version", "model_version")),
+    ("organization", ("organization", "model_organization")), ("finetune", ("finetune", "model_finetune")),
+    ("basename", ("basename", "model_basename")), ("description", ("description", "model_description")),
+    ("size_label", ("size_label", "model_size_label")), ("license", ("license",)), ("license.name", ("license_name",)),
+    ("license.link", ("license_link",)), ("source.url", ("url", "model_url")), ("source.doi", ("doi", "model_doi")),
+    ("source.repo_url", ("repo_url", "model_repo_url")),
+)  # fmt: skip
+_LISTS = (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language")))
+_SOURCES = (
+    ("base_model", ("base_model", "base_models", "base_model_sources")),
+    ("dataset", ("datasets", "dataset", "dataset_sources")),
+)
 
 
-def general(folder: Path, name: str | None, tensors: Iterable[Rows]) -> dict[str, Typed]:
-    """The keys of a checkpoint in `folder`; `name` is what the user calls it."""
-    return {"general.type": Typed("string", "model"), "general.name": Typed("string", name or folder.resolve().name)}
+def general(
+    folder: Path, config: Mapping[str, Any], name: str | None, tensors: Iterable[Rows]
+) -> tuple[dict[str, Typed], list[str]]:
+    """The keys of a checkpoint in `folder`, and lines for the user; `name` is what the user calls it."""
+    card, notes = read_card(folder)
+    parts = _named(folder, config)
+    texts = {key: _text(card, names) for key, names in _TEXTS}
+    texts = {"version": parts.version, "finetune": parts.finetune, "basename": parts.basename,
+             "organization": title(parts.organization) if parts.organization else None,
+             "size_label": parts.size or size_label(tensors)} | {k: v for k, v in texts.items() if v}  # fmt: skip
+    called = name or _text(card, ("name", "model_name")) or title(parts.name)
+    keys = {"general.type": Typed("string", "model"), **_sampling(folder), "general.name": Typed("string", called)}
+    order = [key for key, _ in _TEXTS]
+    keys |= {f"general.{key}": Typed("string", texts[key]) for key in order if texts.get(key)}
+    for key, several in _SOURCES:
+        keys |= _entries(key, next((card[name] for name in several if card.get(name)), []))
+    for key, pair in _LISTS:
+        words = [word for name in pair for word in _words(card.get(name))]
+        if words:
+            keys[f"general.{key}"] = Typed("array[string]", words)
+    return keys, notes
+
+
+def _named(folder: Path, config: Mapping[str, Any]) -> Parts:
+    """The name that config.json has for the model, if it is none of a folder somewhere; else the folder's."""
+    said = config.get("_name_or_path")
+    if isinstance(said, str) and said and said.count("/") <= 1 and not said.startswith((".", "/")):
+        return parts_of(said)
+    return parts_of(folder.resolve().name)
+
+
+def _text(card: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    values = (card.get(name) for name in names)
+    return next((str(v) for v in values if isinstance(v, str | int | float) and str(v).strip()), None)
+
+
+def _words(value: Any) -> list[str]:
+    words = value if isinstance(value, list) else [value]
+    return [str(word) for word in words if isinstance(word, str | int) and str(word)]
+
+
+def _entries(key: str, value: Any) -> dict[str, Typed]:
+    entries = sources(value)
+    if not entries:
+        return {}
+    keys = {f"general.{key}.count": Typed("uint32", len(entries))}
+    for i, entry in enumerate(entries):
+        keys |= {f"general.{key}.{i}.{what}": Typed("string", text) for what, text in entry.items()}
+    return keys
+
+
+def _sampling(folder: Path) -> dict[str, Typed]:
+    """What the model's makers recommend to sample with."""
+    path = folder / "generation_config.json"
+    said = read_object(path) if path.is_file() else {}
+    keys = {}
+    for key, name, kind in _SAMPLING:
+        value = said.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            keys[f"general.sampling.{key}"] = Typed(kind, int(value) if kind == "int32" else float(value))
+    return keys
+
+
+def size_label(tensors: Iterable[Rows]) -> str | None:
+    """How many weights there are, "135M"; of a mixture of experts its experts and the weights of one, "8x7B"."""
+    dense = each = experts = 0
+    for rows in tensors:
+        count = math.prod(rows.shape)
+        if len(rows.shape) == 3:
+            experts = max(experts, rows.shape[0])
+            each += count // max(rows.shape[0], 1)
+        else:
+            dense += count
+    if not dense + each:
+        return None
+    return f"{experts}x{_rounded(dense + each)}" if experts else _rounded(dense)
+
+
+def _rounded(count: int) -> str:
+    """A count in two digits or more: 135M, 7.2B."""
+    for limit, scale, unit in ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (0, 1e3, "K")):
+        if count > limit:
+            value = count / scale
+            return f"{value:.{max(2 - len(str(round(value))), 0)}f}{unit}"
+    return "0K"
+
+
+def overriding(path: Path) -> dict[str, Typed]:
+    """Keys of a file of JSON that the user gives, as `--metadata`: texts, numbers, flags and lists of texts.
+
+    general.base_models and general.datasets are lists of objects, as in llama.cpp. Raises GGUFError for other values.
+    """
+    keys: dict[str, Typed] = {}
+    for key, value in read_object(path).items():
+        if key in ("general.base_models", "general.datasets"):
+            keys |= _entries("base_model" if "base" in key else "dataset", value)
+        elif isinstance(value, bool):
+            keys[key] = Typed("bool", value)
+        elif isinstance(value, str):
+            keys[key] = Typed("string", value)
+        elif isinstance(value, int) and -(2**31) <= value < 2**32:
+            keys[key] = Typed("uint32" if value >= 0 else "int32", value)
+        elif isinstance(value, float) and np.isfinite(value):
+            keys[key] = Typed("float32", value)
+        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+            keys[key] = Typed("array[string]", value)
+        else:
+            raise GGUFError(f"{path}: {shown(key)} is no text, number, flag or list of texts")
+    return keys

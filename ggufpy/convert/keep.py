@@ -12,14 +12,17 @@ import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
-from ggufpy.format.rows import Bytes, NamedRows, Rows, decoded
+from ggufpy.format.rows import Bytes, Floats, NamedRows, Rows, decoded, encoded
 from ggufpy.format.values import shown
 from ggufpy.quantizer.recipe import Job, Recipe
 from ggufpy.quantizer.types import COPY, FLOATS, FileType
 
 
 class Kept(Rows):
-    """The blocks of `exact`, which are shown to have the numbers of `source` wherever they are read."""
+    """The blocks of `exact`, which are shown to have the numbers of `source` wherever they are read.
+
+    Where a checkpoint has floats of 16 bits, what blocks stand for is rounded to those and gives the same bits.
+    """
 
     def __init__(self, source: Rows, exact: Rows) -> None:
         self._source, self._exact = source, exact
@@ -34,12 +37,17 @@ class Kept(Rows):
 
     def rows(self, start: int, stop: int) -> Bytes:
         raw = self._exact.rows(start, stop)
-        if not np.array_equal(decoded(raw, self.type), self._source.floats(start, stop)):
+        if not self._same(decoded(raw, self.type), start, stop):
             raise GGUFError(
                 f"rows {start} to {stop} are not the same numbers in {self.type}, as they should be: please report "
                 "this, and convert with --outtype f16"
             )
         return raw
+
+    def _same(self, numbers: Floats, start: int, stop: int) -> bool:
+        if self._source.type in ("BF16", "F16"):
+            numbers = decoded(encoded(numbers, self._source.type), self._source.type)
+        return np.array_equal(numbers, self._source.floats(start, stop))
 
     def release(self) -> None:
         self._source.release()

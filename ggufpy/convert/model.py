@@ -64,7 +64,8 @@ def understood(folder: Folder) -> Model:
     or that no rule takes.
     """
     config = text_config(folder.config)
-    architecture, checkpoint = models.checkpoint_of(_classes(folder.config), config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
+    config = HfConfig({**checkpoint.defaults, **config.values})
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = canonical(logical, checkpoint.anchor)
     config, notes = _with_experts(config, checkpoint, tensors)
@@ -77,7 +78,7 @@ def understood(folder: Folder) -> Model:
     return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
 
 
-def _classes(config: Mapping[str, object]) -> list[str]:
+def architectures(config: Mapping[str, object]) -> list[str]:
     """config.json's architectures: those of the model itself, then those of its text half."""
     said: list[str] = []
     for part in (config, config.get("text_config")):
@@ -116,8 +117,9 @@ def _with_experts(
     (there,) = lengths
     if there > said:
         raise GGUFError(f"layers have {there} experts, and config.json says {said}")
-    name = next(name for name in checkpoint.experts.split("|") if config.values.get(name) is not None)
-    return config.replaced(**{name: there}), [f"the model was pruned: {there} experts of {said} are there"]
+    names = [name for name in checkpoint.experts.split("|") if config.values.get(name) is not None]
+    notes = [f"the model was pruned: {there} experts of {said} are there"]
+    return config.replaced(**dict.fromkeys(names, there)), notes
 
 
 def _predicts(name: str, config: HfConfig) -> bool:

@@ -34,8 +34,8 @@ def not_text(name: str) -> bool:
 
 
 def canonical(tensors: Mapping[str, T], anchor: str) -> dict[str, T]:
-    """Tensors by the names that rules have. `anchor` is a tensor that is always there: what stands before it in this
-    checkpoint takes the place of what stands before it in rules.
+    """Tensors by the names that rules have. `anchor` is what all names of rules begin with, "|", and the rest of the
+    name of a tensor that is always there: what this checkpoint has before that takes the place of the beginning.
 
     Raises GGUFError where two names become one.
     """
@@ -62,22 +62,18 @@ def _unwrapped(name: str) -> str:
 
 def _with_prefix(names: dict[str, str], anchor: str) -> dict[str, str]:
     """Bodies saved without their head have no "model."; other tools put something of their own there."""
-    if anchor in names.values():
+    wanted, _, tail = anchor.partition("|")
+    prefix = _before(names.values(), tail)
+    if prefix is None or prefix == wanted:
         return names
-    wanted, _, tail = anchor.partition(".") if "." in anchor else ("", "", anchor)
-    ending = _ending(names.values(), anchor, tail)
-    if ending is None:
-        return names
-    prefix = ending
     out = {}
     for stored, name in names.items():
         body = name.startswith(prefix) and not name.startswith("lm_head.")
-        out[stored] = f"{wanted}.{name[len(prefix):]}" if body else name
+        out[stored] = wanted + name[len(prefix) :] if body else name
     return out
 
 
-def _ending(names: Iterable[str], anchor: str, tail: str) -> str | None:
-    """What stands before the anchor's tail ("embed_tokens.weight" of "model.embed_tokens.weight") in the one name that
-    ends with it; None where no or several names do."""
+def _before(names: Iterable[str], tail: str) -> str | None:
+    """What stands before `tail` in the one name that ends with it; None where no or several names do."""
     ends = [name for name in names if name == tail or name.endswith(f".{tail}")]
     return ends[0][: len(ends[0]) - len(tail)] if len(ends) == 1 else None

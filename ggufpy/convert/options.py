@@ -18,14 +18,15 @@ class ConvertOptions:
 
     `outtype` is a file type that `quantize` takes, or "auto": every tensor as the checkpoint has it, quantised ones in
     the blocks that have the same numbers, or the nearest. `keep` refuses quantised tensors that no blocks are the same
-    as. `name` is what the model is called, `metadata` a file of JSON with keys that win over what is found.
-    `quantize` has everything else that a quantisation takes.
+    as. `no_vocab` writes weights alone, for those who give tokens. `name` is what the model is called, `metadata` a
+    file of JSON with keys that win over what is found. `quantize` has everything else that a quantisation takes.
     """
 
     outtype: str = AUTO
     quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
     keep: bool = False
     vocab_only: bool = False
+    no_vocab: bool = False
     allow_pickle: bool = False
     name: str | None = None
     metadata: Path | None = None
@@ -33,6 +34,8 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         if self.outtype != AUTO and self.file_type.name == COPY:
             raise GGUFError("outtype COPY is called auto where a checkpoint is converted")
+        if self.vocab_only and self.no_vocab:
+            raise GGUFError("a vocabulary alone, without a vocabulary, is nothing: leave out one of them")
 
     @property
     def file_type(self) -> FileType:

@@ -8,22 +8,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ggufpy import models
 from ggufpy.convert.folder import open_folder
-from ggufpy.convert.general import general
+from ggufpy.convert.general import general, overriding
 from ggufpy.convert.keep import Keeper
-from ggufpy.convert.model import Converted, converted, of_path, text_config, understood
+from ggufpy.convert.model import Converted, architectures, converted, of_path, text_config, understood
 from ggufpy.convert.options import ConvertOptions
-from ggufpy.convert.vocabulary import vocabulary
+from ggufpy.convert.vocabulary import Vocabulary, vocabulary
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
 from ggufpy.format.rows import Rows
 from ggufpy.format.writer import write
+from ggufpy.models.checkpoint import metadata
 from ggufpy.quantizer import Report
 from ggufpy.quantizer.stream import quantize_source
 from ggufpy.quantizer.types import COPY, FILE_TYPES
 from ggufpy.support import checks
 
 EMBEDDING = "token_embd.weight"
+NOTHING = Vocabulary({"tokenizer.ggml.model": Typed("string", "none")}, (), 0)
 
 
 def convert(
@@ -49,13 +52,12 @@ def read(path: Path, options: ConvertOptions) -> Converted:
     folder = open_folder(path, options.allow_pickle)
     model = understood(folder)
     size = model.tensors[EMBEDDING].shape[0] if EMBEDDING in model.tensors else None
-    words = vocabulary(path, model.config.values, size)
-    keys = {
-        **general(path, options.name, model.tensors.values()),
-        "general.file_type": Typed("uint32", _main_type(model.tensors)),
-        **words.keys,
-    }
-    return converted(model, keys, folder.files, words.notes)
+    words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
+    about, notes = general(path, folder.config, options.name, model.tensors.values())
+    keys = {**about, "general.file_type": Typed("uint32", _main_type(model.tensors)), **words.keys}
+    if options.metadata is not None:
+        keys |= overriding(options.metadata)
+    return converted(model, keys, folder.files, [*notes, *words.notes])
 
 
 def _main_type(tensors: Mapping[str, Rows]) -> int:
@@ -71,6 +73,11 @@ def _vocabulary_alone(path: Path, target: Path, options: ConvertOptions) -> Repo
     words = vocabulary(path, text_config(folder.config).values, None)
     if not words.keys:
         raise GGUFError(f"{path} has no tokenizer")
-    keys = {**general(path, options.name, []), **words.keys}
-    write(target, {"general.architecture": Typed("string", "llama"), **keys}, {})
-    return Report(0, target.stat().st_size, 0.0, 0.0, [], [str(target)], words.notes)
+    config = text_config(folder.config)
+    architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
+    about, notes = general(path, folder.config, options.name, [])
+    keys = {"general.architecture": Typed("string", architecture), **about, **words.keys}
+    if options.metadata is not None:
+        keys |= overriding(options.metadata)
+    write(target, {**keys, **metadata(checkpoint, architecture, config)}, {})
+    return Report(0, target.stat().st_size, 0.0, 0.0, [], [str(target)], [*notes, *words.notes])

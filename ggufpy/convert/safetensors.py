@@ -149,6 +149,8 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    except GGUFError:
+        raise
     except (ValueError, RecursionError):
         raise GGUFError("its header is not valid JSON") from None
     if not isinstance(header, dict):

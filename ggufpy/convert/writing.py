@@ -22,7 +22,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Rows], advance: Advance 
 
     Raises GGUFError where the file cannot be written.
     """
-    head = _header(tensors)
+    head = header_of(tensors)
     size = len(head) + sum(rows.nbytes for rows in tensors.values())
     with AtomicFile(path, size) as atomic:
         atomic.file.write(head)
@@ -36,7 +36,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Rows], advance: Advance 
     return size
 
 
-def _header(tensors: Mapping[str, Rows]) -> bytes:
+def header_of(tensors: Mapping[str, Rows]) -> bytes:
+    """What a file begins with: the header's length and the header, padded."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, rows in tensors.items():

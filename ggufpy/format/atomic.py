@@ -220,10 +220,10 @@ def take_lock(descriptor: int) -> bool:
 
 def _remove_stale(folder: Path) -> None:
     """Remove what processes that were killed left in a folder."""
-    found: list[str] = []
+    paths: list[str] = []
     with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # it may be writable, not readable
-        found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
-    for path in found:
+        paths = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for path in paths:
         with contextlib.suppress(OSError):  # another process was quicker, or it belongs to another user
             if sys.platform == "win32":
                 if time.time() - os.stat(path).st_mtime > _STALE_SECONDS:

@@ -210,8 +210,8 @@ def _check_shard(shard: Shard, number: int, count: int) -> None:
 
 
 def _check_total(shards: list[Shard]) -> None:
-    found = sum(len(shard.header.tensors) for shard in shards)
+    count = sum(len(shard.header.tensors) for shard in shards)
     for shard in shards:
-        said = _split_value(shard, "split.tensors.count", found)
-        if said != found:
-            raise GGUFError(f"{shard.name}: metadata 'split.tensors.count' is {said}, its files hold {found}")
+        said = _split_value(shard, "split.tensors.count", count)
+        if said != count:
+            raise GGUFError(f"{shard.name}: metadata 'split.tensors.count' is {said}, its files hold {count}")

@@ -102,7 +102,7 @@ def decoded(raw: Bytes, type_name: str) -> Floats:
 def plain_bytes(x: NDArray[Any]) -> Bytes:
     """Numbers (rows, columns) as the bytes of rows."""
     little = np.ascontiguousarray(x, x.dtype.newbyteorder("<"))
-    return little.view(np.uint8).reshape(len(x), -1)
+    return little.view(np.uint8).reshape(len(x), x.shape[1] * x.itemsize)
 
 
 @dataclass(frozen=True, eq=False)

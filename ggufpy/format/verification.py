@@ -71,18 +71,18 @@ def check_tensors(
     warnings: list[str] = []
     with ThreadPoolExecutor(threads) as pool:
         for tensor in tensors:
-            found: list[Finding] = []
+            findings: list[Finding] = []
             starts = iter(_starts(tensor))
             while batch := list(islice(starts, 4 * threads)):
                 for finding in pool.map(lambda start, t=tensor: look(t, start), batch):
-                    found.append(finding)
+                    findings.append(finding)
                     done += finding.nbytes
                     if progress is not None:
                         progress("check", done, total)
             tensor.release()
-            if any(f.bad for f in found):
-                problems.append(_weights_problem(tensor, found))
-            elif found and not any(f.filled for f in found) and tensor.nbytes > 64:
+            if any(f.bad for f in findings):
+                problems.append(_weights_problem(tensor, findings))
+            elif findings and not any(f.filled for f in findings) and tensor.nbytes > 64:
                 warnings.append(f"tensor {shown(tensor.name)} is all zeros; was the file fetched to its end?")
     return problems, warnings
 
@@ -112,9 +112,9 @@ def look(tensor: Tensor, start: int) -> Finding:
     return Finding(part.size, 0 if bad is None else int(np.count_nonzero(bad)), first, name, filled)
 
 
-def _weights_problem(tensor: Tensor, found: list[Finding]) -> Problem:
-    first = next(f for f in found if f.bad)
-    count = sum(f.bad for f in found)
+def _weights_problem(tensor: Tensor, findings: list[Finding]) -> Problem:
+    first = next(f for f in findings if f.bad)
+    count = sum(f.bad for f in findings)
     layout = blocktypes.by_name(tensor.type)
     index = tuple(int(i) for i in np.unravel_index(first.first * layout.weights, tensor.shape)) if tensor.shape else ()
     offset = tensor.offset + first.first * layout.nbytes
@@ -190,14 +190,14 @@ def _architecture(file: GGUFFile) -> Iterator[str]:
 
 def _blocks(file: GGUFFile, count: Any) -> Iterator[str]:
     """Layers by tensor names against the count that the metadata give."""
-    found = {int(match[1]) for match in map(_BLOCK.match, file.tensors) if match is not None}
-    if not _whole(count) or not found:
+    layers = {int(match[1]) for match in map(_BLOCK.match, file.tensors) if match is not None}
+    if not _whole(count) or not layers:
         return
-    missing = next((i for i in range(min(count, len(found) + 1)) if i not in found), None)
+    missing = next((i for i in range(min(count, len(layers) + 1)) if i not in layers), None)
     if missing is not None:
         yield f"there is no tensor of layer {missing} (blk.{missing}.), and the block_count is {count:,}"
-    if max(found) >= count:
-        yield f"there are tensors of layer {max(found)}, and the block_count is {count:,}"
+    if max(layers) >= count:
+        yield f"there are tensors of layer {max(layers)}, and the block_count is {count:,}"
 
 
 def check_sizes(file: GGUFFile) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """Texts as vectors: the final hidden states of a model, pooled to one row a text.
 
-In: tokens of texts. Out: float64 rows (1, width) of each, or (tokens, width) where nothing is pooled. What pooling
-there is: enum llama_pooling_type in include/llama.h of llama.cpp; how it is done: build_pooling in its
-src/llama-graph.cpp.
+In: texts. Out: float64 rows (1, width) of each, (tokens, width) where nothing is pooled, or (1, labels) of a model that
+ranks texts. What pooling there is: enum llama_pooling_type in include/llama.h of llama.cpp; how it is done:
+build_pooling in its src/llama-graph.cpp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,9 @@ from ggufpy.runtime.request import Request
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ggufpy.generate.loop import Loop
+    from ggufpy.models.classifier import Values
+    from ggufpy.tokenizers import Tokenizer
 
 Doubles = NDArray[np.float64]
 
@@ -30,45 +31,71 @@ POOLINGS: dict[str, Callable[[Doubles], Doubles]] = {
     "cls": lambda rows: rows[:1],
     "last": lambda rows: rows[-1:],
 }
+NAMES = ", ".join(POOLINGS)
 
 
-def pooling_of(loop: Loop, asked: str | None) -> str:
-    """What is asked for, or what the model says; where it says nothing the mean, or the last row of a model whose
-    tokens see only what is before them. Raises GGUFError for what there is not."""
-    plan = loop.engine.model.plan
-    otherwise = "mean" if plan.whole_texts else "last"
-    kind = plan.pooling or otherwise if asked is None else checks.text("pooling", asked)
-    if kind in POOLINGS:
+@dataclass(frozen=True)
+class Embedder:
+    """Embeds texts by a model; `values` has a classifier's weights, `scales` how much each adapter counts."""
+
+    loop: Loop
+    values: Values
+    scales: tuple[float, ...] = ()
+
+    def pooling(self, asked: str | None) -> str:
+        """What is asked for, or what the model says; where it says nothing the mean, or the last row of a model whose
+        tokens see only what is before them. Raises GGUFError for what there is not."""
+        plan = self.loop.engine.model.plan
+        otherwise = "mean" if plan.whole_texts else "last"
+        kind = plan.pooling or otherwise if asked is None else checks.text("pooling", asked)
+        if kind == "rank" and plan.classifier is None:
+            raise GGUFError(f"the model has no classifier (cls.weight), which makes scores; use a pooling of {NAMES}")
+        if kind not in POOLINGS and kind != "rank":
+            raise GGUFError(f"pooling is {checks.shown(kind)}; it must be rank or one of {NAMES}")
         return kind
-    if kind == "rank" and asked is None:
-        raise GGUFError(
-            f"the model ranks texts, which ggufpy does not run yet; with a pooling of {_names()} it makes embeddings"
-        )
-    raise GGUFError(f"pooling is {checks.shown(kind)}; it must be one of {_names()}")
 
+    def of_texts(
+        self, tokenizer: Tokenizer, given: object, pooling: str | None, normalize: bool
+    ) -> tuple[list[list[float]], int]:
+        """The rows of a text or of several, and how many tokens these have together; `normalize` makes vectors 1 long.
 
-def _names() -> str:
-    return ", ".join(POOLINGS)
+        Raises GGUFError for no text, for several where nothing is pooled, and as `of_tokens` does.
+        """
+        unit, kind = checks.flag("normalize", normalize), self.pooling(pooling)
+        found: list[list[float]] = []
+        count = 0
+        for text in _texts(given, kind):
+            tokens = tokenizer.encode(text, add_special=True, parse_special=True)
+            rows = self.of_tokens(tokens, kind)
+            found += (of_length_one(rows) if unit and kind != "rank" else rows).tolist()
+            count += len(tokens)
+        return found, count
 
+    def of_tokens(self, tokens: Sequence[int], kind: str) -> Doubles:
+        """The rows of a text. Raises GGUFError for one that is empty or longer than the context."""
+        engine = self.loop.engine
+        if len(tokens) > engine.n_ctx:
+            raise GGUFError(
+                f"a text of {len(tokens)} tokens is longer than the context of {engine.n_ctx}: shorten it, or load the "
+                "model with a larger n_ctx (-c)"
+            )
+        found = np.empty((len(tokens), engine.n_hidden), np.float32)
 
-def of_tokens(loop: Loop, tokens: Sequence[int], kind: str, scales: Sequence[float] = ()) -> Doubles:
-    """The rows of a text. Raises GGUFError for a text that is empty or longer than the context."""
-    ids = tuple(tokens)
-    engine = loop.engine
-    if len(ids) > engine.n_ctx:
-        raise GGUFError(
-            f"a text of {len(ids)} tokens is longer than the context of {engine.n_ctx}: shorten it, or load the model "
-            "with a larger n_ctx (-c)"
-        )
-    found = np.empty((len(ids), engine.n_hidden), np.float32)
+        def take(first: int, rows: NDArray[np.float32]) -> None:
+            found[first : first + len(rows)] = rows
 
-    def take(first: int, rows: NDArray[np.float32]) -> None:
-        found[first : first + len(rows)] = rows
+        self.loop.run(Request(tokens, take=take, hidden=True, reuse="none", scales=self.scales))
+        if not np.isfinite(found).all():
+            raise GGUFError("the model's hidden states are not finite: its weights may be damaged (ggufpy verify)")
+        return self._pooled(found.astype(np.float64), kind)
 
-    loop.run(Request(ids, take=take, hidden=True, reuse="none", scales=tuple(scales)))
-    if not np.isfinite(found).all():
-        raise GGUFError("the model's hidden states are not finite: its weights may be damaged (ggufpy verify)")
-    return POOLINGS[kind](found.astype(np.float64))
+    def _pooled(self, rows: Doubles, kind: str) -> Doubles:
+        """One of POOLINGS of a text's rows, or for "rank" the scores that a classifier makes of one."""
+        plan = self.loop.engine.model.plan
+        if kind != "rank" or plan.classifier is None:
+            return POOLINGS[kind](rows)
+        first = POOLINGS[plan.classifier.pooled or ("cls" if plan.whole_texts else "last")](rows)
+        return plan.classifier.scores(first[0], self.values)[None]
 
 
 def of_length_one(rows: Doubles) -> Doubles:
@@ -77,8 +104,7 @@ def of_length_one(rows: Doubles) -> Doubles:
     return rows / np.where(norms > 0, norms, 1.0)
 
 
-def texts_of(given: str | Sequence[str], kind: str) -> list[str]:
-    """A text or several. Raises GGUFError for none, and for several where a text's rows are not pooled to one."""
+def _texts(given: object, kind: str) -> list[str]:
     texts = [given] if isinstance(given, str) else checks.items("input", given, "a text (str) or a list of texts")
     for i, text in enumerate(texts):
         checks.text(f"input[{i}]", text)

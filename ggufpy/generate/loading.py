@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 from ggufpy.hub import resolve
-from ggufpy.support import checks
-from ggufpy.support.options import Whole, option
+from ggufpy.support.options import ScaledPaths, Whole, option
 
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
@@ -51,7 +50,15 @@ class LoadOptions(EngineOptions):
     draft_max: int = option(
         16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
     )
-    lora: tuple[tuple[str | os.PathLike[str], float], ...] = ()
+    lora: Sequence[tuple[str | os.PathLike[str], float]] = option(
+        (),
+        ScaledPaths(),
+        "add a LoRA adapter (a .gguf file), which counts SCALE times; again for more",
+        "--lora",
+        metavar="FILE[=SCALE]",
+        default_text="",
+        repeated=True,
+    )
     pre: str | None = None
     text: bool = True
 
@@ -62,9 +69,6 @@ class LoadOptions(EngineOptions):
             raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
-        for path, scale in self.lora:
-            checks.path("lora", path, "the path of a .gguf file with an adapter")
-            checks.number(f"the scale of {os.fspath(path)}", scale)
 
 
 class Later(Generic[T]):

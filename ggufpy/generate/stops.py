@@ -18,10 +18,10 @@ class StopFilter:
         if self.hit or not self._stops:
             return "" if self.hit else text
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
+        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if places:
             self.hit = True
-            out, self._held = self._held[: min(found)], ""
+            out, self._held = self._held[: min(places)], ""
             return out
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out = self._held[: len(self._held) - keep]

@@ -42,7 +42,7 @@ def choose(files: list[str], ref: Reference) -> list[str]:
     for file in sorted(files):
         if file.lower().endswith(".gguf"):
             groups.setdefault(SHARD.sub("", file[:-5]), []).append(file)
-    models = {stem: found for stem, found in groups.items() if "mmproj" not in stem.lower()}
+    models = {stem: shards for stem, shards in groups.items() if "mmproj" not in stem.lower()}
     if not models:
         raise GGUFError(f"{ref.repo} has no .gguf file: look for a repository whose name ends in -GGUF")
     if ref.choice:
@@ -50,7 +50,7 @@ def choose(files: list[str], ref: Reference) -> list[str]:
     elif len(models) == 1:
         stems = list(models)
     else:
-        stems = next((found for quant in PREFERRED if (found := _matching(models, quant))), [])
+        stems = next((fits for quant in PREFERRED if (fits := _matching(models, quant))), [])
     if len(stems) == 1:
         return groups[stems[0]]
     have = ", ".join(sorted(stem.rpartition("/")[2] for stem in stems or models)[:12])
@@ -98,9 +98,9 @@ def _cached(ref: Reference, cache: Path) -> Path | None:
 def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     """Fetch (or find) the files of `name` below `cache` and return the path of the first."""
     ref = parse(name)
-    found = None if force else _cached(ref, cache)
-    if found is not None:
-        return found
+    cached = None if force else _cached(ref, cache)
+    if cached is not None:
+        return cached
     try:
         huggingface_hub: Any = import_module("huggingface_hub")
     except ImportError as error:
@@ -125,6 +125,42 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
             return offline
         raise _hf_error(name, ref, error) from error
     return Path(paths[0])
+
+
+def checkpoint_files(files: list[str], pickles: bool) -> list[str]:
+    """The files of a repository's list that a conversion reads: small ones at its top, and the weights."""
+    top = [file for file in files if "/" not in file]
+    small = [f for f in top if f.endswith((".json", ".txt", ".jinja", ".model")) or f in ("README.md", "LICENSE")]
+    small += [f for f in files if f.startswith("additional_chat_templates/") and f.endswith(".jinja")]
+    small += [f for f in files if f.endswith("/config.json") and f.count("/") == 1]
+    weights = [f for f in top if f.endswith(".safetensors")]
+    weights = [f for f in weights if not f.startswith("consolidated")] or weights
+    return small + (weights or ([f for f in top if f.endswith(".bin")] if pickles else []))
+
+
+def pull_checkpoint(name: str, cache: Path, pickles: bool) -> Path:
+    """Fetch (or find) the checkpoint `hf:owner/repo` below `cache` and return its folder."""
+    ref = parse(name)
+    if ref.choice:
+        raise GGUFError(f"{name}: a checkpoint is a whole repository, hf:{ref.repo}")
+    try:
+        huggingface_hub: Any = import_module("huggingface_hub")
+    except ImportError as error:
+        raise GGUFError(
+            f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
+        ) from error
+    utils: Any = import_module("huggingface_hub.utils")
+    utils.logging.set_verbosity_error()
+    if not console.is_terminal("stderr"):
+        utils.disable_progress_bars()
+    try:
+        wanted = checkpoint_files(huggingface_hub.HfApi().list_repo_files(ref.repo), pickles)
+        folder = huggingface_hub.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=wanted)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise _hf_error(name, ref, error) from error
+    return Path(folder)
 
 
 def choose_offline(ref: Reference, cache: Path) -> Path | None:

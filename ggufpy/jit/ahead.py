@@ -141,13 +141,13 @@ def _delivered(kernels: Sequence[Kernel], level: Level, count: int) -> Iterator[
         ended = 0
         while ended < len(workers):
             try:
-                found = done.get(timeout=PATIENCE)
+                delivered = done.get(timeout=PATIENCE)
             except queue.Empty:  # whatever they are doing, it is not this
                 return
-            if found is None:
+            if delivered is None:
                 ended += 1
             else:
-                yield found
+                yield delivered
     finally:
         for process in workers:
             process.kill()

@@ -56,9 +56,9 @@ def _version(distribution: str) -> str:
     """Of an installed distribution, from the folder beside its package; importing importlib.metadata takes 20 ms."""
     spec = find_spec(distribution)
     if spec is not None and spec.origin is not None:
-        found = sorted(Path(spec.origin).parent.parent.glob(f"{distribution}-*.dist-info"))
-        if len(found) == 1:
-            return found[0].name
+        folders = sorted(Path(spec.origin).parent.parent.glob(f"{distribution}-*.dist-info"))
+        if len(folders) == 1:
+            return folders[0].name
     from importlib import metadata
 
     return metadata.version(distribution)
@@ -116,17 +116,17 @@ class Library:
         """Makes kernels callable; those that no cache holds are compiled, `progress(done, total)` counting them."""
         with _LOCK:
             wanted = [k for k in dict.fromkeys(kernels) if k not in self._addresses]
-            found = {k: _read(cache_path(k, self.level)) for k in wanted}
-            missing = [k for k in wanted if found[k] is None]
+            codes = {k: _read(cache_path(k, self.level)) for k in wanted}
+            missing = [k for k in wanted if codes[k] is None]
             if missing:
                 from .ahead import compiled
 
                 report = progress or _ignored
                 report(0, len(missing))
                 for done, (kernel, code) in enumerate(compiled(missing, self.level), 1):
-                    found[kernel] = code
+                    codes[kernel] = code
                     report(done, len(missing))
-            self._link({k: code for k, code in found.items() if code is not None})
+            self._link({k: code for k, code in codes.items() if code is not None})
 
     def _link(self, objects: dict[Kernel, bytes]) -> None:
         """Puts objects into memory, each with its constants beside its code, out of reach of the others."""

@@ -63,6 +63,11 @@ def _source(name: str) -> KernelSource:
 
 
 def struct(*fields: str) -> np.dtype[Any]:
-    """A structured dtype of 8-byte integers; "name:f4" makes a field a float32."""
+    """A structured dtype of 8-byte integers; "name:f4" makes a field a float32.
+
+    A name says what an integer is. An address ends in `_ptr`; a count begins with `n_`; a distance in bytes, from row
+    to row or part to part, ends in `_stride`; a size in bytes ends in `_bytes`; a flag begins with `is_` or `has_`, or
+    is a verb (`adds`). Plain indices and kinds (`first`, `window`) have a plain name.
+    """
     items = [(f.split(":")[0], f.split(":")[1] if ":" in f else "i8") for f in fields]
     return np.dtype(items, align=True)

@@ -139,9 +139,9 @@ def _source(task: Task, base: Path) -> tuple[Compared, int, str]:
             result = measure(
                 llm.engine, chunks, save=save, report=lambda done, total, _: task.note("source", done, total)
             )
-        found = (llm.engine.type_name, llm.engine.n_threads, llm.engine.isa)
+        facts = (llm.engine.type_name, llm.engine.n_threads, llm.engine.isa)
     nbytes, bits = _size(task.source)
-    return Compared(found[0], str(task.source), nbytes, bits, result), found[1], found[2]
+    return Compared(facts[0], str(task.source), nbytes, bits, result), facts[1], facts[2]
 
 
 def _size(path: Path) -> tuple[int, float]:
@@ -184,14 +184,14 @@ def _speed(task: Task, path: Path) -> float:
         return task.decode / (time.perf_counter() - start)
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """What `--json` prints of a comparison, but for where and on what text it was made."""
-    settings = {name: value for name, value in asdict(found.source.result).items() if name in ("tokens", "chunks")}
+    settings = {name: value for name, value in asdict(comparison.source.result).items() if name in ("tokens", "chunks")}
     return {
-        "model": found.source.path,
-        "threads": found.threads,
-        "isa": found.isa,
+        "model": comparison.source.path,
+        "threads": comparison.threads,
+        "isa": comparison.isa,
         **settings,
-        "source": found.source.fields(),
-        "types": [one.fields() for one in found.types],
+        "source": comparison.source.fields(),
+        "types": [one.fields() for one in comparison.types],
     }

@@ -43,7 +43,7 @@ def collect(engine: Engine, chunks: NDArray[np.int64], options: CollectOptions) 
 
     sequence = engine.sequence()
 
-    def found(done: int) -> ImportanceMatrix:
+    def summed(done: int) -> ImportanceMatrix:
         squares = collector.squares()
         for name, (total, _) in squares.items():
             if not np.isfinite(total).all():
@@ -69,7 +69,7 @@ def collect(engine: Engine, chunks: NDArray[np.int64], options: CollectOptions) 
                 if options.report is not None:
                     options.report(done, len(chunks))
                 if options.save is not None and options.due(done):
-                    options.save(found(done), done)
-            return found(len(chunks))
+                    options.save(summed(done), done)
+            return summed(len(chunks))
     finally:
         sequence.close()

@@ -233,17 +233,17 @@ class KlBase:
 
     def _find_records(self, start: int) -> list[tuple[int, int, int]]:
         """(offset, bytes, checksum) of every chunk's payload."""
-        found = []
+        records = []
         for _ in range(self.header.chunks):
             self._file.seek(start)
             length, checksum = struct.unpack("<II", self._read(8))
-            found.append((start + 8, length, checksum))
+            records.append((start + 8, length, checksum))
             start += 8 + length
             if start > self._size:
                 raise self._bad("it ends too early")
         if start != self._size:
             raise self._bad(f"{self._size - start} bytes follow its last chunk")
-        return found
+        return records
 
     def tokens(self) -> Ints:
         """The tokens of all chunks, (chunks, n_ctx)."""

@@ -83,10 +83,10 @@ def windows(tokens: Items[int], n_ctx: int, bos: int | None, chunks: int = -1) -
         hint = f"use -c {most} or less, or a longer text" if most >= SMALLEST else "give a longer text"
         raise GGUFError(f"the text has {len(tokens)} tokens, and chunks of {n_ctx} want at least {2 * n_ctx}: {hint}")
     count = len(tokens) // n_ctx if chunks < 0 else min(chunks, len(tokens) // n_ctx)
-    found = np.array(tokens[: count * n_ctx], np.int64).reshape(count, n_ctx)
+    rows = np.array(tokens[: count * n_ctx], np.int64).reshape(count, n_ctx)
     if bos is not None:
-        found[:, 0] = bos
-    return found
+        rows[:, 0] = bos
+    return rows
 
 
 @dataclass
@@ -176,8 +176,8 @@ def exponential(values: Doubles) -> tuple[float, float]:
     mean = float(values.mean())
     if mean > MOST_NATS:
         raise GGUFError(f"the perplexity is e^{mean:.4g}, too much for any text: the model is damaged (ggufpy verify)")
-    found = math.exp(mean)
-    return found, found * standard_error(values)
+    value = math.exp(mean)
+    return value, value * standard_error(values)
 
 
 def measure(
@@ -193,24 +193,24 @@ def measure(
     are no finite numbers.
     """
     start = time.perf_counter()
-    found = _Sums()
+    sums = _Sums()
     sequence = engine.sequence()
     try:
         for number, tokens in enumerate(chunks):
             targets = tokens[scored(len(tokens)).start + 1 :]
             chunk = _Chunk(targets, base.chunk(number) if base is not None else None, save is not None)
             _evaluate(engine, sequence, tokens, chunk)
-            found.add(chunk)
+            sums.add(chunk)
             if save is not None:
                 save.add(tokens, chunk.scores())
             if report is not None:
-                report(number + 1, len(chunks), exponential(np.concatenate(found.nll))[0])
+                report(number + 1, len(chunks), exponential(np.concatenate(sums.nll))[0])
     finally:
         sequence.close()
     seconds = time.perf_counter() - start
-    nll = np.concatenate(found.nll)
+    nll = np.concatenate(sums.nll)
     return Result(
-        *exponential(nll), nll.size, len(chunks), seconds, chunks.size / seconds, found.divergence()
+        *exponential(nll), nll.size, len(chunks), seconds, chunks.size / seconds, sums.divergence()
     )
 
 

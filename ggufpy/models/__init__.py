@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Protocol, cast
 
@@ -22,8 +22,8 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "changes", "checkpoint", "interpreter", "longrope", "lora", "op", "ops", "parts", "plan", "recurrent",
-    "rewrite", "rope", "rules", "scaling", "source", "taps", "views",
+    "base", "changes", "checkpoint", "classifier", "encoders", "interpreter", "longrope", "lora", "op", "ops", "parts",
+    "plan", "recurrent", "rewrite", "rope", "rules", "scaling", "source", "taps", "views",
 )  # fmt: skip
 
 
@@ -67,14 +67,23 @@ def find(architecture: str) -> Architecture:
 
 
 def checkpoint_of(classes: Sequence[str], config: HfConfig) -> tuple[str, Checkpoint]:
-    """The architecture whose checkpoints are of one of these classes. Raises GGUFError, with those there are."""
+    """The architecture whose checkpoints are of one of these classes, or whose kind is that of the text half of a model
+    that also sees or hears. Raises GGUFError, with the classes there are."""
     known: list[str] = []
+    inner = config.values.get("text_config")
+    kind = str(inner.get("model_type")) if isinstance(inner, Mapping) else ""
+    of_kind: list[tuple[str, Checkpoint]] = []
     for module in _modules():
         found = vars(module).get("checkpoint")
-        if isinstance(found, Checkpoint):
-            known += found.classes
-            if set(classes) & set(found.classes) and found.claims(config):
-                return _name(module), found
+        if not isinstance(found, Checkpoint):
+            continue
+        known += found.classes
+        if set(classes) & set(found.classes) and found.claims(config):
+            return _name(module), found
+        if kind and kind in found.kinds and found.claims(config):
+            of_kind.append((_name(module), found))
+    if of_kind:
+        return of_kind[0]
     said = ", ".join(map(shown, classes[:3])) or "nothing"
     raise GGUFError(
         f"config.json: architectures is {said}, which ggufpy does not convert; it converts: {', '.join(sorted(known))}"

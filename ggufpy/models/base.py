@@ -19,6 +19,7 @@ from .source import TensorTable
 
 LARGEST = (1 << 32) - 1  # counts are uint32 to llama.cpp, whatever type a file gives them
 SENSIBLE = (1e-3, 1e6)
+MOST_LABELS = 1 << 20
 POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
 
@@ -69,14 +70,14 @@ class Keys:
         name, value = self._value(key, default)
         if isinstance(value, Counts):
             return value
-        found = value.tolist() if isinstance(value, np.ndarray) else value
-        listed = isinstance(found, list | tuple)
-        if listed and (not found or (layers is not None and len(found) < layers)):
-            raise GGUFError(f"{name} has {len(found)} numbers; it must have one for each of {layers or 'the'} layers")
-        for one in found if listed else [found]:
+        numbers = value.tolist() if isinstance(value, np.ndarray) else value
+        listed = isinstance(numbers, list | tuple)
+        if listed and (not numbers or (layers is not None and len(numbers) < layers)):
+            raise GGUFError(f"{name} has {len(numbers)} numbers; it must have one for each of {layers or 'the'} layers")
+        for one in numbers if listed else [numbers]:
             if isinstance(one, bool) or not isinstance(one, int | np.integer) or not least <= one <= LARGEST:
                 raise GGUFError(f"{name} is {_short(one)}; it must be a whole number from {least} to {LARGEST}")
-        return Counts(name, tuple(map(int, found[:layers])) if listed else (int(found),))
+        return Counts(name, tuple(map(int, numbers[:layers])) if listed else (int(numbers),))
 
     def number(
         self,
@@ -98,10 +99,10 @@ class Keys:
         """One a layer: a list of true and false, or all but the last of every `period` layers; 0: of none."""
         name, value = self._value(key, period)
         if isinstance(value, np.ndarray | list | tuple):
-            found = list(value)
-            if len(found) < count or any(flag not in (False, True) for flag in found):
+            values = list(value)
+            if len(values) < count or any(flag not in (False, True) for flag in values):
                 raise GGUFError(f"{name} is {_short(value)}; it must have true or false for each of {count} layers")
-            return [bool(flag) for flag in found[:count]]
+            return [bool(flag) for flag in values[:count]]
         every = self.count(key, period, least=0)
         return [bool(every) and i % every < every - 1 for i in range(count)]
 
@@ -118,6 +119,14 @@ class Keys:
             raise GGUFError(f"{name} is {_short(value)}; it must be a string")
         return value
 
+
+    def labels(self) -> int:
+        """How many labels a classifier's output has, 1 where the file names none."""
+        name = f"{self.architecture}.classifier.output_labels"
+        found = self._metadata.get(name, [""])
+        if isinstance(found, str) or not 1 <= len(found) <= MOST_LABELS:
+            raise GGUFError(f"{name} is {_short(found)}; it must have 1 to {MOST_LABELS:,} texts")
+        return len(found)
 
     def pooling(self) -> Pooling | None:
         """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
@@ -184,6 +193,13 @@ class Inventory:
             raise GGUFError(f"tensor {name} is {kind}, whole numbers, where weights are due; convert the model again")
         self._used.add(name)
         return Weight(name, shape)
+
+    def rows(self, name: str) -> int:
+        """Rows of a matrix that is there. Raises GGUFError for what is no matrix."""
+        shape = tuple(self._table[name].shape)
+        if len(shape) != 2:
+            raise GGUFError(f"tensor {name} has shape {shape}; a matrix is expected")
+        return int(shape[0])
 
     def optional(self, name: str, *shape: int) -> Weight | None:
         return self.weight(name, *shape) if name in self._table else None

@@ -240,10 +240,15 @@ class Transpose:
     """Rows and columns exchanged, of each matrix: a `Conv1D` of GPT-2 has (in, out)."""
 
     def forward(self, tensors: Tensors) -> Tensors:
-        return [tensor if len(tensor.shape) == 1 else Transposed(tensor) for tensor in tensors]
+        return [tensor if len(tensor.shape) == 1 else _turned(tensor) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
         return self.forward(tensors)
+
+
+def _turned(source: Rows) -> Rows:
+    """Matrices the other way round; what is turned already, as it was, with its blocks."""
+    return source.source if isinstance(source, Transposed) else Transposed(source)
 
 
 @dataclass(frozen=True)

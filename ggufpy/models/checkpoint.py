@@ -7,7 +7,7 @@ and back, its `rules` tensors of a GGUF file from those of a checkpoint and back
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -427,18 +427,25 @@ class Checkpoint:
     """An architecture's checkpoints.
 
     `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
-    tensor that every checkpoint has: what stands before it there stands before all. `ignored` are patterns of tensors
-    that say nothing. `experts` are the names of how many experts config.json says there are.
+    tensor that every checkpoint has, "|" after what all names of rules but those of heads begin with. `ignored` are
+    patterns of tensors that say nothing. `experts` are the names of how many experts config.json says there are.
+    `defaults` are what the classes take for what config.json leaves out.
     """
 
     classes: tuple[str, ...]
     model_type: str
     items: tuple[Item, ...]
     rules: Callable[[HfConfig], Iterator[Rule]]
-    anchor: str = "model.embed_tokens.weight"
+    anchor: str = "model.|embed_tokens.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"attention\.(masked_)?bias$", r"position_ids$")
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> set[str]:
+        """What config.json may have as model_type."""
+        return {self.model_type, *(name.removesuffix("ForCausalLM").lower() for name in self.classes)}
 
 
 def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dict[str, Typed]:

@@ -1,77 +1,93 @@
-"""Gemma 3, text: norms around attention and feed-forward and of each head, gelu, most layers with a window.
+"""Gemma 3, text: as Gemma 2, with norms of each head in place of caps, and most layers with a window.
 
-Five layers of six see the latest positions only, and turn by a base of their own. Facts: src/models/gemma3.cpp and
-src/llama-model.cpp of llama.cpp (periods, defaults, the scale of the 27B model).
+Five layers of six see the latest positions only, and turn by a base of their own. Facts: src/models/gemma3.cpp,
+src/llama-model.cpp and conversion/gemma.py of llama.cpp (periods, defaults, the scale of the 27B model).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from .base import Inventory, Keys, vocabulary_of
-from .llama import Config, read_config, read_rope
+from ggufpy.errors import GGUFError
+from ggufpy.format.values import Typed
+
+from . import gemma2
+from .base import Inventory, Keys
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, Field, HfConfig, Rule, Written, f32, shortest
+from .gemma import DEFAULTS, FROM_ONE, GELU, LM_HEAD
+from .gemma2 import FINAL_CAP, QueryScale, Sight, layer_between_norms, read_scale
+from .llama import Config, read_config
 from .op import Op
-from .ops import Add, Attend, Embed, Gate, MatMul, Norm, Rope, Rotate, SoftCap, StoreKv
+from .ops import Rope
+from .parts import Ends, Layer, model
 from .plan import Plan
+from .qwen2 import read_halves
+from .rules import NEAR_BASE, PATTERN, PLAIN_ROPE, Windows, activation, by_period, head_norm_rules, near_base
 from .source import TensorTable
 
 PERIOD = 6  # of layers, the last of which sees everything
 LAYERS_OF_27B = 62
 
 
-def _layer(i: int, c: Config, rope: Rope, window: int, tensors: Inventory) -> tuple[Op, ...]:
-    h, at = c.heads, f"blk.{i}."
-
-    def product(x: str, name: str, y: str, rows: int, columns: int) -> MatMul:
-        return MatMul(x, tensors.weight(f"{at}{name}.weight", rows, columns), y)
-
-    def norm(x: str, name: str, y: str) -> Norm:
-        return Norm(x, tensors.weight(f"{at}{name}.weight", c.width), y, c.eps)
-
-    def each_head(x: str, name: str, heads: int) -> Norm:
-        return Norm(x, tensors.weight(f"{at}{name}.weight", h.key_length), x, c.eps, heads)
-
-    scaled = c.width // h.queries if c.layers == LAYERS_OF_27B else h.key_length
-    return (
-        norm("x", "attn_norm", "norm"),
-        product("norm", "attn_q", "q", h.queries * h.key_length, c.width),
-        product("norm", "attn_k", "k", h.shared * h.key_length, c.width),
-        product("norm", "attn_v", "v", h.shared * h.value_length, c.width),
-        each_head("q", "attn_q_norm", h.queries),
-        each_head("k", "attn_k_norm", h.shared),
-        Rotate("q", h.queries, h.key_length, rope),
-        Rotate("k", h.shared, h.key_length, rope),
-        StoreKv(i, "k", "v", h),
-        Attend(i, "q", "attn", h, 1.0 / scaled**0.5, window),
-        product("attn", "attn_output", "out", c.width, h.queries * h.value_length),
-        norm("out", "post_attention_norm", "out"),
-        Add("out", "x", c.width),
-        norm("x", "ffn_norm", "norm"),
-        product("norm", "ffn_gate", "gate", c.hidden, c.width),
-        product("norm", "ffn_up", "up", c.hidden, c.width),
-        Gate("gate", "up", "ffn", c.hidden, "gelu"),
-        product("ffn", "ffn_down", "out", c.width, c.hidden),
-        norm("out", "post_ffw_norm", "out"),
-        Add("out", "x", c.width),
-    )
+def sights(keys: Keys, c: Config, table: Inventory, causal: bool = True) -> list[Sight]:
+    """How each layer attends."""
+    everywhere, scale = read_halves(keys, c, table), read_scale(keys, c, LAYERS_OF_27B)
+    within = Rope(everywhere.dimensions, keys.number(NEAR_BASE, 10000.0, (1.5, 1e12)), neox=True)
+    near = keys.flags(PATTERN, c.layers, PERIOD) if c.window else [False] * c.layers
+    return [Sight(within if here else everywhere, c.window if here else 0, scale, causal=causal) for here in near]
 
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Inventory(tensors)
-    cap = keys.number("final_logit_softcapping", 0.0, or_zero=True)
-    vocabulary = vocabulary_of(tensors)
-    embedding = table.weight("token_embd.weight", vocabulary, c.width)
-    everywhere = replace(read_rope(keys, c, table), neox=True)
-    within = Rope(everywhere.dimensions, keys.number("rope.freq_base_swa", 10000.0, (1.5, 1e12)), neox=True)
-    near = keys.flags("attention.sliding_window_pattern", c.layers, PERIOD) if c.window else [False] * c.layers
-    layers = tuple(
-        _layer(i, c, within if near[i] else everywhere, c.window if near[i] else 0, table) for i in range(c.layers)
-    )
-    head = (
-        Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
-        MatMul("norm", table.optional("output.weight", vocabulary, c.width) or embedding, "logits"),
-        *([SoftCap("logits", vocabulary, cap)] if cap and not c.window else []),  # as llama.cpp has it
-    )
-    table.finish()
-    return Plan(c.context, vocabulary, Embed(embedding, "x", c.width**0.5), layers, head)
+    cap = keys.number(FINAL_CAP, 0.0, or_zero=True)
+    sight = sights(keys, c, table)
+
+    def layer(at: Layer) -> Iterator[Op]:
+        at.must_have_head_norms()
+        yield from layer_between_norms(at, sight[at.i])
+
+    return model(c, table, layer, Ends(c.width**0.5, softcap=cap))
+
+
+def rules(config: HfConfig) -> Iterator[Rule]:
+    yield from gemma2.rules(config)
+    for i in range(config.layers):
+        yield from head_norm_rules(i, FROM_ONE)
+
+
+def _near_base(config: HfConfig) -> Mapping[str, Typed]:
+    """The base of layers with a window. Raises GGUFError for what files cannot say: their scaling, capped scores."""
+    if config.get("attn_logit_softcapping") is not None:
+        raise GGUFError("config.json: attn_logit_softcapping is not null, and Gemma 3 has no cap of scores")
+    return near_base(config) or {NEAR_BASE: f32(config.number("rope_local_base_freq", 10000.0))}
+
+
+def _near_base_config(file: Written) -> Mapping[str, Any]:
+    return {"rope_local_base_freq": shortest(file.keys.get(NEAR_BASE, 10000.0))}
+
+
+def _sees_what_was(config: HfConfig) -> bool:
+    return not config.flag("use_bidirectional_attention")
+
+
+ITEMS = (
+    *SIZES, RMS, PLAIN_ROPE, Windows(by_period(PERIOD), PERIOD), QueryScale(LAYERS_OF_27B),
+    Derived(_near_base, _near_base_config), activation(*GELU),
+)  # fmt: skip
+TEXT_DEFAULTS: Mapping[str, Any] = {
+    **DEFAULTS, "max_position_embeddings": 131072, "rope_theta": 1e6, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "sliding_window": 4096, "query_pre_attn_scalar": 256,
+}  # fmt: skip
+
+checkpoint = Checkpoint(
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3TextModel"),
+    model_type="gemma3_text",
+    items=(*ITEMS, Field(FINAL_CAP, FINAL_CAP, "number", default=None)),
+    rules=rules,
+    ignored=(*Checkpoint.ignored, LM_HEAD),
+    claims=_sees_what_was,
+    defaults=TEXT_DEFAULTS,
+)

@@ -142,7 +142,7 @@ class _Run:
         self._write(op.x, op.cap * np.tanh(self._read(op.x) / op.cap))
 
     def scale_by_gate(self, op: ScaleByGate) -> None:
-        gate = _sigmoid(self._read(op.x) @ self._weights[op.weight.name])
+        gate = _sigmoid(self._read(op.x) @ self._weights[op.weight.name].reshape(-1))
         self._write(op.y, self._read(op.y) * gate[:, None])
 
     def scale_by_position(self, op: ScaleByPosition) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-from .base import SENSIBLE, Counts, Inventory, Keys, vocabulary_of
+from .base import SENSIBLE, Counts, Inventory, Keys
 from .changes import PairHalves
 from .checkpoint import (
     RMS,
@@ -25,18 +25,30 @@ from .checkpoint import (
     WINDOW,
     Checkpoint,
     Derived,
+    Field,
     HfConfig,
     Present,
     Rule,
     Written,
-    linear,
     llama3_factors,
     made,
     one,
 )
 from .op import Op
-from .ops import Attend, Embed, Gate, Heads, MatMul, Norm, Rope, Rotate, StoreKv
+from .ops import Heads, Rope
+from .parts import Experts, Layer, model, read_experts
 from .plan import Plan
+from .rules import (
+    BEFORE,
+    EXPERT_NAMES,
+    EXPERTS,
+    activation,
+    attention_rules,
+    end_rules,
+    expert_rules,
+    gated_rules,
+    norm_rules,
+)
 from .source import TensorTable
 
 
@@ -101,7 +113,7 @@ def read_config(keys: Keys, experts: bool = False, eps: str = "attention.layer_n
         shared=shared,
         key_length=key_length,
         value_length=value_length,
-        eps=keys.number(eps, within=(1e-12, 1.0)),
+        eps=keys.number(eps, within=(1e-13, 1.0)),
         window=keys.count("attention.sliding_window", 0, least=0),
     )
 
@@ -137,6 +149,7 @@ def read_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
         low_frequency=keys.number("rope.scaling.low_freq_factor", 1.0),
         high_frequency=keys.number("rope.scaling.high_freq_factor", 4.0),
+        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, or_zero=True),
     )
 
 
@@ -163,87 +176,84 @@ def read_long_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
     return rope if rope.factors else replace(rope, factors=found["long" if long else "short"])
 
 
-def _layer(i: int, c: Config, rope: Rope, tensors: Inventory) -> tuple[Op, ...]:
-    """One block: attention and feed-forward, each added to the residual stream x."""
-    h, hidden, at = c.heads_of(i), c.hiddens[i], f"blk.{i}."
-    q_rows, k_rows, v_rows = h.queries * h.key_length, h.shared * h.key_length, h.shared * h.value_length
+def read_mixture(keys: Keys, c: Config, tensors: Inventory) -> Experts | None:
+    """Experts of a model that has such, as Mixtral: each has a feed-forward part of the model's whole width.
 
-    def project(x: str, name: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
-        weight = tensors.weight(f"{at}{name}.weight", rows, columns)
-        return MatMul(x, weight, y, tensors.optional(f"{at}{name}.bias", rows), add)
-
-    return (
-        Norm("x", tensors.weight(f"{at}attn_norm.weight", c.width), "norm", c.eps),
-        project("norm", "attn_q", "q", q_rows, c.width),
-        project("norm", "attn_k", "k", k_rows, c.width),
-        project("norm", "attn_v", "v", v_rows, c.width),
-        Rotate("q", h.queries, h.key_length, rope),
-        Rotate("k", h.shared, h.key_length, rope),
-        StoreKv(i, "k", "v", h),
-        Attend(i, "q", "attn", h, 1.0 / h.key_length**0.5, c.window),
-        project("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True),
-        Norm("x", tensors.weight(f"{at}ffn_norm.weight", c.width), "norm", c.eps),
-        project("norm", "ffn_gate", "gate", hidden, c.width),
-        project("norm", "ffn_up", "up", hidden, c.width),
-        Gate("gate", "up", "ffn", hidden),
-        project("ffn", "ffn_down", "x", c.width, hidden, add=True),
-    )
+    Raises GGUFError for files that have a tensor for each expert.
+    """
+    if not keys.count("expert_count", 0, least=0):
+        return None
+    if "blk.0.ffn_gate.0.weight" in tensors:
+        raise GGUFError("the file has a tensor for each expert, as no program reads any more: convert the model again")
+    experts = read_experts(keys, c)
+    return replace(experts, hidden=keys.count("expert_feed_forward_length", 0, least=0) or c.hidden)
 
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
-    c, table = read_config(keys), Inventory(tensors)
-    vocabulary = vocabulary_of(tensors)
-    embedding = table.weight("token_embd.weight", vocabulary, c.width)
-    rope = read_rope(keys, c, table)
-    layers = tuple(_layer(i, c, rope, table) for i in range(c.layers))
-    output = table.optional("output.weight", vocabulary, c.width) or embedding
-    head = (
-        Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
-        MatMul("norm", output, "logits", table.optional("output.bias", vocabulary)),
-    )
-    table.finish()
-    return Plan(c.context, vocabulary, Embed(embedding, "x"), layers, head)
+    c, table = read_config(keys, experts=bool(keys.count("expert_count", 0, least=0))), Inventory(tensors)
+    rope, experts = read_rope(keys, c, table), read_mixture(keys, c, table)
+
+    def layer(at: Layer) -> Iterator[Op]:
+        """One block: attention and feed-forward, each added to the residual stream x."""
+        yield at.norm("attn_norm")
+        yield from at.attention(rope, window=c.window)
+        yield at.output()
+        yield at.norm("ffn_norm")
+        yield from at.feed_forward() if experts is None else at.experts(experts)
+
+    return model(c, table, layer)
 
 
-def _rules(config: HfConfig) -> Iterator[Rule]:
-    yield one("token_embd.weight", "model.embed_tokens.weight")
-    yield one("output_norm.weight", "model.norm.weight")
-    yield from linear("output", "lm_head", optional=True)
+MIXTRAL = ("w1", "w3", "w2")  # gate, up, down
+
+
+def rules(config: HfConfig) -> Iterator[Rule]:
+    """Tensors of a model whose layers are llama's, dense or with experts."""
+    yield from end_rules()
     yield from made("rope_freqs.weight", llama3_factors(config))
+    count = config.count(EXPERTS, 0, least=0)
     for i in range(config.layers):
-        at, hf = f"blk.{i}.", f"model.layers.{i}."
-        yield one(f"{at}attn_norm.weight", f"{hf}input_layernorm.weight")
-        yield from linear(f"{at}attn_q", f"{hf}self_attn.q_proj", PairHalves(config.heads))
-        yield from linear(f"{at}attn_k", f"{hf}self_attn.k_proj", PairHalves(config.shared))
-        yield from linear(f"{at}attn_v", f"{hf}self_attn.v_proj")
-        yield from linear(f"{at}attn_output", f"{hf}self_attn.o_proj")
-        yield one(f"{at}ffn_norm.weight", f"{hf}post_attention_layernorm.weight")
-        yield from linear(f"{at}ffn_gate", f"{hf}mlp.gate_proj")
-        yield from linear(f"{at}ffn_up", f"{hf}mlp.up_proj")
-        yield from linear(f"{at}ffn_down", f"{hf}mlp.down_proj")
+        yield from norm_rules(i, BEFORE)
+        yield from attention_rules(i, PairHalves(config.heads), PairHalves(config.shared))
+        if not count:
+            yield from gated_rules(i)
+            continue
+        for hf, names in (("block_sparse_moe", MIXTRAL), ("mlp", EXPERT_NAMES)):
+            yield one(f"blk.{i}.ffn_gate_inp.weight", f"model.layers.{i}.{hf}.gate.weight")
+            yield from expert_rules(i, count, f"{hf}.experts", names)
 
 
-def _class_with_window(file: Written) -> Mapping[str, Any]:
-    """Of these classes, only Mistral's look at a window."""
-    if "attention.sliding_window" not in file.keys:
-        return {}
-    return {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+def _class(file: Written) -> Mapping[str, Any]:
+    """Of these classes, only Mixtral's has experts, and only Mistral's looks at a window besides."""
+    if "expert_count" in file.keys:
+        return {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    if "attention.sliding_window" in file.keys:
+        return {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    return {}
 
+
+LLAMA_ITEMS = (
+    *SIZES,
+    RMS,
+    VOCABULARY,
+    ROTATED,
+    WINDOW,
+    Present("attention_bias", "blk.0.attn_q.bias"),
+    Present("mlp_bias", "blk.0.ffn_up.bias"),
+    activation("silu", "swish"),
+)
 
 checkpoint = Checkpoint(
-    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"),
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel", "MixtralForCausalLM"),
     model_type="llama",
     items=(
-        *SIZES,
-        RMS,
-        VOCABULARY,
+        *LLAMA_ITEMS,
         ROPE,
-        ROTATED,
-        WINDOW,
-        Present("attention_bias", "blk.0.attn_q.bias"),
-        Present("mlp_bias", "blk.0.ffn_up.bias"),
-        Derived(back=_class_with_window),
+        Field("expert_count", EXPERTS, default=None, least=1),
+        Field("expert_used_count", "num_experts_per_tok", default=None, least=1),
+        Derived(back=_class),
     ),
-    rules=_rules,
+    rules=rules,
+    experts=EXPERTS,
 )

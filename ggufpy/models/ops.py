@@ -223,6 +223,7 @@ class Rope:
     low_frequency: float = 1.0
     high_frequency: float = 4.0
     sections: tuple[int, ...] = ()
+    log_multiplier: float = 0.0  # of YaRN's growth of the magnitude, by which it is divided again
     truncated: bool = True
 
 
@@ -372,9 +373,10 @@ class ExpertMatMul(Op):
     """Products of the `count` experts in `chosen` (see `Route`), of which expert e has the matrix weight[e].
 
     y is in `count` parts, one for each chosen expert e: weight[e] · x + bias[e]. x is the same for all of them, or has
-    a part for each where it is `own`. With `shares`, y is the sum of all parts, each times its share, or y += where
-    `add` is set. weight is (experts, rows, columns), bias (experts, rows). So an expert feed-forward is two of them
-    ("gate", "up"), a `Gate` as wide as all parts, and one with own x and shares ("down").
+    a part for each where it is `own`: nothing else in the plan may read that buffer whole, so a dense layer beside it
+    has a name of its own for what its down matrix reads. With `shares`, y is the sum of all parts, each times its
+    share, or y += where `add` is set. weight is (experts, rows, columns), bias (experts, rows). So an expert
+    feed-forward is two of them ("gate", "up"), a `Gate` as wide as all parts, and one with own x and shares ("down").
     """
 
     x: str
@@ -389,8 +391,8 @@ class ExpertMatMul(Op):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        found = (self.x, self.chosen, *(() if self.shares is None else (self.shares,)))
-        return (*found, self.y) if self.add else found
+        names = (self.x, self.chosen, *(() if self.shares is None else (self.shares,)))
+        return (*names, self.y) if self.add else names
 
     @property
     def writes(self) -> Mapping[str, int]:

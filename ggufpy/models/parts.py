@@ -194,7 +194,9 @@ class Layer:
 
     def gated(self, hidden: int, x: str = "norm", kind: Activation = "silu", end: str = "") -> Iterator[Op]:
         """Gate and up and what they make together, "ffn" (tokens, hidden); in one matrix, ffn_up, or in two."""
-        if f"ffn_gate{end}.weight" in self:
+        up = f"ffn_up{end}.weight"
+        both = up in self and self.tensors.shape(f"blk.{self.i}.{up}")[0] == 2 * hidden
+        if f"ffn_gate{end}.weight" in self or not both:
             yield self.product(x, f"ffn_gate{end}", "gate", (hidden, self.c.width))
             yield self.product(x, f"ffn_up{end}", "up", (hidden, self.c.width))
         else:
@@ -204,12 +206,25 @@ class Layer:
         yield Gate("gate", "up", "ffn", hidden, kind)
 
     def feed_forward(
-        self, hidden: int = 0, y: str = "x", add: bool = True, end: str = "", x: str = "norm"
+        self,
+        hidden: int = 0,
+        y: str = "x",
+        add: bool = True,
+        end: str = "",
+        x: str = "norm",
+        kind: Activation = "silu",
     ) -> Iterator[Op]:
         """A gated feed-forward part of x; `end` is what its tensors' names end with."""
         hidden = hidden or self.c.hiddens[self.i]
-        yield from self.gated(hidden, x, end=end)
+        yield from self.gated(hidden, x, kind, end)
         yield self.product("ffn", f"ffn_down{end}", y, (self.c.width, hidden), add)
+
+    def plain_feed_forward(self, kind: Activation, x: str = "norm") -> Iterator[Op]:
+        """Up, f and down, without a gate, added to x."""
+        hidden = self.c.hiddens[self.i]
+        yield self.product(x, "ffn_up", "up", (hidden, self.c.width))
+        yield Gate("up", None, "ffn", hidden, kind)
+        yield self.product("ffn", "ffn_down", "x", (self.c.width, hidden), add=True)
 
     def experts(self, e: Experts, kind: Activation = "silu", out: str = "x") -> Iterator[Op]:
         """A mixture of experts, and what all tokens share where there is such, added to x or left in `out`."""
@@ -241,12 +256,16 @@ def leave_out_nextn(keys: Keys, c: Config, table: Inventory) -> None:
 @dataclass(frozen=True)
 class Ends:
     """What comes before and after the layers: factors of embeddings and logits, the kind of all norms, and beyond what
-    logits do not go (0: no such bound)."""
+    logits do not go (0: no such bound). `positions`: tokens have learned positions, and a type if the file has types.
+    `encodes`: there is no output matrix, and `last_norm` says whether there is a norm after the last layer."""
 
     embedding: float = 1.0
     logits: float = 1.0
     kind: NormKind = "rms"
     softcap: float = 0.0
+    positions: bool = False
+    encodes: bool = False
+    last_norm: bool = True
 
 
 def model(c: Config, table: Inventory, make: Callable[[Layer], Iterable[Op]], ends: Ends | None = None) -> Plan:
@@ -255,18 +274,36 @@ def model(c: Config, table: Inventory, make: Callable[[Layer], Iterable[Op]], en
     Raises GGUFError for tensors that are missing, and for those that the plan does not use.
     """
     ends = ends or Ends()
-    vocabulary = vocabulary_of(table.tensors)
-    embedding = table.weight("token_embd.weight", vocabulary, c.width)
+    embed = _embed(c, table, ends)
     layers = tuple(tuple(make(Layer(i, c, table, ends.kind))) for i in range(c.layers))
+    head = _head(c, table, ends, embed.weight)
+    table.finish()
+    return Plan(c.context, embed.weight.shape[0], embed, layers, head)
+
+
+def _embed(c: Config, table: Inventory, ends: Ends) -> Embed:
+    weight = table.weight("token_embd.weight", vocabulary_of(table.tensors), c.width)
+    positions = table.weight("position_embd.weight", c.context, c.width) if ends.positions else None
+    types = None
+    if "token_types.weight" in table:
+        types = table.weight("token_types.weight", table.rows("token_types.weight"), c.width)
+    return Embed(weight, "x", ends.embedding, positions, types)
+
+
+def _head(c: Config, table: Inventory, ends: Ends, embedding: Weight) -> tuple[Op, ...]:
+    """The last norm and the logits, as far as there are such."""
+    vocabulary = embedding.shape[0]
+    head: tuple[Op, ...] = ()
+    if ends.last_norm:
+        bias = table.optional("output_norm.bias", c.width)
+        weight = table.weight("output_norm.weight", c.width)
+        head = (Norm("x", weight, "norm", c.eps, kind=ends.kind, bias=bias),)
+    if ends.encodes:
+        return head
     output = table.optional("output.weight", vocabulary, c.width) or embedding
-    bias = table.optional("output_norm.bias", c.width)
-    head: tuple[Op, ...] = (
-        Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps, kind=ends.kind, bias=bias),
-        MatMul("norm", output, "logits", table.optional("output.bias", vocabulary)),
-    )
+    head = (*head, MatMul("norm", output, "logits", table.optional("output.bias", vocabulary)))
     if ends.logits != 1.0:
         head = (*head, Scale("logits", vocabulary, ends.logits))
     if ends.softcap:
         head = (*head, SoftCap("logits", vocabulary, ends.softcap))
-    table.finish()
-    return Plan(c.context, vocabulary, Embed(embedding, "x", ends.embedding), layers, head)
+    return head

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .op import Op, Weight
 from .ops import AddScaled, Attend, Embed, Input, Tap
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
@@ -25,7 +28,7 @@ class Plan:
 
     A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head. A model
     that makes embeddings alone has a head without "logits", or none. `pooling` is what makes one row of a text's, where
-    the model says so.
+    the model says so, and `classifier` what makes scores of that row, where it ranks texts.
     """
 
     context: int
@@ -34,6 +37,7 @@ class Plan:
     layers: tuple[tuple[Op, ...], ...]
     head: tuple[Op, ...]
     pooling: Pooling | None = None
+    classifier: Classifier | None = None
 
     @cached_property
     def body(self) -> tuple[Op, ...]:
@@ -92,21 +96,21 @@ class Plan:
 
 def kinds_of_layers(layers: Iterable[tuple[Op, ...]], about: Callable[[Weight], object]) -> list[tuple[Op, ...]]:
     """One of each kind: layers of a kind differ in which they are and what `about` does not tell of their weights."""
-    found: dict[object, tuple[Op, ...]] = {}
+    by_kind: dict[object, tuple[Op, ...]] = {}
     for ops in layers:
         kind = tuple(
             (type(op), *(about(value) if isinstance(value, Weight) else value
                          for name, value in vars(op).items() if name != "layer"))
             for op in ops
         )  # fmt: skip
-        found.setdefault(kind, ops)
-    return list(found.values())
+        by_kind.setdefault(kind, ops)
+    return list(by_kind.values())
 
 
 def widths(ops: Iterable[Op]) -> dict[str, int]:
     """How wide each buffer or view is, at most: layers may differ in it, and an op says its own width."""
-    found: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for op in ops:
         for name, width in op.writes.items():
-            found[name] = max(width, found.get(name, 0))
-    return found
+            by_name[name] = max(width, by_name.get(name, 0))
+    return by_name

@@ -15,7 +15,18 @@ from .op import Op
 from .ops import Rope
 from .parts import Layer, model
 from .plan import Plan
-from .rules import BEFORE, PATTERN, PLAIN_ROPE, Windows, attention_rules, end_rules, gated_rules, norm_rules
+from .rules import (
+    BEFORE,
+    PATTERN,
+    PLAIN_ROPE,
+    POOLED,
+    Windows,
+    activation,
+    attention_rules,
+    end_rules,
+    gated_rules,
+    norm_rules,
+)
 from .source import TensorTable
 
 NO_PERIOD = 1 << 20  # a period that no model reaches: all of its layers have a window
@@ -73,6 +84,6 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 checkpoint = Checkpoint(
     classes=("Qwen2ForCausalLM", "Qwen2Model", "Qwen2AudioForConditionalGeneration", "KORMoForCausalLM"),
     model_type="qwen2",
-    items=(*SIZES, RMS, PLAIN_ROPE, WINDOWS),
+    items=(*SIZES, RMS, PLAIN_ROPE, WINDOWS, POOLED, activation("silu")),
     rules=_rules,
 )

@@ -12,7 +12,17 @@ from .base import Keys
 from .checkpoint import RMS, SIZES, Checkpoint, HfConfig, Present, Rule
 from .plan import Plan
 from .qwen2 import WINDOWS
-from .rules import BEFORE, PLAIN_ROPE, attention_rules, end_rules, gated_rules, head_norm_rules, norm_rules
+from .rules import (
+    BEFORE,
+    PLAIN_ROPE,
+    POOLED,
+    activation,
+    attention_rules,
+    end_rules,
+    gated_rules,
+    head_norm_rules,
+    norm_rules,
+)
 from .source import TensorTable
 
 
@@ -33,6 +43,8 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 checkpoint = Checkpoint(
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     model_type="qwen3",
-    items=(*SIZES, RMS, PLAIN_ROPE, WINDOWS, Present("attention_bias", "blk.0.attn_q.bias")),
+    items=(
+        *SIZES, RMS, PLAIN_ROPE, WINDOWS, POOLED, activation("silu"), Present("attention_bias", "blk.0.attn_q.bias"),
+    ),
     rules=_rules,
-)
+)  # fmt: skip

@@ -1,95 +1,100 @@
 """Qwen 3 with experts: norms of each head, halves turned, and of many feed-forward parts a few for each token.
 
-The router's softmax is divided by what the chosen have of it. Facts: src/models/qwen3moe.cpp and build_moe_ffn in
-src/llama-graph.cpp of llama.cpp.
+The router's softmax is divided by what the chosen have of it. Facts: src/models/qwen3moe.cpp, build_moe_ffn in
+src/llama-graph.cpp and conversion/qwen.py of llama.cpp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 
 from ggufpy.errors import GGUFError
+from ggufpy.format.values import Typed
 
-from .base import Inventory, Keys, vocabulary_of
-from .llama import Config, read_config, read_rope
+from .base import Inventory, Keys
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, Field, HfConfig, Present, Rule, Written, one
+from .llama import read_config
 from .op import Op
-from .ops import Attend, Embed, ExpertMatMul, Gate, MatMul, Norm, Rope, Rotate, Route, StoreKv
+from .parts import Layer, model, read_experts
 from .plan import Plan
+from .qwen2 import read_halves, read_near
+from .rules import (
+    BEFORE,
+    PLAIN_ROPE,
+    QWEN_EXPERTS,
+    Windows,
+    activation,
+    attention_rules,
+    end_rules,
+    expert_items,
+    expert_rules,
+    experts_of,
+    head_norm_rules,
+    norm_rules,
+)
 from .source import TensorTable
-
-
-@dataclass(frozen=True)
-class Experts:
-    """How many there are, how many of them a token uses, and the width of each one's feed-forward part."""
-
-    count: int
-    used: int
-    hidden: int
-
-
-def read_experts(keys: Keys, c: Config) -> Experts:
-    """Raises GGUFError for a value that is missing or inconsistent."""
-    count, used = keys.count("expert_count"), keys.count("expert_used_count")
-    if used > count:
-        raise GGUFError(f"{keys.architecture}.expert_used_count is {used}, of {count} experts")
-    hidden = keys.count("expert_feed_forward_length", c.hidden // used, least=0) or c.hidden // used
-    if not hidden:
-        raise GGUFError(f"the metadata has no {keys.architecture}.expert_feed_forward_length")
-    return Experts(count, used, hidden)
-
-
-def _attention(i: int, c: Config, rope: Rope, tensors: Inventory) -> Iterator[Op]:
-    h, at = c.heads, f"blk.{i}."
-
-    def product(x: str, name: str, y: str, rows: int, columns: int, add: bool = False) -> MatMul:
-        weight = tensors.weight(f"{at}{name}.weight", rows, columns)
-        return MatMul(x, weight, y, tensors.optional(f"{at}{name}.bias", rows), add)
-
-    def each_head(x: str, name: str, heads: int) -> Norm:
-        return Norm(x, tensors.weight(f"{at}{name}.weight", h.key_length), x, c.eps, heads)
-
-    yield Norm("x", tensors.weight(f"{at}attn_norm.weight", c.width), "norm", c.eps)
-    yield product("norm", "attn_q", "q", h.queries * h.key_length, c.width)
-    yield product("norm", "attn_k", "k", h.shared * h.key_length, c.width)
-    yield product("norm", "attn_v", "v", h.shared * h.value_length, c.width)
-    yield each_head("q", "attn_q_norm", h.queries)
-    yield each_head("k", "attn_k_norm", h.shared)
-    yield Rotate("q", h.queries, h.key_length, rope)
-    yield Rotate("k", h.shared, h.key_length, rope)
-    yield StoreKv(i, "k", "v", h)
-    yield Attend(i, "q", "attn", h, 1.0 / h.key_length**0.5)
-    yield product("attn", "attn_output", "x", c.width, h.queries * h.value_length, add=True)
-
-
-def _feed_forward(i: int, c: Config, experts: Experts, tensors: Inventory) -> Iterator[Op]:
-    at, n = f"blk.{i}.", experts.count
-
-    def up(name: str, y: str) -> ExpertMatMul:
-        weight = tensors.weight(f"{at}{name}.weight", n, experts.hidden, c.width)
-        return ExpertMatMul("norm", "chosen", weight, y, experts.used)
-
-    yield Norm("x", tensors.weight(f"{at}ffn_norm.weight", c.width), "norm", c.eps)
-    yield MatMul("norm", tensors.weight(f"{at}ffn_gate_inp.weight", n, c.width), "router")
-    yield Route("router", n, "chosen", "shares", experts.used, renormalised=True)
-    yield up("ffn_gate_exps", "gate")
-    yield up("ffn_up_exps", "up")
-    yield Gate("gate", "up", "ffn", experts.used * experts.hidden)
-    down = tensors.weight(f"{at}ffn_down_exps.weight", n, c.width, experts.hidden)
-    yield ExpertMatMul("ffn", "chosen", down, "x", experts.used, own=True, shares="shares", add=True)
 
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys, experts=True), Inventory(tensors)
-    experts, vocabulary = read_experts(keys, c), vocabulary_of(tensors)
-    embedding = table.weight("token_embd.weight", vocabulary, c.width)
-    rope = replace(read_rope(keys, c, table), neox=True)
-    layers = tuple((*_attention(i, c, rope, table), *_feed_forward(i, c, experts, table)) for i in range(c.layers))
-    output = table.optional("output.weight", vocabulary, c.width) or embedding
-    head = (
-        Norm("x", table.weight("output_norm.weight", c.width), "norm", c.eps),
-        MatMul("norm", output, "logits"),
-    )
-    table.finish()
-    return Plan(c.context, vocabulary, Embed(embedding, "x"), layers, head)
+    experts = read_experts(keys, c)
+    rope, near = read_halves(keys, c, table), read_near(keys, c)
+
+    def layer(at: Layer) -> Iterator[Op]:
+        at.must_have_head_norms()
+        yield at.norm("attn_norm")
+        yield from at.attention(rope, window=c.window if near[at.i] else 0)
+        yield at.output()
+        yield at.norm("ffn_norm")
+        yield from at.experts(experts)
+
+    return model(c, table, layer)
+
+
+def all_with_experts(config: HfConfig) -> None:
+    """Raises GGUFError where some layers have no experts, which no file of llama.cpp's can say."""
+    if config.items("mlp_only_layers", []) or config.count("decoder_sparse_step", 1) != 1:
+        raise GGUFError(
+            "config.json: some layers have no experts (mlp_only_layers, decoder_sparse_step), which no file can say"
+        )
+
+
+def _keys(config: HfConfig) -> Mapping[str, Typed]:
+    """Nothing. Raises GGUFError for a model that the file would be wrong about."""
+    all_with_experts(config)
+    if not config.flag("norm_topk_prob", False):
+        raise GGUFError("config.json: norm_topk_prob is false, and files of qwen3moe are run as if it were true")
+    return {}
+
+
+def _config(file: Written) -> Mapping[str, object]:
+    return {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
+def _windows(config: HfConfig) -> list[bool]:
+    return [config.flag("use_sliding_window")] * config.layers
+
+
+def _rules(config: HfConfig) -> Iterator[Rule]:
+    yield from end_rules()
+    for i in range(config.layers):
+        yield from norm_rules(i, BEFORE)
+        yield from attention_rules(i)
+        yield from head_norm_rules(i)
+        yield one(f"blk.{i}.ffn_gate_inp.weight", f"model.layers.{i}.mlp.gate.weight")
+        yield from expert_rules(i, experts_of(config))
+
+
+checkpoint = Checkpoint(
+    classes=("Qwen3MoeForCausalLM",),
+    model_type="qwen3_moe",
+    items=(
+        *SIZES, RMS, PLAIN_ROPE, Windows(_windows, said={"use_sliding_window": True}), *expert_items(QWEN_EXPERTS),
+        Field("expert_feed_forward_length", "moe_intermediate_size", default=None, least=1),
+        Present("attention_bias", "blk.0.attn_q.bias"),
+        Derived(_keys, _config), activation("silu"),
+    ),
+    rules=_rules,
+    experts=QWEN_EXPERTS,
+)  # fmt: skip

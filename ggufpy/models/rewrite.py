@@ -78,13 +78,13 @@ def with_taps(plan: Plan, names: Iterable[str]) -> Plan:
     What is added to a buffer as it is computed gets a buffer of its own, and is added behind the tap. Raises GGUFError
     for a name that the plan has no activation of.
     """
-    found = activations(plan)
+    places = activations(plan)
     parts = [list(ops) for ops in (*plan.layers, plan.head)]
     behind: dict[tuple[int, int], list[Op]] = {}
     for name in dict.fromkeys(names):
-        if name not in found:
-            raise GGUFError(_unknown(name, list(found)))
-        place = found[name]
+        if name not in places:
+            raise GGUFError(_unknown(name, list(places)))
+        place = places[name]
         there = behind.setdefault((place.part, place.last), [])
         if place.added:
             there[:0] = _apart(parts[place.part], place, name)

@@ -33,8 +33,10 @@ def frequencies(rope: Rope) -> Doubles:
 
 def magnitude(rope: Rope) -> float:
     """What turned pairs are multiplied by, whatever the scaling, as llama.cpp has it (src/llama-context.cpp)."""
-    yarn = 1.0 + 0.1 * math.log(max(rope.factor, 1.0)) if rope.scaling == "yarn" else 1.0
-    return rope.attention_factor * yarn
+    if rope.scaling != "yarn":
+        return rope.attention_factor
+    growth = 0.1 * math.log(max(rope.factor, 1.0))
+    return rope.attention_factor * (1.0 + growth) / (1.0 + rope.log_multiplier * growth)
 
 
 def _yarn(rope: Rope, pairs: Doubles, frequency: Doubles) -> Doubles:

@@ -15,6 +15,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.support import checks
 
+from .base import POOLINGS
 from .changes import SAME, Change, SplitEach
 from .checkpoint import (
     Derived,
@@ -23,6 +24,7 @@ from .checkpoint import (
     Item,
     Rule,
     Written,
+    f32,
     linear,
     one,
     rope_config,
@@ -33,6 +35,7 @@ from .checkpoint import (
 )
 
 PATTERN = "attention.sliding_window_pattern"
+NEAR_BASE = "rope.freq_base_swa"
 BEFORE = (("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"))  # norms of llama's layers
 
 
@@ -74,8 +77,11 @@ def gated_rules(i: int, hf: str = "mlp", end: str = "") -> Iterator[Rule]:
         yield from linear(f"blk.{i}.ffn_{name}{end}", f"model.layers.{i}.{hf}.{name}_proj")
 
 
+EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj")
+
+
 def expert_rules(
-    i: int, count: int, hf: str = "mlp.experts", names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    i: int, count: int, hf: str = "mlp.experts", names: tuple[str, str, str] = EXPERT_NAMES
 ) -> Iterator[Rule]:
     """Experts, each with three matrices under `names`, or all in two tensors as transformers 5 holds them."""
     at = f"model.layers.{i}.{hf}"
@@ -88,15 +94,33 @@ def expert_rules(
 
 
 EXPERTS = "num_local_experts|num_experts|n_routed_experts"
-EXPERT_ITEMS: tuple[Item, ...] = (
-    Field("expert_count", EXPERTS, least=1),
-    Field("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts", least=1),
-)
+QWEN_EXPERTS = "num_experts|num_local_experts"  # the first name is what an exported config.json has
+
+
+def expert_items(names: str = EXPERTS) -> tuple[Item, ...]:
+    """How many experts there are, and how many of them a token uses."""
+    used = "num_experts_per_tok|num_experts_per_token|top_k_experts"
+    return Field("expert_count", names, least=1), Field("expert_used_count", used, least=1)
+
+
+EXPERT_ITEMS = expert_items()
 
 
 def experts_of(config: HfConfig) -> int:
     """How many experts a layer has."""
     return config.count(EXPERTS)
+
+
+def activation(*names: str) -> Item:
+    """The function of feed-forward parts, which no file says: GGUFError where config.json has none of `names`."""
+
+    def check(config: HfConfig) -> Mapping[str, Typed]:
+        said = config.text("hidden_act|hidden_activation|activation_function", names[0])
+        if said not in names:
+            raise GGUFError(f"config.json: hidden_act is {checks.shown(said)}; this architecture has {names[0]} alone")
+        return {}
+
+    return Derived(check)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------
@@ -131,13 +155,16 @@ class Windows:
     """The window, and which layers have it.
 
     config.json has layer_types, or they follow from other things (`otherwise`). The file says which where llama.cpp
-    would not take them for granted: all but the last of every `period` layers, of all families where that is 0.
-    `said` is what config.json has besides.
+    would not take them for granted: all but the last of every `period` layers, none where that is 0. `said` is what
+    config.json has besides. Of some families llama.cpp takes it that there is a window: they `always` say so. Of others
+    files always have the pattern, `spelled` out.
     """
 
     otherwise: Near
     period: int = 0
     said: Mapping[str, Any] = field(default_factory=dict)
+    always: bool = False
+    spelled: bool = False
 
     def near(self, config: HfConfig) -> list[bool]:
         """Whether each layer has a window. Raises GGUFError for types of layers that are none of attention."""
@@ -159,14 +186,16 @@ class Windows:
         near = self.near(config)
         window = config.count("sliding_window", 0, least=0)
         if not window or not any(near) or not config.flag("use_sliding_window", True):
-            return {}
+            return {"attention.sliding_window": u32(0)} if self.always else {}
         keys = {"attention.sliding_window": u32(window)}
-        return keys if near == self.usual(config.layers) else {**keys, PATTERN: Typed("array[bool]", near)}
+        if near == self.usual(config.layers) and not self.spelled:
+            return keys
+        return {**keys, PATTERN: Typed("array[bool]", near)}
 
     def config(self, file: Written) -> Mapping[str, Any]:
-        if not file.keys.get("attention.sliding_window"):
-            return {}
         layers = int(file.keys["block_count"])
+        if not file.keys.get("attention.sliding_window"):
+            return {"layer_types": ["full_attention"] * layers} if self.period else {}
         near = [bool(flag) for flag in file.keys.get(PATTERN, self.usual(layers))][:layers]
         types = ["sliding_attention" if flag else "full_attention" for flag in near]
         return {"sliding_window": int(file.keys["attention.sliding_window"]), "layer_types": types, **self.said}
@@ -180,10 +209,41 @@ def _windowless(file: Written) -> Mapping[str, Any]:
 NO_WINDOW = Derived(back=_windowless)
 
 
+def near_base(config: HfConfig) -> Mapping[str, Typed]:
+    """The base of positions in layers with a window, where config.json has it by type of layer.
+
+    Raises GGUFError where these are scaled: a file has the scaling of the others.
+    """
+    if not isinstance(config.mapping("rope_parameters|rope_scaling").get("sliding_attention"), Mapping):
+        return {}
+    rope = config.rope("sliding_attention")
+    if rope.text("rope_type", "default") != "default":
+        raise GGUFError("config.json: positions of layers with a window are scaled, which no file can say")
+    return {NEAR_BASE: f32(rope.number("rope_theta", 10000.0))}
+
+
+# -- embeddings -------------------------------------------------------------------------------------------------
+
+
+def _pooling(config: HfConfig) -> Mapping[str, Typed]:
+    if "sentence_pooling" not in config:
+        return {}
+    return {"pooling_type": u32([str(name) for name in POOLINGS].index(config.text("sentence_pooling")))}
+
+
+def _pooling_config(file: Written) -> Mapping[str, Any]:
+    kind = POOLINGS[int(file.keys.get("pooling_type", 0))]
+    return {"sentence_pooling": kind} if kind in ("mean", "cls", "last") else {}
+
+
+# What makes one row of a text's, where sentence-transformers' files stand beside config.json (`convert/folder.py`).
+POOLED = Derived(_pooling, _pooling_config)
+
+
 # -- rotary positions ------------------------------------------------------------------------------------------
 
 
-def _grown(factor: float, by: float = 1.0) -> float:
+def yarn_growth(factor: float, by: float = 1.0) -> float:
     """What YaRN multiplies turned pairs by, as transformers has it (modeling_rope_utils.py)."""
     return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
 
@@ -199,9 +259,9 @@ def _keys(config: HfConfig) -> Mapping[str, Typed]:
     factor = rope.number("factor")
     wanted = rope.number("attention_factor|attn_factor", 0.0)
     if not wanted and rope.number("mscale", 0.0) and rope.number("mscale_all_dim", 0.0):
-        wanted = _grown(factor, rope.number("mscale")) / _grown(factor, rope.number("mscale_all_dim"))
+        wanted = yarn_growth(factor, rope.number("mscale")) / yarn_growth(factor, rope.number("mscale_all_dim"))
     if wanted:
-        keys["rope.scaling.attn_factor"] = Typed("float32", wanted / _grown(factor))
+        keys["rope.scaling.attn_factor"] = Typed("float32", wanted / yarn_growth(factor))
     return keys
 
 
@@ -209,7 +269,7 @@ def _config(file: Written) -> Mapping[str, Any]:
     said = dict(rope_config(file))
     scaling = said.get("rope_scaling")
     if scaling is not None and "rope.scaling.attn_factor" in file.keys and "attention_factor" not in scaling:
-        grown = float(file.keys["rope.scaling.attn_factor"]) * _grown(scaling["factor"])
+        grown = float(file.keys["rope.scaling.attn_factor"]) * yarn_growth(scaling["factor"])
         said["rope_scaling"] = {**scaling, "attention_factor": shortest(grown)}
     return said
 

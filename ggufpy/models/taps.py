@@ -63,13 +63,13 @@ class Place:
 
 def activations(plan: Plan) -> dict[str, Place]:
     """Every activation that has a name, in order."""
-    found: dict[str, Place] = {}
+    places: dict[str, Place] = {}
     if isinstance(plan.embed, Embed):
-        found["inp_embd"] = Place(0, -1, -1, plan.embed.y, plan.width)
+        places["inp_embd"] = Place(0, -1, -1, plan.embed.y, plan.width)
     for i, ops in enumerate((*plan.layers, plan.head)):
         for name, place in _of_layer(i, ops, plan) if i < len(plan.layers) else _of_head(i, ops):
-            found.setdefault(name, place)
-    return found
+            places.setdefault(name, place)
+    return places
 
 
 def _of_layer(i: int, ops: Sequence[Op], plan: Plan) -> Iterator[tuple[str, Place]]:

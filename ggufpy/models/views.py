@@ -36,5 +36,5 @@ class Views:
             return {name}
         buffer, at, end = self._columns.get(name, (name, 0, 0))
         whole = name not in self._columns
-        found = {v for v, (other, a, b) in self._columns.items() if other == buffer and (whole or (a < end and at < b))}
-        return found | {name, buffer}
+        views = {v for v, (other, a, b) in self._columns.items() if other == buffer and (whole or (a < end and at < b))}
+        return views | {name, buffer}

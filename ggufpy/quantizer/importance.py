@@ -56,8 +56,8 @@ class ImportanceMatrix:
             return None
         counts = self.counts[name][:, None]
         means = self.sums[name] / np.where(counts > 0, counts, np.float32(1))
-        found: Floats = np.where(counts > 0, means, np.float32(1)).astype(np.float32)
-        return found
+        weights: Floats = np.where(counts > 0, means, np.float32(1)).astype(np.float32)
+        return weights
 
     def merged(self, others: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
         """This one and the others as if their texts had been one. Raises GGUFError where they are of other models.
@@ -73,8 +73,8 @@ class ImportanceMatrix:
                 else:
                     sums[name], counts[name] = other.sums[name], other.counts[name]
             datasets += other.datasets
-        found = ImportanceMatrix(sums, counts, tuple(datasets), 0, self.chunk_size)
-        return replace(found, chunks=_chunks(counts, self.chunk_size))
+        whole = ImportanceMatrix(sums, counts, tuple(datasets), 0, self.chunk_size)
+        return replace(whole, chunks=_chunks(counts, self.chunk_size))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], chunk_size: int = CHUNK_SIZE) -> ImportanceMatrix:

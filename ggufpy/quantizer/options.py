@@ -92,16 +92,16 @@ class QuantizeOptions:
 
     def patterns(self) -> list[tuple[re.Pattern[str], str]]:
         """`tensor_types`, compiled; as in llama-quantize, capitals and small letters are the same."""
-        found = []
+        patterns = []
         for pair in checks.items("tensor_types", self.tensor_types, "a list of (pattern, type) pairs"):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
                 raise GGUFError(f"tensor_types holds {checks.shown(pair)}; (pattern, type) pairs are wanted")
             pattern, name = pair
             try:
-                found.append((re.compile(pattern, re.IGNORECASE), writable(name)))
+                patterns.append((re.compile(pattern, re.IGNORECASE), writable(name)))
             except re.error as e:
                 raise GGUFError(f"the tensor pattern {pattern!r} is not a regular expression: {e}") from None
-        return found
+        return patterns
 
 
 def writable(name: str) -> str:

@@ -111,7 +111,7 @@ class _Chooser:
     def __init__(self, mix: Mix, options: QuantizeOptions) -> None:
         self._mix, self._options = mix, options
         self._patterns = options.patterns()
-        self._found = [False] * len(self._patterns)
+        self._matched = [False] * len(self._patterns)
         self._replaced: dict[tuple[str, str], int] = {}
         embedding = options.token_embedding_type
         self._named = {
@@ -147,19 +147,19 @@ class _Chooser:
         """What else the user should know."""
         return [
             f"--tensor-type {pattern.pattern!r} is found in no tensor that may change its type"
-            for (pattern, _), found in zip(self._patterns, self._found, strict=True)
-            if not found
+            for (pattern, _), matched in zip(self._patterns, self._matched, strict=True)
+            if not matched
         ]
 
     def _asked(self, name: str) -> str | None:
         """The type that the user names for this tensor."""
-        found = [i for i, (pattern, _) in enumerate(self._patterns) if pattern.search(name)]
-        for i in found:
-            self._found[i] = True
+        numbers = [i for i, (pattern, _) in enumerate(self._patterns) if pattern.search(name)]
+        for i in numbers:
+            self._matched[i] = True
         named = self._named.get(kind_of(name))
         if named is not None:
             return named
-        return self._patterns[found[0]][1] if found else None
+        return self._patterns[numbers[0]][1] if numbers else None
 
 
 def weighed(job: Job, importance: Importance | None) -> Job:
@@ -225,12 +225,12 @@ def new_metadata(
 
 
 def _importance_keys(options: QuantizeOptions, importance: Importance) -> dict[str, Typed]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if isinstance(options.imatrix, (str, os.PathLike)):
-        found["file"] = Typed("string", os.fspath(options.imatrix))
+        values["file"] = Typed("string", os.fspath(options.imatrix))
     if importance.datasets:
-        found["dataset"] = Typed("string", importance.datasets[0])
-    found["entries_count"] = Typed("uint32", len(importance.names))
+        values["dataset"] = Typed("string", importance.datasets[0])
+    values["entries_count"] = Typed("uint32", len(importance.names))
     if importance.chunks > 0:
-        found["chunks_count"] = Typed("uint32", importance.chunks)
-    return {f"quantize.imatrix.{key}": value for key, value in found.items()}
+        values["chunks_count"] = Typed("uint32", importance.chunks)
+    return {f"quantize.imatrix.{key}": value for key, value in values.items()}

@@ -33,7 +33,7 @@ class TensorReport:
 
     def as_json(self) -> dict[str, Any]:
         """name, shape, from, to, bytes, error; and nonfinite where there were any."""
-        found = {
+        values = {
             "name": self.name,
             "shape": list(self.shape),
             "from": self.source,
@@ -41,7 +41,7 @@ class TensorReport:
             "bytes": self.bytes,
             "error": self.error,
         }
-        return {**found, "nonfinite": self.nonfinite} if self.nonfinite else found
+        return {**values, "nonfinite": self.nonfinite} if self.nonfinite else values
 
 
 @dataclass(frozen=True)

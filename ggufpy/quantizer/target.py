@@ -70,9 +70,9 @@ def meet_target(recipe: Recipe, options: QuantizeOptions, importance: Importance
             f"{wanted:g} bits per weight cannot be met: the smallest types that can be written take "
             f"{8 * (least + fixed) / weights:.3f}{more}"
         )
-    found = allocate(choices, room)
+    chosen = allocate(choices, room)
     new = list(recipe.jobs)
-    for i, choice in zip(free, found, strict=True):
+    for i, choice in zip(free, chosen, strict=True):
         new[i] = replace(recipe.jobs[i], target=choice.type)
     return Recipe(new, recipe.notes)
 
@@ -107,28 +107,28 @@ def _at(choices: Sequence[Sequence[Choice]], price: float) -> list[Choice]:
     return [min(some, key=lambda choice: (choice.error + price * choice.nbytes, choice.nbytes)) for some in choices]
 
 
-def _total(found: Sequence[Choice]) -> int:
-    return sum(choice.nbytes for choice in found)
+def _total(choices: Sequence[Choice]) -> int:
+    return sum(choice.nbytes for choice in choices)
 
 
-def _fill(choices: Sequence[Sequence[Choice]], found: list[Choice], room: int) -> list[Choice]:
+def _fill(choices: Sequence[Sequence[Choice]], chosen: list[Choice], room: int) -> list[Choice]:
     """Spend what room is left on what lowers the error most for a byte."""
-    left = room - _total(found)
+    left = room - _total(chosen)
     while True:
         best: tuple[float, int, Choice] | None = None
         for i, some in enumerate(choices):
             for choice in some:
-                more = choice.nbytes - found[i].nbytes
-                gain = found[i].error - choice.error
+                more = choice.nbytes - chosen[i].nbytes
+                gain = chosen[i].error - choice.error
                 if 0 <= more <= left and gain > 0:
                     worth = gain / max(more, 1)
                     if best is None or worth > best[0]:
                         best = worth, i, choice
         if best is None:
-            return found
+            return chosen
         _, i, choice = best
-        left -= choice.nbytes - found[i].nbytes
-        found[i] = choice
+        left -= choice.nbytes - chosen[i].nbytes
+        chosen[i] = choice
 
 
 def _is_free(job: Job, options: QuantizeOptions) -> bool:
@@ -151,16 +151,16 @@ def _measured(jobs: Sequence[Job], options: QuantizeOptions) -> list[list[Choice
     candidates = [_candidates(job) for job in jobs]
     pairs = {(name, job.importance is not None) for job, names in zip(jobs, candidates, strict=True) for name in names}
     compile_kernels(pairs, options.progress)
-    found = []
+    measured = []
     with ThreadPoolExecutor(options.thread_count()) as pool:
         try:
             for i, choices in enumerate(pool.map(_choices, jobs, candidates)):
                 options.progress("measure", i + 1, len(jobs))
-                found.append(choices)
+                measured.append(choices)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return measured
 
 
 def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
@@ -174,11 +174,11 @@ def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
     weight = None
     if job.importance is not None:
         weight = np.ascontiguousarray(job.importance[matrix_of(picked, job)])
-    found = []
+    choices = []
     for name in names:
         size = blocktypes.total_bytes(blocktypes.by_name(name), tensor.shape)
         if name == tensor.type:
-            found.append(Choice(name, size, 0.0))
+            choices.append(Choice(name, size, 0.0))
             continue
         block = quants.get(name)
         if isinstance(block, PlainType):
@@ -190,6 +190,6 @@ def _choices(job: Job, names: Sequence[str]) -> list[Choice]:
             except GGUFError:  # weights beyond what its scales can hold: not a type for this tensor
                 continue
         wrong, whole = squares(x, quants.dequantize(data, name), weight)
-        found.append(Choice(name, size, wrong / whole if whole else 0.0))
+        choices.append(Choice(name, size, wrong / whole if whole else 0.0))
     tensor.release()
-    return found
+    return choices

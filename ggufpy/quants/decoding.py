@@ -40,7 +40,7 @@ def run_kernel(block: BlockType, blocks: Bytes, out: Floats, level: Level | None
 
     code = kernel("decode", type=block.name.lower())
     args = np.zeros((), load_source(code).ARGS)
-    args["blocks"], args["count"], args["out"] = blocks.ctypes.data, len(blocks), out.ctypes.data
+    args["blocks_ptr"], args["n_blocks"], args["out_ptr"] = blocks.ctypes.data, len(blocks), out.ctypes.data
     library(level or level_for(code)).call(code, args)
 
 

@@ -133,16 +133,16 @@ def run_kernel(
     scratch = np.empty(source.SCRATCH * level.lanes + 64, np.uint8)
     bad_row = np.full(1, -1, np.int64)
     args = np.zeros((), source.ARGS)
-    args["x"], args["x_stride"], args["source"] = x.ctypes.data, x.strides[0], SOURCES[x.dtype.name]
-    args["rows"], args["blocks"] = rows, x.shape[1] // block.weights
+    args["x_ptr"], args["x_stride"], args["x_type"] = x.ctypes.data, x.strides[0], SOURCES[x.dtype.name]
+    args["n_rows"], args["n_blocks"] = rows, x.shape[1] // block.weights
     if importance is not None:
-        args["importance"] = importance.ctypes.data
+        args["importance_ptr"] = importance.ctypes.data
         args["importance_stride"] = importance.strides[0] if len(importance) > 1 else 0
-    args["out"], args["out_stride"] = out.ctypes.data, out.shape[1]
-    args["scratch"], args["bad"] = scratch.ctypes.data, bad_row.ctypes.data
+    args["out_ptr"], args["out_stride"] = out.ctypes.data, out.shape[1]
+    args["scratch_ptr"], args["bad_ptr"] = scratch.ctypes.data, bad_row.ctypes.data
     tables = block.tables()
     addresses = np.array([table.ctypes.data for table in tables] or [0], np.int64)
-    args["tables"] = addresses.ctypes.data
+    args["tables_ptr"] = addresses.ctypes.data
     library(level).call(code, args)
     return int(bad_row[0])
 
@@ -165,8 +165,8 @@ def largest(x: NDArray[Any]) -> float:
 def finite(x: NDArray[Any]) -> NDArray[Any]:
     """The elements that are finite, one after the other."""
     number = (x & np.uint16(0x7F80)) != 0x7F80 if x.dtype == np.uint16 else np.isfinite(x)
-    found: NDArray[Any] = x[number]
-    return found
+    kept: NDArray[Any] = x[number]
+    return kept
 
 
 def _too_large(block: BlockType, x: NDArray[Any], what: str) -> GGUFError:

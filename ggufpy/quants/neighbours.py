@@ -181,12 +181,12 @@ def _best(v: Any, s: Search) -> Any:
                     norm = norm + v.splat_f(weight) * q * q
             v.store_f(work + DOTS + 4 * t, dot)
             v.store_f(work + NORMS + 4 * t, norm)
-        found, score = -1, zero
+        which, score = -1, zero
         for t in range(tries):
             dot, norm = v.load_f32(work + DOTS + 4 * t), v.load_f32(work + NORMS + 4 * t)
             if norm > zero and dot * dot > score * norm:
-                found, score = t, dot / norm * dot
-        return found
+                which, score = t, dot / norm * dot
+        return which
 
     return best
 
@@ -271,10 +271,10 @@ def scale_search(v: Any, s: Search) -> Any:
         for i in range(0, weights, v.L):
             v.store_f(work + ROOTS + 4 * i, v.sqrt_f(v.load_f(w + 4 * i)))
         candidates(x, work, peak, numbers, lists)
-        found = best(x, w, work)
-        if found >= 0:
-            scale = v.load_f32(work + DOTS + 4 * found) / v.load_f32(work + NORMS + 4 * found)
-        astray = choose(work, found)
+        which = best(x, w, work)
+        if which >= 0:
+            scale = v.load_f32(work + DOTS + 4 * which) / v.load_f32(work + NORMS + 4 * which)
+        astray = choose(work, which)
         if (astray != 0 or always) and scale > zero:
             find_again(x, work, scale, numbers, lists)
             scale = fit(x, w, work, scale)

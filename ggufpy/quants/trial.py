@@ -68,9 +68,9 @@ def fault_here(trial: Mapping[str, Any]) -> str:
     for constants in trial["codecs"]:
         given = dict(constants)
         code, block = kernel(given.pop("source"), **given), quants.get(given["type"])
-        found = _decoder_fault(block, level) if code.source == "decode" else _encoder_fault(block, given, level)
-        if found:
-            return found
+        fault = _decoder_fault(block, level) if code.source == "decode" else _encoder_fault(block, given, level)
+        if fault:
+            return fault
     return ""
 
 
@@ -78,9 +78,9 @@ def _decoder_fault(block: BlockType, level: Level) -> str:
     from ggufpy.quants.decoding import run_kernel
 
     raw = np.random.default_rng(1).integers(0, 256, (ROWS * COLUMNS // block.weights, block.nbytes), np.uint8)
-    found = np.zeros((len(raw), block.weights), np.float32)
-    run_kernel(block, raw, found, level)
-    same = np.array_equal(found, _decoded(block, raw), equal_nan=True)
+    weights = np.zeros((len(raw), block.weights), np.float32)
+    run_kernel(block, raw, weights, level)
+    same = np.array_equal(weights, _decoded(block, raw), equal_nan=True)
     return "" if same else f"it decodes {block.name} to other numbers than NumPy"
 
 

@@ -185,10 +185,10 @@ class Engine:
         adapters = self._model.plan.adapters
         if len(scales) not in (0, adapters):
             raise GGUFError(f"{len(scales)} scales of adapters were given; the model has {adapters}")
-        found = tuple(checks.number(f"the scale of adapter {i}", scale) for i, scale in enumerate(scales))
-        if any(abs(scale) > LARGEST_SCALE for scale in found):
-            raise GGUFError(f"scales of adapters are {list(found)}; they may be at most {LARGEST_SCALE:g}")
-        return found
+        numbers = tuple(checks.number(f"the scale of adapter {i}", scale) for i, scale in enumerate(scales))
+        if any(abs(scale) > LARGEST_SCALE for scale in numbers):
+            raise GGUFError(f"scales of adapters are {list(numbers)}; they may be at most {LARGEST_SCALE:g}")
+        return numbers
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -241,15 +241,15 @@ class Engine:
         with self._alone():
             placed = self._place(chunks)
             shapes = [(len(p.wanted), self.n_hidden if p.chunk.hidden else self.n_vocab) for p in placed]
-            found = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
-            if [array.shape for array in found] != shapes:
-                raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in found]}")
+            arrays = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
+            if [array.shape for array in arrays] != shapes:
+                raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in arrays]}")
             self._evaluate(placed)
             for part, logits in self._heads(placed):
                 for i, (n, at) in enumerate(part):
-                    found[n][at] = logits[i]
+                    arrays[n][at] = logits[i]
             self._advance(placed)
-            return found
+            return arrays
 
     def read(
         self, sequence: Sequence, tokens: Items[int], logits: Wanted = "last", exact: bool = False, hidden: bool = False

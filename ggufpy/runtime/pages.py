@@ -103,6 +103,6 @@ class Pages:
 
     def copied(self, page: int) -> int:
         """A page that nobody has, to be assigned, with what is in `page`. Raises GGUFError if there is none."""
-        (found,) = self.take(1)
-        self._copy(page, found)
-        return found
+        (copy,) = self.take(1)
+        self._copy(page, copy)
+        return copy

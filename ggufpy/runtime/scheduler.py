@@ -135,8 +135,8 @@ class Scheduler:
     def step(self) -> list[Event]:
         """As `advance`; what came of it, and what has ended since the last."""
         self.advance()
-        found, self.events = list(self.events), deque()
-        return found
+        events, self.events = list(self.events), deque()
+        return events
 
     def advance(self) -> None:
         """One step of the engine, if there is anything to evaluate. What comes of it is behind the others in `events`.
@@ -204,10 +204,10 @@ class Scheduler:
             return None
         kind: Kind = "any" if request.reuse == "any" else "bulk" if in_bulk else "exact"
         some = [*self._kept, *(running.held for running in self._running)]
-        found = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
-        if found is None:
+        nearest = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
+        if nearest is None:
             return None
-        held, shared = found[0], found[0].sequence.keepable(found[1])
+        held, shared = nearest[0], nearest[0].sequence.keepable(nearest[1])
         if not shared:  # windows have forgotten what would be gone back to
             return None
         if held in self._kept:

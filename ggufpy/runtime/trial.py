@@ -226,13 +226,13 @@ def _geometry(heads: Heads) -> Heads:
 
 def _views_of(buffer: str, behind: Sequence[Op]) -> dict[int, str]:
     """The views that the ops behind a write have of a buffer, by where they begin, until it is written anew."""
-    found: dict[int, str] = {}
+    views: dict[int, str] = {}
     for op in behind:
         if isinstance(op, View) and op.x == buffer:
-            found[op.at] = op.y
+            views[op.at] = op.y
         elif buffer in op.writes and buffer not in op.reads:
             break
-    return found
+    return views
 
 
 def common(level: str, types: Sequence[str], heads: Heads) -> Trial:
@@ -310,8 +310,8 @@ def source_of(trial: Trial) -> ArraySource:
             made[name] = rng.standard_normal(weight.shape).astype(np.float32)
         else:
             *outer, columns = weight.shape
-            found = _matrix(trial.types.get(name, "F32"), math.prod(outer), columns, rng)
-            made[name] = Blocks(found.data.reshape(*outer, -1), found.type)
+            matrix = _matrix(trial.types.get(name, "F32"), math.prod(outer), columns, rng)
+            made[name] = Blocks(matrix.data.reshape(*outer, -1), matrix.type)
     return ArraySource({}, made)
 
 
@@ -333,17 +333,17 @@ def error_of(trial: Trial) -> float:
     kernels = library(isa.named(trial.level))
     load_kernels(source, plan, options, kernels)
     scales = [0.5] * plan.adapters
-    found: list[NDArray[np.float32]] = []
+    logits: list[NDArray[np.float32]] = []
     with Engine(Model(source, plan, options, kernels), options.n_batch) as engine:
         sequence = engine.sequence(scales)
         for piece in pieces:
             if whole:
                 sequence.truncate(0)
-            found.append(engine.read(sequence, piece, "all", hidden=hidden))
+            logits.append(engine.read(sequence, piece, "all", hidden=hidden))
     truth = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in source.tensors.items()})
     computed = truth.hidden if hidden else truth.logits
     exact = np.concatenate([computed(piece, scales) for piece in (pieces if whole else [tokens])])
-    rows = np.concatenate(found)
+    rows = np.concatenate(logits)
     if not np.isfinite(rows).all():
         return float("inf")
     return float(np.sqrt(((rows - exact) ** 2).mean()) / exact.std())

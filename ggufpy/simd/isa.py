@@ -82,12 +82,12 @@ def _present(level: Level) -> bool:
 
 def available() -> tuple[Level, ...]:
     """Levels that this process can run, best first. `portable` is always there."""
-    found = [
+    levels = [
         level
         for level in LEVELS
         if level.name == "portable" or (_present(level) and not _unusable(level))
     ]
-    return tuple(found)
+    return tuple(levels)
 
 
 def absence(level: Level) -> str:

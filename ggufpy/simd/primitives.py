@@ -94,10 +94,10 @@ def _scalars(v: dict[str, Any]) -> None:
 
 def _distances(b: Any, a: list[Any]) -> Any:
     """Four numbers as `Distances`."""
-    found = ir.Constant(Distances.ir, ir.Undefined)
+    four = ir.Constant(Distances.ir, ir.Undefined)
     for i, number in enumerate(a):
-        found = b.insert_element(found, number, I32(i))
-    return found
+        four = b.insert_element(four, number, I32(i))
+    return four
 
 
 def _prefetch(b: Any, address: Any, locality: int) -> None:

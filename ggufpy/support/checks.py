@@ -27,9 +27,9 @@ def shown(value: object) -> str:
 def whole(name: str, value: object, least: int | None = None) -> int:
     """A whole number, at least `least`."""
     if isinstance(value, Integral) and not isinstance(value, bool):
-        found = operator.index(value)
-        if least is None or found >= least:
-            return found
+        integer = operator.index(value)
+        if least is None or integer >= least:
+            return integer
     bound = "" if least is None else f" of at least {least}"
     raise GGUFError(f"{name} is {shown(value)}; it must be a whole number{bound}")
 
@@ -38,10 +38,10 @@ def seed(name: str, value: object) -> int | None:
     """A seed, or None."""
     if value is None:
         return None
-    found = whole(name, value)
-    if not -1 <= found < SEED_LIMIT:
-        raise GGUFError(f"{name} is {found}, and must be from 0 to 2^64 - 1, or -1 for another one every time")
-    return found
+    chosen = whole(name, value)
+    if not -1 <= chosen < SEED_LIMIT:
+        raise GGUFError(f"{name} is {chosen}, and must be from 0 to 2^64 - 1, or -1 for another one every time")
+    return chosen
 
 
 def number(name: str, value: object) -> float:
@@ -49,12 +49,12 @@ def number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise GGUFError(f"{name} is {shown(value)}; it must be a number")
     try:
-        found = float(value)
+        real = float(value)
     except OverflowError:  # a whole number that no float is near
-        found = math.inf
-    if not math.isfinite(found):
-        raise GGUFError(f"{name} is {found}, and must be finite")
-    return found
+        real = math.inf
+    if not math.isfinite(real):
+        raise GGUFError(f"{name} is {real}, and must be finite")
+    return real
 
 
 def flag(name: str, value: object) -> bool:
@@ -79,9 +79,9 @@ def text(name: str, value: object) -> str:
 def path(name: str, value: object, wanted: str = "the path of a file (str or Path)") -> str:
     """The path of a file, as a str."""
     if isinstance(value, str | os.PathLike):
-        found = os.fspath(value)
-        if isinstance(found, str):
-            return found
+        given = os.fspath(value)
+        if isinstance(given, str):
+            return given
     raise GGUFError(f"{name} is {shown(value)}; {wanted} is wanted")
 
 

@@ -122,8 +122,8 @@ def _finish(*streams: TextIO | None) -> None:
 
 def _usable(name: Name) -> TextIO | None:
     """A standard stream that is there and not closed."""
-    found: TextIO | None = {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr}[name]
-    return None if found is None or getattr(found, "closed", False) else found
+    stream: TextIO | None = {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr}[name]
+    return None if stream is None or getattr(stream, "closed", False) else stream
 
 
 def _is_open(descriptor: int) -> bool:

@@ -84,6 +84,27 @@ class Text:
         return text
 
 
+class ScaledPaths:
+    """Files, each with a number that says how much it counts: FILE or FILE=SCALE on the command line."""
+
+    def check(self, name: str, value: object) -> tuple[tuple[str, float], ...]:
+        """See Kind."""
+        pairs = checks.items(name, value, "a list of (path, number) pairs")
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            raise GGUFError(f"{name} is {checks.shown(value)}; a list of (path, number) pairs is wanted")
+        return tuple((checks.path(name, path), checks.number(f"the scale of {path}", scale)) for path, scale in pairs)
+
+    def read(self, text: str) -> tuple[str, float]:
+        """One of them. A "=" that no number follows is a part of the path."""
+        path, equals, scale = text.rpartition("=")
+        if not equals:
+            return text, 1.0
+        try:
+            return path, Real().read(scale)
+        except GGUFError:
+            return text, 1.0
+
+
 class Option(NamedTuple):
     """One option. `flags` are its spellings on the command line, `aliases` its further names in Python.
 
@@ -119,5 +140,5 @@ def option(default: Any, kind: Kind, help: str, *flags: str, **more: Any) -> Any
 
 def declared(options: Any) -> dict[str, Option]:
     """The options of a dataclass (or of an instance) by name: those of its fields that are made by `option`."""
-    found: tuple[Field[Any], ...] = fields(options)
-    return {each.name: each.metadata["option"]._replace(name=each.name) for each in found if "option" in each.metadata}
+    some: tuple[Field[Any], ...] = fields(options)
+    return {each.name: each.metadata["option"]._replace(name=each.name) for each in some if "option" in each.metadata}

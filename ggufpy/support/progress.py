@@ -27,8 +27,9 @@ LABELS = {
     "check": "checking",
     "measure": "measuring types",
     "quantize": "quantising",
+    "export": "writing the checkpoint",
 }
-BYTE_STAGES = ("load", "download", "unpack", "write", "hash", "check", "quantize")
+BYTE_STAGES = ("load", "download", "unpack", "write", "hash", "check", "quantize", "export")
 
 
 def human_bytes(count: float) -> str:

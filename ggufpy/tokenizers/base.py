@@ -70,18 +70,16 @@ class Tokenizer(ABC):
             raise GGUFError(f"text to tokenize must be str or bytes, not {type(text).__name__}")
         add_special = checks.flag("add_special", add_special)
         parse_special = checks.flag("parse_special", parse_special)
-        vocab = self.vocab
-        ids = [vocab.bos] if add_special and vocab.add_bos and vocab.bos is not None else []
+        before, after = self._frame() if add_special else ([], [])
+        ids = before
         after_special = True
-        for part in self._partition.split(text, parse_special):
+        for part in self._parts(text, parse_special):
             if isinstance(part, int):
                 ids.append(part)
             else:
                 ids += self._encode_text(part, after_special)
             after_special = isinstance(part, int)
-        if add_special and vocab.add_eos and vocab.eos is not None:
-            ids.append(vocab.eos)
-        return ids
+        return ids + after
 
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         """The bytes that a token stands for; nothing for a control token without `special`.
@@ -115,6 +113,16 @@ class Tokenizer(ABC):
     def stream(self, special: bool = False) -> TokenStream:
         """A decoder for ids that come one by one."""
         return TokenStream(self, special)
+
+    def _parts(self, text: str, parse_special: bool) -> list[str | int]:
+        """A text as pieces of plain text, and ids of what is found before plain text is tokenized."""
+        return self._partition.split(text, parse_special)
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a text that is encoded with `add_special`."""
+        vocab = self.vocab
+        before = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
+        return before, [vocab.eos] if vocab.add_eos and vocab.eos is not None else []
 
     def _checked(self, token: int) -> int:
         try:

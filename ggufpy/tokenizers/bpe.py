@@ -1,4 +1,5 @@
-"""Byte-level BPE (`tokenizer.ggml.model` = gpt2) over the `tokenizers` library.
+"""BPE over the `tokenizers` library: of bytes (`tokenizer.ggml.model` = gpt2), or of text with bytes for the rest
+(gemma4, and some pre-tokenizers of gpt2).
 
 In: texts, types and merges of a GGUF file and the name of its pre-tokenizer. Out: a Tokenizer. The library
 is fed its own JSON form, which it reads faster than lists of Python objects: 280,147 merges in 0.3 s.
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +28,23 @@ from ggufpy.tokenizers.vocab import (
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
+    Described,
     Rules,
     Vocab,
+    flag,
     load_vocab,
     token_byte,
 )
-
-if TYPE_CHECKING:
-    from ggufpy.format.reader import GGUFFile
 
 _MERGES = "tokenizer.ggml.merges"
 _LONG = 4096  # characters; longer texts are cut first, at places where every expression of the table cuts
 _AT_SPACES = re.compile(r"(?<=\S)(?= \S)")
 _AT_LINES = re.compile(r"(?<=[A-Za-z])(?=\n)")
+_CUTS = {"spaces": _AT_SPACES, "lines": _AT_LINES}
+_LINE_ENDS = re.compile(r"(\n+)")
+_SPACE = "\u2581"  # how a space is written in a vocabulary that is not of bytes
+FORM_KEY = "tokenizer.ggml.normalizer.unicode_form"  # of this package alone: a model's NFC, which llama.cpp leaves out
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _NOT_JSON = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")  # needs more than quotes and backslashes escaped
 _HIDDEN = "\uffff"  # not in the byte alphabet, so in no text that is looked up
 
@@ -46,14 +52,30 @@ _HIDDEN = "\uffff"  # not in the byte alphabet, so in no text that is looked up
 class BPETokenizer(Tokenizer):
     """Tokenizer of a `gpt2` vocabulary."""
 
-    def __init__(self, vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer) -> None:
+    def __init__(
+        self, vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer, form: str | None = None
+    ) -> None:
         super().__init__(vocab)
-        self._backend = _backend(vocab, merges, pre)
-        self._cut = _AT_LINES if pre.joins_words else _AT_SPACES
+        self._backend = _backend(vocab, merges, pre, form)
+        self._cut = _CUTS.get(pre.cuts)
+        self._raw = pre.raw
+        self._line_ends = pre.line_ends
+        self._words = pre.words
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         text = replace_invalid(text)
-        if len(text) < _LONG:
+        if self._raw and not self._words:
+            text = text.replace(" ", _SPACE)
+        if not self._line_ends or "\n" not in text:
+            return self._encode_plain(text)
+        ids: list[int] = []
+        for i, part in enumerate(_LINE_ENDS.split(text)):
+            token = self.vocab.ids.get(part) if i % 2 else None
+            ids += self._encode_plain(part) if token is None else [token]
+        return ids
+
+    def _encode_plain(self, text: str) -> list[int]:
+        if len(text) < _LONG or self._cut is None:
             return list(self._encoded([text])[0].ids)
         parts = self._cut.split(text)
         different = list(set(parts))  # most words of a long text come again
@@ -69,39 +91,50 @@ class BPETokenizer(Tokenizer):
     def _text_bytes(self, token: int) -> bytes:
         kind = self.vocab.types[token]
         text = self.vocab.texts[token]
+        if kind == NORMAL and self._raw:
+            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
         if kind == NORMAL:
-            try:
-                return text.translate(_bytes_of_characters()).encode("latin-1")
-            except UnicodeEncodeError:  # characters outside the byte alphabet stand for themselves
-                return b"".join([_character_bytes(character) for character in text])
+            return bytes_of(text)
         if kind == USER_DEFINED:
             return text.encode("utf-8", "surrogateescape")
         return token_byte(text) if kind == BYTE else b""
 
 
-def load(file: GGUFFile, pre: str | None) -> BPETokenizer:
+def load(file: Described, pre: str | None) -> BPETokenizer:
     """The tokenizer of `file`; `pre` replaces `tokenizer.ggml.pre`. Raises GGUFError."""
     metadata = file.metadata
-    name = pre if pre is not None else metadata.get("tokenizer.ggml.pre")
+    gemma = metadata.get("tokenizer.ggml.model") == "gemma4"  # which has its own pre-tokenizer, whatever the file says
+    name = pre if pre is not None else "gemma4" if gemma else metadata.get("tokenizer.ggml.pre")
     if name is not None and not isinstance(name, str):
         raise GGUFError(
             f"tokenizer.ggml.pre must be a text, not {type(name).__name__}; name one with --pre NAME"
         )
     entry = pretokenizers.get(name)
-    rules = Rules(bos=11, eos=11, unknown=None, add_bos=entry.add_bos, add_space_prefix=False)
+    usual = None if gemma else 11
+    bos = None if entry.no_bos else usual
+    rules = Rules(bos=bos, eos=usual, unknown=None, add_bos=entry.add_bos, add_space_prefix=False)
     vocab = load_vocab(file, rules)
+    if gemma and vocab.bos is not None:
+        vocab = replace(vocab, add_bos=True)  # as llama.cpp: files that say otherwise are wrong
     if _MERGES not in metadata:
         raise GGUFError(
             f"{_MERGES} is missing: a gpt2 vocabulary needs its merges; write the file again from its source"
         )
-    return BPETokenizer(vocab, decode_strings(metadata.strings(_MERGES)), entry)
+    lower = pre is None and entry.words and flag(metadata, "normalizer.lowercase")
+    form = "Lowercase" if lower else _form(metadata.get(FORM_KEY))
+    return BPETokenizer(vocab, decode_strings(metadata.strings(_MERGES)), entry, form)
 
 
-def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer) -> Any:
+def _form(value: object) -> str | None:
+    if value is None or value in FORMS:
+        return None if value is None else str(value)
+    raise GGUFError(f"{FORM_KEY} is {str(value)[:40]!r}; it must be one of {', '.join(FORMS)}, or left out")
+
+
+def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer, form: str | None) -> Any:
     library = import_library("tokenizers")
-    cutters = library.pre_tokenizers
     entries = _entries(vocab)
-    head = f'{{"type":"BPE","ignore_merges":{json.dumps(pre.ignore_merges)},'
+    head = f'{{"type":"BPE","ignore_merges":{json.dumps(pre.ignore_merges)},"byte_fallback":{json.dumps(pre.raw)},'
     tail = '"version":"1.0","added_tokens":[],"model":'
 
     def make(vocab_json: str, merges_json: str) -> Any:
@@ -115,9 +148,9 @@ def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer) -
         return make(json.dumps({text: i for i, text in _unique(entries)}), json.dumps(pairs))
 
     def cut(backend: Any) -> Any:
-        splits = [cutters.Split(library.Regex(pattern), "isolated") for pattern in pre.patterns]
-        cutter = cutters.Sequence([*splits, cutters.ByteLevel(add_prefix_space=False, use_regex=False)])
-        backend.pre_tokenizer = cutter
+        backend.pre_tokenizer = cutter(library, pre)
+        if form is not None:
+            backend.normalizer = getattr(library.normalizers, form)()
         return backend
 
     if _longest(merges) - 1 > _longest(entries):  # the library panics where a merge makes no token, and prints that
@@ -128,6 +161,17 @@ def _backend(vocab: Vocab, merges: list[str], pre: pretokenizers.PreTokenizer) -
         except GGUFError:  # most likely a merge of tokens that are not there
             backend = make_of_known()
     return guarded(f"the pre-tokenizer {pre.names[0]!r} does not work", lambda: cut(backend))
+
+
+def cutter(library: Any, pre: pretokenizers.PreTokenizer) -> Any:
+    """The pre-tokenizer of the `tokenizers` library that an entry of the table describes."""
+    cutters = library.pre_tokenizers
+    if pre.words:
+        return cutters.WhitespaceSplit()
+    splits = [cutters.Split(library.Regex(pattern), "isolated") for pattern in pre.patterns]
+    if not pre.raw:
+        splits.append(cutters.ByteLevel(add_prefix_space=False, use_regex=False))
+    return cutters.Sequence(splits)
 
 
 def _longest(texts: list[str]) -> int:
@@ -199,6 +243,20 @@ def _bytes_of_characters() -> dict[int, int]:
     others = [byte for byte in range(256) if byte not in printable]
     table = dict.fromkeys(others, 0xFFFD)
     return table | {256 + i: byte for i, byte in enumerate(others)}
+
+
+@cache
+def byte_letters() -> dict[int, int]:
+    """Byte → its letter in GPT-2's alphabet, for those that do not stand for themselves."""
+    return {byte: letter for letter, byte in _bytes_of_characters().items() if byte < 256}
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes that a text in GPT-2's byte alphabet stands for."""
+    try:
+        return text.translate(_bytes_of_characters()).encode("latin-1")
+    except UnicodeEncodeError:  # characters outside the byte alphabet stand for themselves
+        return b"".join([_character_bytes(character) for character in text])
 
 
 def _character_bytes(character: str) -> bytes:

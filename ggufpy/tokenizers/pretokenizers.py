@@ -35,11 +35,17 @@ _KIMI = (
     + (_CASED % ((_CONTRACTION + "?",) * 2)).replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]")
     + rf"|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
 )
+_LINES = r"[^\n]+|[\n]+"
 _ASCII_WORD = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
 _DEEPSEEK3 = (
     rf"{_ASCII_WORD}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 )
+_SPARK = rf"{_ASCII_WORD}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+"
 _CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_ASIAN = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e00-\u0e7f"
+    "\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
 _CJK_HANGUL = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 # Every cased letter up to Unicode 10.
 _CASED_LETTERS = (
@@ -70,15 +76,22 @@ class PreTokenizer:
     """How texts are cut before BPE, and what the models of that family do by default.
 
     `ignore_merges`: a whole piece that is in the vocabulary is taken as it is. `add_bos`: what holds when
-    the file has no `tokenizer.ggml.add_bos_token`. `joins_words`: a piece may hold a space between two other
-    characters.
+    the file has no `tokenizer.ggml.add_bos_token`; `no_bos`: no id is taken for BOS that the file does not name.
+    `cuts`: where it cuts for certain, so that long texts may be cut there first: before a space that follows another
+    character ("spaces"), between a letter and a line end ("lines"), or "nowhere". `raw`: tokens are plain text in
+    which spaces are U+2581, and what has no token becomes bytes <0xXX>. `line_ends`: a run of line ends that is a
+    token is taken as it is. `words`: white space only separates, and is not tokenized.
     """
 
     names: tuple[str, ...]
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
-    joins_words: bool = False
+    no_bos: bool = False
+    cuts: str = "spaces"
+    raw: bool = False
+    line_ends: bool = False
+    words: bool = False
 
 
 TABLE: tuple[PreTokenizer, ...] = (
@@ -123,7 +136,9 @@ TABLE: tuple[PreTokenizer, ...] = (
         ignore_merges=True,
         add_bos=True,
     ),
-    PreTokenizer(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), (_LLAMA3,)),
+    PreTokenizer(("dbrx", "smaug-bpe"), (_LLAMA3,)),
+    PreTokenizer(("chatglm-bpe",), (_LLAMA3,), no_bos=True),
+    PreTokenizer(("glm4", "glm5"), (_LLAMA3,), ignore_merges=True, no_bos=True),
     PreTokenizer(
         (
             "qwen2",
@@ -158,6 +173,14 @@ TABLE: tuple[PreTokenizer, ...] = (
     ),
     PreTokenizer(("deepseek-coder",), (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{N}")),
     PreTokenizer(("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"), (r"\p{N}{1,3}", _CJK, _DEEPSEEK3)),
+    PreTokenizer(("spark2_5",), (r"\p{N}{1,3}", _CJK, _SPARK, r"\p{N}")),
+    PreTokenizer(
+        ("afmoe",),
+        # Numbers in groups of three from their end.
+        (r"\p{N}{1,3}(?=(?:\p{N}{3})*+(?!\p{N}))", _ASIAN, _DEEPSEEK3),
+    ),
+    PreTokenizer(("tiny_aya", "cohere2moe"), (r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
+    PreTokenizer(("superbpe",), (r"\p{N}+", r"(?=(\d{3})+(?!\d))"), cuts="nowhere"),
     PreTokenizer(("tekken",), (_TEKKEN,), ignore_merges=True, add_bos=True),
     PreTokenizer(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), (_GPT4O,)),
     PreTokenizer(("granite-embed-multi-97m",), (_GPT4O,), ignore_merges=True),
@@ -173,7 +196,7 @@ TABLE: tuple[PreTokenizer, ...] = (
         (rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",),
     ),
     PreTokenizer(("ufakzeka",), (rf"{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}",)),
-    PreTokenizer(("laguna",), (r"[^\n]+|[\n]+", _QWEN2)),
+    PreTokenizer(("laguna",), (_LINES, _QWEN2)),
     PreTokenizer(
         ("minicpm5",),
         (r"\p{N}{1,3}", rf"{_CONTRACTION}|{_WORD}|\p{{N}}+|{_SYMBOLS}|{_SPACES}"),
@@ -189,7 +212,7 @@ TABLE: tuple[PreTokenizer, ...] = (
             rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
             r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
         ),
-        joins_words=True,
+        cuts="lines",
     ),
     PreTokenizer(
         ("chameleon",),
@@ -210,11 +233,20 @@ TABLE: tuple[PreTokenizer, ...] = (
     ),
 )
 
+# Those of vocabularies that are not of GPT-2's byte alphabet.
+RAW: tuple[PreTokenizer, ...] = (
+    PreTokenizer(
+        ("gemma4", "granite-embed-multi-311m"), (_LINES,), add_bos=True, cuts="lines", raw=True, line_ends=True
+    ),
+    PreTokenizer(("sarvam-moe",), (_LINES,), cuts="lines", raw=True),
+    PreTokenizer(("whitespace",), (), raw=True, words=True),
+)
+
 
 @cache
 def _by_name() -> dict[str, PreTokenizer]:
     table: dict[str, PreTokenizer] = {}
-    for entry in TABLE:
+    for entry in TABLE + RAW:
         for name in entry.names:
             if name in table:
                 raise AssertionError(f"pre-tokenizer {name!r} is listed twice")

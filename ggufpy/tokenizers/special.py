@@ -27,9 +27,9 @@ class Partition:
         User-defined tokens are always found, control and unknown ones only with `parse_special`.
         """
         groups = (self._user, self._control) if parse_special else (self._user,)
-        found = [token for group in groups for token in self._present(group, text)]
+        present = [token for group in groups for token in self._present(group, text)]
         parts: list[str | int] = [text] if text else []
-        for token in sorted(found, key=self._precedence):
+        for token in sorted(present, key=self._precedence):
             parts = [
                 new for part in parts for new in ([part] if isinstance(part, int) else self._cut(part, token))
             ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from itertools import chain
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
@@ -21,14 +21,12 @@ from ggufpy.tokenizers.vocab import (
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
+    Described,
     Rules,
     Vocab,
     load_vocab,
     token_byte,
 )
-
-if TYPE_CHECKING:
-    from ggufpy.format.reader import GGUFFile
 
 _SPACE = "\u2581"  # how a space is written in the vocabulary
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # the library takes no piece with these
@@ -48,7 +46,7 @@ class SPMTokenizer(Tokenizer):
         self._byte_ids = _byte_ids(vocab)
         pieces = _pieces(vocab, self._byte_ids)
         self._by_words = not any(kind == NORMAL and _CROSSING.search(text) for text, kind in pieces)
-        self._backend = _backend(pieces, vocab, len(self._byte_ids) == 256)
+        self._backend = _backend(pieces, vocab, len(self._byte_ids) > 0)
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         if after_special and self.vocab.add_space_prefix:
@@ -72,11 +70,12 @@ class SPMTokenizer(Tokenizer):
         return list(chain.from_iterable(map(ids.__getitem__, words)))
 
     def _ours(self, ids: list[int]) -> list[int]:
-        """Ids of the library as ids of the vocabulary: one more than it has tokens stands for what is unknown."""
-        if self.n_vocab not in ids:
+        """Ids of the library as ids of the vocabulary: those beyond it stand for what is unknown, a byte or a run."""
+        n = self.n_vocab
+        if not ids or max(ids) < n:
             return ids
         unknown = [] if self.vocab.unknown is None else [self.vocab.unknown]
-        return [token for i in ids for token in (unknown if i == self.n_vocab else [i])]
+        return [token for i in ids for token in (unknown if i >= n else [i])]
 
     def _encode_invalid(self, text: str) -> list[int]:
         """Ids of bytes that are not UTF-8: byte tokens, or the unknown token if there is one."""
@@ -95,7 +94,7 @@ class SPMTokenizer(Tokenizer):
         return token_byte(text) if kind == BYTE else b""
 
 
-def load(file: GGUFFile, pre: str | None) -> SPMTokenizer:
+def load(file: Described, pre: str | None) -> SPMTokenizer:
     """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises
     GGUFError."""
     if pre not in (None, "default"):
@@ -116,25 +115,30 @@ def _pieces(vocab: Vocab, byte_ids: dict[int, int]) -> list[tuple[str, int]]:
     """(text, type) of every token as the library shall see it: NORMAL may be merged to, CONTROL is never
     found.
 
-    User-defined and unused tokens are merged to like normal ones, as in llama.cpp. Byte tokens are passed as
-    such only if all 256 are there, because the library refuses fewer. Duplicates and texts that are not
-    UTF-8 are never found.
+    User-defined and unused tokens are merged to like normal ones, as in llama.cpp. The library wants none or all 256
+    byte tokens: those that are missing follow the vocabulary. Duplicates and texts that are not UTF-8 are never found.
     """
     pieces: list[tuple[str, int]] = []
-    byte_fallback = len(byte_ids) == 256
     types = vocab.stored_types.tolist()
+    hidden = _HIDDEN
+    while any(text.startswith(hidden) for text in vocab.texts):  # there are vocabularies that have this character
+        hidden += _HIDDEN
     for token, (text, kind) in enumerate(zip(vocab.texts, types, strict=True)):
-        if kind == BYTE and byte_fallback and byte_ids.get(_byte_value(text)) == token:
+        if kind == BYTE and byte_ids.get(_byte_value(text)) == token:
             pieces.append((text, BYTE))
         elif kind in (CONTROL, UNKNOWN, BYTE) or vocab.ids[text] != token or _UNFIT.search(text):
-            pieces.append((f"{_HIDDEN}{token}", CONTROL))
+            pieces.append((f"{hidden}{token}", CONTROL))
         else:
             pieces.append((text, NORMAL))
     unknown = vocab.unknown
     if unknown is None or pieces[unknown][1] == NORMAL:  # one that text may spell out stays what it is
-        pieces.append((_HIDDEN, UNKNOWN))  # the library wants one; `_ours` takes it out of what is found
+        pieces.append((hidden, UNKNOWN))  # the library wants one; `_ours` takes it out of what is found
     else:
-        pieces[unknown] = (_HIDDEN, UNKNOWN)
+        pieces[unknown] = (hidden, UNKNOWN)
+    if byte_ids:
+        texts = {text for text, _ in pieces}
+        missing = [text for byte in range(256) if byte not in byte_ids and (text := f"<0x{byte:02X}>") not in texts]
+        pieces += [(text, BYTE) for text in missing]
     return pieces
 
 
@@ -143,7 +147,8 @@ def _byte_value(text: str) -> int:
 
 
 def _backend(pieces: list[tuple[str, int]], vocab: Vocab, byte_fallback: bool) -> Any:
-    scores = [*vocab.scores.tolist(), 0.0]
+    scores = vocab.scores.tolist()
+    scores += [0.0] * (len(pieces) - len(scores))
     proto = [
         _field(1, _piece(text, score, kind)) for (text, kind), score in zip(pieces, scores, strict=False)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from ggufpy.tokenizers.strings import decode_strings
 
 if TYPE_CHECKING:
     from ggufpy.format.metadata import Metadata
-    from ggufpy.format.reader import GGUFFile
 
 NORMAL: Final = 1
 UNKNOWN: Final = 2
@@ -97,6 +96,13 @@ _ALWAYS_SHOWN = (
 )  # gpt-oss writes its answer between them
 
 
+class Described(Protocol):
+    """Whatever has the metadata of a GGUF file: an open file, or `format.ArraySource`."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+
 @dataclass(frozen=True)
 class Rules:
     """What holds for a kind of tokenizer when the file does not say: ids of special tokens, BOS, EOS, space
@@ -107,6 +113,8 @@ class Rules:
     unknown: int | None
     add_bos: bool
     add_space_prefix: bool
+    add_eos: bool = False
+    sep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Vocab:
     """A vocabulary of n tokens.
 
     `texts`: n strings as stored (not yet bytes of text). `types`: int32 (n,), as they act; `stored_types`:
-    as the file has them. `scores`: float32 (n,). `ids`: text to its first id. `bos` ... `unknown`: ids or
+    as the file has them. `scores`: float32 (n,). `ids`: text to its first id. `bos` ... `sep`: ids or
     None. `end_tokens`: every id that ends a generation.
     """
 
@@ -126,6 +134,7 @@ class Vocab:
     bos: int | None
     eos: int | None
     unknown: int | None
+    sep: int | None
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
@@ -133,9 +142,9 @@ class Vocab:
     strip_after_special: frozenset[int]
 
 
-def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
+def load_vocab(file: Described, rules: Rules) -> Vocab:
     """Reads and checks the vocabulary of `file`. Raises GGUFError naming the key that is wrong."""
-    metadata: Metadata = file.metadata
+    metadata = file.metadata
     texts = token_texts(file)
     n = len(texts)
     stored = _token_types(metadata, n)
@@ -149,14 +158,14 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
     bos = _special(metadata, "bos", n, rules.bos)
     eos = _special(metadata, "eos", n, rules.eos)
     end_tokens = _end_tokens(metadata, ids, types, eos)
-    add_bos = _flag(metadata, "add_bos_token")
-    add_eos = _flag(metadata, "add_eos_token")
-    for flag, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
-        if flag and token is None:
+    add_bos = flag(metadata, "add_bos_token")
+    add_eos = flag(metadata, "add_eos_token")
+    for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
+        if wanted and token is None:
             raise GGUFError(
                 f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is not a token of the file"
             )
-    prefix = _flag(metadata, "add_space_prefix")
+    prefix = flag(metadata, "add_space_prefix")
     return Vocab(
         texts=texts,
         types=types,
@@ -166,15 +175,16 @@ def load_vocab(file: GGUFFile, rules: Rules) -> Vocab:
         bos=bos,
         eos=eos,
         unknown=_special(metadata, "unknown", n, rules.unknown),
+        sep=_special(metadata, "seperator", n, rules.sep),
         add_bos=(rules.add_bos and bos is not None) if add_bos is None else add_bos,
-        add_eos=bool(add_eos),
+        add_eos=(rules.add_eos and eos is not None) if add_eos is None else add_eos,
         add_space_prefix=rules.add_space_prefix if prefix is None else prefix,
         end_tokens=end_tokens,
         strip_after_special=_strip_after(metadata, ids, types),
     )
 
 
-def token_texts(file: GGUFFile) -> list[str]:
+def token_texts(file: Described) -> list[str]:
     """`tokenizer.ggml.tokens`, an empty text replaced by "[EMPTY_id]". Raises GGUFError if it is missing or
     empty."""
     key = f"{_KEY}tokens"
@@ -220,7 +230,8 @@ def _array(metadata: Metadata, name: str, kinds: str, meant: str, n: int) -> NDA
     return array[:n]
 
 
-def _flag(metadata: Metadata, name: str) -> bool | None:
+def flag(metadata: Metadata, name: str) -> bool | None:
+    """`tokenizer.ggml.<name>`, None where it is not there. Raises GGUFError if it is no bool."""
     value = metadata.get(_KEY + name)
     if value is not None and not isinstance(value, (bool, np.bool_)):
         raise GGUFError(f"{_KEY}{name} must be true or false, not {str(value)[:40]!r}")

@@ -27,25 +27,25 @@ def layers_by_cache(plan: Plan, positions: int, step: int) -> dict[Cache, list[i
         if isinstance(op, Attend) and op.layer in windows:
             windows[op.layer].add(op.window if op.causal else 0)
     fixed = _fixed(plan)
-    found: dict[Cache, list[int]] = {}
+    groups: dict[Cache, list[int]] = {}
     for layer, seen in windows.items():
         cache: Cache = WindowKv(max(seen)) if seen and min(seen) > 0 else Kv()
         if cache.most(positions, step) >= Kv().most(positions, step):
             cache = Kv()
         cache = FixedKv() if layer in fixed else cache
-        found.setdefault(cache, []).append(layer)
-    return found
+        groups.setdefault(cache, []).append(layer)
+    return groups
 
 
 def _fixed(plan: Plan) -> set[int]:
     """Layers whose keys are changed between being turned and being stored."""
-    found: set[int] = set()
+    layers: set[int] = set()
     for ops in plan.layers:
         turned: dict[str, bool] = {}  # by name: whether turning was the last that happened to it
         for op in ops:
             if isinstance(op, StoreKv) and not turned.get(op.k, True):
-                found.add(op.layer)
+                layers.add(op.layer)
             for name in op.writes:
                 if isinstance(op, Rotate) or name in turned:
                     turned[name] = isinstance(op, Rotate)
-    return found
+    return layers

@@ -54,30 +54,30 @@ class _Input:
         """Adds the squares of the step's rows."""
         w, nbytes = to.work, 4 * self.matrices * self._padded
         values = {
-            "columns": self._padded, "sums": self.sums.at(0, nbytes), "lows": self.lows.at(0, nbytes),
-            "x": to.address(op.x),
+            "n_columns": self._padded, "sums_ptr": self.sums.at(0, nbytes), "lows_ptr": self.lows.at(0, nbytes),
+            "x_ptr": to.address(op.x),
         }  # fmt: skip
         if isinstance(self.of, ExpertMatMul):
             reads, code = [op.x, "e:" + self.of.chosen], kernel("collect_experts")
             values |= {
-                "experts": self.matrices, "x_stride": to.stride(op.x),
-                "x_part": 4 * self._padded if self.of.own else 0,
-                "counts": self.counts.at(0, 8 * self.matrices),
+                "n_experts": self.matrices, "x_stride": to.stride(op.x),
+                "x_part_stride": 4 * self._padded if self.of.own else 0,
+                "counts_ptr": self.counts.at(0, 8 * self.matrices),
                 **w.lists[self.of.chosen].addresses(*w.forms.chosen[self.of.chosen], w.rows),
             }  # fmt: skip
         else:
             reads, code = [op.x], kernel("collect")
             values |= {
-                "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "stride": to.stride(op.x),
-                "count": self.counts.at(0, 8),
+                "exact_ptr": w.step.exact_rows, "bulk_ptr": w.step.bulk_rows, "x_stride": to.stride(op.x),
+                "count_ptr": self.counts.at(0, 8),
             }  # fmt: skip
         yield to.call(op, code, values, reads, [op.name])
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """(matrices,)."""
-        found: NDArray[np.int64] = self.counts.view(np.int64, self.matrices).copy()
-        return found
+        counted: NDArray[np.int64] = self.counts.view(np.int64, self.matrices).copy()
+        return counted
 
     def total(self) -> NDArray[np.float64]:
         """(matrices, columns)."""
@@ -124,7 +124,7 @@ class Collector:
 
     def squares(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
         """By weight: sums of squares (matrices, columns) and the rows that they are of (matrices,)."""
-        found = {}
+        by_weight = {}
         for one in self._inputs.values():
-            found.update(dict.fromkeys(one.names, (one.total(), one.rows)))
-        return found
+            by_weight.update(dict.fromkeys(one.names, (one.total(), one.rows)))
+        return by_weight

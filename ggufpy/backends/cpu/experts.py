@@ -19,12 +19,13 @@ class ExpertLists:
 
     def addresses(self, experts: int, count: int, rows: int) -> dict[str, int]:
         """What kernels that read the lists are given. Raises ValueError for lists that do not fit."""
-        return {"starts": self._starts.at(0, 8 * (experts + 2)), "pairs": self._pairs.at(0, PAIR * rows * count)}
+        starts, pairs = self._starts.at(0, 8 * (experts + 2)), self._pairs.at(0, PAIR * rows * count)
+        return {"starts_ptr": starts, "pairs_ptr": pairs}
 
     def made_at(self, rows: int) -> dict[str, int]:
         """What the kernel that makes them is given too."""
         return {
-            "tally": self._tally.at(0, 16), "scores": self._scores.at(0, rows * self.scores_stride),
+            "tally_ptr": self._tally.at(0, 16), "scores_ptr": self._scores.at(0, rows * self.scores_stride),
             "scores_stride": self.scores_stride,
         }  # fmt: skip
 

@@ -81,13 +81,13 @@ class CacheMemory:
     def __init__(self, plan: Plan, shape: CacheShape, step: int, lanes: int, threads: int) -> None:
         self.shape, self.lanes = shape, lanes
         heads = {op.layer: op.heads for op in plan.body if isinstance(op, StoreKv)}
-        found = layers_by_cache(plan, shape.positions, step)
-        counts = [cache.most(shape.positions, step) * shape.sequences for cache in found]
-        self.groups = tuple(map(Group, found, counts))
-        self._group_of = {layer: i for i, layers in enumerate(found.values()) for layer in layers}
+        layers_of = layers_by_cache(plan, shape.positions, step)
+        counts = [cache.most(shape.positions, step) * shape.sequences for cache in layers_of]
+        self.groups = tuple(map(Group, layers_of, counts))
+        self._group_of = {layer: i for i, layers in enumerate(layers_of.values()) for layer in layers}
         self._memories: list[list[KvMemory]] = []
         self._of: dict[int, KvMemory] = {}
-        for group, layers in zip(self.groups, found.values(), strict=True):
+        for group, layers in zip(self.groups, layers_of.values(), strict=True):
             alike: dict[Heads, list[int]] = {}
             for layer in layers:
                 alike.setdefault(heads[layer], []).append(layer)

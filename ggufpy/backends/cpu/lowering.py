@@ -228,8 +228,8 @@ class Lowering:
         if not self.made("q:" + buffer):
             parts = self.parts_of(buffer)
             values = {
-                "step": self.work.step.rows_in_parts(parts), "x": self.address(buffer),
-                "q": self.work.codes_address(buffer), "blocks": self.blocks(buffer) // parts,
+                "step_ptr": self.work.step.rows_in_parts(parts), "x_ptr": self.address(buffer),
+                "q_ptr": self.work.codes_address(buffer), "n_blocks": self.blocks(buffer) // parts,
                 "x_stride": self.stride(buffer) // parts, "q_stride": self.work.codes_stride(buffer) // parts,
             }  # fmt: skip
             yield self.call(None, kernel("quantise"), values, [buffer], ["q:" + buffer])
@@ -238,7 +238,7 @@ class Lowering:
         """Makes the last block's padding zeros again: another layer has more columns in the same buffer."""
         if self.views.place(name)[0] == name:
             values = {
-                "step": self.work.step.all_rows, "x": self.address(name), "stride": self.stride(name),
+                "step_ptr": self.work.step.all_rows, "x_ptr": self.address(name), "x_stride": self.stride(name),
                 "first": width, "last": self.blocks(name) * BLOCK,
             }  # fmt: skip
             yield self.call(None, kernel("clear"), values, [name], [name])
@@ -249,8 +249,8 @@ class Lowering:
         if source.columns[name] != w.columns[name]:
             raise ValueError(f"buffer {name} has {source.columns[name]} columns, {w.columns[name]} wanted")
         values = {
-            "step": w.step.all_rows, "rows": w.step.sources_address, "x": source.address(name), "y": w.address(name),
-            "stride": w.stride(name),
+            "step_ptr": w.step.all_rows, "rows_ptr": w.step.sources_address, "x_ptr": source.address(name),
+            "y_ptr": w.address(name), "row_bytes": w.stride(name),
         }  # fmt: skip
         read, written = frozenset({f"{source.name}:{name}"}), frozenset({f"{w.name}:{name}"})
         return Call(kernel("select_rows"), values, read, written)

@@ -22,7 +22,7 @@ def _timed(what: str, buffer: Region, size: int, threads: int, repeats: int) -> 
     """Seconds of the fastest of `repeats` runs."""
     code = kernel("measure", what=what)
     result = Region(64 * threads, "result")
-    arguments = {"buffer": buffer.at(0, buffer.nbytes), "size": size, "result": result.at(0, 64 * threads)}
+    arguments = {"buffer_ptr": buffer.at(0, buffer.nbytes), "n_units": size, "result_ptr": result.at(0, 64 * threads)}
     tape = Tape([Call(code, arguments, frozenset(), frozenset())], library(current()))
     team = Team(threads, library(current()))
     best = float("inf")
@@ -49,12 +49,12 @@ def peaks(n_threads: int) -> dict[str, float]:
     "dot4": byte products; "fma": float32 multiply-adds; "bf16": dot products of bf16 pairs; "tiles": bf16 tiles.
     """
     buffer = Region(4096, "the arithmetic test")
-    found = {}
+    rates = {}
     for what, each in operations(current()).items():
         rounds = TILE_ROUNDS if what == "tiles" else ROUNDS
         seconds = _timed(what, buffer, rounds, n_threads, 3)
-        found[what] = rounds * OPERATIONS * each * n_threads / seconds
-    return found
+        rates[what] = rounds * OPERATIONS * each * n_threads / seconds
+    return rates
 
 
 def matrix_peak(n_threads: int) -> float:

@@ -96,7 +96,7 @@ def cache_shape(plan: Plan, options: EngineOptions) -> CacheShape:
     return shape
 
 
-def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found: Library) -> list[Kernel]:
+def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, library: Library) -> list[Kernel]:
     """Loads every kernel that packing and running take, so that none is compiled while a user waits for text.
 
     Raises GGUFError as `Model` does, and for a plan that cannot be run.
@@ -108,10 +108,10 @@ def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, found
         embeddings = [quants.get(source.tensors[weight.name].type) for weight in plan.embed.weights]
         wanted += [kernel("decode", type=kind.name.lower()) for kind in embeddings if kind.decoder == "blocks"]
     panels = {name: kind.panel for name, kind in types.items()}
-    wanted += kernels_of(plan, panels, cache_shape(plan, options), found.level)
+    wanted += kernels_of(plan, panels, cache_shape(plan, options), library.level)
     progress = options.progress
     report = None if progress is None else lambda done, total: progress("compile", done, total)
-    found.load(wanted, report)
+    library.load(wanted, report)
     return wanted
 
 

@@ -77,8 +77,8 @@ def position_scales(plan: Plan) -> list[PositionScale]:
 def bulk_kernels(plan: Plan, panels: Panels, level: Level) -> dict[str, Kernel]:
     """Kernels for bulk rows, of matrices that have one at a level. Those of experts have none."""
     of_all = {op.weight.name for op in (*plan.body, *plan.head) if isinstance(op, MatMul)}
-    found = {name: bulk_kernel(panel, level) for name, panel in panels.items() if name in of_all}
-    return {name: code for name, code in found.items() if code is not None}
+    codes = {name: bulk_kernel(panel, level) for name, panel in panels.items() if name in of_all}
+    return {name: code for name, code in codes.items() if code is not None}
 
 
 def tiled_attention(bulk: Bulk, level: Level) -> bool:
@@ -98,27 +98,27 @@ def forms_of(ops: Sequence[Op], panels: Panels, bulk: Bulk) -> Forms:
 
 def _parts_of(ops: Sequence[MatMul | ExpertMatMul]) -> dict[str, int]:
     """In how many parts each buffer is read. Raises ValueError where products do not agree."""
-    found: dict[str, int] = {}
+    by_buffer: dict[str, int] = {}
     for op in ops:
         parts = op.count if isinstance(op, ExpertMatMul) and op.own else 1
-        if found.setdefault(op.x, parts) != parts:
-            raise ValueError(f"buffer {op.x} is read in {found[op.x]} parts and in {parts}")
-    return found
+        if by_buffer.setdefault(op.x, parts) != parts:
+            raise ValueError(f"buffer {op.x} is read in {by_buffer[op.x]} parts and in {parts}")
+    return by_buffer
 
 
 def _chosen_of(ops: Sequence[Op]) -> dict[str, tuple[int, int]]:
     """Buffers of experts' numbers: of how many, and how many. Raises ValueError where routes do not agree."""
-    found: dict[str, tuple[int, int]] = {}
+    by_buffer: dict[str, tuple[int, int]] = {}
     for op in ops:
-        if isinstance(op, Route) and found.setdefault(op.chosen, (op.experts, op.count)) != (op.experts, op.count):
-            raise ValueError(f"buffer {op.chosen} has experts of {found[op.chosen][0]} and of {op.experts}")
-    return found
+        if isinstance(op, Route) and by_buffer.setdefault(op.chosen, (op.experts, op.count)) != (op.experts, op.count):
+            raise ValueError(f"buffer {op.chosen} has experts of {by_buffer[op.chosen][0]} and of {op.experts}")
+    return by_buffer
 
 
 def kinds(bulk: bool) -> list[StepKind]:
     """Every kind of step."""
-    found = [StepKind(group, False) for group in GROUPS]
-    return [*found, *(StepKind(group, True) for group in (0, *GROUPS))] if bulk else found
+    exact = [StepKind(group, False) for group in GROUPS]
+    return [*exact, *(StepKind(group, True) for group in (0, *GROUPS))] if bulk else exact
 
 
 def body_widths(plan: Plan) -> dict[str, int]:
@@ -140,16 +140,16 @@ def kernels_of(
     body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters)
     head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST, plan.adapters)
     layers = kinds_of_layers(plan.layers, lambda weight: (weight.shape, panels.get(weight.name)))
-    found: dict[Kernel, None] = {}
+    kernels: dict[Kernel, None] = {}
     for kind in kinds(bool(bulk)):
         for work, ops in [*((body, ops) for ops in layers), (head, plan.head)]:
             calls = Lowering(parts, work, kind, sinks).calls(ops)
-            found.update((call.kernel, None) for call in calls if isinstance(call, Call))
+            kernels.update((call.kernel, None) for call in calls if isinstance(call, Call))
     for ops in layers:
         for group in range(len(parts.cache.groups)):
             moves = shift_calls(Lowering(parts, body, StepKind(MOST, False)), ops, body.step, group)
-            found.update((call.kernel, None) for call in moves)
-    return list(found)
+            kernels.update((call.kernel, None) for call in moves)
+    return list(kernels)
 
 
 def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, level: Level) -> Resources:

@@ -146,8 +146,8 @@ class _Job:
         part, tops = _whole_panels(data[start:stop], lanes), np.zeros(lanes, np.int32)
         out = self.memory.at(start // lanes * stride, len(part) // lanes * stride)
         given = {
-            "source": part.ctypes.data, "stride": part.shape[1], "rows": stop - start, "blocks": blocks,
-            "factor": self.factor or 1.0, "out": out, "top": tops.ctypes.data,
+            "source_ptr": part.ctypes.data, "source_stride": part.shape[1], "n_rows": stop - start, "n_blocks": blocks,
+            "factor": self.factor or 1.0, "out_ptr": out, "top_ptr": tops.ctypes.data,
         }  # fmt: skip
         return _entry(pack_kernel(kind), given, part, tops)
 
@@ -162,7 +162,8 @@ class _Job:
             raise ValueError(f"{kind.name}: rows of {columns} numbers are {values.shape}")
         out = self.memory.at(start // lanes * stride, len(values) // lanes * stride)
         given = {
-            "source": values.ctypes.data, "rows": len(values), "columns": columns, "blocks": blocks, "out": out,
+            "source_ptr": values.ctypes.data, "n_rows": len(values), "n_columns": columns, "n_blocks": blocks,
+            "out_ptr": out,
         }  # fmt: skip
         return _entry(pack_kernel(kind), given, values)
 
@@ -175,10 +176,10 @@ class _Job:
         stride = blocks * block_bytes(panel, self._lanes)
         panels = -(-(stop - start) // self._lanes)
         given = {
-            "codes": checked.codes.ctypes.data, "scale": checked.scale.ctypes.data,
-            "minimum": checked.minimum.ctypes.data if checked.minimum is not None else 0, "rows": stop - start,
-            "blocks": blocks, "factor": self.factor or 1.0,
-            "out": self.memory.at(start // self._lanes * stride, panels * stride),
+            "codes_ptr": checked.codes.ctypes.data, "scale_ptr": checked.scale.ctypes.data,
+            "minimum_ptr": checked.minimum.ctypes.data if checked.minimum is not None else 0, "n_rows": stop - start,
+            "n_blocks": blocks, "factor": self.factor or 1.0,
+            "out_ptr": self.memory.at(start // self._lanes * stride, panels * stride),
         }  # fmt: skip
         return _entry(pack_kernel(self.kind), given, checked, known=_largest(checked))
 
@@ -198,14 +199,14 @@ class _Queue:
     def __init__(self, library: Library, threads: int) -> None:
         self._library, self._team = library, Team(threads, library)
         self._args, self._next = np.zeros((), load_source(QUEUE).ARGS), np.zeros(1, np.int64)
-        self._args["next"], self._args["barrier"] = self._next.ctypes.data, self._team.barrier
-        self._args["yield_"] = yield_address()
+        self._args["next_ptr"], self._args["barrier_ptr"] = self._next.ctypes.data, self._team.barrier
+        self._args["yield_ptr"] = yield_address()
 
     def run(self, entries: Sequence[_Entry]) -> None:
         """Returns when all are done."""
         table = np.array([(self._library.address(e.kernel), e.args.ctypes.data) for e in entries], np.int64)
         self._next[0] = 0
-        self._args["entries"], self._args["count"] = table.ctypes.data, len(table)
+        self._args["entries_ptr"], self._args["n_entries"] = table.ctypes.data, len(table)
         self._team.run(self._library.address(QUEUE), self._args.ctypes.data)
 
     def close(self) -> None:

@@ -40,12 +40,12 @@ class Profile:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._found: dict[tuple[str, str], OpTime] = {}
+        self._times: dict[tuple[str, str], OpTime] = {}
         self._active: dict[str, float] = {}  # by where they were chosen: experts that had rows, a mean of the layers
 
     def ops(self) -> list[OpTime]:
         """Every kind of call, the longest first."""
-        return sorted(self._found.values(), key=lambda op: -op.seconds)
+        return sorted(self._times.values(), key=lambda op: -op.seconds)
 
     def run(self, tape: Tape, team: Team, work: Workspace) -> None:
         """Runs a tape on a workspace, and adds what its calls took."""
@@ -54,7 +54,7 @@ class Profile:
         self._active = {name: _mean(before[name], lists.tally) for name, lists in work.lists.items()}
         for call, (busy, waiting) in zip(tape.calls, stamps, strict=True):
             key = (_name(call), call.kernel.source)
-            one = self._found.setdefault(key, OpTime(*key))
+            one = self._times.setdefault(key, OpTime(*key))
             flops, nbytes = self._work(call, work)
             one.calls += 1
             one.seconds += busy + waiting
@@ -68,7 +68,7 @@ class Profile:
         if isinstance(op, MatMul) and call.kernel.source.startswith("matmul"):
             if call.kernel.source == "matmul_tiles":
                 rows = bulk
-            elif call.arguments["step"] == work.step.exact_rows:
+            elif call.arguments["step_ptr"] == work.step.exact_rows:
                 rows = exact
             (height, width), packed = op.weight.shape, self._model.matrices[op.weight.name].memory.nbytes
             return 2.0 * rows * height * width, packed + rows * _row_bytes(call, work)

@@ -68,8 +68,7 @@ class CpuProgram:
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
         if self.model.plan.whole_texts and any(part.position for part in step):
             raise GGUFError(
-                "the model's tokens see the whole text, so it must be evaluated in one step: begin anew, "
-                "and raise n_batch to the number of its tokens"
+                "the model's tokens see the whole text, so it must be evaluated in one step: begin a new sequence"
             )
         spans = _spans(step, len(self.groups), self.model.tiled_attention)
         rows, positions, _ = spans.each()

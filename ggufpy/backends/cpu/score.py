@@ -85,19 +85,20 @@ class LogitRows:
         return chosen
 
     def _call(self, name: str, **arguments: int | float) -> None:
-        shared = {"count": self.count, "logits": self._work.address("logits"), "stride": self._work.stride("logits")}
+        logits, stride = self._work.address("logits"), self._work.stride("logits")
+        shared = {"n_rows": self.count, "logits_ptr": logits, "logits_stride": stride}
         self._run(Call(kernel(name), shared | arguments, frozenset(), frozenset()))
 
     def softmax(self) -> Softmax:
         """What log-probabilities are made of. `log_sum` is NaN for a row with a logit that is no finite number."""
         out = Region(RECORD * self.count, "softmax")
-        self._call("log_softmax", columns=self.vocabulary, out=out.at(0, out.nbytes))
-        found = out.view(np.float32, self.count, 4)
-        total = found[:, 1].copy()
+        self._call("log_softmax", n_columns=self.vocabulary, out_ptr=out.at(0, out.nbytes))
+        records = out.view(np.float32, self.count, 4)
+        total = records[:, 1].copy()
         bad = ~np.isfinite(total) | (total < 0.5)  # the largest alone is 1
         log_sum = np.log(np.where(bad, np.nan, total.astype(np.float64)))
         top = out.view(np.int32, self.count, 4)[:, 2].astype(np.int64)
-        return Softmax(found[:, 0].copy(), log_sum, total, top)
+        return Softmax(records[:, 0].copy(), log_sum, total, top)
 
     def likely(self, softmax: Softmax, least: float) -> Likely:
         """Tokens of probability `least` or more, and a systematic sample of the others, one for each `least` of theirs.
@@ -109,13 +110,13 @@ class LogitRows:
         ids, values = (Region(4 * width * self.count, "likely tokens", sparse=True) for _ in range(2))
         scratch = Region(SCRATCH * self._threads, "scratch of likely tokens")
         self._call(
-            "likely", columns=width, stats=stats.at(0, stats.nbytes), ids=ids.at(0, ids.nbytes),
-            values=values.at(0, values.nbytes), numbers=numbers.at(0, numbers.nbytes),
-            scratch=scratch.at(0, scratch.nbytes), least=np.log(least), tick=least,
+            "likely", n_columns=width, stats_ptr=stats.at(0, stats.nbytes), ids_ptr=ids.at(0, ids.nbytes),
+            values_ptr=values.at(0, values.nbytes), numbers_ptr=numbers.at(0, numbers.nbytes),
+            scratch_ptr=scratch.at(0, scratch.nbytes), least=np.log(least), tick=least,
         )  # fmt: skip
-        found = numbers.view(np.int32, self.count, 4)
+        records = numbers.view(np.int32, self.count, 4)
         rows = ids.view(np.int32, self.count, width), values.view(np.float32, self.count, width)
-        heads, tails = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64)
+        heads, tails = records[:, 0].astype(np.int64), records[:, 1].astype(np.int64)
 
         def gather(counts: Ints, from_end: bool) -> Tokens:
             def picked(rows: NDArray[Any]) -> NDArray[Any]:
@@ -146,8 +147,8 @@ class LogitRows:
         given[2].view(np.float32, total)[:] = weights
         out = Region(4 * self.count, "divergence")
         self._call(
-            "divergence", stats=stats.at(0, stats.nbytes), starts=starts.at(0, starts.nbytes),
-            ids=given[0].at(0, 4 * total), values=given[1].at(0, 4 * total), weights=given[2].at(0, 4 * total),
-            out=out.at(0, out.nbytes),
+            "divergence", stats_ptr=stats.at(0, stats.nbytes), starts_ptr=starts.at(0, starts.nbytes),
+            ids_ptr=given[0].at(0, 4 * total), values_ptr=given[1].at(0, 4 * total),
+            weights_ptr=given[2].at(0, 4 * total), out_ptr=out.at(0, out.nbytes),
         )  # fmt: skip
         return out.view(np.float32, self.count).astype(np.float64)

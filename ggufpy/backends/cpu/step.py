@@ -76,8 +76,8 @@ class Step:
         first = RECORDS // 8
         singles, runs, others = self._span_view[0, :first].tolist()
         count = singles + runs + others
-        found = self._span_view[0, first : first + RECORD * count].reshape(count, RECORD)[:, :3]
-        return found[singles + runs :] if tiled else found[: singles + runs]
+        records = self._span_view[0, first : first + RECORD * count].reshape(count, RECORD)[:, :3]
+        return records[singles + runs :] if tiled else records[: singles + runs]
 
     @property
     def all_rows(self) -> int:

@@ -17,7 +17,7 @@ from .lowering import Call, Cut
 from .memory import Region
 from .threads import Team, clock_address, yield_address
 
-COUNTED = "next"  # the argument by which threads take turns
+COUNTED = "next_ptr"  # the argument by which threads take turns
 
 
 def barriers(calls: Sequence[Call]) -> list[bool]:
@@ -49,25 +49,25 @@ class Tape:
             self._entries[i] = (library.address(call.kernel), self._structs[i].ctypes.data, wait)
         runner = kernel("tape")
         self._args = np.zeros((), load_source(runner).ARGS)
-        self._args["entries"], self._args["count"] = self._entries.ctypes.data, len(calls)
-        self._args["yield_"] = yield_address()
-        self._args["counters"], self._args["counted"] = self._counters.at(0, COUNTER), len(counted)
+        self._args["entries_ptr"], self._args["n_entries"] = self._entries.ctypes.data, len(calls)
+        self._args["yield_ptr"] = yield_address()
+        self._args["counters_ptr"], self._args["n_counters"] = self._counters.at(0, COUNTER), len(counted)
         self._runner = library.address(runner)
 
     def run(self, team: Team) -> None:
         """Runs every call on the team's threads; all of them have passed the last barrier when it returns."""
-        self._args["barrier"] = team.barrier
+        self._args["barrier_ptr"] = team.barrier
         team.run(self._runner, self._args.ctypes.data)
 
     def timed(self, team: Team) -> NDArray[np.float64]:
         """As `run`; (calls, 2) seconds that thread 0 was at work on each, and that it waited behind it."""
         stamps = np.zeros((2 * len(self.calls) + 1, STAMP // 8), np.int64)
-        self._args["clock"], self._args["clock_id"] = clock_address(), time.CLOCK_MONOTONIC
-        self._args["stamps"] = stamps.ctypes.data
+        self._args["clock_ptr"], self._args["clock_id"] = clock_address(), time.CLOCK_MONOTONIC
+        self._args["stamps_ptr"] = stamps.ctypes.data
         try:
             self.run(team)
         finally:
-            self._args["stamps"] = 0
+            self._args["stamps_ptr"] = 0
         nanoseconds = (stamps[:, 0] - stamps[0, 0]) * 1_000_000_000 + stamps[:, 1]
         seconds: NDArray[np.float64] = np.diff(nanoseconds).reshape(-1, 2) / 1e9
         return seconds
@@ -75,17 +75,17 @@ class Tape:
 
 def stretches(calls: Iterable[Call | Cut], library: Library) -> list[Tape | Cut]:
     """Tapes of what stands between cuts, and the cuts."""
-    found: list[Tape | Cut] = []
+    pieces: list[Tape | Cut] = []
     since: list[Call] = []
     for one in calls:
         if isinstance(one, Call):
             since.append(one)
             continue
         if since:
-            found.append(Tape(since, library))
-        found.append(one)
+            pieces.append(Tape(since, library))
+        pieces.append(one)
         since = []
-    return [*found, Tape(since, library)] if since else found
+    return [*pieces, Tape(since, library)] if since else pieces
 
 
 def _filled(call: Call, counter: int | None = None) -> NDArray[Any]:

@@ -43,17 +43,17 @@ class Given:
         """Has the hook look at them. Raises GGUFError if it returns something else than as many rows of numbers."""
         buffer = work.rows_of(cut.buffer)[:, cut.at : cut.at + cut.op.width]
         values = buffer[self.rows]
-        found = cut.hook(values, self.about)
-        if found is not None:
-            buffer[self.rows] = _checked(found, values.shape, cut.op.name)
+        changed = cut.hook(values, self.about)
+        if changed is not None:
+            buffer[self.rows] = _checked(changed, values.shape, cut.op.name)
         elif not isinstance(self.rows, slice):  # a copy, and changed perhaps
             buffer[self.rows] = values
 
 
-def _checked(found: object, shape: tuple[int, ...], name: str) -> NDArray[Any]:
-    if isinstance(found, np.ndarray) and found.shape == shape and found.dtype.kind in "fiu":
-        return found
-    what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else checks.shown(found)
+def _checked(changed: object, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if isinstance(changed, np.ndarray) and changed.shape == shape and changed.dtype.kind in "fiu":
+        return changed
+    what = f"{changed.dtype} {changed.shape}" if isinstance(changed, np.ndarray) else checks.shown(changed)
     raise GGUFError(f"the hook of {name} returned {what}; None, or an array {shape} of numbers must come of it")
 
 

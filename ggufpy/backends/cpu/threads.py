@@ -58,7 +58,7 @@ def _waiting(mutex: int, condition: int) -> dict[str, int]:
         ):
             raise GGUFError("the system gives no locks for threads")
         names = ("pthread_mutex_lock", "pthread_mutex_unlock", "pthread_cond_wait", "pthread_cond_broadcast")
-    return dict(zip(("lock", "unlock", "wait", "wake"), map(_system, names), strict=True))
+    return dict(zip(("lock_ptr", "unlock_ptr", "wait_ptr", "wake_ptr"), map(_system, names), strict=True))
 
 
 def _serve(work: Entry, args: NDArray[Any], memory: Region, ith: int, size: int) -> None:
@@ -80,7 +80,7 @@ class Team:
         self.barrier = memory.at(BARRIER, 128)
         self._args = np.zeros((), load_source(LAUNCH).ARGS)
         mutex, condition = memory.at(MUTEX, 256), memory.at(CONDITION, 256)
-        given = {"control": memory.at(CONTROL, 64), "mutex": mutex, "condition": condition}
+        given = {"control_ptr": memory.at(CONTROL, 64), "mutex_ptr": mutex, "condition_ptr": condition}
         for name, value in (given | _waiting(mutex, condition)).items():
             self._args[name] = value
         self._pid, self._memory = os.getpid(), memory
@@ -101,7 +101,7 @@ class Team:
             raise GGUFError("the model has been closed")
         if self._pid != os.getpid():
             raise GGUFError("a model cannot be used on both sides of a fork: load it in the process that uses it")
-        self._args["entry"], self._args["job"] = entry, job
+        self._args["entry_ptr"], self._args["job_ptr"] = entry, job
         self._launch(self._args.ctypes.data, 0, self.size)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Team:
 def _end(launch: Entry, args: NDArray[Any], threads: list[threading.Thread], pid: int) -> None:
     if pid != os.getpid():
         return  # after a fork there are no threads to end
-    args["stop"] = 1
+    args["stops"] = 1
     launch(args.ctypes.data, 0, len(threads) + 1)
     for thread in threads:
         thread.join()

@@ -1,11 +1,13 @@
 """Rows of floats → rows of blocks, one block at a time: for types whose search branches too much for a row a lane.
 
-Constants, arguments and their meaning are `encode_lanes`'s, but that any number of rows will do. `scratch` is SCRATCH
-bytes a lane of the level.
+Constants, arguments and their meaning are `encode_lanes`'s, but that any number of rows will do, and
+
+    scratch   weights of the block [LONGEST] f32 | their importances [LONGEST] f32 | WORK bytes, which the encoder may
+              use as it likes; SCRATCH bytes a lane of the level hold it
 
 The encoder is `encode(x, w, mean, out, work, tables)`: the block's weights are contiguous f32 at x and their
 importances at w, both free to be overwritten; mean is the mean square of the whole row, 0 where not weighted; the
-block's bytes go to out; work is WORK bytes that it may use as it likes.
+block's bytes go to out.
 """
 
 from __future__ import annotations
@@ -62,22 +64,22 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     @v.njit
     def encode_row(args, row, width):
-        x, out, scratch = args.x + row * args.x_stride, args.out + row * args.out_stride, args.scratch
+        x, out, scratch = args.x_ptr + row * args.x_stride, args.out_ptr + row * args.out_stride, args.scratch_ptr
         mean = zero
         if weighted:
-            mean = mean_square(args.source, x, args.blocks, scratch, width)
-        for b in range(args.blocks):
-            if load(args.source, x + b * width, scratch) != 0 and v.load_i64(args.bad) < 0:
-                v.store_i64(args.bad, row)
+            mean = mean_square(args.x_type, x, args.n_blocks, scratch, width)
+        for b in range(args.n_blocks):
+            if load(args.x_type, x + b * width, scratch) != 0 and v.load_i64(args.bad_ptr) < 0:
+                v.store_i64(args.bad_ptr, row)
             if weighted:
-                w = args.importance + row * args.importance_stride + 4 * weights * b
+                w = args.importance_ptr + row * args.importance_stride + 4 * weights * b
                 for i in range(0, weights, L):
                     v.store_f(scratch + w_at + 4 * i, v.load_f(w + 4 * i))
-            encode(scratch, scratch + w_at, mean, out + b * nbytes, scratch + work_at, args.tables)
+            encode(scratch, scratch + w_at, mean, out + b * nbytes, scratch + work_at, args.tables_ptr)
 
     def rows(args, ith, nth):
-        width = weights * (4 if args.source == 0 else 2)
-        for row in range(args.rows):
+        width = weights * (4 if args.x_type == 0 else 2)
+        for row in range(args.n_rows):
             encode_row(args, row, width)
 
     return rows

@@ -1,18 +1,21 @@
 """Rows of floats → rows of blocks, a row in each lane: the walk that every lane encoder shares.
 
-Constants: type (a module of `ggufpy.quants` whose BLOCK has `lane_encoder`), weighted. `x` is (rows, blocks · weights)
-of `source` (0: f32, 1: f16, 2: bf16), rows `x_stride` bytes apart and at least a vector's lanes of them; `importance`,
-read where weighted, is f32 with rows `importance_stride` bytes apart, 0 if they share one. `out` takes
-blocks · nbytes bytes a row, `out_stride` apart. `scratch` is SCRATCH bytes a lane. `bad` becomes the number of a row
-with a value that is not finite and is -1 before; such values are encoded as zero. `tables` is the address of the
-addresses of the type's tables.
+    x            [n_rows][n_blocks × weights] f32, f16 or bf16 (x_type: 0, 1, 2), rows x_stride bytes apart
+    importance   [n_rows][n_blocks × weights] f32, rows importance_stride bytes apart (0: they share one); read where
+                 weighted
+    out          [n_rows][n_blocks] blocks of nbytes each, rows out_stride bytes apart
+    bad          i64: the number of a row with a value that is not finite, -1 before
+    tables       addresses of the type's tables
+    scratch      weights [LONGEST][lanes] f32 | importances [LONGEST][lanes] f32 | the block's bytes [nbytes][lanes],
+                 room for LONGEST vectors | the encoder's own WORK vectors; SCRATCH bytes a lane
+
+n_rows is at least a vector's lanes. Values that are not finite are encoded as zero. Runs on one thread.
 
 The encoder is `encode(x, w, mean, out, work, tables)`: weight i of every lane is the f32 vector at x + 4 · L · i, its
 importance the one at w + 4 · L · i, both free to be overwritten; mean, a vector, is the mean square of the lane's whole
 row, 0 where not weighted; byte k of the lanes' blocks goes to out + L · k (`v.store_i8`).
 
-In scratch, a vector for each of: the block's weights, their importances, its bytes (a byte a lane), and the encoder's
-own WORK vectors.
+Constants: type (a module of `ggufpy.quants` whose BLOCK has `lane_encoder`), weighted.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from ggufpy import quants
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "x", "x_stride", "source", "rows", "blocks", "importance", "importance_stride", "out", "out_stride", "scratch",
-    "bad", "tables",
+    "x_ptr", "x_stride", "x_type", "n_rows", "n_blocks", "importance_ptr", "importance_stride", "out_ptr", "out_stride",
+    "scratch_ptr", "bad_ptr", "tables_ptr",
 )  # fmt: skip
 LONGEST = 256  # weights of a block
 WORK = 2048  # vectors that an encoder may use as it likes
@@ -90,24 +93,24 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 v.store_u8(out + r * stride + k, v.load_u8(scratch + L * k + r))
 
     def rows(args, ith, nth):
-        source, blocks, count = args.source, args.blocks, args.rows
+        source, blocks, count = args.x_type, args.n_blocks, args.n_rows
         x_stride, out_stride, w_stride = args.x_stride, args.out_stride, args.importance_stride
-        scratch = args.scratch
+        scratch = args.scratch_ptr
         width = weights * (4 if source == 0 else 2)
         for group in range((count + L - 1) // L):
             first = min(group * L, count - L)  # the last ones again rather than a group of its own kind
-            at, out = args.x + first * x_stride, args.out + first * out_stride
+            at, out = args.x_ptr + first * x_stride, args.out_ptr + first * out_stride
             mean = v.splat_f(0.0)
             if weighted:
                 mean = mean_square(source, at, x_stride, blocks, scratch, width)
             for b in range(blocks):
                 transpose(source, at + b * width, x_stride, scratch)
                 wrong = sanitise(scratch)
-                report(args.bad, wrong, scratch + work_at, first)
+                report(args.bad_ptr, wrong, scratch + work_at, first)
                 if weighted:
-                    w = args.importance + first * w_stride + 4 * weights * b
+                    w = args.importance_ptr + first * w_stride + 4 * weights * b
                     transpose(0, w, w_stride, scratch + w_at)
-                encode(scratch, scratch + w_at, mean, scratch + out_at, scratch + work_at, args.tables)
+                encode(scratch, scratch + w_at, mean, scratch + out_at, scratch + work_at, args.tables_ptr)
                 put(scratch + out_at, out + b * nbytes, out_stride)
 
     return rows

@@ -139,11 +139,11 @@ def _first_guess(v: Any) -> Any:
                 error = error + weight * miss * miss
             v.store_f(work + 4 * t, inverse)
             v.store_f(work + MISSES + 4 * t, error)
-        found = 4
+        best = 4
         for t in range(9):
-            if v.load_f32(work + MISSES + 4 * t) < v.load_f32(work + MISSES + 4 * found):
-                found = t
-        return v.load_f32(work + 4 * found)
+            if v.load_f32(work + MISSES + 4 * t) < v.load_f32(work + MISSES + 4 * best):
+                best = t
+        return v.load_f32(work + 4 * best)
 
     return guess
 

@@ -1,4 +1,10 @@
-"""y += x, rows of `blocks` blocks of 32 floats. Work units are (token, block)."""
+"""y += x.
+
+    x, y   [n_rows][n_blocks][32] f32, rows x_stride and y_stride bytes apart
+    step   i64: n_rows
+
+Work units are (row, block).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,13 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "x", "y", "blocks", "x_stride", "y_stride")
+ARGS = struct("step_ptr", "x_ptr", "y_ptr", "n_blocks", "x_stride", "y_stride")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def add(args, ith, nth):
-        blocks, x_stride, y_stride, x0, y0 = args.blocks, args.x_stride, args.y_stride, args.x, args.y
-        units = v.load_i64(args.step) * blocks
+        blocks, x_stride, y_stride, x0, y0 = args.n_blocks, args.x_stride, args.y_stride, args.x_ptr, args.y_ptr
+        units = v.load_i64(args.step_ptr) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // blocks
             at = 128 * (unit - token * blocks)

@@ -1,20 +1,32 @@
 """Attention of the rows of a step over the pages of their sequences, with an online softmax.
 
-Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type. A page is a
-chunk of PAGE positions (`kv_types`). The result of a chunk is a *part*: for each query the unnormalised output row
-(padded to whole vectors), then the largest score and the sum of weights. Parts are joined in order of position by the
-same code wherever it runs, so the bits do not depend on the number of threads or on how a prompt was cut.
+    q              [row][n_kv][group][key_length] f32, rows q_stride bytes apart
+    y              [row][n_kv][group][value_length] f32, rows y_stride bytes apart
+    keys, values   [page][n_kv] pages of a head, key_head_bytes and value_head_bytes each, as `kv_types` draws them
+    sinks          [n_kv][group] f32
+    spans          i64 × 3: how many single rows, runs, and spans that `attention_tiles` takes; then, in this order,
+                   a record of RECORD i64 for each: first row, rows, first position, page table, parts (addresses)
+    page table     i64 for each PAGE positions: the number of their page
+    part           [queries][value_length, padded to whole vectors] f32, then [queries] (f32 largest score, f32 sum)
+    scratch        scratch_bytes a thread: scores [queries][PAGE], queries [queries][key_length], two parts
 
-`spans` says what belongs together (`Span` in backends/cpu/step.py): the numbers of single rows, of runs, and of what is
-left to `attention_tiles`, then for each a record of RECORD int64: first row, rows, first position, address of the page
-table, address of the parts.
-A single row leaves parts, work units being (head, chunk), for `attention_join`. Runs are taken in blocks of a few rows,
-whose queries share every key and value that is read; units are (block, head), parts are joined at once in `scratch`.
-`window` > 0 limits attention to that many latest positions.
+A span of rows 4 to 6 (3 rows) whose first position is 200, beside a single row 0 at position 300, is
 
-Further constants, 1 where they are given: softcap (scores become cap · tanh(score / cap)), sinks (at `sinks` is a score
-for each query head that counts in the sum of weights alone), everything (rows see all that their sequence has with this
-step, not only what is before them; with a window what is at most window // 2 positions away, before and behind).
+    1 1 0 | 0 1 300 table parts | 4 3 200 table 0
+
+and a row at position 300 sees table[0], table[1] and, of table[2], positions 256 to 300: it has 3 parts a head.
+
+A page is what one turn of the online softmax takes. Its result is a part: for each query the row of output before it
+is divided by the sum of weights. Parts are joined in order of position by the same code wherever it runs, so the bits
+do not depend on the number of threads or on how a prompt was cut. A single row leaves parts[head][page] for
+`attention_join`; its work units are (head, page). Runs are taken in blocks of a few rows, whose queries share every key
+and value that is read; their work units are (block, head), and parts are joined at once in scratch.
+
+Constants: key_length, value_length, group (query heads that share a key/value head), key_type, value_type; and, 1 where
+they are given: softcap (scores become cap · tanh(score / cap)), sinks (a query head's sink is a score that counts in
+the sum of weights alone), everything (rows see all that their sequence has with this step, not only what is before
+them; with a window what is at most window // 2 positions away, before and behind). Else `window` > 0 limits attention
+to that many latest positions.
 """
 
 from __future__ import annotations
@@ -33,8 +45,8 @@ QUERIES = 24  # of a block, at most, unless a group is larger
 LOWEST = -1e30  # the score of what is not seen
 
 ARGS = struct(
-    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes", "sinks", "cap:f4",
+    "spans_ptr", "q_ptr", "keys_ptr", "values_ptr", "scratch_ptr", "y_ptr", "q_stride", "y_stride", "n_kv",
+    "key_head_bytes", "value_head_bytes", "window", "scratch_bytes", "sinks_ptr", "cap:f4",
 )  # fmt: skip
 
 
@@ -163,7 +175,7 @@ def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, i
 
 
 def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
-    """weighted(...): Σ weight · value over positions first to last of a page, for all queries."""
+    """weighted(...) writes Σ weight · value over positions first to last of a page, for all queries."""
     L = v.L
     padded = -(-value_length // L) * L
     vectors = padded // L
@@ -200,7 +212,7 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
 
 
 def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
-    """part(...): one page for all queries of `rows` rows, of which `here` count and the others repeat the last.
+    """part(...) makes a page's part for the queries of `rows` rows; `here` of them count, the others repeat the last.
 
     `known` positions have been stored; `cap` is 0 where scores have none.
     """
@@ -253,7 +265,7 @@ def _part(v: Any, p: Mapping[str, Any], rows: int) -> Any:
 
 
 def _singles(v: Any, p: Mapping[str, Any]) -> Any:
-    """singles(args, ith, nth, count): rows that are alone in their sequence's step, pages shared out to threads."""
+    """singles(args, ith, nth, count) takes rows that are alone in their sequence's step; threads share pages out."""
     key_length, group = p["key_length"], p["group"]
     size = part_bytes(p["value_length"], group, v.L)
     part = _part(v, p, 1)
@@ -261,10 +273,10 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def singles(args, ith, nth, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS
-        q0, q_stride, keys0, values0 = args.q, args.q_stride, args.keys, args.values
+        n_kv, window, records = args.n_kv, args.window, args.spans_ptr + RECORDS
+        q0, q_stride, keys0, values0 = args.q_ptr, args.q_stride, args.keys_ptr, args.values_ptr
         key_head, value_head = args.key_head_bytes, args.value_head_bytes
-        room = args.scratch + ith * args.scratch_bytes
+        room = args.scratch_ptr + ith * args.scratch_bytes
         units = 0
         for s in range(count):
             position = v.load_i64(records + 8 * RECORD * s + 16)
@@ -293,7 +305,7 @@ def _singles(v: Any, p: Mapping[str, Any]) -> Any:
 
 
 def _runs(v: Any, p: Mapping[str, Any]) -> Any:
-    """runs(args, ith, nth, single, count): runs of rows, in blocks that are shared out to threads."""
+    """runs(args, ith, nth, single, count) takes runs of rows, in blocks that threads share out."""
     key_length, value_length, group = p["key_length"], p["value_length"], p["group"]
     rows = block_rows(group)
     queries = rows * group
@@ -304,7 +316,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def gather(q, q_stride, here, out):
-        # The queries of a block side by side; rows beyond its end repeat the last.
+        # Puts the queries of a block side by side; rows beyond its end repeat the last.
         for r in range(rows):
             row = q + min(r, here - 1) * q_stride
             for i in range(0, group * key_length):
@@ -312,11 +324,11 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
 
     @v.njit
     def runs(args, ith, nth, single, count):
-        n_kv, window, records = args.n_kv, args.window, args.spans + RECORDS + 8 * RECORD * single
-        cap, sinks = args.cap, args.sinks
-        keys0, values0, y0, y_stride = args.keys, args.values, args.y, args.y_stride
+        n_kv, window, records = args.n_kv, args.window, args.spans_ptr + RECORDS + 8 * RECORD * single
+        cap, sinks = args.cap, args.sinks_ptr
+        keys0, values0, y0, y_stride = args.keys_ptr, args.values_ptr, args.y_ptr, args.y_stride
         key_head, value_head, q_stride = args.key_head_bytes, args.value_head_bytes, args.q_stride
-        room = args.scratch + ith * args.scratch_bytes
+        room = args.scratch_ptr + ith * args.scratch_bytes
         q = room + 4 * queries * PAGE
         running = q + 4 * queries * key_length
         spare = running + size
@@ -331,7 +343,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 head = unit - block * n_kv
                 row, position = row0 + block * rows, position0 + block * rows
                 here = min(rows, length - block * rows)
-                gather(args.q + row * q_stride + head * group * key_length * 4, q_stride, here, q)
+                gather(args.q_ptr + row * q_stride + head * group * key_length * 4, q_stride, here, q)
                 first, known = first_seen(position, window) // PAGE, position0 + length
                 end = (end_seen(position + here - 1, known, window) - 1) // PAGE
                 for chunk in range(first, end + 1):
@@ -358,7 +370,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     singles, runs = _singles(v, p), _runs(v, p)
 
     def attention(args, ith, nth):
-        single, several = v.load_i64(args.spans), v.load_i64(args.spans + 8)
+        single, several = v.load_i64(args.spans_ptr), v.load_i64(args.spans_ptr + 8)
         singles(args, ith, nth, single)
         runs(args, ith, nth, single, several)
 

@@ -4,10 +4,24 @@ Constants, spans and most arguments are those of `attention`, whose third kind o
 also of one. Queries, keys, values and weights are rounded to bf16; scores, sums and what softmax makes of them are
 float32.
 
+A tile is TILE bytes, 16 rows of 16 pairs of bf16. A product C += A · B takes pairs: C[r][c] += Σ_p A[r][p] · B[p][c],
+both of p's numbers. A thread's scratch holds (`_Room`; with key_length 64, value_length 64 and 96 rows of group 2):
+
+    queries   A [query / 16][d / 32]      16 queries × 32 dimensions         12 × 2 tiles
+    keys      B [position / 16][d / 32]   16 pairs of dimensions × 16 positions   8 × 2 tiles, a page
+    values    B [position / 32][d / 16]   16 pairs of positions × 16 dimensions   4 × 4 tiles, a page
+    scores    [32][PAGE] f32              of the 32 queries in turn
+    weights   A [2][position / 32]        16 queries × 32 positions           2 × 4 tiles
+    sums      [query][d, padded to 32] f32
+    stats     [query] 128 bytes: sums of weights by lane (64 bytes), then f32 largest score
+
+So a score tile is Σ over d / 32 of a query tile times a key tile, and a tile of sums grows by a weight tile times a
+value tile.
+
 A work unit is (block of rows, head). The queries of a block go by 32, two tiles of 16. For each page in turn its keys
-and values become tiles of pairs once a block; then for each 32 queries come scores, weights by the largest score so
-far (what has been summed is scaled down when that grows), and Σ weight · value. What a row gets depends on neither the
-block that it is in nor the thread: masked weights are zeros. Threads take units from `next`, the longest first.
+and values become tiles once a block; then for each 32 queries come scores, weights by the largest score so far (what
+has been summed is scaled down when that grows), and Σ weight · value. What a row gets depends on neither the block that
+it is in nor the thread: masked weights are zeros. Threads take units by counting `next` up, the longest first.
 """
 
 from __future__ import annotations
@@ -23,8 +37,8 @@ from .kv_types import PAGE, KvType, key_reader, value_reader
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
-    "spans", "q", "keys", "values", "scratch", "y", "q_stride", "y_stride", "n_kv", "key_head_bytes",
-    "value_head_bytes", "window", "scratch_bytes", "next", "sinks", "cap:f4",
+    "spans_ptr", "q_ptr", "keys_ptr", "values_ptr", "scratch_ptr", "y_ptr", "q_stride", "y_stride", "n_kv",
+    "key_head_bytes", "value_head_bytes", "window", "scratch_bytes", "next_ptr", "sinks_ptr", "cap:f4",
 )  # fmt: skip
 
 PAIR = 2 * TILE_ROWS  # queries, columns or positions of two tiles side by side
@@ -67,7 +81,7 @@ def scratch_bytes(key_length: int, value_length: int, group: int) -> int:
 
 
 def _gather(v: Any, key_length: int, group: int, room: _Room) -> Any:
-    """gather(q, q_stride, queries, out): a block's queries as tiles, in units of log 2; past the last zeros."""
+    """gather(q, q_stride, queries, out) makes a block's queries tiles, times log2(e); past the last are zeros."""
     blocks, whole, rest = room.key_blocks, key_length // 16, key_length % 16
 
     @v.njit
@@ -90,7 +104,7 @@ def _gather(v: Any, key_length: int, group: int, room: _Room) -> Any:
 
 
 def _keys(v: Any, key_length: int, kind: KvType, room: _Room) -> Any:
-    """keys(page, start, last, out): tiles of pairs of dimensions of positions start to last, multiples of 16."""
+    """keys(page, start, last, out) makes positions start to last, multiples of 16, tiles of pairs of dimensions."""
     blocks, tile_bytes, scaled = room.key_blocks, kind.tile_bytes(key_length, v.L), kind.scaled
     code, scale, _ = key_reader(v, kind, key_length)
 
@@ -113,7 +127,7 @@ def _keys(v: Any, key_length: int, kind: KvType, room: _Room) -> Any:
 
 
 def _values(v: Any, value_length: int, kind: KvType, room: _Room) -> Any:
-    """values(page, start, last, out): tiles of pairs of positions from start, a multiple of 32; zeros from last on."""
+    """values(page, start, last, out) makes positions from start, a multiple of 32, tiles of pairs; zeros from last."""
     tiles, vectors, row_bytes = room.value_tiles, -(-value_length // v.L), kind.row_bytes(value_length, v.L)
     value = value_reader(v, kind, value_length)
 
@@ -132,7 +146,8 @@ def _values(v: Any, value_length: int, kind: KvType, room: _Room) -> Any:
 
 
 def _products(v: Any, room: _Room) -> tuple[Any, Any]:
-    """scores(...) and weighted(...) of 32 queries and the positions from start to end, multiples of 32."""
+    """scores(...) and weighted(...) multiply 32 queries by keys, and their weights by values, of positions start to
+    end, multiples of 32."""
     blocks, tiles = room.key_blocks, room.value_tiles
     width = tiles * 64
 
@@ -205,7 +220,7 @@ def _power(v: Any) -> Any:
 
 
 def _weigh(v: Any, room: _Room, softcap: int) -> tuple[Any, Any]:
-    """What a query's scores on a page become: weights, and the scaling of what has been summed.
+    """Two functions that make a query's scores on a page weights, and scale what has been summed down where it is due.
 
     weigh(scores, weights, sums, stats, cap) takes a whole page of which all is seen; weigh_some(..., cap, start, end,
     low, high) positions start to end, multiples of 32, of which low to high are seen. `cap` is in units of log 2 too.
@@ -219,7 +234,7 @@ def _weigh(v: Any, room: _Room, softcap: int) -> tuple[Any, Any]:
 
     @v.njit
     def grow(top, sums, stats):
-        # The largest score so far, after what was summed by a smaller one is scaled down.
+        # Returns the largest score so far, after scaling down what was summed by a smaller one.
         before = v.load_f32(stats + TOP)
         if top <= before:
             return before
@@ -268,7 +283,7 @@ def _weigh(v: Any, room: _Room, softcap: int) -> tuple[Any, Any]:
 
 
 def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
-    """page(scratch, base, position, here, known, window, cap): one page, made tiles, for a block's rows."""
+    """page(scratch, base, position, here, known, window, cap) adds a page, whose tiles are made, for a block's rows."""
     group, tiles = p["group"], room.value_tiles
     scores, weighted = _products(v, room)
     weigh, weigh_some = _weigh(v, room, p.get("softcap", 0))
@@ -305,7 +320,7 @@ def _page(v: Any, p: Mapping[str, Any], room: _Room) -> Any:
 
 
 def _ends(v: Any, p: Mapping[str, Any], room: _Room) -> tuple[Any, Any]:
-    """begin(scratch, queries) and finish(scratch, n, y, sink): before the first page, a query's row after the last."""
+    """begin(scratch, queries) clears sums before the first page; finish(scratch, n, y, sink) writes a query's row."""
     value_length, tiles = p["value_length"], room.value_tiles
     whole, rest = value_length // 16, value_length % 16
     sums_at, stats_at = room.sums, room.stats
@@ -356,7 +371,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     def block(args, scratch, row, position, here, known, head, table):
         n_kv, window, cap = args.n_kv, args.window, args.cap * LOG2E
         end_of_all = end_seen(position + here - 1, known, window)
-        gather(args.q + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
+        gather(args.q_ptr + row * args.q_stride + head * group * key_length * 4, args.q_stride, here * group, scratch)
         begin(scratch, here * group)
         lowest = first_seen(position, window)
         for chunk in range(lowest // PAGE, (end_of_all - 1) // PAGE + 1):
@@ -364,28 +379,28 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             number = v.load_i64(table + 8 * chunk) * n_kv + head
             start, last = max(lowest - base, 0) // PAIR * PAIR, min(end_of_all - base, PAGE)
             end = (last + PAIR - 1) // PAIR * PAIR
-            to_keys(args.keys + number * args.key_head_bytes, start, end, scratch + keys_at)
-            to_values(args.values + number * args.value_head_bytes, start, last, scratch + values_at)
+            to_keys(args.keys_ptr + number * args.key_head_bytes, start, end, scratch + keys_at)
+            to_values(args.values_ptr + number * args.value_head_bytes, start, last, scratch + values_at)
             page(scratch, base, position, here, known, window, cap)
         for r in range(here):
             for g in range(group):
                 one = head * group + g
-                finish(scratch, r * group + g, args.y + (row + r) * args.y_stride + one * value_length * 4,
-                       args.sinks + 4 * one)
+                finish(scratch, r * group + g, args.y_ptr + (row + r) * args.y_stride + one * value_length * 4,
+                       args.sinks_ptr + 4 * one)
 
     def attention_tiles(args, ith, nth):
-        skipped = v.load_i64(args.spans) + v.load_i64(args.spans + 8)
-        count, n_kv = v.load_i64(args.spans + 16), args.n_kv
-        scratch, begun = args.scratch + ith * args.scratch_bytes, 0
+        skipped = v.load_i64(args.spans_ptr) + v.load_i64(args.spans_ptr + 8)
+        count, n_kv = v.load_i64(args.spans_ptr + 16), args.n_kv
+        scratch, begun = args.scratch_ptr + ith * args.scratch_bytes, 0
         if count == 0:
             return
         v.tile_config()
-        turn = v.atomic_add(args.next, 1)
+        turn = v.atomic_add(args.next_ptr, 1)
         for s in range(skipped, skipped + count):
-            record = args.spans + RECORDS + 8 * RECORD * s
+            record = args.spans_ptr + RECORDS + 8 * RECORD * s
             row, length = v.load_i64(record), v.load_i64(record + 8)
             position, table = v.load_i64(record + 16), v.load_i64(record + 24)
-            # Six units a thread, if they are not too small for it.
+            # A thread gets six units, if they are not too small for it.
             rows = min(most, max(least, (length * n_kv + 6 * nth - 1) // (6 * nth)))
             units = (length + rows - 1) // rows * n_kv
             while turn < begun + units:
@@ -394,7 +409,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 head = unit % n_kv
                 here, known = min(rows, length - first), position + length
                 block(args, scratch, row + first, position + first, here, known, head, table)
-                turn = v.atomic_add(args.next, 1)
+                turn = v.atomic_add(args.next_ptr, 1)
             begun += units
         v.tile_release()
 

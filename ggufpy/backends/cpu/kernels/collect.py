@@ -1,9 +1,13 @@
 """Adds the squares of a step's activations to sums by column, for importance matrices.
 
-`exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number: rows between them
-only fill up. Sums are kept as two floats a column, `sums` and what their rounding lost, `lows` (Knuth's two-sum of
-every 16 rows), so that a long text loses nothing; `columns` is a multiple of 32. `count` is the address of how many
-rows have been added. Work units are vectors of columns.
+    x            [row][n_columns] f32, rows x_stride bytes apart; n_columns is a multiple of 32
+    exact        i64: how many rows count from 0
+    bulk         i64, i64: the first of the other rows that count, and how many; rows between them only fill up
+    sums, lows   [n_columns] f32 each
+    count        i64: how many rows have been added
+
+A column's sum is the two floats sums + lows: `lows` is what rounding lost (Knuth's two-sum of every 16 rows), so that a
+long text loses nothing. Work units are vectors of columns.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("exact", "bulk", "x", "stride", "columns", "sums", "lows", "count")
+ARGS = struct("exact_ptr", "bulk_ptr", "x_ptr", "x_stride", "n_columns", "sums_ptr", "lows_ptr", "count_ptr")
 
 TOGETHER = 16  # rows added up in plain float32
 
@@ -45,11 +49,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             add(part, sums, lows)
 
     def collect(args, ith, nth):
-        exact, first, bulk = v.load_i64(args.exact), v.load_i64(args.bulk), v.load_i64(args.bulk + 8)
-        x, stride, sums, lows = args.x, args.stride, args.sums, args.lows
-        vectors = args.columns // v.L
+        exact, first, bulk = v.load_i64(args.exact_ptr), v.load_i64(args.bulk_ptr), v.load_i64(args.bulk_ptr + 8)
+        x, stride, sums, lows = args.x_ptr, args.x_stride, args.sums_ptr, args.lows_ptr
+        vectors = args.n_columns // v.L
         if ith == 0:
-            v.store_i64(args.count, v.load_i64(args.count) + exact + bulk)
+            v.store_i64(args.count_ptr, v.load_i64(args.count_ptr) + exact + bulk)
         for unit in range(vectors * ith // nth, vectors * (ith + 1) // nth):
             at = 4 * v.L * unit
             if exact > 0:

@@ -10,9 +10,10 @@ SPINS = 4096
 def barrier(v: Any) -> Any:
     """wait(barrier, give_way, nth): returns once `nth` threads have called it.
 
-    `barrier` is two int64 on cache lines of their own: threads arrived, and rounds done. Waiting spins, and after a
-    while gives the processor away (`give_way` is the address of sched_yield), so that more threads than cores make
-    progress.
+        barrier   i64 threads that have arrived | 56 bytes | i64 rounds that are done
+
+    Each has a cache line of its own. Waiting spins, and after a while gives the processor away (`give_way` is the
+    address of sched_yield), so that more threads than cores make progress.
     """
 
     @v.njit
@@ -36,8 +37,10 @@ def barrier(v: Any) -> Any:
 def quantiser(v: Any) -> Any:
     """quantise(source, q, b, blocks): 32 floats at `source` → block b of the quantised row at q.
 
-    A row is codes (32 × blocks bytes), then by 16 columns: f32 scales, i32 sums of codes with their sign turned, and
-    f32 products of scale and sum. A code is x / scale to nearest even, the scale the largest of 16 magnitudes over 127.
+        i8 codes [blocks][32] | f32 scales [blocks][2] | i32 -sums [blocks][2] | f32 scales · sums [blocks][2]
+
+    This is an 8-bit row. Of two blocks its parts begin at bytes 0, 64, 80 and 96, and end at 112. A code is x / scale
+    to nearest even, the scale of 16 columns the largest of their magnitudes over 127, the sum that of their codes.
     """
     vectors = 16 // v.L
 

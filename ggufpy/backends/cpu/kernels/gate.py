@@ -1,8 +1,12 @@
-"""y = f(gate) · up by element, and y quantised to 8 bits where `q` is given. Work units are (token, block of 32).
+"""y = f(gate) · up by element, and y as 8-bit rows too where q is given.
 
-Constants: kind, one of `Gate`'s, and gated: 0 where y is f(gate) alone. f(x) = x / (1 + e^-t), where t is x ("silu"),
-1.702 x ("clamped", of an x that is 7 at most) or twice what the tanh of "gelu" is taken of: with
-u = √(2/π) · (x + 0.044715 x³), x/2 · (1 + tanh u) = x / (1 + e^-2u).
+    gate, up, y   [n_rows][n_blocks][32] f32, rows gate_stride, up_stride and y_stride bytes apart
+    q             [n_rows] 8-bit rows (`common.quantiser`), q_stride bytes apart, or 0
+    step          i64: n_rows
+
+Work units are (row, block). Constants: kind, one of `Gate`'s, and gated: 0 where y is f(gate) alone.
+f(x) = x / (1 + e^-t), where t is x ("silu"), 1.702 x ("clamped", of an x that is 7 at most) or twice what the tanh of
+"gelu" is taken of: with u = √(2/π) · (x + 0.044715 x³), x/2 · (1 + tanh u) = x / (1 + e^-2u).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from ggufpy.jit.spec import struct
 from .common import quantiser
 
 ARGS = struct(
-    "step", "gate", "up", "y", "q", "blocks", "gate_stride", "up_stride", "y_stride", "q_stride"
+    "step_ptr", "gate_ptr", "up_ptr", "y_ptr", "q_ptr", "n_blocks", "gate_stride", "up_stride", "y_stride", "q_stride",
 )  # fmt: skip
 TWICE, CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 SLOPE, LIMIT = 1.702, 7.0  # of "clamped"
@@ -80,7 +84,7 @@ def _relu(v: Any, squared: bool) -> Any:
 
 
 def _activation(v: Any, kind: str) -> Any:
-    """f(x)."""
+    """activation(x): f(x) of a kind."""
     if kind == "gelu_erf":
         return _gelu_erf(v)
     return _relu(v, kind == "relu2") if kind.startswith("relu") else _logistic(v, kind)
@@ -92,10 +96,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     def gate(args, ith, nth):
         blocks, gate_stride, up_stride, y_stride, q_stride = (
-            args.blocks, args.gate_stride, args.up_stride, args.y_stride, args.q_stride
+            args.n_blocks, args.gate_stride, args.up_stride, args.y_stride, args.q_stride
         )  # fmt: skip
-        gate0, up0, y0, q0 = args.gate, args.up, args.y, args.q
-        units = v.load_i64(args.step) * blocks
+        gate0, up0, y0, q0 = args.gate_ptr, args.up_ptr, args.y_ptr, args.q_ptr
+        units = v.load_i64(args.step_ptr) * blocks
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // blocks
             b = unit - token * blocks

@@ -1,9 +1,18 @@
-"""What keys and values are kept in: f16, bf16, q8_0 or q4_0, and how a page of 128 positions lies in memory.
+"""What keys and values are kept in: f16, bf16, q8_0 or q4_0, and how a head's page of 128 positions lies in memory.
 
-Keys of a head are in tiles of `lanes` positions, a vector a dimension: [tile][dimension][position]. Values are rows,
-[position][dimension], padded to whole vectors. q8_0 and q4_0 have an f16 scale for 32 dimensions and ggml's rounding;
-in a key tile the scales of 32 dimensions follow their codes, in a value row all scales follow all codes. A byte of q4_0
-holds dimension i below and i + 16 above. What is stored is always finite, so that weight 0 times it is 0.
+    keys     [tile of `lanes` positions][dimension][position of the tile]      so a vector is one dimension of a tile
+    values   [position][dimension, padded to whole vectors]
+
+With 16 lanes and 64 dimensions in f16 a page has 8 key tiles of 64 vectors of 32 bytes, 16 KiB: dimension 5 of position
+19 is number 3 of vector 5 of tile 1, at byte 2048 + 5 · 32 + 3 · 2. Its value is at 19 · 128 + 5 · 2.
+
+q8_0 and q4_0 have an f16 scale for each 32 dimensions, and ggml's rounding:
+
+    key tile    [32 dimensions]: 32 (q8_0) or 16 (q4_0) vectors of bytes, then a vector of f16 scales
+    value row   codes of all dimensions, then the f16 scales of all
+
+A byte of q4_0 holds dimension i of 32 below and i + 16 above. What is stored is always finite, so that weight 0 times
+it is 0.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ NAMES = ("f16", "bf16", "q8_0", "q4_0")
 
 @dataclass(frozen=True)
 class KvType:
-    """One of NAMES; sizes in bytes for heads of a length, at a level's lanes."""
+    """One of NAMES, and how many bytes it takes for heads of a length, at a level's lanes."""
 
     name: str
 
@@ -38,25 +47,25 @@ class KvType:
             raise GGUFError(f"a {self.name} cache wants {what} of a multiple of 32 numbers; the model's have {length}")
 
     def block_bytes(self, lanes: int) -> int:
-        """Of 32 dimensions of a key tile with their scales."""
+        """Bytes of 32 dimensions of a key tile, with their scales."""
         return (BLOCK * self.bits // 8 + 2) * lanes
 
     def tile_bytes(self, length: int, lanes: int) -> int:
-        """Of the keys of `lanes` positions."""
+        """Bytes of a tile: the keys of `lanes` positions."""
         return length // BLOCK * self.block_bytes(lanes) if self.scaled else length * lanes * 2
 
     def row_bytes(self, length: int, lanes: int) -> int:
-        """Of the values of one position."""
+        """Bytes of the values of one position."""
         if self.scaled:
             return length * self.bits // 8 + length // BLOCK * 2
         return -(-length // lanes) * lanes * 2
 
     def key_page(self, length: int, lanes: int) -> int:
-        """Of one head's keys in a page."""
+        """Bytes of one head's keys in a page."""
         return PAGE // lanes * self.tile_bytes(length, lanes)
 
     def value_page(self, length: int, lanes: int) -> int:
-        """Of one head's values in a page."""
+        """Bytes of one head's values in a page."""
         return PAGE * self.row_bytes(length, lanes)
 
 
@@ -68,7 +77,7 @@ def of_name(name: str) -> KvType:
 
 
 def key_reader(v: Any, kind: KvType, length: int) -> tuple[Any, Any, int]:
-    """(code(tile, d), scale(tile, b), dimensions of a block): dimension d of a tile's positions is code · scale."""
+    """(code(tile, d), scale(tile, b), dimensions of a block): code · scale is dimension d of a tile's positions."""
     L, name, block = v.L, kind.name, kind.block_bytes(v.L)
 
     @v.njit
@@ -92,7 +101,7 @@ def key_reader(v: Any, kind: KvType, length: int) -> tuple[Any, Any, int]:
 
 
 def value_reader(v: Any, kind: KvType, length: int) -> Any:
-    """value(row, j): dimensions j · lanes and up of a position."""
+    """value(row, j) loads a vector of a position's dimensions, from j · lanes on."""
     L, name = v.L, kind.name
     codes = length * kind.bits // 8
 
@@ -130,11 +139,12 @@ def key_steps(kind: KvType, lanes: int) -> Steps:
 
 
 def value_steps(kind: KvType) -> Steps:
+    """In a value row, where codes follow each other."""
     return Steps(1, BLOCK * kind.bits // 8, 2) if kind.scaled else Steps(2, 0, 0)
 
 
 def writer(v: Any, kind: KvType, length: int, steps: Steps) -> Any:
-    """write(source, codes, scales): `length` floats of one position to where its first code and scale are."""
+    """write(source, codes, scales) writes `length` floats of one position to where its first code and scale are."""
     name = kind.name
     code_step, block_step, scale_step = steps.code, steps.block, steps.scale
 
@@ -180,7 +190,7 @@ def writer(v: Any, kind: KvType, length: int, steps: Steps) -> Any:
 
 
 def position_reader(v: Any, kind: KvType, length: int, steps: Steps) -> Any:
-    """read(codes, scales, out): the inverse of `writer`, one position to `length` floats."""
+    """read(codes, scales, out) reads one position back to `length` floats: the inverse of `writer`."""
     name = kind.name
     code_step, block_step, scale_step = steps.code, steps.block, steps.scale
 

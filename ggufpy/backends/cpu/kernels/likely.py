@@ -1,12 +1,19 @@
 """The tokens of each row of logits that carry its probability: the likely ones, and a sample of the others.
 
-`stats` has f32 largest, log sum, sum of e^(x - largest), 0 a row. Tokens of a probability of at least e^`least` are
-*likely*. Of the others, in order of their numbers, the one is taken in which the sum of their probabilities passes the
-middle of each next e^`least`: so one of probability p is taken once in e^`least` / p times (systematic sampling).
+    logits        [n_rows][n_columns] f32, rows logits_stride bytes apart
+    stats         [n_rows] 16 bytes: f32 largest, f32 log of the sum, f32 sum of e^(x - largest), 4 unused
+    ids, values   [n_rows][n_columns] i32 column, f32 x - largest: likely ones from the front, the sample from the back
+    numbers       [n_rows] 16 bytes: i32 likely ones, i32 sampled ones, f32 probability of all that are not likely, 0
+    scratch       SCRATCH bytes a thread
 
-`ids` (i32) and `values` (f32, x - largest) have `columns` places a row: likely ones from the front, the sample from the
-back, both in order of their numbers. `numbers` gets i32 likely ones, i32 sampled ones, f32 sum of the probabilities of
-all that are not likely, 0. `scratch` has 128 bytes a thread. Work units are rows.
+Tokens of a probability of at least e^`least` = `tick` are *likely*. Of the others, in order of their numbers, the one
+is taken in which the sum of their probabilities passes the middle of each next tick: so one of probability p is taken
+once in tick / p times (systematic sampling). Both are in order of their numbers, the sample from the end. With a tick
+of 0.2, probabilities 0.5 0.06 0.24 0.09 0.11 make a row's ids
+
+    0 2 . . 3      numbers 2 1 0.26: of the others, summed up 0.06 0.15 0.26, token 3 passes 0.1, none passes 0.3
+
+Work units are rows.
 """
 
 from __future__ import annotations
@@ -17,8 +24,9 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "count", "logits", "stride", "columns", "stats", "ids", "values", "numbers", "scratch", "least:f4", "tick:f4"
-)
+    "n_rows", "logits_ptr", "logits_stride", "n_columns", "stats_ptr", "ids_ptr", "values_ptr", "numbers_ptr",
+    "scratch_ptr", "least:f4", "tick:f4",
+)  # fmt: skip
 SCRATCH = 128  # bytes a thread: a vector of what is left of the largest, and one of probabilities
 
 
@@ -40,12 +48,13 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return likely, sampled, since
 
     def likely(args, ith, nth):
-        columns, count, tick, scratch = args.columns, args.count, args.tick, args.scratch + 128 * ith
+        columns, count, tick, scratch = args.n_columns, args.n_rows, args.tick, args.scratch_ptr + 128 * ith
         whole = columns // v.L
         zero = v.splat_f(0.0)
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            row, stats, numbers = args.logits + i * args.stride, args.stats + 16 * i, args.numbers + 16 * i
-            ids, values = args.ids + 4 * i * columns, args.values + 4 * i * columns
+            row = args.logits_ptr + i * args.logits_stride
+            stats, numbers = args.stats_ptr + 16 * i, args.numbers_ptr + 16 * i
+            ids, values = args.ids_ptr + 4 * i * columns, args.values_ptr + 4 * i * columns
             top, inverse = v.load_f32(stats), 1.0 / v.load_f32(stats + 8)
             limit = args.least + v.load_f32(stats + 4)
             limits, factor = v.splat_f(limit), v.splat_f(inverse)

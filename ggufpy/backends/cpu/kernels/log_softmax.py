@@ -1,7 +1,9 @@
 """What a softmax needs of each row of logits: its largest, the sum of e^(x - largest), and where the largest is.
 
-`out` gets 16 bytes a row: f32 largest, f32 sum, i32 column of the first largest, 0. A value that is not a number makes
-the sum one that is none. Work units are rows.
+    logits   [n_rows][n_columns] f32, rows logits_stride bytes apart
+    out      [n_rows] 16 bytes: f32 largest, f32 sum, i32 column of the first largest, 0
+
+A value that is not a number makes the sum one that is none. Work units are rows.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("count", "logits", "stride", "columns", "out")
+ARGS = struct("n_rows", "logits_ptr", "logits_stride", "n_columns", "out_ptr")
 
 TOGETHER = 32  # vectors whose sum is added to the total at once: pairwise sums lose less
 
@@ -40,11 +42,11 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 part = part + v.choose(v.eq(x, x), v.exp(x), x)
             total = total + part
             start += TOGETHER
-        found = v.sum(total)
+        row_sum = v.sum(total)
         for i in range(whole * v.L, columns):
             x = v.load_f32(row + 4 * i) - top
-            found += v.first(v.exp(v.splat_f(x))) if x == x else x
-        return found
+            row_sum += v.first(v.exp(v.splat_f(x))) if x == x else x
+        return row_sum
 
     @v.njit
     def place_of(row, top, whole, columns):
@@ -57,10 +59,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return 0
 
     def log_softmax(args, ith, nth):
-        columns, count = args.columns, args.count
+        columns, count = args.n_columns, args.n_rows
         whole = columns // v.L
         for i in range(count * ith // nth, count * (ith + 1) // nth):
-            row, out = args.logits + i * args.stride, args.out + 16 * i
+            row, out = args.logits_ptr + i * args.logits_stride, args.out_ptr + 16 * i
             top = largest_of(row, whole, columns)
             v.store_f32(out, top)
             v.store_f32(out + 4, sum_of(row, top, whole, columns))

@@ -1,7 +1,10 @@
 """y[t, r] (+)= Σ_k weight[r, k] · x[t, k] + bias[r] for weights in a float panel and float32 activations.
 
-Constants: dtype ("f16", "bf16", "f32"), tokens (activations that share one reading of the weights). A panel is, for
-each column, one weight of each of its rows. Columns are padded to blocks of 32.
+    weights   [n_panels][n_blocks][32 columns][lanes] f16, bf16 or f32: of each column one weight of each row
+    x         [token][n_blocks][32] f32, rows x_stride bytes apart
+
+The other arguments are those of `matrix`. Constants: dtype ("f16", "bf16", "f32"), tokens (activations that share one
+reading of the weights).
 """
 
 from __future__ import annotations

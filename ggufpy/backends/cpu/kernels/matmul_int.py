@@ -1,7 +1,10 @@
 """y[t, r] (+)= Σ_k weight[r, k] · x[t, k] + bias[r] for weights in an integer panel and 8-bit activations.
 
-Constants: bits, group, offset, has_min (the panel), tokens (activations that share one reading of the weights).
-For each 16 columns the products are summed exactly in i32, then scaled into f32.
+    weights   [n_panels][n_blocks] blocks of `layout`
+    x         [token] 8-bit rows (`common.quantiser`), x_stride bytes apart
+
+The other arguments are those of `matrix`. Constants: bits, group, offset, has_min (the panel), tokens (activations that
+share one reading of the weights). For each 16 columns the products are summed exactly in i32, then scaled into f32.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ PREFETCH = {1: 1024, 2: 1024, 4: 8192}  # bytes ahead in each stream, by tokens;
 
 
 def high_factor(v: Any, bits: int) -> int:
-    """What codes of a block's second half come multiplied by."""
+    """What `code` returns codes of a block's second half multiplied by."""
     if bits not in (4, 5, 6) or v.PAIRS:
         return 1
     return (1 << (8 - bits)) // (1 if v.WIDE_DOT else 2)
@@ -33,7 +36,7 @@ def _power(bias: int) -> int:
 
 
 def _unpacker(v: Any, bits: int) -> Any:
-    """code(block, g): the codes of column group g as bytes, those of groups 4 to 7 times `high_factor`."""
+    """code(block, g) returns the codes of column group g as bytes, those of groups 4 to 7 times `high_factor`."""
     vector = v.L * 4
     down = 8 - bits if v.PAIRS else 0 if v.WIDE_DOT else 1
     low_mask = 0x01010101 * ((1 << bits) - 1) if bits < 8 else 0
@@ -85,7 +88,7 @@ def accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool)
 
     @v.njit
     def begin(sums, h):
-        # What the codes' offset takes away, from the sum of x that the row brings with its sign turned.
+        # Sums begin with what the codes' offset takes away: the offset times -Σ x, which the 8-bit row has.
         return v.splat_i(v.load_i32(sums)) << shifts[h] if shifts[h] >= 0 else v.splat_i(0)
 
     @v.njit

@@ -1,15 +1,27 @@
 """y[t, r] (+)= Σ_k weight[r, k] · x[t, k] + bias[r] for many tokens at once: the products of prompts.
 
-Activations come as bf16 tiles (`to_tiles`), weights are those of any panel of 16 rows, rounded to bf16; sums are
-float32. Constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel), and chunk: the columns
-that are multiplied for all tokens before the next ones, so that their activations stay in the L2 cache.
+    tiles     A [token / 16][n_blocks] tiles of bf16, 16 tokens × 32 columns each, as `to_tiles` makes them
+    weights   [n_panels][n_blocks] blocks of any panel of 16 rows, rounded here to bf16
+    y         [row][n_panels × 16] f32, rows y_stride bytes apart
+    bias      [n_panels × 16] f32, or 0
+    span      i64, i64: the first row of y, and how many; the tiles hold just these
+    scratch   scratch_bytes a thread: B [PANELS][blocks of a chunk] tiles, then SUMS bytes for a copy of y
 
-Threads take groups of panels from `next`. Of a chunk, two panels at a time are made into tiles of pairs of columns:
-B[k / 2, r] = (weight[r, k], weight[r, k + 1]); they stay in the L1 cache while the activations of all tokens go by.
-Sums of a chunk are added to y in order, so that neither threads nor tokens beside it change a result.
+A tile of B has pairs of columns by rows of the panel: B[k / 2][r] = (weight[r, k], weight[r, k + 1]), 16 × 16 pairs, so
+that a product is y[t, r] += Σ A[t][k / 2] · B[k / 2][r] over both of a pair's columns. In a round of two panels and 32
+tokens the tile registers, where there are any, hold
 
-`span` points to the first row and the number of rows of y: x's tiles hold just these. `scratch` has `scratch_bytes`
-for each thread. What is past the last panel or the last row of the span is left alone.
+                    6: B of panel 0   7: B of panel 1
+    4: A, t 0-15    0: sums           1: sums
+    5: A, t 16-31   2: sums           3: sums
+
+A *chunk* (a constant) is the columns that are multiplied for all tokens before the next ones, so that their activations
+stay in the L2 cache: 2048 columns in chunks of 1024 are 2 × 32 blocks. Of a chunk, two panels at a time are made into
+tiles; these stay in the L1 cache while the activations of all tokens go by. Sums of a chunk are added to y in order, so
+that neither threads nor tokens beside it change a result.
+
+Threads take groups of panels by counting `next` up. What is past the last panel or the last row of the span is left
+alone. Further constants: bits, group, offset, has_min (an integer panel) or dtype (a float panel).
 """
 
 from __future__ import annotations
@@ -26,8 +38,8 @@ from .layout import BLOCK, GROUPS, Piece, block_bytes, pieces, scale_offset
 from .to_tiles import TILE, TILE_ROWS
 
 ARGS = struct(
-    "span", "weights", "tiles", "y", "bias", "panels", "blocks", "y_stride", "add", "multiplier:f4", "scratch",
-    "scratch_bytes", "next",
+    "span_ptr", "weights_ptr", "tiles_ptr", "y_ptr", "bias_ptr", "n_panels", "n_blocks", "y_stride", "adds",
+    "multiplier:f4", "scratch_ptr", "scratch_bytes", "next_ptr",
 )  # fmt: skip
 
 PANELS = 2  # that are multiplied side by side
@@ -92,15 +104,15 @@ def _int_decoder(v: Any, panel: IntPanel) -> tuple[Any, int]:
 
 
 def _half(v: Any, panel: IntPanel, half: int) -> Any:
-    """decode(block, out, factor): 16 of a block's columns.
+    """decode(block, out, factor) makes 16 of a block's columns half a tile of B.
 
     A code in bits 15 to 22 of a float that has the other bits of 256.0 makes it 256 + code: a multiply-add by the scale
     and minimum - scale · (256 + offset) makes it a weight.
     """
-    found = [[p for p in pieces(panel.bits) if p.group == GROUPS // 2 * half + i] for i in range(4)]
-    two = len(found[0]) == 2
-    at, shift, mask, low = _columns([parts[0] for parts in found])
-    at2, shift2, mask2, low2 = _columns([parts[-1] for parts in found])
+    of_group = [[p for p in pieces(panel.bits) if p.group == GROUPS // 2 * half + i] for i in range(4)]
+    two = len(of_group[0]) == 2
+    at, shift, mask, low = _columns([parts[0] for parts in of_group])
+    at2, shift2, mask2, low2 = _columns([parts[-1] for parts in of_group])
     parts = BLOCK // panel.group
     scales_at = scale_offset(panel.bits, v.L) + (half * 2 * v.L if parts == 2 else 0)
     base, has_min = -256.0 - panel.offset, panel.has_min
@@ -127,15 +139,15 @@ def _half(v: Any, panel: IntPanel, half: int) -> Any:
     return decode
 
 
-def _columns(found: list[Piece]) -> list[tuple[int, ...]]:
+def _columns(each: list[Piece]) -> list[tuple[int, ...]]:
     """Of each piece: its vector's offset, its shift there, its mask, and its lowest bit in the code."""
-    rows = [(p.vector * VECTOR, p.shift, 0x01010101 * ((1 << p.width) - 1), p.low) for p in found]
+    rows = [(p.vector * VECTOR, p.shift, 0x01010101 * ((1 << p.width) - 1), p.low) for p in each]
     return list(zip(*rows, strict=True))
 
 
 @functools.cache  # what all panel formats share is compiled once a process
 def _dots(v: Any, streams: int) -> Any:
-    """multiply(args, panel, start, stop, scratch) with dot products of bf16 pairs; see `_tiles`."""
+    """multiply(args, panel, start, stop, scratch) as that of `_tiles`, with dot products of bf16 pairs."""
     sums = streams * TOKENS
 
     @v.njit
@@ -153,14 +165,14 @@ def _dots(v: Any, streams: int) -> Any:
 
     @v.njit
     def multiply(args, panel, start, stop, scratch):
-        first, rows, y_stride = v.load_i64(args.span), v.load_i64(args.span + 8), args.y_stride
-        bias = args.bias + panel * VECTOR if args.bias != 0 and start == 0 else 0
-        add = args.add != 0 or start != 0
+        first, rows, y_stride = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8), args.y_stride
+        bias = args.bias_ptr + panel * VECTOR if args.bias_ptr != 0 and start == 0 else 0
+        add = args.adds != 0 or start != 0
         acc = v.floats(sums)
         for row in range(0, rows, TOKENS):
-            a = args.tiles + (row // TILE_ROWS * args.blocks + start) * TILE + row % TILE_ROWS * VECTOR
+            a = args.tiles_ptr + (row // TILE_ROWS * args.n_blocks + start) * TILE + row % TILE_ROWS * VECTOR
             products(a, scratch, (stop - start) * TILE, stop - start, acc)
-            y = args.y + (first + row) * y_stride + panel * VECTOR
+            y = args.y_ptr + (first + row) * y_stride + panel * VECTOR
             for t in range(TOKENS):
                 if row + t < rows:
                     for j in range(streams):
@@ -176,7 +188,7 @@ def _dots(v: Any, streams: int) -> Any:
 
 @functools.cache
 def _tiles(v: Any, streams: int) -> Any:
-    """multiply(args, panel, start, stop, scratch): adds columns of blocks start to stop to y for `streams` panels.
+    """multiply(args, panel, start, stop, scratch) adds columns of blocks start to stop to y for `streams` panels.
 
     Two groups of tokens at a time are in tiles 4 and 5, panels in 6 and 7, sums in 0 to 3. Whole groups are loaded
     from y and stored to it as tiles are; if the last rows are not of the span, a copy of y takes its place.
@@ -202,7 +214,7 @@ def _tiles(v: Any, streams: int) -> Any:
 
     @v.njit
     def begin(at, stride, bias, add):
-        # Sums of the first group of tokens, and of the second, which is `below`.
+        # Loads the sums of the first group of tokens, and of the second, which is `below`.
         below = at + TILE_ROWS * stride
         if not add:
             at, below, stride = bias, bias, 0
@@ -237,13 +249,13 @@ def _tiles(v: Any, streams: int) -> Any:
 
     @v.njit
     def multiply(args, panel, start, stop, scratch):
-        first, rows, y_stride = v.load_i64(args.span), v.load_i64(args.span + 8), args.y_stride
-        bias = args.bias + panel * VECTOR if args.bias != 0 and start == 0 else 0
-        add = args.add != 0 or start != 0
-        spare, stride = scratch + args.scratch_bytes - SUMS, args.blocks * TILE
+        first, rows, y_stride = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8), args.y_stride
+        bias = args.bias_ptr + panel * VECTOR if args.bias_ptr != 0 and start == 0 else 0
+        add = args.adds != 0 or start != 0
+        spare, stride = scratch + args.scratch_bytes - SUMS, args.n_blocks * TILE
         for row in range(0, rows, 2 * TILE_ROWS):
             here = min(rows - row, 2 * TILE_ROWS)
-            y = args.y + (first + row) * y_stride + panel * VECTOR
+            y = args.y_ptr + (first + row) * y_stride + panel * VECTOR
             direct = here == 2 * TILE_ROWS and not (add and bias != 0)
             at, at_stride = (y, y_stride) if direct else (spare, width)
             if not direct and add:
@@ -252,7 +264,7 @@ def _tiles(v: Any, streams: int) -> Any:
                 v.prefetch(y + (here + r) * y_stride)
                 v.prefetch(y + (here + r) * y_stride + width - VECTOR)
             begin(at, at_stride, bias, add)
-            a = args.tiles + (row // TILE_ROWS * args.blocks + start) * TILE
+            a = args.tiles_ptr + (row // TILE_ROWS * args.n_blocks + start) * TILE
             products(a, stride, scratch, (stop - start) * TILE, stop - start)
             store(at, at_stride)
             if not direct:
@@ -262,7 +274,7 @@ def _tiles(v: Any, streams: int) -> Any:
 
 
 def _panels(v: Any, decoder: tuple[Any, int]) -> Any:
-    """panels(args, first, last, start, stop, scratch): blocks start to stop of panels first to last."""
+    """panels(args, first, last, start, stop, scratch) multiplies by blocks start to stop of panels first to last."""
     decode, size = decoder
     make = _tiles if v.TILES else _dots
     wide, narrow = make(v, PANELS), make(v, 1)
@@ -270,12 +282,12 @@ def _panels(v: Any, decoder: tuple[Any, int]) -> Any:
 
     @v.njit
     def panels(args, first, last, start, stop, scratch):
-        stride, factor = args.blocks * size, args.multiplier
+        stride, factor = args.n_blocks * size, args.multiplier
         for panel in range(first, last, PANELS):
             streams = min(last - panel, PANELS)
             for j in range(streams):
                 for b in range(stop - start):
-                    block = args.weights + (panel + j) * stride + (start + b) * size
+                    block = args.weights_ptr + (panel + j) * stride + (start + b) * size
                     for line in range(lines):
                         v.prefetch(block + PANELS * stride + line * VECTOR)  # of the next round
                     decode(block, scratch + (j * (stop - start) + b) * TILE, factor)
@@ -304,18 +316,18 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     open_tiles, close_tiles = (v.tile_config, v.tile_release) if v.TILES else (nothing, nothing)
 
     def matmul(args, ith, nth):
-        if v.load_i64(args.span + 8) > 0:
-            blocks, scratch = args.blocks, args.scratch + ith * args.scratch_bytes
+        if v.load_i64(args.span_ptr + 8) > 0:
+            blocks, scratch = args.n_blocks, args.scratch_ptr + ith * args.scratch_bytes
             chunks = (blocks + most - 1) // most
-            pairs = (args.panels + PANELS * SHARES * nth - 1) // (PANELS * SHARES * nth)
-            group = pairs * PANELS if nth > 1 else args.panels
+            pairs = (args.n_panels + PANELS * SHARES * nth - 1) // (PANELS * SHARES * nth)
+            group = pairs * PANELS if nth > 1 else args.n_panels
             open_tiles()
-            first = v.atomic_add(args.next, group)
-            while first < args.panels:
+            first = v.atomic_add(args.next_ptr, group)
+            while first < args.n_panels:
                 for c in range(chunks):
                     start, stop = blocks * c // chunks, blocks * (c + 1) // chunks
-                    panels(args, first, min(first + group, args.panels), start, stop, scratch)
-                first = v.atomic_add(args.next, group)
+                    panels(args, first, min(first + group, args.n_panels), start, stop, scratch)
+                first = v.atomic_add(args.next_ptr, group)
             close_tiles()
 
     return matmul

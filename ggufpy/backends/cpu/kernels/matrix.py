@@ -1,8 +1,14 @@
 """What the matrix kernels share: arguments, sharing panels out to threads, and storing finished sums.
 
+    x         [token] rows of n_blocks × 32 columns, x_stride bytes apart
+    weights   [n_panels][n_blocks] blocks of a panel: n_panels × lanes rows, those of the matrix and what fills up
+    y         [token][n_panels × lanes] f32, rows y_stride bytes apart; `adds` is 1 where it is added to
+    bias      [n_panels × lanes] f32, or 0
+    step      i64: number of tokens
+
 Threads share panels out. Weights are read several panels at a time, each stream from its own part of the thread's
-share, so that memory serves several streams at once. `rows` is padded to whole panels, and so must y's rows and the
-bias be. `step` points to the number of tokens. The order over k is the same whatever the number of threads, streams or
+share, so that memory serves several streams at once: a thread of 10 panels and 4 streams makes 2 rounds, of panels
+0 2 4 6 and 1 3 5 7, and takes 8 and 9 alone. The order over k is the same whatever the number of threads, streams or
 tokens.
 """
 
@@ -13,7 +19,10 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "weights", "x", "y", "bias", "panels", "blocks", "x_stride", "y_stride", "add", "multiplier:f4")
+ARGS = struct(
+    "step_ptr", "weights_ptr", "x_ptr", "y_ptr", "bias_ptr", "n_panels", "n_blocks", "x_stride", "y_stride", "adds",
+    "multiplier:f4",
+)  # fmt: skip
 
 MANY = 4  # tokens of a group when there are more groups to come
 
@@ -24,7 +33,7 @@ MakeAccumulate = Callable[[int, bool], Any]
 
 
 def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
-    """tile(...): `streams` panels × `tokens` activations over the whole of k, stored to y."""
+    """tile(...) multiplies `streams` panels by `tokens` activations over the whole of k, and stores to y."""
     count = streams * tokens
 
     @v.njit
@@ -47,7 +56,7 @@ def _tile(v: Any, accumulate: Any, streams: int, tokens: int) -> Any:
 
 
 def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Any:
-    """panels(args, first, count, n_tokens): `count` rounds of `streams` panels from `first`."""
+    """panels(args, first, count, n_tokens) makes `count` rounds of `streams` panels, from panel `first` on."""
     row_bytes = v.L * 4
     # The first group of tokens reads weights from memory, the next ones from the caches.
     leading = _tile(v, make(streams, True), streams, tokens)
@@ -55,9 +64,9 @@ def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes
 
     @v.njit
     def panels(args, first, count, n_tokens):
-        weights, x, y, bias = args.weights, args.x, args.y, args.bias
-        blocks, x_stride, y_stride = args.blocks, args.x_stride, args.y_stride
-        multiplier, add = args.multiplier, args.add
+        weights, x, y, bias = args.weights_ptr, args.x_ptr, args.y_ptr, args.bias_ptr
+        blocks, x_stride, y_stride = args.n_blocks, args.x_stride, args.y_stride
+        multiplier, add = args.multiplier, args.adds
         stride = blocks * block_bytes
         for panel in range(first, first + count):
             w, out = weights + panel * stride, y + panel * row_bytes
@@ -72,7 +81,7 @@ def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes
 
 
 def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Callable[..., None]:
-    """The kernel: `streams` panels at a time, those left over one at a time.
+    """The kernel, which takes `streams` panels at a time, those left over one at a time.
 
     Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads.
     """
@@ -80,8 +89,8 @@ def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes:
     narrow = _panels(v, make, 1, tokens, block_bytes)
 
     def kernel(args, ith, nth):
-        n_tokens = v.load_i64(args.step)
-        first, last = args.panels * ith // nth, args.panels * (ith + 1) // nth
+        n_tokens = v.load_i64(args.step_ptr)
+        first, last = args.n_panels * ith // nth, args.n_panels * (ith + 1) // nth
         rounds = (last - first) // streams
         wide(args, first, rounds, n_tokens)
         narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)

@@ -1,8 +1,10 @@
 """What the machine can do, to hold kernels against: reading memory, byte products, fused multiply-adds, bf16 products.
 
-Constant: what ("read", "dot4", "fma", "bf16", "tiles"). "read": sums `size` bytes at `buffer`, each thread its share,
-walking four arrays at once. The others: `size` rounds of 12 operations on registers that do not wait for one another.
-`result` keeps it alive.
+    buffer   n_units bytes for "read", 4096 for the others
+    result   [thread] 64 bytes, which keep the work alive
+
+Constant: what ("read", "dot4", "fma", "bf16", "tiles"). "read" sums n_units bytes, each thread its share, walking four
+arrays at once. The others make n_units rounds of 12 operations on registers that do not wait for one another.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ from typing import Any
 from ggufpy.jit.spec import struct
 from ggufpy.simd.isa import Level, has_bf16_dot, has_tiles
 
-ARGS = struct("buffer", "size", "result")
+ARGS = struct("buffer_ptr", "n_units", "result_ptr")
 OPERATIONS = 12  # enough to cover latency, few enough for 16 registers
 
 
 def operations(level: Level) -> dict[str, int]:
     """What a level multiplies with, and how many operations (multiply and add are two) one instruction is."""
-    found = {"dot4": 8 * level.lanes, "fma": 2 * level.lanes}
+    counts = {"dot4": 8 * level.lanes, "fma": 2 * level.lanes}
     if has_bf16_dot(level):
-        found["bf16"] = 4 * level.lanes
+        counts["bf16"] = 4 * level.lanes
     if has_tiles(level):
-        found["tiles"] = 2 * 16 * 16 * 32
-    return found
+        counts["tiles"] = 2 * 16 * 16 * 32
+    return counts
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -36,8 +38,8 @@ def _read(v: Any) -> Callable[..., None]:
     lines = 256 // line
 
     def read(args, ith, nth):
-        quarter = args.size // nth // 4 // 256 * 256
-        start = args.buffer + ith * (args.size // nth // 64 * 64)
+        quarter = args.n_units // nth // 4 // 256 * 256
+        start = args.buffer_ptr + ith * (args.n_units // nth // 64 * 64)
         total = v.ints(4)
         for j in range(4):
             total[j] = v.splat_i(0)
@@ -48,7 +50,7 @@ def _read(v: Any) -> Callable[..., None]:
                     v.prefetch(here + 1024 + 64 * i)
                 for i in range(lines):
                     total[j] = total[j] + v.load_i(here + i * line)
-        v.store_i32(args.result + 64 * ith, v.sum_i(total[0] + total[1] + total[2] + total[3]))
+        v.store_i32(args.result_ptr + 64 * ith, v.sum_i(total[0] + total[1] + total[2] + total[3]))
 
     return read
 
@@ -56,17 +58,17 @@ def _read(v: Any) -> Callable[..., None]:
 def _dot4(v: Any) -> Callable[..., None]:
     def dot4(args, ith, nth):
         acc = v.ints(OPERATIONS)
-        x = v.load_i(args.buffer)
+        x = v.load_i(args.buffer_ptr)
         for n in range(OPERATIONS):
             acc[n] = v.splat_i(n)
-        for i in range(args.size):
-            here = args.buffer + 64 * (i & 15)
+        for i in range(args.n_units):
+            here = args.buffer_ptr + 64 * (i & 15)
             for n in range(OPERATIONS):
                 acc[n] = v.dot4(acc[n], x, v.load_i(here + 64 * n))  # loaded, so that no product is computed once
         total = acc[0]
         for n in range(1, OPERATIONS):
             total = total + acc[n]
-        v.store_i32(args.result + 64 * ith, v.sum_i(total))
+        v.store_i32(args.result_ptr + 64 * ith, v.sum_i(total))
 
     return dot4
 
@@ -74,16 +76,16 @@ def _dot4(v: Any) -> Callable[..., None]:
 def _fma(v: Any) -> Callable[..., None]:
     def fma(args, ith, nth):
         acc = v.floats(OPERATIONS)
-        x, y = v.load_f(args.buffer), v.load_f(args.buffer + 64)
+        x, y = v.load_f(args.buffer_ptr), v.load_f(args.buffer_ptr + 64)
         for n in range(OPERATIONS):
             acc[n] = v.splat_f(n)
-        for _ in range(args.size):
+        for _ in range(args.n_units):
             for n in range(OPERATIONS):
                 acc[n] = v.fma(acc[n], x, y)
         total = acc[0]
         for n in range(1, OPERATIONS):
             total = total + acc[n]
-        v.store_f32(args.result + 64 * ith, v.sum(total))
+        v.store_f32(args.result_ptr + 64 * ith, v.sum(total))
 
     return fma
 
@@ -91,16 +93,16 @@ def _fma(v: Any) -> Callable[..., None]:
 def _bf16(v: Any) -> Callable[..., None]:
     def bf16(args, ith, nth):
         acc = v.floats(OPERATIONS)
-        x, y = v.load_i(args.buffer), v.load_i(args.buffer + 64)
+        x, y = v.load_i(args.buffer_ptr), v.load_i(args.buffer_ptr + 64)
         for n in range(OPERATIONS):
             acc[n] = v.splat_f(n)
-        for _ in range(args.size):
+        for _ in range(args.n_units):
             for n in range(OPERATIONS):
                 acc[n] = v.dot_bf16(acc[n], x, y)
         total = acc[0]
         for n in range(1, OPERATIONS):
             total = total + acc[n]
-        v.store_f32(args.result + 64 * ith, v.sum(total))
+        v.store_f32(args.result_ptr + 64 * ith, v.sum(total))
 
     return bf16
 
@@ -117,9 +119,9 @@ def _tiles(v: Any) -> Callable[..., None]:
 
     def tiles(args, ith, nth):
         v.tile_config()
-        v.tile_load(6, args.buffer, 64)
-        v.tile_load(7, args.buffer + 1024, 64)
-        for _ in range(args.size):
+        v.tile_load(6, args.buffer_ptr, 64)
+        v.tile_load(7, args.buffer_ptr + 1024, 64)
+        for _ in range(args.n_units):
             six()
             six()
         v.tile_release()

@@ -1,7 +1,12 @@
-"""y = x / sqrt(mean(x²) + eps) · weight (RMS norm), and y quantised to 8 bits where `q` is given.
+"""y = x / sqrt(mean(x²) + eps) · weight (RMS norm), and y as 8-bit rows too where q is given.
 
-Rows are padded to whole blocks of 32 columns; padding of x and weight is zero. Work units are (token, block): a thread
-that holds part of a row sums the whole row itself, which is cheaper than waiting for another. x and y may be the same.
+    x, y     [n_rows][n_blocks][32] f32, rows x_stride and y_stride bytes apart; x and y may be the same
+    weight   [n_blocks][32] f32
+    q        [n_rows] 8-bit rows (`common.quantiser`), q_stride bytes apart, or 0
+    step     i64: n_rows
+
+The mean is that of n_columns; padding behind them is zero in x and weight. Work units are (row, block): a thread that
+holds part of a row sums the whole row itself, which is cheaper than waiting for another.
 """
 
 from __future__ import annotations
@@ -13,7 +18,10 @@ from ggufpy.jit.spec import struct
 
 from .common import quantiser
 
-ARGS = struct("step", "x", "weight", "y", "q", "blocks", "columns", "x_stride", "y_stride", "q_stride", "eps:f4")
+ARGS = struct(
+    "step_ptr", "x_ptr", "weight_ptr", "y_ptr", "q_ptr", "n_blocks", "n_columns", "x_stride", "y_stride", "q_stride",
+    "eps:f4",
+)  # fmt: skip
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -28,10 +36,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return 1.0 / v.sqrt(v.sum(total) / columns + eps)
 
     def norm(args, ith, nth):
-        blocks, columns, eps = args.blocks, args.columns, args.eps
-        x0, y0, q0, weight = args.x, args.y, args.q, args.weight
+        blocks, columns, eps = args.n_blocks, args.n_columns, args.eps
+        x0, y0, q0, weight = args.x_ptr, args.y_ptr, args.q_ptr, args.weight_ptr
         x_stride, y_stride, q_stride = args.x_stride, args.y_stride, args.q_stride
-        units = v.load_i64(args.step) * blocks
+        units = v.load_i64(args.step_ptr) * blocks
         vectors = 32 // v.L
         unit, last = units * ith // nth, units * (ith + 1) // nth
         if x0 == y0:  # a thread has whole rows, because another one would read what this one has written

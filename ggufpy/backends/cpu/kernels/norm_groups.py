@@ -1,10 +1,13 @@
-"""y = f(x) · weight + bias for each of `groups` parts of a row, `length` floats each, side by side.
+"""y = f(x) · weight + bias for each of the equal parts of a row, side by side.
 
-x and y may be the same rows. `weight` and `bias` have `length` floats. Work units are (token, part).
+    x, y           [n_rows][n_groups][n_columns] f32, rows x_stride and y_stride bytes apart; x and y may be the same
+    weight, bias   [n_columns] f32
+    step           i64: n_rows
 
-Constants, all of them left out for rms with a weight and no bias: kind, which is f: x / sqrt(mean(x²) + eps) ("rms"),
-(x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2"); weighted and biased, 0 or 1;
-own, 1 where each part has a row of weight and of bias for itself, padded to whole blocks of 32.
+Work units are (row, part). Constants, all of them left out for rms with a weight and no bias: kind, which is f:
+x / sqrt(mean(x²) + eps) ("rms"), (x - mean) / sqrt(variance + eps) ("layer") or x / max(sqrt(Σ x²), eps) ("l2");
+weighted and biased, 0 or 1; own, 1 where each part has a row of weight and of bias for itself, padded to whole blocks
+of 32: [n_groups][padded n_columns].
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("step", "x", "weight", "y", "groups", "length", "x_stride", "y_stride", "eps:f4", "bias")
+ARGS = struct(
+    "step_ptr", "x_ptr", "weight_ptr", "y_ptr", "n_groups", "n_columns", "x_stride", "y_stride", "eps:f4", "bias_ptr",
+)  # fmt: skip
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -65,16 +70,16 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return 1.0 / v.sqrt(total / length + eps)
 
     def norm_groups(args, ith, nth):
-        groups, length, weight, bias = args.groups, args.length, args.weight, args.bias
+        groups, length, weight, bias = args.n_groups, args.n_columns, args.weight_ptr, args.bias_ptr
         whole = length // v.L * v.L
-        units = v.load_i64(args.step) * groups
+        units = v.load_i64(args.step_ptr) * groups
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // groups
             at = 4 * length * (unit - token * groups)
             if own:
                 row = (length + 31) // 32 * 128 * (unit - token * groups)
-                weight, bias = args.weight + row, args.bias + row
-            x, y = args.x + token * args.x_stride + at, args.y + token * args.y_stride + at
+                weight, bias = args.weight_ptr + row, args.bias_ptr + row
+            x, y = args.x_ptr + token * args.x_stride + at, args.y_ptr + token * args.y_stride + at
             mean = sum_of(x, length) / length if centred else 0.0
             one = factor(squares(x, length, mean), length, args.eps)
             scale, middle = v.splat_f(one), v.splat_f(mean)

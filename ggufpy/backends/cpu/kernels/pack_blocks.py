@@ -1,9 +1,16 @@
-"""Rows of blocks, as a file has them, → integer panels (layout.py), a row in each lane. Work units are panels.
+"""Rows of blocks, as a file has them, → integer panels (`layout`), a row in each lane.
 
-Constant: type (a module of `ggufpy.quants` whose BLOCK has `lane_fields`). `source` is `rows` rows of `blocks` blocks,
-`stride` bytes apart; rows that fill the last panel up must be readable and count for nothing: there the panel is zero.
-Scales and minima are multiplied by `factor` and stored as f16. The largest magnitude of those before, lane by lane, is
-left at `top` as the bits of a float: those of what is not finite are larger than any others.
+    source   [n_rows][n_blocks] blocks of the type, rows source_stride bytes apart
+    out      [panel][n_blocks × weights / 32] blocks of a panel
+    top      [lanes] i32: the bits of a float, the largest magnitude of the scales and minima that the lane had
+
+A block of the file becomes weights / 32 of the panel. With 16 lanes, Q4_K (256 weights in 144 bytes) is loaded as nine
+times 16 bytes of each of 16 rows, transposed so that i32 word w of lane r is bytes 4 w to 4 w + 3 of row r's block;
+`lane_fields` takes these words apart in all lanes at once, and eight blocks of a panel come out.
+
+Rows that fill the last panel up must be readable and count for nothing: there the panel is zero. Scales and minima are
+multiplied by `factor` and stored as f16; `top` is of those before, and what is not finite is larger there than any
+others. Work units are panels. Constant: type (a module of `ggufpy.quants` whose BLOCK has `lane_fields`).
 """
 
 from __future__ import annotations
@@ -18,11 +25,11 @@ from ggufpy.quants.words import Words
 
 from .layout import BLOCK, block_bytes, pieces, scale_offset
 
-ARGS = struct("source", "stride", "rows", "blocks", "out", "top", "factor:f4")
+ARGS = struct("source_ptr", "source_stride", "n_rows", "n_blocks", "out_ptr", "top_ptr", "factor:f4")
 
 
 def _joiner(v: Any, bits: int) -> Any:
-    """put(codes, out, keep): eight vectors of codes → the vectors of a block, zero in lanes that are not kept."""
+    """put(codes, out, keep) makes eight vectors of codes the vectors of a block, zero in lanes that are not kept."""
     places = tuple((p.group, p.vector, p.shift, p.low, 0x01010101 * ((1 << p.width) - 1)) for p in pieces(bits))
     count, size = len(places), 4 * v.L
 
@@ -64,14 +71,14 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         return v.max_i(top, bits & v.splat_i(0x7FFFFFFF))
 
     def pack(args, ith, nth):
-        rows, blocks, stride, factor = args.rows, args.blocks, args.stride, v.splat_f(args.factor)
+        rows, blocks, stride, factor = args.n_rows, args.n_blocks, args.source_stride, v.splat_f(args.factor)
         work, codes = v.ints(count), v.ints(8)
         top = v.splat_i(0)
         panels = (rows + L - 1) // L
-        out = args.out + panels * ith // nth * blocks * parts * size
+        out = args.out_ptr + panels * ith // nth * blocks * parts * size
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
             keep = v.gt_i(v.splat_i(rows - panel * L), v.iota())
-            source = args.source + panel * L * stride
+            source = args.source_ptr + panel * L * stride
             for b in range(blocks):
                 load(source + b * nbytes, stride, work)
                 for i in range(lines):
@@ -85,6 +92,6 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                         if has_min:
                             top = number(minimum_of(work, s, h), factor, to + 2 * halves * L, keep, top)
                     out += size
-        v.store_i(args.top, top)
+        v.store_i(args.top_ptr, top)
 
     return pack

@@ -1,7 +1,10 @@
-"""Interleaves rows of 2- or 4-byte numbers into float panels: for each column one number of each row of the panel.
+"""Interleaves rows of 2- or 4-byte numbers into float panels.
 
-Constant: size (bytes a number). `rows` × `columns` numbers in, rows a multiple of a vector's lanes; columns are padded
-to whole blocks of 32 by the output, which must be zero. Work units are panels.
+    source   [n_rows][n_columns] numbers; n_rows is a multiple of a vector's lanes
+    out      [panel][n_blocks × 32 columns][lanes] numbers: for each column one number of each row of the panel
+
+Columns that fill the last block up are not written: `out` must be zero there. Work units are panels. Constant: size
+(bytes a number).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 
 from ggufpy.jit.spec import struct
 
-ARGS = struct("source", "rows", "columns", "blocks", "out")
+ARGS = struct("source_ptr", "n_rows", "n_columns", "n_blocks", "out_ptr")
 
 
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
@@ -26,12 +29,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             v.store_u16(to, v.load_u16(at))
 
     def pack(args, ith, nth):
-        source, columns, blocks = args.source, args.columns, args.blocks
+        source, columns, blocks = args.source_ptr, args.n_columns, args.n_blocks
         stride, whole = columns * size, columns // each * each
         words = v.ints(4)
-        panels = args.rows // L
+        panels = args.n_rows // L
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
-            first, out = source + panel * L * stride, args.out + panel * blocks * 32 * L * size
+            first, out = source + panel * L * stride, args.out_ptr + panel * blocks * 32 * L * size
             for k in range(0, whole, each):
                 v.rows(first + size * k, stride, words, 0)
                 for i in range(4):

@@ -1,7 +1,10 @@
-"""Interleaves codes, scales and minima of rows into integer panels (layout.py). Work units are panels.
+"""Interleaves codes, scales and minima of rows into integer panels (`layout`).
 
-Constants: bits, group, has_min. `codes` is (rows, 32 · blocks) bytes, `scale` and `minimum` (rows, 32 · blocks / group)
-float32, multiplied by `factor` and stored as f16; rows past the last one are zero.
+    codes            [n_rows][n_blocks][32] bytes
+    scale, minimum   [n_rows][n_blocks][32 / group] f32, multiplied by `factor` and stored as f16
+    out              [panel][n_blocks] blocks of a panel; zeros before, and left so where no row fills the last one
+
+Work units are panels. Constants: bits, group, has_min.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from ggufpy.quants.base import IntPanel
 
 from .layout import block_bytes, pieces, scale_offset
 
-ARGS = struct("codes", "scale", "minimum", "rows", "blocks", "out", "factor:f4")
+ARGS = struct("codes_ptr", "scale_ptr", "minimum_ptr", "n_rows", "n_blocks", "out_ptr", "factor:f4")
 
 
 def _coder(v: Any, bits: int) -> Any:
-    """codes(source, out): one row's 32 codes → its i32 lane in each of the block's vectors; `out` is in the first."""
+    """codes(source, out) puts a row's 32 codes into its i32 lane of each of a block's vectors; out is in the first."""
     places = tuple((p.group, p.vector, p.shift, p.low, 0x01010101 * ((1 << p.width) - 1)) for p in pieces(bits))
     count, vector = len(places), v.L * 4
 
@@ -45,8 +48,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     size = block_bytes(IntPanel(bits, group, 0, bool(has_min)), L)
 
     def pack(args, ith, nth):
-        rows, blocks, factor = args.rows, args.blocks, args.factor
-        codes, scale, minimum, out = args.codes, args.scale, args.minimum, args.out
+        rows, blocks, factor = args.n_rows, args.n_blocks, args.factor
+        codes, scale, minimum, out = args.codes_ptr, args.scale_ptr, args.minimum_ptr, args.out_ptr
         panels = (rows + L - 1) // L
         for panel in range(panels * ith // nth, panels * (ith + 1) // nth):
             for b in range(blocks):

@@ -1,11 +1,18 @@
 """Rotates queries and keys in place of position, and stores keys and values in the pages of one layer's cache.
 
-q rows are n_head × key_length floats, k and v rows n_kv × key_length and n_kv × value_length. Queries are multiplied by
-`scale` (1/sqrt(key_length)) once here instead of every score later. `table` holds (cos, sin) pairs for each row of
-the step, `rotated` / 2 of them; pair i is dimensions (2i, 2i+1), or (i, i + rotated/2) where `neox` is set.
+    q              [row][n_head][key_length] f32, rows q_stride bytes apart
+    k, v           [row][n_kv][key_length or value_length] f32, rows k_stride and v_stride bytes apart
+    table          [row][n_rotated / 2] (f32 cos, f32 sin)
+    places         [row] (i64 position, i64 page table): the position is -1 where a row goes nowhere
+    keys, values   [page][n_kv] pages of a head, key_head_bytes and value_head_bytes each, as `kv_types` draws them
+    step           i64: number of rows
 
-Constants: key_length, value_length, key_type, value_type. `places` says where rows go: for each its position (-1:
-nowhere) and the address of its sequence's page table. Pages are as `kv_types` says. Work units are (row, head).
+A row at position 300 is stored as position 44 of page table[2]. Pair i of a head is dimensions (2i, 2i + 1), or
+(i, i + n_rotated / 2) where it `is_neox`. Queries are multiplied by `scale` (1/sqrt(key_length)) once here instead of
+every score later.
+
+Work units are (row, head), heads being those of q, then of k, then of v. Constants: key_length, value_length, key_type,
+value_type.
 """
 
 from __future__ import annotations
@@ -18,8 +25,8 @@ from ggufpy.jit.spec import struct
 from .kv_types import PAGE, KvType, key_steps, value_steps, writer
 
 ARGS = struct(
-    "step", "places", "q", "k", "v", "q_stride", "k_stride", "v_stride", "table", "rotated", "neox", "n_head", "n_kv",
-    "keys", "values", "key_head_bytes", "value_head_bytes", "scale:f4",
+    "step_ptr", "places_ptr", "q_ptr", "k_ptr", "v_ptr", "q_stride", "k_stride", "v_stride", "table_ptr", "n_rotated",
+    "is_neox", "n_head", "n_kv", "keys_ptr", "values_ptr", "key_head_bytes", "value_head_bytes", "scale:f4",
 )  # fmt: skip
 
 
@@ -38,7 +45,7 @@ def key_place(v: Any, kind: KvType, length: int) -> Any:
 
 
 def value_place(v: Any, kind: KvType, length: int) -> Any:
-    """The same for values."""
+    """place(head, position): the same in a head's page of values."""
     row_bytes, codes = kind.row_bytes(length, v.L), length * kind.bits // 8
 
     @v.njit
@@ -76,10 +83,10 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     rotate = rotator(v)
 
     def rope_store(args, ith, nth):
-        n_head, n_kv, places = args.n_head, args.n_kv, args.places
-        table0, rotated, neox, scale = args.table, args.rotated, args.neox, args.scale
+        n_head, n_kv, places = args.n_head, args.n_kv, args.places_ptr
+        table0, rotated, neox, scale = args.table_ptr, args.n_rotated, args.is_neox, args.scale
         heads = n_head + 2 * n_kv
-        units = v.load_i64(args.step) * heads
+        units = v.load_i64(args.step_ptr) * heads
         for unit in range(units * ith // nth, units * (ith + 1) // nth):
             token = unit // heads
             head = unit - token * heads
@@ -89,19 +96,19 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             table = table0 + token * rotated * 4
             page = v.load_i64(pages + position // PAGE * 8) * n_kv
             if head < n_head:
-                row = args.q + token * args.q_stride + head * key_length * 4
+                row = args.q_ptr + token * args.q_stride + head * key_length * 4
                 rotate(row, table, rotated, neox)
                 for i in range(key_length):
                     v.store_f32(row + 4 * i, v.load_f32(row + 4 * i) * scale)
             elif head < n_head + n_kv:
                 head -= n_head
-                row = args.k + token * args.k_stride + head * key_length * 4
+                row = args.k_ptr + token * args.k_stride + head * key_length * 4
                 rotate(row, table, rotated, neox)
-                codes, scales = key_at(args.keys + (page + head) * args.key_head_bytes, position)
+                codes, scales = key_at(args.keys_ptr + (page + head) * args.key_head_bytes, position)
                 write_key(row, codes, scales)
             else:
                 head -= n_head + n_kv
-                codes, scales = value_at(args.values + (page + head) * args.value_head_bytes, position)
-                write_value(args.v + token * args.v_stride + head * value_length * 4, codes, scales)
+                codes, scales = value_at(args.values_ptr + (page + head) * args.value_head_bytes, position)
+                write_value(args.v_ptr + token * args.v_stride + head * value_length * 4, codes, scales)
 
     return rope_store

@@ -1,15 +1,25 @@
 """Chooses each row's experts by their logits, and lists by expert the rows that chose it.
 
-Constant: kind; `models/ops.py` (Route) has the formulas. x has `experts` floats a row; `chosen` and `shares` get
-`count` each: experts' numbers as floats, best first, and by what their outputs are multiplied. Numbers are always those
-of experts, whatever x is. `scores` is scratch: 4 bytes for each row and expert, these in whole blocks of 32.
+    x                [row][n_experts] f32, rows x_stride bytes apart
+    bias             [n_experts] f32, in whole blocks of 32, or 0
+    chosen, shares   [row][n_chosen] f32, rows y_stride bytes apart: experts' numbers, best first, and by what their
+                     outputs are multiplied
+    scores           [row][n_experts, in whole blocks of 32] f32, scratch, rows scores_stride bytes apart
+    step             i64: number of rows, also those that only fill up
+    exact            i64: real rows from 0
+    bulk             i64, i64: the first of the other real rows, and how many
+    pairs            (i32 row, i32 place among the row's chosen) …, by expert, then by row
+    starts           [n_experts + 2] i64: those of expert e are pairs starts[e] to starts[e + 1]; the last is spare
+    tally            i64 experts that had rows, added up call by call; i64 calls
+    next             i64: threads that are through with their rows
 
-Rows are shared out; the thread that is last through (`next` counts them) makes the lists of the step's real rows:
-`exact` points to the number of rows from 0, `bulk` to the first of the other rows and their number.
+With 4 experts, 2 chosen and real rows 0 and 1 that chose 2 0 and 2 3:
 
-    pairs   (i32 row, i32 place among the row's chosen) …   by expert, then by row
-    starts  i64 × (experts + 2): those of expert e are pairs starts[e] to starts[e + 1]
-    tally   i64 experts that had rows, added up call by call; i64 calls
+    pairs    (0, 1) (0, 0) (1, 0) (1, 1)
+    starts   0 1 1 3 4 4
+
+Numbers are always those of experts, whatever x is. Rows are shared out; the thread that is last through makes the
+lists. Constant: kind; `models/ops.py` (Route) has the formulas.
 """
 
 from __future__ import annotations
@@ -21,8 +31,9 @@ from typing import Any
 from ggufpy.jit.spec import struct
 
 ARGS = struct(
-    "step", "exact", "bulk", "x", "bias", "chosen", "shares", "x_stride", "y_stride", "experts", "count", "groups",
-    "groups_used", "renormalised", "scale:f4", "scores", "scores_stride", "starts", "pairs", "tally", "next",
+    "step_ptr", "exact_ptr", "bulk_ptr", "x_ptr", "bias_ptr", "chosen_ptr", "shares_ptr", "x_stride", "y_stride",
+    "n_experts", "n_chosen", "n_groups", "n_groups_used", "renormalises", "scale:f4", "scores_ptr", "scores_stride",
+    "starts_ptr", "pairs_ptr", "tally_ptr", "next_ptr",
 )  # fmt: skip
 
 PAIR = 8  # bytes
@@ -32,7 +43,7 @@ LEAST_SUM = 2.0**-14
 
 
 def _probability(v: Any, kind: str) -> Any:
-    """probability(x, top, inverse), lane by lane; `inverse` is one over the sum of e^(x - top)."""
+    """probability(x, top, inverse) makes logits probabilities, lane by lane; inverse is 1 / Σ e^(x - top)."""
 
     @v.njit
     def softmax(x, top, inverse):
@@ -50,8 +61,8 @@ def _probability(v: Any, kind: str) -> Any:
 
 
 def _chooser(v: Any) -> tuple[Any, Any]:
-    """best(scores, experts): the first expert of the largest score; leave(scores, size, groups, used): only the best
-    groups can be chosen."""
+    """best(scores, experts) finds the first expert of the largest score; leave(scores, size, groups, used) leaves only
+    experts of the best groups to be chosen."""
 
     @v.njit
     def best(scores, experts):
@@ -81,13 +92,13 @@ def _chooser(v: Any) -> tuple[Any, Any]:
     def leave(scores, size, groups, used):
         taken = 0
         for _ in range(used):
-            found, top = -1, 0.0
+            chosen, top = -1, 0.0
             for g in range(groups):
                 if (taken >> g) & 1 == 0:
                     value = two_best(scores + 4 * g * size, size)
-                    if found < 0 or value > top:
-                        found, top = g, value
-            taken = taken | (1 << found)
+                    if chosen < 0 or value > top:
+                        chosen, top = g, value
+            taken = taken | (1 << chosen)
         for g in range(groups):
             if (taken >> g) & 1 == 0:
                 for i in range(g * size, (g + 1) * size):
@@ -97,22 +108,22 @@ def _chooser(v: Any) -> tuple[Any, Any]:
 
 
 def _lister(v: Any) -> Any:
-    """make_lists(args): see above."""
+    """make_lists(args): fills in pairs, starts and tally from what real rows have chosen."""
 
     @v.njit
     def row_of(args, i):
-        exact = v.load_i64(args.exact)
-        return i if i < exact else v.load_i64(args.bulk) + i - exact
+        exact = v.load_i64(args.exact_ptr)
+        return i if i < exact else v.load_i64(args.bulk_ptr) + i - exact
 
     @v.njit
     def make_lists(args):
-        starts, pairs, experts, count = args.starts, args.pairs, args.experts, args.count
-        rows = v.load_i64(args.exact) + v.load_i64(args.bulk + 8)
+        starts, pairs, experts, count = args.starts_ptr, args.pairs_ptr, args.n_experts, args.n_chosen
+        rows = v.load_i64(args.exact_ptr) + v.load_i64(args.bulk_ptr + 8)
         for e in range(experts + 2):
             v.store_i64(starts + 8 * e, 0)
         for i in range(rows):  # how many chose expert e, two places behind it
             for k in range(count):
-                at = starts + 8 * (int(v.load_f32(args.chosen + row_of(args, i) * args.y_stride + 4 * k)) + 2)
+                at = starts + 8 * (int(v.load_f32(args.chosen_ptr + row_of(args, i) * args.y_stride + 4 * k)) + 2)
                 v.store_i64(at, v.load_i64(at) + 1)
         active = 0
         for e in range(experts):  # where expert e begins, one place behind it
@@ -122,13 +133,13 @@ def _lister(v: Any) -> Any:
         for i in range(rows):  # this moves on to where it ends, which is where the next begins
             row = row_of(args, i)
             for k in range(count):
-                at = starts + 8 * (int(v.load_f32(args.chosen + row * args.y_stride + 4 * k)) + 1)
+                at = starts + 8 * (int(v.load_f32(args.chosen_ptr + row * args.y_stride + 4 * k)) + 1)
                 pair = v.load_i64(at)
                 v.store_i64(at, pair + 1)
                 v.store_i32(pairs + PAIR * pair, row)
                 v.store_i32(pairs + PAIR * pair + 4, k)
-        v.store_i64(args.tally, v.load_i64(args.tally) + active)
-        v.store_i64(args.tally + 8, v.load_i64(args.tally + 8) + 1)
+        v.store_i64(args.tally_ptr, v.load_i64(args.tally_ptr) + active)
+        v.store_i64(args.tally_ptr + 8, v.load_i64(args.tally_ptr + 8) + 1)
 
     return make_lists
 
@@ -157,8 +168,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
 
     @v.njit
     def score(args, x, scores, top, inverse):
-        experts, bias = args.experts, args.bias
-        plain = bias == 0 and args.groups == 1  # the order is that of the logits, which are exact
+        experts, bias = args.n_experts, args.bias_ptr
+        plain = bias == 0 and args.n_groups == 1  # the order is that of the logits, which are exact
         for i in range(0, experts, v.L):
             value = v.load_f(x + 4 * i)
             if not plain:
@@ -167,12 +178,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
                 value = value + v.load_f(bias + 4 * i)
             value = v.max(value, v.splat_f(LOWEST))  # this too, where it is no number
             v.store_f(scores + 4 * i, v.choose(there(experts, i), value, v.splat_f(NOTHING)))
-        if args.groups > 1:
-            leave(scores, experts // args.groups, args.groups, args.groups_used)
+        if args.n_groups > 1:
+            leave(scores, experts // args.n_groups, args.n_groups, args.n_groups_used)
 
     @v.njit
     def finish(args, shares):
-        count = args.count
+        count = args.n_chosen
         if of_chosen:
             top = v.load_f32(shares)
             for k in range(1, count):
@@ -183,25 +194,25 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for k in range(count):
             total += v.load_f32(shares + 4 * k)
         divisor = total if of_chosen else 1.0
-        if args.renormalised != 0:
+        if args.renormalises != 0:
             divisor = divisor * max(total / divisor, LEAST_SUM)
         for k in range(count):
             v.store_f32(shares + 4 * k, v.load_f32(shares + 4 * k) / divisor * args.scale)
 
     def route(args, ith, nth):
-        rows = v.load_i64(args.step)
+        rows = v.load_i64(args.step_ptr)
         for row in range(rows * ith // nth, rows * (ith + 1) // nth):
-            x, scores = args.x + row * args.x_stride, args.scores + row * args.scores_stride
-            chosen, shares = args.chosen + row * args.y_stride, args.shares + row * args.y_stride
-            top, inverse = range_of(x, args.experts) if softmax else (0.0, 1.0)
+            x, scores = args.x_ptr + row * args.x_stride, args.scores_ptr + row * args.scores_stride
+            chosen, shares = args.chosen_ptr + row * args.y_stride, args.shares_ptr + row * args.y_stride
+            top, inverse = range_of(x, args.n_experts) if softmax else (0.0, 1.0)
             score(args, x, scores, top, inverse)
-            for k in range(args.count):
-                e = best(scores, args.experts)
+            for k in range(args.n_chosen):
+                e = best(scores, args.n_experts)
                 v.store_f32(scores + 4 * e, NOTHING)
                 v.store_f32(chosen + 4 * k, e)
                 v.store_f32(shares + 4 * k, v.first(probability(v.splat_f(v.load_f32(x + 4 * e)), top, inverse)))
             finish(args, shares)
-        if v.atomic_add(args.next, 1) == nth - 1:
+        if v.atomic_add(args.next_ptr, 1) == nth - 1:
             make_lists(args)
 
     return route

@@ -1,11 +1,12 @@
 """Runs a plan: calls kernel after kernel, every thread the same list, with a barrier where one needs another's result.
 
-An entry is three int64: kernel address, argument address, and whether to wait afterwards (`common.barrier`; `yield_` is
-the address of sched_yield). Kernels whose threads take turns count them in `counters` (`counted` of them, a cache line
-each), which are zeros again at the end.
+    entries    [n_entries] (i64 kernel, i64 its arguments, i64 whether to wait afterwards); the first two are addresses
+    barrier    as in `common.barrier`; `yield` is the address of sched_yield
+    counters   [n_counters] i64, a cache line each: those of kernels whose threads take turns; zeros again at the end
+    stamps     [1 + 2 · n_entries] (i64 seconds, i64 nanoseconds), or 0: at the start, then for every entry when its
+               kernel returns and when the wait behind it is over
 
-Where `stamps` is not 0, thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the time there: 16 bytes at
-the start, and for every entry when its kernel returns and when the wait behind it is over.
+Thread 0 has clock_gettime (`clock`, of the kind `clock_id`) write the stamps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from ggufpy.jit.spec import struct
 
 from .common import barrier as waiting
 
-ARGS = struct("entries", "count", "barrier", "yield_", "counters", "counted", "clock", "clock_id", "stamps")
+ARGS = struct(
+    "entries_ptr", "n_entries", "barrier_ptr", "yield_ptr", "counters_ptr", "n_counters", "clock_ptr", "clock_id",
+    "stamps_ptr",
+)  # fmt: skip
 COUNTER = 64  # bytes
 STAMP = 16  # bytes of a time: seconds and nanoseconds
 
@@ -26,8 +30,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     wait = waiting(v)
 
     def tape(args, ith, nth):
-        entries, count, barrier, give_way = args.entries, args.count, args.barrier, args.yield_
-        clock, clock_id, stamps = args.clock, args.clock_id, args.stamps if ith == 0 else 0
+        entries, count, barrier, give_way = args.entries_ptr, args.n_entries, args.barrier_ptr, args.yield_ptr
+        clock, clock_id, stamps = args.clock_ptr, args.clock_id, args.stamps_ptr if ith == 0 else 0
         if stamps != 0:
             v.invoke(clock, clock_id, stamps, 0)
         for i in range(count):
@@ -40,7 +44,7 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
             if stamps != 0:
                 v.invoke(clock, clock_id, stamps + (2 * i + 2) * STAMP, 0)
         if ith == 0:  # the last wait is over: all are through
-            for i in range(args.counted):
-                v.atomic_store(args.counters + COUNTER * i, 0)
+            for i in range(args.n_counters):
+                v.atomic_store(args.counters_ptr + COUNTER * i, 0)
 
     return tape

@@ -1,8 +1,12 @@
 """Rows of float32 activations → bf16 tiles, which `matmul_tiles` multiplies by.
 
-`span` points to the first row and the number of rows. The 1 KiB tile of the 16 rows of group g and of the 32 columns
-of block b is at tiles + (g · blocks + b) · 1024: 16 rows of 32 bf16 each, to nearest even. Rows of zeros make the
-groups up to an even number. Work units are tiles; the level must have 16 lanes.
+    x       [row][n_blocks][32] f32, rows x_stride bytes apart
+    span    i64, i64: the first row, and how many
+    tiles   [group of 16 rows][n_blocks] tiles of TILE bytes: [16 rows][32 columns] bf16, to nearest even
+
+Rows of zeros make the groups up to an even number: 33 rows of 96 columns are 4 × 3 tiles, and row 20 of the span,
+columns 32 to 63, is row 4 of tile 1 · 3 + 1, at byte 4 · 1024 + 4 · 64. Work units are tiles; the level must have 16
+lanes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from ggufpy.jit.spec import struct
 
 from .layout import BLOCK
 
-ARGS = struct("span", "x", "x_stride", "tiles", "blocks")
+ARGS = struct("span_ptr", "x_ptr", "x_stride", "tiles_ptr", "n_blocks")
 
 TILE_ROWS = 16
 TILE = TILE_ROWS * BLOCK * 2  # bytes
@@ -30,8 +34,8 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         raise ValueError(f"tiles take levels of {TILE_ROWS} lanes")
 
     def to_tiles(args, ith, nth):
-        first, count = v.load_i64(args.span), v.load_i64(args.span + 8)
-        x, x_stride, tiles, blocks = args.x, args.x_stride, args.tiles, args.blocks
+        first, count = v.load_i64(args.span_ptr), v.load_i64(args.span_ptr + 8)
+        x, x_stride, tiles, blocks = args.x_ptr, args.x_stride, args.tiles_ptr, args.n_blocks
         number = (count + 2 * TILE_ROWS - 1) // (2 * TILE_ROWS) * 2 * blocks
         for n in range(number * ith // nth, number * (ith + 1) // nth):
             row, column = n // blocks * TILE_ROWS, n % blocks * BLOCK

@@ -20,7 +20,7 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 def _calls(to: Lowering, op: Add) -> Iterator[Call]:
     values = {
-        "step": to.work.step.all_rows, "x": to.address(op.x), "y": to.address(op.y), "blocks": to.blocks(op.y),
-        "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x), "y_ptr": to.address(op.y),
+        "n_blocks": to.blocks(op.y), "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
     }  # fmt: skip
     yield to.call(op, kernel("add"), values, [op.x, op.y], [op.y])

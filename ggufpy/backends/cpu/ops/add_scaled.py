@@ -21,7 +21,8 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 def _calls(to: Lowering, op: AddScaled) -> Iterator[Call]:
     step = to.work.step
     values = {
-        "step": step.all_rows, "scales": step.scales_address(op.adapter), "x": to.address(op.x), "y": to.address(op.y),
-        "blocks": to.blocks(op.y), "x_stride": to.stride(op.x), "y_stride": to.stride(op.y), "factor": op.factor,
+        "step_ptr": step.all_rows, "scales_ptr": step.scales_address(op.adapter), "x_ptr": to.address(op.x),
+        "y_ptr": to.address(op.y), "n_blocks": to.blocks(op.y), "x_stride": to.stride(op.x),
+        "y_stride": to.stride(op.y), "factor": op.factor,
     }  # fmt: skip
     yield to.call(op, kernel("add_scaled"), values, [op.x, op.y], [op.y])

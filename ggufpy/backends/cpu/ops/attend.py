@@ -61,16 +61,17 @@ def ropes(ops: Sequence[Op]) -> list[Rope]:
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
     if isinstance(ops[0], Rotate) and not begins(ops):
         return 1, _rotation(to, ops[0])
-    count, found = block(ops)
-    stored = rope_store(to, found, found.attend.heads.queries)  # now: what attends may give a name that it reads anew
-    return count, _calls(to, found.attend, stored)
+    count, attention = block(ops)
+    # Now: what attends may give a name that it reads anew.
+    stored = rope_store(to, attention, attention.attend.heads.queries)
+    return count, _calls(to, attention.attend, stored)
 
 
 def _rotation(to: Lowering, op: Rotate) -> Iterator[Call]:
     values = {
-        "step": to.work.step.all_rows, "x": to.address(op.x), "x_stride": to.stride(op.x), "heads": op.heads,
-        "length": op.length, "table": to.parts.angles[op.rope].at(0, to.work.rows * op.rope.dimensions * 4),
-        "rotated": op.rope.dimensions, "neox": int(op.rope.neox),
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x), "x_stride": to.stride(op.x), "n_heads": op.heads,
+        "n_columns": op.length, "table_ptr": to.parts.angles[op.rope].at(0, to.work.rows * op.rope.dimensions * 4),
+        "n_rotated": op.rope.dimensions, "is_neox": int(op.rope.neox),
     }  # fmt: skip
     yield to.call(op, kernel("rotate"), values, [op.x], [op.x])
 
@@ -85,29 +86,29 @@ def _calls(to: Lowering, op: Attend, stored: Call) -> Iterator[Call]:
     if to.kind.group or not tiled:
         yield _attention(to, op, "attention")
         values = {
-            "spans": spans, "y": to.address(op.y), "y_stride": to.stride(op.y), "n_kv": heads.shared,
-            "window": op.window, "sinks": _sinks(to, op),
+            "spans_ptr": spans, "y_ptr": to.address(op.y), "y_stride": to.stride(op.y), "n_kv": heads.shared,
+            "window": op.window, "sinks_ptr": _sinks(to, op),
         }  # fmt: skip
         sinks = {} if op.sinks is None else {"sinks": 1}
         code = kernel("attention_join", value_length=heads.value_length, group=heads.group, **sinks)
         yield to.call(op, code, values, ["parts"], [op.y])
 
 
-def rope_store(to: Lowering, found: Block, queries: int) -> Call:
+def rope_store(to: Lowering, attention: Block, queries: int) -> Call:
     """Rotates `queries` heads of q (0: only keys) and k, and stores k and v, if there are any."""
-    w, store, attend = to.work, found.store, found.attend
+    w, store, attend = to.work, attention.store, attention.attend
     cache, group = to.parts.cache.of(attend.layer), to.parts.cache.group_of(attend.layer)
     angles, rotated, neox = 0, 0, 0
-    if found.rope is not None:
-        rotated, neox = found.rope.dimensions, int(found.rope.neox)
-        angles = to.parts.angles[found.rope].at(0, w.rows * rotated * 4)
+    if attention.rope is not None:
+        rotated, neox = attention.rope.dimensions, int(attention.rope.neox)
+        angles = to.parts.angles[attention.rope].at(0, w.rows * rotated * 4)
     k, v = (attend.q, attend.q) if store is None else (store.k, store.v)
     values = {
-        "step": w.step.all_rows, "places": w.step.places_address(group), "q": to.address(attend.q),
-        "k": to.address(k), "v": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k),
-        "v_stride": to.stride(v), "table": angles, "rotated": rotated, "neox": neox, "n_head": queries,
-        "n_kv": 0 if store is None else attend.heads.shared, "keys": cache.keys(attend.layer),
-        "values": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
+        "step_ptr": w.step.all_rows, "places_ptr": w.step.places_address(group), "q_ptr": to.address(attend.q),
+        "k_ptr": to.address(k), "v_ptr": to.address(v), "q_stride": to.stride(attend.q), "k_stride": to.stride(k),
+        "v_stride": to.stride(v), "table_ptr": angles, "n_rotated": rotated, "is_neox": neox, "n_head": queries,
+        "n_kv": 0 if store is None else attend.heads.shared, "keys_ptr": cache.keys(attend.layer),
+        "values_ptr": cache.values(attend.layer), "key_head_bytes": cache.key_head_bytes,
         "value_head_bytes": cache.value_head_bytes, "scale": attend.scale,
     }  # fmt: skip
     code = kernel("rope_store", **cache_constants(attend.heads, cache.shape))
@@ -119,9 +120,9 @@ def kv_read(to: Lowering, store: StoreKv, source: Step) -> Call:
     """Reads what `source` points to back into the rows of k and v."""
     w, cache, group = to.work, to.parts.cache.of(store.layer), to.parts.cache.group_of(store.layer)
     values = {
-        "step": w.step.all_rows, "places": source.places_address(group), "k": to.address(store.k),
-        "v": to.address(store.v), "k_stride": to.stride(store.k), "v_stride": to.stride(store.v),
-        "n_kv": store.heads.shared, "keys": cache.keys(store.layer), "values": cache.values(store.layer),
+        "step_ptr": w.step.all_rows, "places_ptr": source.places_address(group), "k_ptr": to.address(store.k),
+        "v_ptr": to.address(store.v), "k_stride": to.stride(store.k), "v_stride": to.stride(store.v),
+        "n_kv": store.heads.shared, "keys_ptr": cache.keys(store.layer), "values_ptr": cache.values(store.layer),
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
     }  # fmt: skip
     code = kernel("kv_read", **cache_constants(store.heads, cache.shape))
@@ -133,9 +134,11 @@ def shift_calls(to: Lowering, ops: Sequence[Op], source: Step, group: int) -> li
     calls: list[Call] = []
     at = 0
     while at < len(ops):
-        count, found = block(ops[at:]) if isinstance(ops[at], LOWERS) and begins(ops[at:]) else (1, None)
-        if found is not None and found.store is not None and to.parts.cache.group_of(found.store.layer) == group:
-            calls += [kv_read(to, found.store, source), rope_store(to, found, 0)]
+        is_block = isinstance(ops[at], LOWERS) and begins(ops[at:])
+        count, attention = block(ops[at:]) if is_block else (1, None)
+        store = None if attention is None else attention.store
+        if attention is not None and store is not None and to.parts.cache.group_of(store.layer) == group:
+            calls += [kv_read(to, store, source), rope_store(to, attention, 0)]
         for op in ops[at : at + count]:
             to.follow(op)
         at += count
@@ -150,12 +153,12 @@ def _attention(to: Lowering, op: Attend, source: str) -> Call:
     constants = {name: 1 for name, wanted in special.items() if wanted}
     code = kernel(source, group=heads.group, **cache_constants(heads, cache.shape), **constants)
     values = {
-        "spans": to.work.step.spans_address(room.group_of(op.layer)), "q": to.address(op.q),
-        "keys": cache.keys(op.layer), "values": cache.values(op.layer),
-        "scratch": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y": to.address(op.y),
+        "spans_ptr": to.work.step.spans_address(room.group_of(op.layer)), "q_ptr": to.address(op.q),
+        "keys_ptr": cache.keys(op.layer), "values_ptr": cache.values(op.layer),
+        "scratch_ptr": room.scratch.at(0, to.parts.threads * room.scratch_bytes), "y_ptr": to.address(op.y),
         "q_stride": to.stride(op.q), "y_stride": to.stride(op.y), "n_kv": heads.shared,
         "key_head_bytes": cache.key_head_bytes, "value_head_bytes": cache.value_head_bytes,
-        "window": op.window, "scratch_bytes": room.scratch_bytes, "sinks": _sinks(to, op), "cap": op.softcap,
+        "window": op.window, "scratch_bytes": room.scratch_bytes, "sinks_ptr": _sinks(to, op), "cap": op.softcap,
     }  # fmt: skip
     return to.call(op, code, values, [op.q, f"kv{op.layer}"], ["parts", op.y])
 

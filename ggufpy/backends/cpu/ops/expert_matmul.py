@@ -58,9 +58,9 @@ def _read_as(to: Lowering, op: ExpertMatMul, quantised: bool) -> dict[str, int]:
     """Where x is, from row to row and from part to part."""
     if quantised:
         x, stride = to.work.codes_address(op.x), to.work.codes_stride(op.x)
-        return {"x": x, "x_stride": stride, "x_part": stride // op.count if op.own else 0}
+        return {"x_ptr": x, "x_stride": stride, "x_part_stride": stride // op.count if op.own else 0}
     part = 4 * BLOCK * to.blocks(op.x) // op.count if op.own else 0
-    return {"x": to.address(op.x), "x_stride": to.stride(op.x), "x_part": part}
+    return {"x_ptr": to.address(op.x), "x_stride": to.stride(op.x), "x_part_stride": part}
 
 
 def _product(to: Lowering, op: ExpertMatMul, matrix: Matrix) -> Call:
@@ -71,12 +71,12 @@ def _product(to: Lowering, op: ExpertMatMul, matrix: Matrix) -> Call:
     if op.bias is not None:
         bias = to.parts.vectors[op.bias.name].at(0, matrix.experts * bias_stride)
     values = {
-        "step": w.step.all_rows, "experts": w.forms.chosen[op.chosen][0],
-        "weights": matrix.memory.at(0, matrix.experts * matrix.expert_bytes), "expert_bytes": matrix.expert_bytes,
-        **_read_as(to, op, quantised), "y": to.address(op.y), "y_stride": to.stride(op.y),
-        "y_part": 4 * BLOCK * to.blocks(op.y) // op.count if op.shares is None else 0, "shares": shares,
-        "shares_stride": to.stride(op.shares) if op.shares is not None else 0, "bias": bias,
-        "bias_stride": bias_stride, "panels": matrix.panels, "blocks": matrix.blocks, "add": int(op.add),
+        "step_ptr": w.step.all_rows, "n_experts": w.forms.chosen[op.chosen][0],
+        "weights_ptr": matrix.memory.at(0, matrix.experts * matrix.expert_bytes), "expert_bytes": matrix.expert_bytes,
+        **_read_as(to, op, quantised), "y_ptr": to.address(op.y), "y_stride": to.stride(op.y),
+        "y_part_stride": 4 * BLOCK * to.blocks(op.y) // op.count if op.shares is None else 0, "shares_ptr": shares,
+        "shares_stride": to.stride(op.shares) if op.shares is not None else 0, "bias_ptr": bias,
+        "bias_stride": bias_stride, "n_panels": matrix.panels, "n_blocks": matrix.blocks, "adds": int(op.add),
         "multiplier": matrix.multiplier, **w.lists[op.chosen].addresses(*w.forms.chosen[op.chosen], w.rows),
     }  # fmt: skip
     read = ["q:" + op.x if quantised else op.x, "e:" + op.chosen, *([op.shares] if op.shares is not None else [])]

@@ -29,8 +29,8 @@ def _calls(to: Lowering, op: Gate) -> Iterator[Call]:
     parts = 1 if apart else to.parts_of(op.y)
     code = kernel("gate", kind=op.kind) if op.up is not None else kernel("gate", kind=op.kind, gated=0)
     values = {
-        "step": to.work.step.rows_in_parts(parts), "gate": to.address(op.gate), "up": to.address(up),
-        "y": to.address(op.y), "q": 0 if apart else to.codes(op.y), "blocks": to.blocks(op.y) // parts,
+        "step_ptr": to.work.step.rows_in_parts(parts), "gate_ptr": to.address(op.gate), "up_ptr": to.address(up),
+        "y_ptr": to.address(op.y), "q_ptr": 0 if apart else to.codes(op.y), "n_blocks": to.blocks(op.y) // parts,
         "gate_stride": to.stride(op.gate) // parts, "up_stride": to.stride(up) // parts,
         "y_stride": to.stride(op.y) // parts, "q_stride": to.work.codes_stride(op.y) // parts,
     }  # fmt: skip

@@ -40,11 +40,11 @@ def _exact(to: Lowering, op: MatMul, matrix: Matrix, rows: int, group: int) -> I
     if quantised:
         yield from to.quantised(op.x)
     values = {
-        "step": rows, "weights": matrix.memory.at(0, matrix.memory.nbytes),
-        "x": to.work.codes_address(op.x) if quantised else to.address(op.x), "y": to.address(op.y),
-        "bias": _bias(to, op, matrix), "panels": matrix.panels, "blocks": matrix.blocks,
+        "step_ptr": rows, "weights_ptr": matrix.memory.at(0, matrix.memory.nbytes),
+        "x_ptr": to.work.codes_address(op.x) if quantised else to.address(op.x), "y_ptr": to.address(op.y),
+        "bias_ptr": _bias(to, op, matrix), "n_panels": matrix.panels, "n_blocks": matrix.blocks,
         "x_stride": to.work.codes_stride(op.x) if quantised else to.stride(op.x),
-        "y_stride": to.stride(op.y), "add": int(op.add), "multiplier": matrix.multiplier,
+        "y_stride": to.stride(op.y), "adds": int(op.add), "multiplier": matrix.multiplier,
     }  # fmt: skip
     yield to.call(op, code, values, ["q:" + op.x if quantised else op.x], [op.y])
 
@@ -54,15 +54,16 @@ def _bulk(to: Lowering, op: MatMul, matrix: Matrix, code: Kernel) -> Iterator[Ca
     span, tiles = to.work.step.bulk_rows, to.work.tiles_address(op.x)
     if not to.made("t:" + op.x):
         given = {
-            "span": span, "x": to.address(op.x), "x_stride": to.stride(op.x), "tiles": tiles, "blocks": matrix.blocks,
+            "span_ptr": span, "x_ptr": to.address(op.x), "x_stride": to.stride(op.x), "tiles_ptr": tiles,
+            "n_blocks": matrix.blocks,
         }  # fmt: skip
         yield to.call(op, kernel("to_tiles"), given, [op.x], ["t:" + op.x])
     scratch = to.parts.scratch
     values = {
-        "span": span, "weights": matrix.memory.at(0, matrix.memory.nbytes), "tiles": tiles, "y": to.address(op.y),
-        "bias": _bias(to, op, matrix), "panels": matrix.panels, "blocks": matrix.blocks,
-        "y_stride": to.stride(op.y), "add": int(op.add), "multiplier": matrix.multiplier,
-        "scratch": scratch.at(0, scratch.nbytes), "scratch_bytes": scratch.nbytes // to.parts.threads,
+        "span_ptr": span, "weights_ptr": matrix.memory.at(0, matrix.memory.nbytes), "tiles_ptr": tiles,
+        "y_ptr": to.address(op.y), "bias_ptr": _bias(to, op, matrix), "n_panels": matrix.panels,
+        "n_blocks": matrix.blocks, "y_stride": to.stride(op.y), "adds": int(op.add), "multiplier": matrix.multiplier,
+        "scratch_ptr": scratch.at(0, scratch.nbytes), "scratch_bytes": scratch.nbytes // to.parts.threads,
     }  # fmt: skip
     yield to.call(op, code, values, ["t:" + op.x], [op.y])
 

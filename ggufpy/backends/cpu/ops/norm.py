@@ -27,9 +27,9 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 def _row(to: Lowering, op: Norm, weight: Weight) -> Iterator[Call]:
     blocks, whole = to.blocks(op.y), to.work.parts(op.y) == 1
     values = {
-        "step": to.work.step.all_rows, "x": to.address(op.x),
-        "weight": to.parts.vectors[weight.name].at(0, 128 * blocks), "y": to.address(op.y),
-        "q": to.codes(op.y) if whole else 0, "blocks": blocks, "columns": op.part, "x_stride": to.stride(op.x),
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x),
+        "weight_ptr": to.parts.vectors[weight.name].at(0, 128 * blocks), "y_ptr": to.address(op.y),
+        "q_ptr": to.codes(op.y) if whole else 0, "n_blocks": blocks, "n_columns": op.part, "x_stride": to.stride(op.x),
         "y_stride": to.stride(op.y), "q_stride": to.work.codes_stride(op.y), "eps": op.eps,
     }  # fmt: skip
     yield to.call(op, kernel("norm"), values, [op.x], to.forms(op.y) if whole else [op.y])
@@ -41,9 +41,9 @@ def _groups(to: Lowering, op: Norm) -> Iterator[Call]:
         raise ValueError(f"{op}: weights of {[weight.shape for weight in given]}")
     vectors = [0 if w is None else to.parts.vectors[w.name].at(0, vector_bytes(w.shape)) for w in (op.weight, op.bias)]
     values = {
-        "step": to.work.step.all_rows, "x": to.address(op.x), "weight": vectors[0], "y": to.address(op.y),
-        "groups": op.groups, "length": op.part, "x_stride": to.stride(op.x), "y_stride": to.stride(op.y),
-        "eps": op.eps, "bias": vectors[1],
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x), "weight_ptr": vectors[0],
+        "y_ptr": to.address(op.y), "n_groups": op.groups, "n_columns": op.part, "x_stride": to.stride(op.x),
+        "y_stride": to.stride(op.y), "eps": op.eps, "bias_ptr": vectors[1],
     }  # fmt: skip
     yield to.call(op, _groups_kernel(op), values, [op.x], [op.y])
 

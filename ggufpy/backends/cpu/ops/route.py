@@ -29,11 +29,12 @@ def _calls(to: Lowering, op: Route) -> Iterator[Call]:
     if op.bias is not None:
         bias = to.parts.vectors[op.bias.name].at(0, -(-op.experts // BLOCK) * BLOCK * 4)
     values = {
-        "step": w.step.all_rows, "exact": w.step.exact_rows, "bulk": w.step.bulk_rows, "x": to.address(op.x),
-        "bias": bias, "chosen": to.address(op.chosen), "shares": to.address(op.shares), "x_stride": to.stride(op.x),
-        "y_stride": to.stride(op.chosen), "experts": op.experts, "count": op.count, "groups": op.groups,
-        "groups_used": op.groups_used, "renormalised": int(op.renormalised), "scale": op.scale,
-        **lists.addresses(op.experts, op.count, w.rows), **lists.made_at(w.rows),
+        "step_ptr": w.step.all_rows, "exact_ptr": w.step.exact_rows, "bulk_ptr": w.step.bulk_rows,
+        "x_ptr": to.address(op.x), "bias_ptr": bias, "chosen_ptr": to.address(op.chosen),
+        "shares_ptr": to.address(op.shares), "x_stride": to.stride(op.x), "y_stride": to.stride(op.chosen),
+        "n_experts": op.experts, "n_chosen": op.count, "n_groups": op.groups, "n_groups_used": op.groups_used,
+        "renormalises": int(op.renormalised), "scale": op.scale, **lists.addresses(op.experts, op.count, w.rows),
+        **lists.made_at(w.rows),
     }  # fmt: skip
     yield to.call(op, kernel("route", kind=op.kind), values, [op.x], [op.chosen, op.shares, "e:" + op.chosen])
 

@@ -20,7 +20,7 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
 
 def _calls(to: Lowering, op: Scale | SoftCap) -> Iterator[Call]:
     values = {
-        "step": to.work.step.all_rows, "x": to.address(op.x), "blocks": to.blocks(op.x), "stride": to.stride(op.x),
-        **({"factor": op.factor} if isinstance(op, Scale) else {"cap": op.cap}),
+        "step_ptr": to.work.step.all_rows, "x_ptr": to.address(op.x), "n_blocks": to.blocks(op.x),
+        "x_stride": to.stride(op.x), **({"factor": op.factor} if isinstance(op, Scale) else {"cap": op.cap}),
     }  # fmt: skip
     yield to.call(op, kernel("scale" if isinstance(op, Scale) else "soft_cap"), values, [op.x], [op.x])

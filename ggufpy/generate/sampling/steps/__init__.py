@@ -17,8 +17,8 @@ from ggufpy.support.options import Option
 @cache
 def chain() -> tuple[type[Step], ...]:
     """Every step, in the order in which they run."""
-    found = [import_module(f"{__name__}.{module.name}").STEP for module in pkgutil.iter_modules(__path__)]
-    return tuple(sorted(found, key=lambda step: step.PLACE))
+    steps = [import_module(f"{__name__}.{module.name}").STEP for module in pkgutil.iter_modules(__path__)]
+    return tuple(sorted(steps, key=lambda step: step.PLACE))
 
 
 @cache

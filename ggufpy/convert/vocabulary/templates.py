@@ -1,0 +1,83 @@
+"""Chat templates of a folder: chat_template.jinja, chat_template.json, or those in tokenizer_config.json.
+
+In: the folder's files. Out: keys of GGUF: `tokenizer.chat_template`, and `tokenizer.chat_template.<name>` for further
+ones. A file of its own comes before what tokenizer_config.json has, as in transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ggufpy.convert.vocabulary.files import Sources, read_json, read_text
+from ggufpy.errors import GGUFError
+from ggufpy.format.values import Typed
+
+KEY = "tokenizer.chat_template"
+NAMES = "tokenizer.chat_templates"
+_LIMIT = 1 << 20  # characters of a template
+_MOST = 64  # templates
+_ODD = re.compile(r"[^A-Za-z0-9]")
+
+
+def template_keys(sources: Sources) -> tuple[dict[str, Typed], list[str]]:
+    """Keys of the templates, and lines for the user. Raises GGUFError for a template that is too long."""
+    notes: list[str] = []
+    found = _own_files(sources.folder)
+    listed = _listed(sources.settings.get("chat_template"), notes)
+    if "default" in found and listed.get("default", found["default"]) != found["default"]:
+        notes.append("chat_template.jinja is taken; tokenizer_config.json has another template")
+    found = listed | found
+    if len(found) > _MOST:
+        raise GGUFError(f"{len(found)} chat templates are too many; {_MOST} are allowed")
+    for name, text in found.items():
+        if len(text) > _LIMIT:
+            raise GGUFError(f"the chat template {name[:40]!r} has {len(text):,} characters; {_LIMIT:,} are allowed")
+    further = {_ODD.sub("_", name): text for name, text in found.items() if name != "default"}
+    keys = {f"{KEY}.{name}": Typed("string", text) for name, text in further.items()}
+    if further:
+        keys[NAMES] = Typed("array[string]", list(further))
+    if "default" in found:
+        keys[KEY] = Typed("string", found["default"])
+    return keys, notes
+
+
+def _own_files(folder: Path) -> dict[str, str]:
+    """Templates that are files: the default one, and those in additional_chat_templates."""
+    found: dict[str, str] = {}
+    text = read_text(folder / "chat_template.jinja")
+    if text is None:
+        inner = (read_json(folder / "chat_template.json") or {}).get("chat_template")
+        text = inner if isinstance(inner, str) else None
+    if text is not None:
+        found["default"] = text
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))[: _MOST + 1]:
+        found[path.stem] = read_text(path) or ""
+    return found
+
+
+def _listed(value: Any, notes: list[str]) -> dict[str, str]:
+    """The templates of tokenizer_config.json: a text, or a list of named ones."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    entries = (
+        value
+        if isinstance(value, list)
+        else [{"name": k, "template": v} for k, v in value.items()]
+        if isinstance(value, dict)
+        else []
+    )
+    found: dict[str, str] = {}
+    for entry in entries:
+        pair = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
+        if isinstance(pair[0], str) and pair[0] and isinstance(pair[1], str):
+            found[pair[0]] = pair[1]
+    if not found:
+        notes.append(
+            "tokenizer_config.json: 'chat_template' is neither a text nor a list of named texts: it is left out"
+        )
+    return found
