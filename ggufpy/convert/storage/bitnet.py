@@ -121,7 +121,8 @@ class Online(Ternary):
             float(np.abs(self._floats.floats(first, min(first + step, rows))).sum(dtype=np.float64))
             for first in range(0, rows, step)
         )
-        return np.float32(max(total / max(rows * columns, 1), _LEAST))
+        found: np.float32 = np.float32(max(total / max(rows * columns, 1), _LEAST))
+        return found
 
     def unit(self) -> np.float32:
         return self._unit
@@ -167,4 +168,5 @@ def _unit(name: str, stored: Stored, tensors: Mapping[str, Stored], divides: boo
     value = scale.to_numpy().reshape(-1)[0]
     if not np.isfinite(value) or value == 0:
         raise GGUFError(f"tensor {shown(name + '_scale')} is {float(value)}")
-    return np.float32(1) / value if divides else np.float32(value)
+    unit: np.float32 = np.float32(1) / np.float32(value) if divides else np.float32(value)
+    return unit
