@@ -137,7 +137,8 @@ def kernels_of(
     """Every kernel that tapes of this plan call, whatever the kind of step."""
     bulk = bulk_kernels(plan, panels, level)
     parts = _small_parts(plan, panels, bulk, shape, level)
-    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters)
+    groups = len(parts.cache.groups)
+    body = Workspace("body", body_widths(plan), forms_of(plan.body, panels, bulk), MOST, plan.adapters, groups)
     head = Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), MOST, plan.adapters)
     layers = kinds_of_layers(plan.layers, lambda weight: (weight.shape, panels.get(weight.name)))
     kernels: dict[Kernel, None] = {}
@@ -146,7 +147,7 @@ def kernels_of(
             calls = Lowering(parts, work, kind, sinks).calls(ops)
             kernels.update((call.kernel, None) for call in calls if isinstance(call, Call))
     for ops in layers:
-        for group in range(len(parts.cache.groups)):
+        for group in range(groups):
             moves = shift_calls(Lowering(parts, body, StepKind(MOST, False)), ops, body.step, group)
             kernels.update((call.kernel, None) for call in moves)
     return list(kernels)
@@ -161,7 +162,7 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
         for *experts, rows, columns in [plan.weights[name].shape]
     }
     longest = Region(max((vector_bytes(w.shape) for w in vectors(plan)), default=0), "no vector", sparse=True)
-    cache = CacheMemory(plan, CacheShape(PAGE, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # one group
+    cache = CacheMemory(plan, CacheShape(PAGE, 1, shape.key_type, shape.value_type), 1, lanes, 1)  # no windows
     angles = {rope: Region(4 * MOST * rope.dimensions, "no angles") for rope in ropes(plan.body)}
     tiled = tiled_attention(bulk, level)
     factors = {by: Region(4 * MOST, "no factors") for by in position_scales(plan)}
