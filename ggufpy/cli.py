@@ -133,6 +133,12 @@ def convert_hf_to_gguf() -> NoReturn:
     program()
 
 
+def convert_lora_to_gguf() -> NoReturn:
+    """The entry of `convert-lora-to-gguf`."""
+    sys.argv[1:] = ["convert-lora-to-gguf", *sys.argv[1:]]
+    program()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with `argv` (default: the process's own arguments) and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)

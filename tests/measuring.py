@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,16 @@ TEXT = bytes(np.random.default_rng(5).integers(97, 123, 210).astype(np.uint8))
 
 
 def write_model(
-    path: Path, type_name: str = "F32", seed: int = 0, add_bos: bool = True, tensors: dict[str, Any] | None = None
+    path: Path,
+    type_name: str = "F32",
+    seed: int = 0,
+    add_bos: bool = True,
+    tensors: dict[str, Any] | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """A llama model of random weights, whose tokens are bytes: id 3 + byte, 1 to begin with."""
+    """A llama model of random weights, whose tokens are bytes: id 3 + byte, 1 to begin with. `changes` are to sizes."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    sizes = {**SIZES, "embedding_length": 64, "feed_forward_length": 96}
+    sizes = {**SIZES, "embedding_length": 64, "feed_forward_length": 96, **changes}
     keys = {
         **metadata(sizes),
         "tokenizer.ggml.model": "llama",

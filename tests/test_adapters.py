@@ -13,8 +13,9 @@ from stored import HEADS, SHAPES, WIDTH, WORDS, Bf16
 
 from ggufpy import format as gguf
 from ggufpy import runtime
-from ggufpy.convert.adapter import changed, convert_adapter, with_adapters
+from ggufpy.convert.adapter import changed, convert_adapter
 from ggufpy.convert.folder import open_folder
+from ggufpy.convert.merging import with_adapters
 from ggufpy.convert.peft import Pair, open_adapter
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Numbers

@@ -43,14 +43,14 @@ def test_minicpm(tmp_path: Path, tied: bool) -> None:
     tokens = np.random.default_rng(5).integers(0, VOCABULARY, 40).tolist()
     hf.config_json(tmp_path / "hf", architectures=["MiniCPMForCausalLM"], model_type="minicpm", **FACTORS)
     path = tmp_path / "model.gguf"
-    convert(tmp_path / "hf", path, ConvertOptions("F32"))
+    convert(tmp_path / "hf", path, ConvertOptions("F32", no_vocab=True))
     exact = hf.truth(scaled(model), tokens)
     for logits in hf.ours(path, tokens):
         assert hf.difference(exact, logits) <= hf.LIMIT
     with gguf.open(path) as file:
         export(file, tmp_path / "back")
     hf.same_tensors(tmp_path / "hf", tmp_path / "back")
-    convert(tmp_path / "back", tmp_path / "again.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "back", tmp_path / "again.gguf", ConvertOptions("F32", no_vocab=True))
     with gguf.open(path) as a, gguf.open(tmp_path / "again.gguf") as b:
         keys = [key for key in a.metadata if key.startswith("minicpm.")]
         assert {key: a.metadata[key] for key in keys} == pytest.approx({key: b.metadata[key] for key in keys})
@@ -64,11 +64,11 @@ def test_longrope(tmp_path: Path) -> None:
                "original_max_position_embeddings": 32}  # fmt: skip
     hf.config_json(tmp_path / "hf", architectures=["MiniCPMForCausalLM"], rope_parameters=None, rope_scaling=scaling,
                    **FACTORS)  # fmt: skip
-    convert(tmp_path / "hf", tmp_path / "model.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "hf", tmp_path / "model.gguf", ConvertOptions("F32", no_vocab=True))
     with gguf.open(tmp_path / "model.gguf") as file:
         np.testing.assert_array_equal(file.tensors["rope_factors_long.weight"].to_numpy(), np.float32(long))
         assert file.metadata["minicpm.rope.scaling.type"] == "longrope"
         export(file, tmp_path / "back")
-    convert(tmp_path / "back", tmp_path / "again.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "back", tmp_path / "again.gguf", ConvertOptions("F32", no_vocab=True))
     with gguf.open(tmp_path / "again.gguf") as file:
         np.testing.assert_array_equal(file.tensors["rope_factors_short.weight"].to_numpy(), np.float32(short))

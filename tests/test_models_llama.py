@@ -343,7 +343,8 @@ def test_a_tensor_that_is_missing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in weights(SIZES, 61, "F32") if "blk.1" not in n])
 def test_a_tensor_of_another_shape(name: str, tmp_path: Path) -> None:
     given = weights(SIZES, 61, "F32")[name]
-    for i, wrong in enumerate((given[:-1], given[..., :-1], given[..., None], given[:0], given.reshape(-1)[:1].reshape(()))):
+    one = given.reshape(-1)[:1].reshape(())
+    for i, wrong in enumerate((given[:-1], given[..., :-1], given[..., None], given[:0], one)):
         path = write_model(tmp_path / f"m{i}", {}, {name: np.ascontiguousarray(wrong)})
         refused(path, f"tensor {re.escape(name)} |tensor output.weight has shape")
 

@@ -11,8 +11,9 @@ import pytest
 from ggufpy import format as gguf
 from ggufpy import runtime
 from ggufpy.convert import ConvertOptions, convert
-from ggufpy.convert.adapter import convert_adapter, with_adapters
+from ggufpy.convert.adapter import convert_adapter
 from ggufpy.convert.folder import open_folder
+from ggufpy.convert.merging import with_adapters
 from ggufpy.convert.peft import open_adapter
 from ggufpy.models import lora
 from ggufpy.runtime import EngineOptions

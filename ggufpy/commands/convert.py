@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import add_threads_argument, real, whole
+from ggufpy.commands._options import add_threads_argument, argument_type, real, whole
 from ggufpy.commands.quantize import tensor_type
 from ggufpy.errors import GGUFError
 from ggufpy.support import console
+from ggufpy.support.options import ScaledPaths
 
 if TYPE_CHECKING:
     from ggufpy.convert import ConvertOptions
@@ -70,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--target-bpw", type=real, metavar="X", help="choose types by measured error, X bits a weight")
     parser.add_argument("--pure", action="store_true", help="one type for all matrices, no mix")
+    parser.add_argument(
+        "--lora", type=argument_type(ScaledPaths()), action="append", default=[], metavar="FOLDER[=SCALE]",
+        help="add an adapter that PEFT saved to the weights, SCALE times; again for more",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="refuse quantised weights that no blocks are the same as")
     parser.add_argument("--vocab-only", action="store_true", help="write the vocabulary and metadata, no weights")
     parser.add_argument("--no-vocab", action="store_true", help="write weights alone: the file takes tokens, no text")
@@ -166,4 +171,5 @@ def _options(args: argparse.Namespace, progress: Progress) -> ConvertOptions:
         allow_pickle=args.allow_pickle,
         name=args.model_name,
         metadata=args.metadata,
+        lora=tuple(args.lora),
     )

@@ -15,7 +15,9 @@ from pathlib import Path
 from ggufpy import models
 from ggufpy.convert import storage
 from ggufpy.convert.folder import Folder
+from ggufpy.convert.merging import with_adapters
 from ggufpy.convert.names import canonical, not_text
+from ggufpy.convert.peft import Peft
 from ggufpy.errors import GGUFError
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.reader import Shard
@@ -57,8 +59,8 @@ class Model:
     notes: Sequence[str]
 
 
-def understood(folder: Folder) -> Model:
-    """The architecture of a checkpoint and its tensors by the names of GGUF.
+def understood(folder: Folder, adapters: Sequence[tuple[Peft, float]] = ()) -> Model:
+    """The architecture of a checkpoint and its tensors by the names of GGUF, changed by `adapters` times their scales.
 
     Raises GGUFError for an architecture or a storage format that nothing here knows, and for tensors that are missing
     or that no rule takes.
@@ -67,7 +69,7 @@ def understood(folder: Folder) -> Model:
     architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
     config = HfConfig({**checkpoint.defaults, **config.values})
     stored_as, logical = storage.logical(folder.config, folder.tensors)
-    tensors = canonical(logical, checkpoint.anchor)
+    tensors = with_adapters(canonical(logical, checkpoint.anchor), adapters)
     config, notes = _with_experts(config, checkpoint, tensors)
     if stored_as:
         notes.append(f"the weights are stored as {stored_as}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,8 @@ class ConvertOptions:
     `outtype` is a file type that `quantize` takes, or "auto": every tensor as the checkpoint has it, quantised ones in
     the blocks that have the same numbers, or the nearest. `keep` refuses quantised tensors that no blocks are the same
     as. `no_vocab` writes weights alone, for those who give tokens. `name` is what the model is called, `metadata` a
-    file of JSON with keys that win over what is found. `quantize` has everything else that a quantisation takes.
+    file of JSON with keys that win over what is found. `lora` are folders of PEFT adapters that are added to the
+    weights, times a scale. `quantize` has everything else that a quantisation takes.
     """
 
     outtype: str = AUTO
@@ -30,6 +33,7 @@ class ConvertOptions:
     allow_pickle: bool = False
     name: str | None = None
     metadata: Path | None = None
+    lora: Sequence[tuple[str | os.PathLike[str], float]] = ()
 
     def __post_init__(self) -> None:
         if self.outtype != AUTO and self.file_type.name == COPY:

@@ -14,6 +14,7 @@ from ggufpy.convert.general import general, overriding
 from ggufpy.convert.keep import Keeper
 from ggufpy.convert.model import Converted, architectures, converted, of_path, text_config, understood
 from ggufpy.convert.options import ConvertOptions
+from ggufpy.convert.peft import open_adapter
 from ggufpy.convert.vocabulary import Vocabulary, vocabulary
 from ggufpy.errors import GGUFError
 from ggufpy.format import Typed
@@ -50,7 +51,7 @@ def convert(
 def read(path: Path, options: ConvertOptions) -> Converted:
     """The checkpoint as what will be written."""
     folder = open_folder(path, options.allow_pickle)
-    model = understood(folder)
+    model = understood(folder, [(open_adapter(Path(path)), scale) for path, scale in options.lora])
     size = model.tensors[EMBEDDING].shape[0] if EMBEDDING in model.tensors else None
     words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
     about, notes = general(path, folder.config, options.name, model.tensors.values())

@@ -90,7 +90,9 @@ def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
         return Converted(raw, _count_plain(piece, raw, job.target, allow_nonfinite))
     x = numbers(raw, job.tensor.type)
     block = quants.get(job.target)
-    if isinstance(block, PlainType):
+    if job.ready is not None:
+        data, bad = np.asarray(job.ready[piece.start : piece.stop]), int((_bits(x) >= _infinite(x)).sum())
+    elif isinstance(block, PlainType):
         data = _plain(x, block)
         bad = _count_plain(piece, data, job.target, allow_nonfinite)
     else:
@@ -98,6 +100,18 @@ def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
     picked = np.linspace(0, len(x) - 1, min(piece.samples, len(x))).astype(np.int64)
     wrong, whole = squares(floats(x[picked]), quants.dequantize(data[picked], job.target))
     return Converted(data, bad, wrong, whole)
+
+
+def finite_rows(job: Job, allow_nonfinite: bool) -> NDArray[np.float32]:
+    """All rows of a tensor. GGUFError for weights that are not finite; where they are allowed, they are zeros."""
+    rows = rows_of(job.tensor.shape)
+    x = np.array(floats(numbers(job.tensor.rows(0, rows), job.tensor.type)))
+    bad = ~np.isfinite(x)
+    if bad.any():
+        if not allow_nonfinite:
+            raise _refused(Rows(job, 0, rows), bad)
+        x[bad] = 0
+    return x
 
 
 def numbers(raw: NDArray[np.uint8], type_name: str) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.errors import GGUFError
+from ggufpy.format import Blocks, GGUFFile
 from ggufpy.format.split import Limits
 from ggufpy.support import checks
 from ggufpy.support.cores import default_threads
 
 Advance = Callable[[str, int, int], None]
+DAMPING, MOST_DAMPING = 0.01, 10.0  # of GPTQ, over the mean of a Hessian's diagonal
 FAR = 32.0  # bits per weight: nothing is larger
 
 
@@ -40,6 +42,37 @@ class Importance(Protocol):
         """float32 (matrices, columns), or None where there are none."""
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Of one input of matrices: the weights that are multiplied by it, and its second moments, as means over rows.
+
+    `hessian` is the mean of x xᵀ, float32 (columns, columns), None for experts; `squares` its diagonal, float32
+    (matrices, columns), a row for each expert.
+    """
+
+    names: tuple[str, ...]
+    hessian: NDArray[Any] | None
+    squares: NDArray[Any]
+
+
+Solve = Callable[[Moments], Mapping[str, Blocks]]
+
+
+@runtime_checkable
+class Hessians(Protocol):
+    """What GPTQ needs of a measurement; `ggufpy.measure.hessians.TextHessians` is one."""
+
+    @property
+    def dataset(self) -> str:
+        """The name of the text."""
+
+    def visit(self, file: GGUFFile, solve: Solve, progress: Advance) -> int:
+        """Calls solve(moments) for every input of a layer's matrices, layer by layer; how many chunks were read.
+
+        Later layers are measured behind the blocks that it returns, by the names of their weights.
+        """
+
+
 def _nothing(stage: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
@@ -50,8 +83,10 @@ class QuantizeOptions:
 
     `imatrix` is a path or an `Importance`. `tensor_types` are (pattern, type) pairs: the first pattern that is found in
     a tensor's name decides. `target_bpw` chooses types by their measured errors so that the weights take that many
-    bits at most. `limits` cuts what is written into files, `byteorder` is theirs. `threads` None: one a core.
-    `progress` is called with ("quantize", bytes read, all bytes).
+    bits at most. `limits` cuts what is written into files, `byteorder` is theirs. `gptq` measures Hessians: the
+    matrices of layers are made by GPTQ then (`gptq.py`), with `gptq_damping` of the mean of a Hessian's diagonal added
+    to it. `threads` None: one a core. `progress` is called with ("quantize", bytes read, all bytes), and before that
+    ("calibrate", layers, all layers) where there is `gptq`.
     """
 
     imatrix: str | os.PathLike[str] | Importance | None = None
@@ -69,6 +104,8 @@ class QuantizeOptions:
     limits: Limits | None = None
     byteorder: str = "little"
     progress: Advance = _nothing
+    gptq: Hessians | None = None
+    gptq_damping: float = DAMPING
 
     def __post_init__(self) -> None:
         if self.imatrix is not None and not isinstance(self.imatrix, Importance):
@@ -83,6 +120,10 @@ class QuantizeOptions:
             raise GGUFError(f"a target of {self.target_bpw:g} bits per weight cannot be: from 0 to {FAR:g} can")
         if self.keep_split and self.limits is not None:
             raise GGUFError("files are cut as the source is, or at limits: leave out keep_split or the limits")
+        if self.gptq is not None and not isinstance(self.gptq, Hessians):
+            raise GGUFError(f"gptq is {checks.shown(self.gptq)}; what measures Hessians is wanted (TextHessians)")
+        if not 0 < checks.number("gptq_damping", self.gptq_damping) <= MOST_DAMPING:
+            raise GGUFError(f"a damping of {self.gptq_damping:g} cannot be: above 0 and up to {MOST_DAMPING:g} can")
         if self.threads is not None and checks.whole("threads", self.threads) < 1:
             raise GGUFError(f"{self.threads} threads cannot work: ask for 1 or more, or leave it out for one a core")
 

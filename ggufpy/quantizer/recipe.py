@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +19,17 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import TensorInfo, Typed, blocktypes
 from ggufpy.format.values import shown
 from ggufpy.quantizer.options import Importance, QuantizeOptions, writable
-from ggufpy.quantizer.rules import Kind, Mix, fitting, kind_of, may_change, model_of, needs_importance, order_of
+from ggufpy.quantizer.rules import (
+    Kind,
+    Mix,
+    fitting,
+    in_layer,
+    kind_of,
+    may_change,
+    model_of,
+    needs_importance,
+    order_of,
+)
 from ggufpy.quantizer.source import QuantizeSource, RowTensor
 from ggufpy.quantizer.types import COPY, FLOATS, WHOLE, FileType
 
@@ -32,13 +42,16 @@ LIMIT = 1e20  # of an importance: larger ones could overflow the search for scal
 class Job:
     """A tensor of the source, the type that it will have, and its importance: float32 (matrices, columns) or None.
 
-    `free` says that its type came from the rules and not from the user.
+    `free` says that its type came from the rules and not from the user. `ready` are its rows (rows, bytes a row) where
+    they have been made already, `gptq` says that they were by GPTQ.
     """
 
     tensor: RowTensor
     target: str
     importance: NDArray[np.float32] | None = None
     free: bool = False
+    ready: NDArray[np.uint8] | None = field(default=None, compare=False)
+    gptq: bool = False
 
     @property
     def copied(self) -> bool:
@@ -76,7 +89,7 @@ def choose_types(
         target,
         model_of(source.metadata),
         [tensor.name for tensor in tensors],
-        importance is not None,
+        importance is not None or options.gptq is not None,
         writable(options.output_tensor_type) if options.output_tensor_type else None,
     )
     chooser = _Chooser(mix, options)
@@ -92,7 +105,9 @@ def checked(recipe: Recipe, target: FileType, options: QuantizeOptions, importan
         more = [f"{wanting} tensors need an importance matrix to be written (--imatrix)"] if wanting else []
         return replace(recipe, jobs=jobs, notes=[*recipe.notes, *more])
     for job in jobs:
-        _check(job, target, options, importance is not None)
+        _check(job, options)
+        if options.gptq is None or not in_layer(job.tensor.name):  # measuring gives a layer's an importance
+            check_importance(job, target, importance is not None)
     return replace(recipe, jobs=jobs)
 
 
@@ -166,10 +181,13 @@ def weighed(job: Job, importance: Importance | None) -> Job:
     """The job with the importance of its tensor. GGUFError where that has another shape."""
     if importance is None or job.copied or job.target in FLOATS:
         return job
+    weights = importance.weights(job.tensor.name)
+    return job if weights is None else as_importance(job, weights)
+
+
+def as_importance(job: Job, weights: NDArray[Any]) -> Job:
+    """The job with these weights (matrices, columns). GGUFError where they are for another shape."""
     name, shape = job.tensor.name, job.tensor.shape
-    weights = importance.weights(name)
-    if weights is None:
-        return job
     matrices = shape[-3] if len(shape) > 2 else 1
     if weights.shape != (matrices, shape[-1]):
         if kind_of(name) is Kind.EMBEDDING:  # what looks rows up has no activations to be weighed by
@@ -191,7 +209,15 @@ def _lacks_importance(job: Job, target: FileType) -> bool:
     return quants.get(job.target).needs_importance or needs_importance(job.tensor.name, job.target, target)
 
 
-def _check(job: Job, target: FileType, options: QuantizeOptions, have_matrix: bool) -> None:
+def check_importance(job: Job, target: FileType, have_matrix: bool) -> None:
+    """GGUFError for a tensor that cannot be written without an importance, and has none."""
+    if job.ready is None and _lacks_importance(job, target):
+        how = "'ggufpy imatrix' measures one"
+        what = f"has no entry for it: {how} on this model" if have_matrix else f"is not given (--imatrix FILE; {how})"
+        raise GGUFError(f"tensor {shown(job.tensor.name)} as {job.target} needs an importance matrix, which {what}")
+
+
+def _check(job: Job, options: QuantizeOptions) -> None:
     """GGUFError for a tensor that cannot be written as planned."""
     if job.copied:
         return
@@ -203,10 +229,6 @@ def _check(job: Job, target: FileType, options: QuantizeOptions, have_matrix: bo
         )
     if not quants.get(job.target).encodes:
         raise GGUFError(f"tensor {name} would be {job.target}, which cannot be written yet: choose another type")
-    if _lacks_importance(job, target):
-        how = "'ggufpy imatrix' measures one"
-        what = f"has no entry for it: {how} on this model" if have_matrix else f"is not given (--imatrix FILE; {how})"
-        raise GGUFError(f"tensor {name} as {job.target} needs an importance matrix, which {what}")
 
 
 def new_metadata(
@@ -220,6 +242,8 @@ def new_metadata(
         changed["general.file_type"] = old["general.file_type"]
     if importance is not None:
         changed |= _importance_keys(options, importance)
+    if options.gptq is not None:
+        changed["quantize.gptq.dataset"] = Typed("string", options.gptq.dataset)
     kept = {key: value for key, value in old.items() if key not in changed and key not in SPLIT_KEYS}
     return {**kept, **changed}
 

@@ -15,7 +15,8 @@ class TensorReport:
     """One tensor: its shape in NumPy order, the types it had and has, its bytes now.
 
     `error` is the root mean square of the differences over that of the weights, on a sample of the tensor's rows; 0
-    for one that was copied, None in a dry run. `nonfinite` weights were infinite or NaN.
+    for one that was copied, None in a dry run. `nonfinite` weights were infinite or NaN. `gptq`: made by GPTQ, which
+    trades this error for that of what the matrix gives.
     """
 
     name: str
@@ -25,6 +26,7 @@ class TensorReport:
     bytes: int
     error: float | None = None
     nonfinite: int = 0
+    gptq: bool = False
 
     @property
     def weights(self) -> int:
@@ -32,8 +34,8 @@ class TensorReport:
         return math.prod(self.shape)
 
     def as_json(self) -> dict[str, Any]:
-        """name, shape, from, to, bytes, error; and nonfinite where there were any."""
-        values = {
+        """name, shape, from, to, bytes, error; nonfinite where there were any, gptq (true) where it was by GPTQ."""
+        values: dict[str, Any] = {
             "name": self.name,
             "shape": list(self.shape),
             "from": self.source,
@@ -41,7 +43,8 @@ class TensorReport:
             "bytes": self.bytes,
             "error": self.error,
         }
-        return {**values, "nonfinite": self.nonfinite} if self.nonfinite else values
+        more = {"nonfinite": self.nonfinite, "gptq": self.gptq}
+        return values | {name: value for name, value in more.items() if value}
 
 
 @dataclass(frozen=True)

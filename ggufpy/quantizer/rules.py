@@ -132,6 +132,11 @@ def model_of(metadata: Mapping[str, Any]) -> Model:
     )
 
 
+def in_layer(name: str) -> bool:
+    """Whether a tensor is a layer's."""
+    return _LAYER.match(name) is not None
+
+
 def order_of(name: str) -> tuple[int, bytes]:
     """The sort key of llama-quantize's order: what belongs to no layer, then layer by layer, each by name."""
     match = _LAYER.match(name)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ggufpy.errors import GGUFError
-from ggufpy.format import Writer, blocktypes
+from ggufpy.format import GGUFFile, Writer, blocktypes
 from ggufpy.format import open as open_gguf
 from ggufpy.format.atomic import check_space, check_target
 from ggufpy.quantizer.convert import Converted, Rows, convert, pieces
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import QuantizeOptions
-from ggufpy.quantizer.recipe import Job, Recipe, checked, choose_types, new_metadata, read_importance
+from ggufpy.quantizer.recipe import Job, Recipe, check_importance, checked, choose_types, new_metadata, read_importance
 from ggufpy.quantizer.report import Report, TensorReport
 from ggufpy.quantizer.shards import Shard, shards_of
 from ggufpy.quantizer.source import QuantizeSource
@@ -76,7 +77,7 @@ def quantize_source(
     recipe = checked(adjust(recipe), wanted, options, importance)
     metadata = new_metadata(source.metadata.typed_items(), wanted, options, importance)
     shards = shards_of(source, Path(target), recipe.jobs, metadata, options)
-    report = _dry(shards, recipe) if options.dry_run else _write(source, shards, recipe, options)
+    report = _dry(shards, recipe) if options.dry_run else _write(source, shards, recipe, options, wanted)
     bytes_in = sum(os.path.getsize(name) for name in source.files)
     return replace(report, bytes_in=bytes_in, seconds=time.perf_counter() - started)
 
@@ -95,14 +96,19 @@ def _report(tensors: Sequence[TensorReport], bytes_out: int, recipe: Recipe, fil
     return Report(0, bytes_out, bits, 0.0, tensors, files, [*recipe.notes, *recipe.replaced])
 
 
-def _write(source: QuantizeSource, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions) -> Report:
+def _write(
+    source: QuantizeSource, shards: Sequence[Shard], recipe: Recipe, options: QuantizeOptions, wanted: FileType
+) -> Report:
     """Convert and write every tensor; all files get their names at the end, one right after the other."""
     read = [*source.files, *([options.imatrix] if isinstance(options.imatrix, (str, os.PathLike)) else [])]
+    read += [options.gptq.dataset] if options.gptq is not None else []
     for shard in shards:
         check_target(shard.path, read)
     check_space(shards[0].path, sum(shard.size for shard in shards))
     tensors: list[TensorReport] = []
-    with ExitStack() as undo, Converter(recipe.jobs, options) as converter:
+    with ExitStack() as undo:
+        jobs = undo.enter_context(_made(source, recipe.jobs, options, wanted))
+        converter = undo.enter_context(Converter(list(jobs.values()), options))
         writers = []
         for shard in shards:
             infos = [job.info for job in shard.jobs]
@@ -110,12 +116,31 @@ def _write(source: QuantizeSource, shards: Sequence[Shard], recipe: Recipe, opti
             undo.callback(writer.abort)  # nothing happens where it was closed
             writers.append(writer)
             for job in shard.jobs:
-                tensors.append(converter.put(job, writer))
+                tensors.append(converter.put(jobs[job.tensor.name], writer))
         for writer in writers:
             writer.prepare()
         for writer in reversed(writers):  # a set is opened by its first file: that one comes last
             writer.close()
     return _report(tensors, sum(writer.size for writer in writers), recipe, [str(shard.path) for shard in shards])
+
+
+@contextmanager
+def _made(
+    source: QuantizeSource, jobs: Sequence[Job], options: QuantizeOptions, wanted: FileType
+) -> Iterator[Mapping[str, Job]]:
+    """The jobs by name, with what is made before anything is written: GPTQ's, in a temporary file."""
+    if options.gptq is None:
+        yield {job.tensor.name: job for job in jobs}
+        return
+    if not isinstance(source, GGUFFile):
+        raise GGUFError("GPTQ runs the model while it is quantised and starts from a GGUF file: convert to F16 first")
+    from ggufpy.quantizer.calibrated import Spool, calibrated
+
+    with TemporaryFile(prefix="ggufpy-") as room:
+        jobs = calibrated(source, jobs, options, Spool(room))
+        for job in jobs:
+            check_importance(job, wanted, options.imatrix is not None)
+        yield {job.tensor.name: job for job in jobs}
 
 
 class Converter:
@@ -153,7 +178,7 @@ class Converter:
             last = piece.last
         tensor.release()
         error = (wrong / whole) ** 0.5 if whole else 0.0
-        return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad)
+        return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad, job.gptq)
 
     def _next(self) -> tuple[Rows, Converted]:
         """The next piece, once it is converted; as many more are handed out as may wait."""

@@ -110,6 +110,7 @@ class BlockType(ABC):
     decoder: ClassVar[Literal["numpy", "blocks"]] = "numpy"  # "blocks": compiled too, for arrays of more than CACHED
     packer: ClassVar[Literal["numpy", "lanes"]] = "numpy"  # how an integer panel is packed: from `fields`, or compiled
     source: ClassVar[type[np.float32] | type[np.float64]] = np.float32  # what `encode` is given
+    code_values: ClassVar[tuple[int, ...]] = ()  # ascending: codes of `fields` that `put_codes` writes
 
     def __init_subclass__(cls) -> None:
         if "layout" in cls.__dict__:
@@ -212,6 +213,10 @@ class BlockType(ABC):
 
     def unpack(self, rec: Records) -> Fields:
         """(rows, blocks a row) records, not empty → `fields` in any shape. Integer panels need it."""
+        raise NotImplementedError(self.name)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """(rows, blocks a row) records get other codes (rows, blocks a row, weights), each one of `code_values`."""
         raise NotImplementedError(self.name)
 
     def byteswap(self, blocks: Bytes) -> Bytes:

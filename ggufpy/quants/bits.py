@@ -45,6 +45,21 @@ def planes(runs: Bytes, bits: int) -> Bytes:
     return out.reshape(*runs.shape[:-1], -1)
 
 
+def joined(codes: Bytes, bits: int) -> Bytes:
+    """(..., k) codes below 2^bits → (..., k * bits / 8) bytes: the way back from `planes`."""
+    parts = np.split(codes, 8 // bits, axis=-1)
+    out: Bytes = parts[0].copy()
+    for i, part in enumerate(parts[1:], 1):
+        out |= part << np.uint8(i * bits)
+    return out
+
+
+def bit_words(bits: Bytes) -> NDArray[np.uint32]:
+    """(..., 32) of 0 or 1 → (...,) words, the first in the lowest bit: the way back from `bit_string`."""
+    words: NDArray[np.uint32] = np.packbits(bits, axis=-1, bitorder="little").view("<u4")[..., 0]
+    return words
+
+
 def put_high(codes: Bytes, high: Bytes, shift: int) -> None:
     """In place: codes |= high << shift. Both contiguous and of one size, a multiple of 8.
 
@@ -74,6 +89,14 @@ def remap(codes: Bytes, table: bytes) -> Bytes:
 def code_table(values: Sequence[int], offset: int) -> bytes:
     """A table for `remap` that takes index i to values[i] + offset."""
     return bytes(value + offset for value in values).ljust(256, b"\0")
+
+
+def index_table(values: Sequence[int], offset: int) -> bytes:
+    """The way back from `code_table`: takes values[i] + offset to i, and what is none of them to 0."""
+    table = bytearray(256)
+    for i, value in enumerate(values):
+        table[value + offset] = i
+    return bytes(table)
 
 
 @cache

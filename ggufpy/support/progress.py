@@ -26,6 +26,7 @@ LABELS = {
     "unpack": "unpacking",
     "check": "checking",
     "measure": "measuring types",
+    "calibrate": "measuring and solving layers",
     "quantize": "quantising",
     "export": "writing the checkpoint",
 }

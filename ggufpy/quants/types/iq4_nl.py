@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import code_table, compact, planes, remap
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import code_table, compact, index_table, joined, planes, remap
 from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
 from ggufpy.quants.lanes import inverse, put_half, put_nibbles
 from ggufpy.quants.words import Words, half_field, level_codes, nibble_codes
 
-TABLE = code_table(IQ4_LEVELS, 128)
+TABLE, INDICES = code_table(IQ4_LEVELS, 128), index_table(IQ4_LEVELS, 128)
 
 
 class IQ4_NL(BlockType):
@@ -36,6 +36,7 @@ class IQ4_NL(BlockType):
     )
     formula = "d * level[q]"
     panel = IntPanel(8, 32, 128)
+    code_values = tuple(sorted(level + 128 for level in IQ4_LEVELS))
     encoder = "lanes"
     packer = "lanes"
 
@@ -43,6 +44,10 @@ class IQ4_NL(BlockType):
         """Codes and scales, losslessly."""
         codes = remap(planes(compact(rec["qs"]), 4), TABLE)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        rec["qs"] = joined(remap(codes, INDICES), 4)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Two indices a byte."""

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import code_table, compact, planes, remap, shifted
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import code_table, compact, index_table, joined, planes, remap, shifted
 from ggufpy.quants.codebooks import IQ4_LEVELS, iq4_codes, iq4_search, iq4_weights
 from ggufpy.quants.lanes import inverse, put_half, put_nibbles
 from ggufpy.quants.words import Words, half_field, level_codes, nibble_codes
 
-TABLE = code_table(IQ4_LEVELS, 128)
+TABLE, INDICES = code_table(IQ4_LEVELS, 128), index_table(IQ4_LEVELS, 128)
 
 
 class IQ4_XS(BlockType):
@@ -30,6 +30,7 @@ class IQ4_XS(BlockType):
     )
     formula = "d * (ls - 32) * level[q]"
     panel = IntPanel(8, 32, 128)
+    code_values = tuple(sorted(level + 128 for level in IQ4_LEVELS))
     encoder = "lanes"
     packer = "lanes"
 
@@ -40,6 +41,11 @@ class IQ4_XS(BlockType):
         ls = shifted(compact(rec["scales_l"]), (0, 4), 15) | high << np.uint8(4)
         scale = rec["d"].astype(np.float32)[..., None] * (ls.astype(np.float32) - np.float32(32))
         return Fields(codes, scale)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = remap(codes, INDICES).reshape(*codes.shape[:-1], 8, 32)
+        rec["qs"] = joined(runs, 4).reshape(rec["qs"].shape)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Two indices a byte; scales of four bits and two."""

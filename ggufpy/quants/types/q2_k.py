@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import MINIMUM_CODES, SCALE_CODES, Groups, affine_groups, put_pairs
 from ggufpy.quants.lanes import Scan, put_half
@@ -36,6 +36,7 @@ class Q2_K(BlockType):
     )
     formula = "d * sc * q - dmin * mn"
     panel = IntPanel(2, 16, 0, has_min=True)
+    code_values = tuple(range(0, 4))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -47,6 +48,11 @@ class Q2_K(BlockType):
         scale = rec["d"].astype(np.float32)[..., None] * (pairs & np.uint8(15)).astype(np.float32)
         minimum = -rec["dmin"].astype(np.float32)[..., None] * (pairs >> np.uint8(4)).astype(np.float32)
         return Fields(codes, scale, minimum)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = codes.reshape(*codes.shape[:-1], 2, 128)
+        rec["qs"] = joined(runs, 2).reshape(rec["qs"].shape)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Planes of two bits, and for each 16 a byte of scale and minimum."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes, put_high
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes, put_high
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.kscales import SCALE_CODES, SCALES, SUMS, change, put_bits, put_pairs, recode, square_sum, total
 from ggufpy.quants.lanes import TINY, emphasis, extreme, nearest, put_half, symmetric_search
@@ -35,6 +35,7 @@ class Q3_K(BlockType):
     )
     formula = "d * (sc - 32) * (q - 4)"
     panel = IntPanel(4, 16, 8)
+    code_values = tuple(range(4, 12))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -50,6 +51,12 @@ class Q3_K(BlockType):
         sc = low | np.concatenate(high, axis=-1) << np.uint8(4)
         scale = rec["d"].astype(np.float32)[..., None] * (sc.astype(np.float32) - np.float32(32))
         return Fields(codes, scale)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = (codes - np.uint8(4)).reshape(*codes.shape[:-1], 2, 128)
+        rec["qs"] = joined(runs & np.uint8(3), 2).reshape(rec["qs"].shape)
+        rec["hmask"] = joined((runs >> np.uint8(2)).reshape(codes.shape), 1)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Planes of two bits and of one; scales in halves of bytes, their upper bits in quarters of others."""

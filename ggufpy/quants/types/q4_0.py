@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.lanes import emphasis, put_half, put_nibbles, symmetric, symmetric_search
 from ggufpy.quants.words import Words, half_field, nibble_codes
@@ -31,6 +31,7 @@ class Q4_0(BlockType):
     )
     formula = "d * (q - 8)"
     panel = IntPanel(4, 32, 8)
+    code_values = tuple(range(0, 16))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -40,6 +41,10 @@ class Q4_0(BlockType):
         scale = rec["d"].astype(np.float32)
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, scale)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        rec["qs"] = joined(codes, 4)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Two nibbles a byte."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.lanes import affine, affine_search, emphasis, put_half, put_nibbles
 from ggufpy.quants.words import Words, half_field, nibble_codes
@@ -32,6 +32,7 @@ class Q4_1(BlockType):
     )
     formula = "d * q + m"
     panel = IntPanel(4, 32, 0, has_min=True)
+    code_values = tuple(range(0, 16))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -40,6 +41,10 @@ class Q4_1(BlockType):
         """Codes and scales, losslessly."""
         codes = planes(compact(rec["qs"]), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        rec["qs"] = joined(codes, 4)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Two nibbles a byte."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import (
     Groups,
@@ -48,6 +48,7 @@ class Q4_K(BlockType):
     )
     formula = "d * sc * q - dmin * mn"
     panel = IntPanel(4, 32, 0, has_min=True)
+    code_values = tuple(range(0, 16))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -57,6 +58,11 @@ class Q4_K(BlockType):
         codes = planes(compact(rec["qs"]).reshape(-1, 32), 4)
         scale, minimum = scales_and_minima(rec)
         return Fields(codes, scale, minimum)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = codes.reshape(*codes.shape[:-1], 4, 64)
+        rec["qs"] = joined(runs, 4).reshape(rec["qs"].shape)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Planes of four bits."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import bit_string, compact, planes, put_high
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import bit_string, bit_words, compact, joined, planes, put_high
 from ggufpy.quants.decoding import fifth_bits, half_at, put_above
 from ggufpy.quants.lanes import affine, affine_search, emphasis, put_fifth_bits, put_half, put_nibbles
 from ggufpy.quants.words import Words, bit_codes, half_field, joined_codes, nibble_codes
@@ -28,6 +28,7 @@ class Q5_1(BlockType):
     )
     formula = "d * q + m"
     panel = IntPanel(5, 32, 0, has_min=True)
+    code_values = tuple(range(0, 32))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -37,6 +38,11 @@ class Q5_1(BlockType):
         codes = planes(compact(rec["qs"]), 4)
         put_high(codes, bit_string(compact(rec["qh"][..., None])), 4)
         return Fields(codes, rec["d"].astype(np.float32), rec["m"].astype(np.float32))
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        rec["qs"] = joined(codes & np.uint8(15), 4)
+        rec["qh"] = bit_words(codes >> np.uint8(4))
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Two nibbles a byte, each with its fifth bit."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes, put_high
+import numpy as np
+
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes, put_high
 from ggufpy.quants.decoding import half_at, put_above
 from ggufpy.quants.kscales import (
     Groups,
@@ -45,6 +47,7 @@ class Q5_K(BlockType):
     )
     formula = "d * sc * q - dmin * mn"
     panel = IntPanel(5, 32, 0, has_min=True)
+    code_values = tuple(range(0, 32))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -55,6 +58,12 @@ class Q5_K(BlockType):
         put_high(codes, planes(compact(rec["qh"]), 1), 4)
         scale, minimum = scales_and_minima(rec)
         return Fields(codes, scale, minimum)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = (codes & np.uint8(15)).reshape(*codes.shape[:-1], 4, 64)
+        rec["qs"] = joined(runs, 4).reshape(rec["qs"].shape)
+        rec["qh"] = joined(codes >> np.uint8(4), 1)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Planes of four bits and of one."""

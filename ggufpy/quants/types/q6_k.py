@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
-from ggufpy.quants.bits import compact, planes, put_high
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
+from ggufpy.quants.bits import compact, joined, planes, put_high
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.kscales import SCALES, put_pairs, recode
 from ggufpy.quants.lanes import TINY, extreme, nearest, put_half, symmetric_search
@@ -41,6 +41,7 @@ class Q6_K(BlockType):
     )
     formula = "d * sc * (q - 32)"
     panel = IntPanel(6, 16, 32)
+    code_values = tuple(range(0, 64))
     encoder = "lanes"
     decoder = "blocks"
     packer = "lanes"
@@ -51,6 +52,12 @@ class Q6_K(BlockType):
         put_high(codes, planes(compact(rec["qh"]).reshape(-1, 32), 2), 4)
         scale = rec["d"].astype(np.float32)[..., None] * rec["scales"].astype(np.float32)
         return Fields(codes, scale)
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        runs = codes.reshape(*codes.shape[:-1], 2, 128)
+        rec["ql"] = joined(runs & np.uint8(15), 4).reshape(rec["ql"].shape)
+        rec["qh"] = joined(runs >> np.uint8(4), 2).reshape(rec["qh"].shape)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Planes of four bits and of two, a signed byte of scale for each 16."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ggufpy.quants.base import BlockType, Field, Fields, IntPanel, Records
+from ggufpy.quants.base import BlockType, Bytes, Field, Fields, IntPanel, Records
 from ggufpy.quants.bits import compact
 from ggufpy.quants.decoding import half_at, put
 from ggufpy.quants.lanes import inverse, put_half
@@ -26,6 +26,7 @@ class Q8_0(BlockType):
     )
     formula = "d * q"
     panel = IntPanel(8, 32, 128)
+    code_values = tuple(range(1, 256))
     encoder = "lanes"
     uses_importance = False
     decoder = "blocks"
@@ -35,6 +36,10 @@ class Q8_0(BlockType):
         """Codes and scales, losslessly."""
         codes = compact(rec["qs"]) ^ np.uint8(128)
         return Fields(codes, rec["d"].astype(np.float32))
+
+    def put_codes(self, rec: Records, codes: Bytes) -> None:
+        """The way back from `unpack`."""
+        rec["qs"] = (codes ^ np.uint8(128)).view(np.int8)
 
     def lane_fields(self, v: Any) -> tuple[Any, Any, Any]:
         """Bytes."""

@@ -1,0 +1,82 @@
+"""PEFT's LoRA adapters added to the weights of a checkpoint: W + scale · B · A, by rows as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ggufpy.convert.peft import Pair, Peft
+from ggufpy.errors import GGUFError
+from ggufpy.format.rows import Bytes, Floats, Numbers, Rows, Single, encoded
+from ggufpy.format.values import shown
+
+_ROUNDED = ("F16", "BF16")
+
+
+@dataclass(frozen=True, eq=False)
+class Merged(Single):
+    """W + scale · b · a in float32, rounded to W's type once where that is one of floats, F32 otherwise."""
+
+    pair: Pair
+    scale: float
+
+    @property
+    def type(self) -> str:
+        return self.source.type if self.source.type in _ROUNDED and not self.source.quantised else "F32"
+
+    @property
+    def quantised(self) -> bool:
+        return False
+
+    @cached_property
+    def _a(self) -> Floats:
+        scaled: Floats = self.pair.a.to_numpy() * np.float32(self.scale)
+        return scaled
+
+    def rows(self, start: int, stop: int) -> Bytes:
+        return encoded(self._sum(start, stop), self.type)
+
+    def _sum(self, start: int, stop: int) -> Floats:
+        made: Floats = self.pair.b.floats(start, stop) @ self._a
+        made += self.source.floats(start, stop)
+        return made
+
+
+def with_adapters(tensors: Mapping[str, Rows], adapters: Sequence[tuple[Peft, float]]) -> dict[str, Rows]:
+    """A checkpoint's tensors by the names that rules have, each with what adapters change it by, times their scales.
+
+    Weights that an adapter has whole (modules_to_save) take the place of the checkpoint's. Raises GGUFError for those
+    that the checkpoint has not or that have other shapes, and for an adapter that has weights whole and a scale but 1.
+    """
+    made = dict(tensors)
+    for adapter, scale in adapters:
+        if adapter.whole and scale != 1:
+            raise GGUFError(f"{adapter.folder} replaces {shown(next(iter(adapter.whole)))}, which no scale but 1 can")
+        if adapter.invocation:
+            raise GGUFError(f"{adapter.folder} is an activated LoRA, which counts from some tokens on: none to merge")
+        for name, rows in adapter.whole.items():
+            if name not in made or made[name].shape != rows.shape:
+                raise GGUFError(f"{adapter.folder} replaces {shown(name)} {list(rows.shape)}, which the model has not")
+            made[name] = rows
+        for name, pair in adapter.pairs.items():
+            if name not in made:
+                raise GGUFError(f"{adapter.folder} changes {shown(name)}, which the model has not")
+            made[name] = _merged(made[name], pair, adapter, name, scale)
+    return made
+
+
+def _merged(weight: Rows, pair: Pair, adapter: Peft, name: str, scale: float) -> Rows:
+    out, columns = pair.shape
+    turned = not pair.embedding and (adapter.turned if out == columns else weight.shape == (columns, out))
+    if weight.shape != ((columns, out) if turned else (out, columns)):
+        raise GGUFError(f"{adapter.folder} is for {shown(name)} of shape [{out}, {columns}], not {list(weight.shape)}")
+    if turned:
+        pair = Pair(_transposed(pair.b), _transposed(pair.a), pair.scale)
+    return Merged(weight, pair, pair.scale * scale)
+
+
+def _transposed(rows: Rows) -> Rows:
+    return Numbers(np.ascontiguousarray(rows.to_numpy().T))
