@@ -6,7 +6,6 @@ Facts: src/models/mistral3.cpp and conversion/mistral3.py of llama.cpp; `log_mul
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ggufpy.errors import GGUFError
@@ -30,9 +29,6 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
     """The forward pass of the file that `keys` and `tensors` describe. Raises GGUFError for what does not fit."""
     c, table = read_config(keys), Inventory(tensors)
     rope, slope = read_rope(keys, c, table), keys.number(TEMPERATURE, 0.0, or_zero=True)
-    by = keys.number(LOG_MUL, 0.0, or_zero=True)
-    if rope.scaling == "yarn" and by:
-        rope = replace(rope, attention_factor=rope.attention_factor / yarn_growth(rope.factor, by))
     growing = PositionScale(slope, rope.original_context)
 
     def layer(at: Layer) -> Iterator[Op]:
