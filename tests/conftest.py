@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy comes: a process a core, whose threads would spin
+
+import faulthandler
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

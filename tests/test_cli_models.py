@@ -22,6 +22,8 @@ WORDS = {
     "edit": ["MODEL", "--set", "general.name=x", "-o", "out.gguf"],
     "hash": ["MODEL"],
     "imatrix": ["MODEL", "-f", "text.txt", "-o", "out.gguf"],
+    "embed": ["MODEL", "-p", "x"],
+    "export": ["MODEL", "out"],
     "inspect": ["MODEL"],
     "merge": ["MODEL", "out.gguf"],
     "perplexity": ["MODEL", "-f", "text.txt"],
@@ -32,7 +34,7 @@ WORDS = {
     "tokenize": ["MODEL", "-p", "x"],
     "verify": ["MODEL"],
 }
-NO_MODEL = {"doctor"}  # commands that read none
+NO_MODEL = {"convert", "convert-lora-to-gguf", "doctor"}  # commands that read none
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def test_attention_by_distance_is_refused() -> None:
     with pytest.raises(GGUFError, match="ALiBi"):
         read_plan(source)
     source.metadata["llama.attention.max_alibi_bias"] = 0.0
-    with pytest.raises(GGUFError, match="block_count"):
+    with pytest.raises(GGUFError, match="embedding_length"):
         read_plan(source)
 
 

@@ -225,11 +225,13 @@ def test_attention_that_does_not_fit_together(name: str) -> None:
         attend.block(MISFITS[name])
 
 
-def test_every_attention_is_found() -> None:
+def test_what_begins_with_an_attention() -> None:
     norm = Norm("x", Weight("n", (4,)), "x", 1e-5)
     turned = [Rotate("q", 4, 20, ROPES[0]), Rotate("k", 2, 20, ROPES[0])]
-    found = list(attend.blocks([norm, *turned, STORE, ATTEND, norm, STORE, ATTEND]))
-    assert [one.rope for one in found] == [ROPES[0], None]
+    assert attend.begins([*turned, STORE, ATTEND])
+    assert attend.begins([STORE, ATTEND])
+    assert not attend.begins([*turned, norm, STORE, ATTEND])  # these turn where they are
+    assert attend.ropes([norm, *turned, STORE, ATTEND, norm, STORE, ATTEND]) == [ROPES[0]]
 
 
 # -- parts of a plan -----------------------------------------------------------------------------------------
