@@ -284,8 +284,9 @@ def test_norms_of_parts_with_weights_of_their_own(level: Level, kind: str, weigh
             y = Room(np.full_like(x, 7))
             run(
                 kernel("norm_groups", kind=kind, weighted=weighted, biased=biased, own=1), level, nth,
-                step=step(count), x=Room(x), weight=Room(weight), y=y, groups=groups, length=length,
-                x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3, bias=Room(bias) if biased else 0,
+                step_ptr=step(count), x_ptr=Room(x), weight_ptr=Room(weight), y_ptr=y, n_groups=groups,
+                n_columns=length, x_stride=x.strides[0], y_stride=x.strides[0], eps=1e-3,
+                bias_ptr=Room(bias) if biased else 0,
             )  # fmt: skip
             np.testing.assert_allclose(y.array[:, :width].reshape(exact.shape), exact, rtol=1e-5, atol=3e-6)
             np.testing.assert_array_equal(y.array[:, width:], np.full_like(x, 7)[:, width:])

@@ -49,8 +49,8 @@ def test_rows_whose_scale_is_zero_are_not_touched(level: Level) -> None:
     for nth in (1, 3):
         room = Room(y.copy())
         run(
-            kernel("add_scaled"), level, nth, step=step(6), scales=Room(scales), x=Room(x), y=room, blocks=3,
-            x_stride=x.strides[0], y_stride=y.strides[0], factor=1.5,
+            kernel("add_scaled"), level, nth, step_ptr=step(6), scales_ptr=Room(scales), x_ptr=Room(x), y_ptr=room,
+            n_blocks=3, x_stride=x.strides[0], y_stride=y.strides[0], factor=1.5,
         )  # fmt: skip
         np.testing.assert_allclose(room.array, expected, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(room.array[scales == 0].view(np.uint32), y[scales == 0].view(np.uint32))

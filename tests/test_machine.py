@@ -56,7 +56,7 @@ def test_every_measure_runs(level: Level) -> None:
     for what in operations(level):
         result = Room(np.zeros(16, np.int32))
         buffer = Room(pairs if what in ("bf16", "tiles") else ones)
-        run(kernel("measure", what=what), level, buffer=buffer, size=3, result=result)
+        run(kernel("measure", what=what), level, buffer_ptr=buffer, n_units=3, result_ptr=result)
         first = int(result.array[0])
         start = sum(range(12))
         if what == "dot4":

@@ -76,18 +76,18 @@ def encode_at(name: str, level: Any, x: Any, importance: Any) -> Any:
     run(
         code,
         level,
-        x=Room(x),
+        x_ptr=Room(x),
         x_stride=x.strides[0],
-        source=("float32", "float16", "uint16").index(x.dtype.name),
-        rows=len(x),
-        blocks=x.shape[1] // block.weights,
-        importance=0 if importance is None else Room(importance),
+        x_type=("float32", "float16", "uint16").index(x.dtype.name),
+        n_rows=len(x),
+        n_blocks=x.shape[1] // block.weights,
+        importance_ptr=0 if importance is None else Room(importance),
         importance_stride=0 if importance is None or len(importance) == 1 else importance.strides[0],
-        out=out,
+        out_ptr=out,
         out_stride=out.array.shape[1],
-        scratch=Room(np.zeros(encode_blocks.SCRATCH * level.lanes, np.uint8)),
-        bad=bad,
-        tables=Room(np.array([table.address for table in tables], np.int64)),
+        scratch_ptr=Room(np.zeros(encode_blocks.SCRATCH * level.lanes, np.uint8)),
+        bad_ptr=bad,
+        tables_ptr=Room(np.array([table.address for table in tables], np.int64)),
     )
     return out.array, int(bad.array[0])
 
