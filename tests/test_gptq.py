@@ -38,34 +38,41 @@ def problem(rows: int, columns: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 def reference(weights: Any, of: gptq.Factor, name: str) -> Any:
-    """The paper's loop with nothing put off: every column's error goes to all later columns at once."""
+    """The paper's loop with nothing put off: every column's error goes to all later columns at once.
+
+    Rounded weights are what `quants.dequantize` makes of blocks; those that come out decode to all of them.
+    """
     block, upper = quants.get(name), of.upper
+    values = np.array(block.code_values, np.uint8)
     w = np.where(of.dead, np.float32(0), weights)
-    made = {}
+    rounded, made = np.empty_like(w), {}
     for turn, column in enumerate(of.order):
         place, j = divmod(int(column), block.weights)
         part = slice(place * block.weights, (place + 1) * block.weights)
         if place not in made:
-            made[place] = quants.quantize(w[:, part], name, of.diagonal[part])
-        rounded = best_code(made[place], name, j, w[:, column])
-        error = (w[:, column] - rounded) / upper[turn, turn]
+            raw = quants.quantize(w[:, part], name, of.diagonal[part])
+            made[place] = raw, decoded(raw, name), block.fields(raw).codes.copy()
+        _, table, codes = made[place]
+        best = np.abs(table[:, :, j].astype(np.float64) - w[:, column]).argmin(axis=0)
+        codes[:, j], rounded[:, column] = values[best], table[best, np.arange(len(w)), j]
+        error = (w[:, column] - rounded[:, column]) / upper[turn, turn]
         w[:, of.order[turn + 1 :]] -= error[:, None] * upper[turn, turn + 1 :]
-    return np.concatenate([made[place] for place in sorted(made)], axis=1)
-
-
-def best_code(raw: Any, name: str, j: int, wanted: Any) -> Any:
-    """Gives weight j of each block the code that decodes nearest to what is wanted; what it then decodes to."""
-    block = quants.get(name)
-    codes = block.fields(raw).codes.copy()
-    tried = []
-    for value in block.code_values:
-        codes[:, j] = value
+    for raw, _, codes in made.values():
         block.put_codes(block.records(raw), codes[:, None])
-        tried.append(quants.dequantize(raw, name)[:, j])
-    best = np.abs(np.array(tried, np.float64) - wanted).argmin(axis=0)
-    codes[:, j] = np.array(block.code_values, np.uint8)[best]
-    block.put_codes(block.records(raw), codes[:, None])
-    return quants.dequantize(raw, name)[:, j]
+    found = np.concatenate([made[place][0] for place in sorted(made)], axis=1)
+    np.testing.assert_array_equal(quants.dequantize(found, name), rounded)
+    return found
+
+
+def decoded(raw: Any, name: str) -> Any:
+    """What each code would decode to in every place of the blocks (rows, bytes): (codes, rows, weights)."""
+    block = quants.get(name)
+    table = []
+    for value in block.code_values:
+        other = raw.copy()
+        block.put_codes(block.records(other), np.full((len(raw), 1, block.weights), value, np.uint8))
+        table.append(quants.dequantize(other, name))
+    return np.array(table)
 
 
 def loss(weights: Any, raw: Any, name: str, hessian: Any) -> float:
@@ -289,11 +296,11 @@ def test_a_file_by_gptq_is_nearer_to_the_model(source: Path, text: Path, tmp_pat
 def test_the_solver_is_given_what_was_measured(source: Path, text: Path, tmp_path: Path) -> None:
     """The first layer's blocks follow from the Hessian alone; a pass for each input gives the same there."""
     out = tmp_path / "out.gguf"
-    quantize_file(source, out, "Q4_K", QuantizeOptions(gptq=measured(text), threads=1, pure=True))
+    quantize_file(source, out, "Q4_K", QuantizeOptions(gptq=measured(text, chunks=6), threads=1, pure=True))
     kept: list[Moments] = []
     with gguf.open(source) as file:
-        chunks = measured(text, memory=0).visit(file, lambda m: kept.append(m) or {}, lambda *a: None)  # type: ignore[func-returns-value]
-        assert chunks == 2000 // 64
+        chunks = measured(text, chunks=6, memory=0).visit(file, lambda m: kept.append(m) or {}, lambda *a: None)  # type: ignore[func-returns-value]
+        assert chunks == 6
         assert [m.names[0] for m in kept[:4]] == [
             f"blk.0.{name}.weight" for name in ("attn_q", "attn_output", "ffn_gate", "ffn_down")
         ]

@@ -115,7 +115,7 @@ def add_gptq_arguments(parser: argparse.ArgumentParser) -> None:
         "--gptq-damping",
         type=real,
         metavar="X",
-        help="how much of the mean of a Hessian's diagonal is added to it (default: 0.01)",
+        help="how much of the mean of a Hessian's diagonal is added to it (default: 0.05)",
     )
 
 

@@ -18,7 +18,7 @@ from ggufpy.support import checks
 from ggufpy.support.cores import default_threads
 
 Advance = Callable[[str, int, int], None]
-DAMPING, MOST_DAMPING = 0.01, 10.0  # of GPTQ, over the mean of a Hessian's diagonal
+DAMPING, MOST_DAMPING = 0.05, 10.0  # of GPTQ, over the mean of a Hessian's diagonal
 FAR = 32.0  # bits per weight: nothing is larger
 
 
