@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy.backends.caches.base import pages_of
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows, page_table
 from ggufpy.errors import GGUFError
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 CHUNKS = 128  # of a text that are read, as in the paper
 N_CTX = 512
 MEMORY = 1 << 30  # bytes of Hessians at a time
-PAGE = 128
 
 Floats = NDArray[np.float32]
 
@@ -208,7 +208,7 @@ class _Unit:
         try:
             if sinks:
                 program.rewrite(self._tapped, sinks)
-            table = page_table(len(program.groups), -(-n_ctx // PAGE))
+            table = page_table(len(program.groups), pages_of(n_ctx))
             table[:] = np.arange(table.shape[1])
             first = self._plan.embed.weights
             for chunk in range(count):
