@@ -7,7 +7,6 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy comes: a process a core, whose threads would spin
 
 import faulthandler
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
 BEST = isa.available()[0]
-BEGAN = time.monotonic()
 
 
 @pytest.fixture(scope="module", params=(*isa.available(), isa.EMULATED), ids=lambda level: level.name)
@@ -49,16 +47,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What is compiled ahead is for the tests that will run."""
     engine.ACTIVE.update(level for item in session.items for level in _levels(item))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seconds", type=float, default=0.0, help="tests that would begin later are skipped, and say so")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    seconds = item.config.getoption("--seconds")
-    if seconds and time.monotonic() - BEGAN > seconds:
-        pytest.skip(f"the {seconds:g} seconds of --seconds are over")
 
 
 def pytest_configure() -> None:
