@@ -22,10 +22,11 @@ from ggufpy.jit import cache, verdicts
 from ggufpy.jit.cache import Library, library
 from ggufpy.jit.compile import target_machine
 from ggufpy.jit.spec import Kernel, code_level, kernel
-from ggufpy.models.ops import Heads
+from ggufpy.models.op import Weight
+from ggufpy.models.ops import Add, Attend, Heads, MatMul, Norm, StoreKv
 from ggufpy.quants import trial as codecs
 from ggufpy.runtime import EngineOptions, trial
-from ggufpy.runtime.trial import LARGEST_ERROR, Trial, common, error_of, fault_of
+from ggufpy.runtime.trial import LARGEST_ERROR, LARGEST_OF_4_BITS, Trial, common, error_of, fault_here, fault_of
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
 
@@ -41,6 +42,30 @@ def test_every_level_is_far_from_the_limit(level: Any) -> None:
 @pytest.mark.parametrize("kinds", [("bf16", "bf16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")], ids=lambda kinds: kinds[0])
 def test_coarse_caches_are_within_it(kinds: tuple[str, str]) -> None:
     assert error_of(replace(PLAIN, level=isa.available()[0].name, cache_types=kinds)) < LARGEST_ERROR / 2
+
+
+def test_coarse_caches_are_no_fault_where_norms_come_after_attention() -> None:
+    """Gemma 3's layers: a cache of 4 bits was taken for broken kernels, and every level was left out for good."""
+    plan = PLAIN.plan
+    layer = list(plan.layers[0])
+    at = next(i for i, op in enumerate(layer) if isinstance(op, MatMul) and op.x == "attn")
+    behind = Norm("attn_out", Weight("behind.weight", (trial.WIDTH,)), "attn_out", 1e-6)
+    layer[at : at + 1] = [replace(layer[at], y="attn_out", add=False), behind, Add("attn_out", "x", trial.WIDTH)]
+    layers = [[replace(op, layer=i) if isinstance(op, StoreKv | Attend) else op for op in layer] for i in range(4)]
+    tried = replace(PLAIN, level=isa.available()[0].name, plan=replace(plan, layers=tuple(map(tuple, layers))))
+    for kinds in (("q8_0", "q8_0"), ("q8_0", "q4_0"), ("q4_0", "q4_0")):
+        limit = LARGEST_OF_4_BITS if "q4_0" in kinds else LARGEST_ERROR
+        assert error_of(replace(tried, cache_types=kinds)) < limit / 2, kinds
+        assert not fault_here(replace(tried, cache_types=kinds))
+
+
+def test_rounding_is_that_of_the_block_types() -> None:
+    x = np.random.default_rng(2).standard_normal((5, 2, 64))
+    x[0, 0, :32] = 0.0
+    for kind, kept in (("q8_0", "Q8_0"), ("q4_0", "Q4_0")):
+        blocks = quants.quantize(x.astype(np.float32), kept)
+        ours = trial._in_blocks(x.astype(np.float32).astype(np.float64), kind)
+        np.testing.assert_allclose(ours, quants.dequantize(blocks, kept), atol=1e-6)
 
 
 def test_every_type_gives_weights_of_a_sensible_size() -> None:

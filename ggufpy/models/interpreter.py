@@ -40,15 +40,28 @@ from .taps import Hook, TapRows
 from .views import Views
 
 Doubles = NDArray[np.float64]
+Keep = Callable[[Doubles, Doubles], tuple[Doubles, Doubles]]
+
+
+def as_it_is(keys: Doubles, values: Doubles) -> tuple[Doubles, Doubles]:
+    """What a cache that rounds nothing keeps."""
+    return keys, values
 
 
 class Interpreter:
-    """Runs a plan. `weights` are decoded tensors in their own shapes; `hooks` are given what the taps of a name see."""
+    """Runs a plan. `weights` are decoded tensors in their own shapes; `hooks` are given what the taps of a name see.
+
+    `keep` is what a cache makes of the keys and values (tokens, heads, length) that it is given.
+    """
 
     def __init__(
-        self, plan: Plan, weights: Mapping[str, NDArray[Any]], hooks: Mapping[str, Hook] = MappingProxyType({})
+        self,
+        plan: Plan,
+        weights: Mapping[str, NDArray[Any]],
+        hooks: Mapping[str, Hook] = MappingProxyType({}),
+        keep: Keep = as_it_is,
     ) -> None:
-        self._plan, self._hooks = plan, hooks
+        self._plan, self._hooks, self._keep = plan, hooks, keep
         self._weights = {name: np.asarray(weights[name], np.float64) for name in plan.weights}
 
     def logits(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
@@ -65,7 +78,7 @@ class Interpreter:
         return self._rows(self._plan.ops, tokens, scales)
 
     def _rows(self, ops: Sequence[Op], tokens: Sequence[int], scales: Sequence[float]) -> dict[str, Doubles]:
-        run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)))
+        run = _Run(self._weights, np.asarray(tokens, np.int64), dict(enumerate(scales)), self._keep)
         for op in ops:
             if not isinstance(op, Tap):
                 run.step(op)
@@ -78,9 +91,9 @@ class _Run:
     """Buffers and caches of one text. What is written to a view is written to the buffer that it is in."""
 
     def __init__(
-        self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float]
+        self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float], keep: Keep
     ) -> None:
-        self._weights, self._tokens, self._scales = weights, tokens, scales
+        self._weights, self._tokens, self._scales, self._keep = weights, tokens, scales, keep
         self.buffers: dict[str, Doubles] = {}
         self._views, self._widths = Views(), dict[str, int]()
         self._stored: dict[int, tuple[Doubles, Doubles]] = {}
@@ -165,7 +178,7 @@ class _Run:
 
     def store(self, op: StoreKv) -> None:
         keys, values = (self._split(self._read(name), op.heads.shared).copy() for name in (op.k, op.v))
-        self._stored[op.layer] = keys, values
+        self._stored[op.layer] = self._keep(keys, values)
 
     def attend(self, op: Attend) -> None:
         keys, values = (part.repeat(op.heads.group, axis=1) for part in self._stored[op.layer])
