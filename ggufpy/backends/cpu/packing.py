@@ -304,11 +304,13 @@ class Packer:
 def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
     """Some matrices at a time, of BATCH bytes or a little more."""
     batch: list[_Job] = []
+    size = 0
     for job in jobs:
         batch.append(job)
-        if sum(job.source.nbytes for job in batch) >= BATCH:
+        size += job.source.nbytes
+        if size >= BATCH:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 
