@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
@@ -15,12 +15,13 @@ from ggufpy.support import checks
 
 from .base import POOLINGS, Inventory, Keys
 from .checkpoint import Derived, HfConfig, Rule, Written, linear, u32
-from .classifier import read_classifier
+from .classifier import Activation, read_classifier
 from .llama import Config
 from .op import Op
 from .ops import Norm, Rope
 from .parts import Ends, Layer, model
-from .plan import Plan
+from .plan import Plan, Pooling
+from .rules import POOLED
 
 Part = Callable[[Layer], Iterator[Op]]
 
@@ -46,16 +47,24 @@ def after(at: Layer, rope: Rope | None, feed_forward: Part) -> Iterator[Op]:
 
 
 def encoder(
-    c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends, activation: Literal["tanh", "gelu"] = "tanh"
+    c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends, activation: Activation = "tanh"
 ) -> Plan:
     """A plan without logits, with what makes scores, by `activation`, where the file has such tensors."""
-    classifier = read_classifier(keys, table, c.width)
+    classifier = read_classifier(keys, table, c.width, activation)
     if classifier is not None:
-        unsaid = "mean" if activation == "gelu" else "cls"  # as llama.cpp takes it
-        pooled = POOLINGS[keys.count("classifier.pooling_type", POOLINGS.index(unsaid), least=1)]
-        classifier = replace(classifier, activation=activation, pooled=pooled)
+        unsaid: Pooling = "mean" if activation == "gelu" else "cls"  # as llama.cpp takes it
+        classifier = replace(classifier, pooled=_pooled(keys, unsaid))
     made = model(c, table, lambda at: (*first_norm(at, table), *make(at)), replace(ends, kind="layer", encodes=True))
     return replace(made, classifier=classifier)
+
+
+def _pooled(keys: Keys, unsaid: Pooling) -> Pooling:
+    """Of which row scores are made. Raises GGUFError for a kind that makes none."""
+    kind = keys.pooling("classifier.pooling_type") or unsaid
+    if kind in ("none", "rank"):
+        number = POOLINGS.index(kind)
+        raise GGUFError(f"{keys.architecture}.classifier.pooling_type is {number} ({kind}), which is no row")
+    return kind
 
 
 def _pooling_keys(config: HfConfig) -> Mapping[str, Typed]:
@@ -64,26 +73,33 @@ def _pooling_keys(config: HfConfig) -> Mapping[str, Typed]:
     Tokens see the whole text. Raises GGUFError for labels that are no texts.
     """
     keys: dict[str, Typed] = {"attention.causal": Typed("bool", False)}
-    ranks = any(str(name).endswith("ForSequenceClassification") for name in config.items("architectures", []))
-    if ranks:
-        keys["pooling_type"] = u32(POOLINGS.index("rank"))
-        labels = [label for _, label in sorted(config.mapping("id2label").items(), key=lambda item: int(item[0]))]
-        if not all(isinstance(label, str) for label in labels):
-            raise GGUFError(f"config.json: id2label is {checks.shown(labels)}; it must have texts")
-        if labels and labels != ["LABEL_0", "LABEL_1"]:
-            keys["classifier.output_labels"] = Typed("array[string]", labels)
-    elif "sentence_pooling" in config:
-        kind = config.text("sentence_pooling")
-        keys["pooling_type"] = u32([str(name) for name in POOLINGS].index(kind))
+    if not ranks(config):
+        return {**keys, **POOLED.keys(config)}
+    keys["pooling_type"] = u32(POOLINGS.index("rank"))
+    keys["classifier.output_labels"] = Typed("array[string]", _labels(config))
     return keys
 
 
+def ranks(config: HfConfig) -> bool:
+    """Whether the model has a classifier."""
+    return any(str(name).endswith("ForSequenceClassification") for name in config.items("architectures", []))
+
+
+def _labels(config: HfConfig) -> list[str]:
+    """A classifier's labels; as many as transformers takes for granted where config.json names none."""
+    said = config.mapping("id2label")
+    if not said:
+        return [f"LABEL_{i}" for i in range(config.count("num_labels", 2))]
+    if not all(str(i).isascii() and str(i).isdigit() and isinstance(label, str) for i, label in said.items()):
+        raise GGUFError(f"config.json: id2label is {checks.shown(said)}; it must have texts by their numbers")
+    return [label for _, label in sorted(said.items(), key=lambda item: int(item[0]))]
+
+
 def _pooling_config(file: Written) -> Mapping[str, Any]:
-    kind = POOLINGS[int(file.keys.get("pooling_type", 0))]
-    said: dict[str, Any] = {}
-    if "classifier.output_labels" in file.keys:
-        said["id2label"] = {str(i): label for i, label in enumerate(file.keys["classifier.output_labels"])}
-    return {**said, "sentence_pooling": kind} if kind in ("mean", "cls", "last") else said
+    if "cls.output.weight" not in file.tensors:
+        return POOLED.config(file)
+    labels = file.keys.get("classifier.output_labels", ["LABEL_0"])
+    return {"id2label": {str(i): label for i, label in enumerate(labels)}}
 
 
 POOLING = Derived(_pooling_keys, _pooling_config)
@@ -99,7 +115,7 @@ def class_of_heads(model: str) -> Derived:
 
 
 def classifier_rules(dense: tuple[str, ...], output: tuple[str, ...]) -> Iterator[Rule]:
-    """What makes scores of a pooled row: its tensors may be called in several ways."""
+    """What makes scores of a pooled row: its tensors may be called in several ways, of which the first is exported."""
     for hf in output:
         yield from linear("cls.output", hf, optional=True)
     for hf in dense:
