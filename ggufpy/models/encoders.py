@@ -14,10 +14,10 @@ from ggufpy.format.values import Typed
 from ggufpy.support import checks
 
 from .base import POOLINGS, Inventory, Keys
-from .checkpoint import Derived, HfConfig, Rule, Written, linear, u32
+from .checkpoint import Derived, HfConfig, Rule, Written, linear, one, u32
 from .classifier import Activation, read_classifier
 from .llama import Config
-from .op import Op
+from .op import Op, Weight
 from .ops import Norm, Rope
 from .parts import Ends, Layer, model
 from .plan import Plan, Pooling
@@ -120,3 +120,63 @@ def classifier_rules(dense: tuple[str, ...], output: tuple[str, ...]) -> Iterato
         yield from linear("cls.output", hf, optional=True)
     for hf in dense:
         yield from linear("cls", hf, optional=True)
+
+
+# -- dense layers behind the pooling -------------------------------------------------------------------------------
+
+# What sentence-transformers has as 2_Dense and 3_Dense, in llama.cpp's names (conversion/gemma.py, build_dense_out in
+# src/llama-graph.cpp): y = weight · x, without a bias or a function behind it.
+DENSE = ("dense_2", "dense_3")
+
+
+def read_dense(keys: Keys, tensors: Inventory, width: int) -> tuple[Weight, ...]:
+    """The matrices that a text's row of `width` goes through, in order. Raises GGUFError for those that do not fit."""
+    weights: list[Weight] = []
+    for name in DENSE:
+        if f"{name}.weight" in tensors:
+            rows = keys.count(f"{name}_feat_out")
+            weights.append(tensors.weight(f"{name}.weight", rows, width))
+            width = rows
+    return tuple(weights)
+
+
+def dense_layers(config: HfConfig) -> list[HfConfig]:
+    """What the folder has of such layers (`convert/sentence.py`): path, in_features, out_features, bias, activation."""
+    return [HfConfig(checks.mapping("sentence_dense", layer)) for layer in config.items("sentence_dense", [])]
+
+
+def _sayable(config: HfConfig) -> list[HfConfig]:
+    """All of them, or none where a file cannot say one of them."""
+    layers = dense_layers(config)
+    plain = all(layer.text("activation") == "Identity" and not layer.flag("bias") for layer in layers)
+    return layers if plain and len(layers) <= len(DENSE) else []
+
+
+def dense_rules(config: HfConfig) -> Iterator[Rule]:
+    for name, layer in zip(DENSE, _sayable(config), strict=False):
+        yield one(f"{name}.weight", f"{layer.text('path')}.linear.weight")
+
+
+def _dense_keys(config: HfConfig) -> Mapping[str, Typed]:
+    keys: dict[str, Typed] = {}
+    rows = config.width
+    for name, layer in zip(DENSE, _sayable(config), strict=False):
+        rows = layer.count("out_features")
+        keys |= {f"{name}_feat_in": u32(layer.count("in_features")), f"{name}_feat_out": u32(rows)}
+    return keys if rows == config.width else {**keys, "embedding_length_out": u32(rows)}
+
+
+def _dense_config(file: Written) -> Mapping[str, Any]:
+    """Raises GGUFError for a second layer without a first: sentence-transformers' are numbered as they follow."""
+    there = [name for name in DENSE if f"{name}.weight" in file.tensors]
+    if there == [DENSE[1]]:
+        raise GGUFError(f"the file has {DENSE[1]}.weight without {DENSE[0]}.weight, which no checkpoint has")
+    layers = []
+    for i, name in enumerate(there):
+        columns = file.tensors[f"{name}.weight"].shape[-1]
+        sizes = {"in_features": columns, "out_features": int(file.keys[f"{name}_feat_out"])}
+        layers.append({"path": f"{i + 2}_Dense", **sizes, "bias": False, "activation": "Identity"})
+    return {"sentence_dense": layers} if layers else {}
+
+
+DENSE_LAYERS = Derived(_dense_keys, _dense_config)
