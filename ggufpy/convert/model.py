@@ -80,7 +80,8 @@ def understood(folder: Folder, adapters: Sequence[tuple[Peft, float]] = ()) -> M
     for rule in rules:
         taken.apply(rule, config)
     made = taken.finish(checkpoint, config)
-    notes += [*taken.notes, *left_out(config, architecture, made)]
+    said = metadata(checkpoint, architecture, config)
+    notes += [*taken.notes, *left_out(config, architecture, {*made, *said})]
     return Model(architecture, checkpoint, config, made, notes)
 
 

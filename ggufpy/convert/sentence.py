@@ -8,7 +8,7 @@ Layout: https://github.com/huggingface/sentence-transformers, sentence_transform
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +119,20 @@ def _weight(folder: Path) -> Rows:
     return tensors[_LINEAR]
 
 
-def left_out(config: HfConfig, architecture: str, made: Iterable[str]) -> list[str]:
-    """A line that names the modules of which the file's tensors, `made`, have nothing; none where there are none."""
+def left_out(config: HfConfig, architecture: str, made: Collection[str]) -> list[str]:
+    """Lines that name the modules of which the file has nothing: `made` are names of its tensors and keys."""
+    lines = []
+    if "sentence_pooling" in config and f"{architecture}.pooling_type" not in made:
+        kind = config.text("sentence_pooling")
+        lines.append(f"left out: the pooling, {kind}; ask for it where you embed (ggufpy embed --pooling {kind})")
     names = [] if "dense_2.weight" in made else [_described(layer) for layer in dense_layers(config)]
     names += [shown(str(name)) for name in config.items("sentence_other", [])]
-    if not names:
-        return []
-    return [
-        f"left out: {', '.join(names)}, which sentence-transformers applies to embeddings, and which no "
-        f"file of {architecture} can say: embeddings are those without"
-    ]
+    if names:
+        lines.append(
+            f"left out: {', '.join(names)}, which sentence-transformers applies to embeddings, and which no "
+            f"file of {architecture} can say: embeddings are those without"
+        )
+    return lines
 
 
 def _described(layer: HfConfig) -> str:
