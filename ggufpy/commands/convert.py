@@ -78,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="refuse quantised weights that no blocks are the same as")
     parser.add_argument("--vocab-only", action="store_true", help="write the vocabulary and metadata, no weights")
     parser.add_argument("--no-vocab", action="store_true", help="write weights alone: the file takes tokens, no text")
+    parser.add_argument(
+        "--sentence-transformers-dense-modules", dest="dense", action="store_true", default=True,
+        help="with the dense layers behind the pooling (EmbeddingGemma's), which embeddings need: the default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-sentence-transformers-dense-modules", dest="dense", action="store_false",
+        help="without them, as llama.cpp's converter leaves them out: embeddings are others then",
+    )  # fmt: skip
     parser.add_argument("--model-name", metavar="NAME", help="what the file calls the model")
     parser.add_argument("--metadata", type=Path, metavar="FILE", help="a JSON object of keys that win over those found")
     parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
@@ -172,4 +180,5 @@ def _options(args: argparse.Namespace, progress: Progress) -> ConvertOptions:
         name=args.model_name,
         metadata=args.metadata,
         lora=tuple(args.lora),
+        dense=args.dense,
     )

@@ -8,7 +8,6 @@ matrices where no bit is lost.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import secrets
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ggufpy import models
-from ggufpy.convert.folder import POOLING_MODES
+from ggufpy.convert.json_files import write_json
+from ggufpy.convert.sentence import KEYS, weight_names, write_modules
 from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.writing import write_safetensors
 from ggufpy.errors import GGUFError
@@ -98,11 +98,11 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
     tensors = {name: _typed(rows, main, dtype) for name, rows in _tensors(file, checkpoint, config).items()}
     check_space(folder, sum(rows.nbytes for rows in tensors.values()))
     with _staged(folder) as stage:
-        pooling = config.pop("sentence_pooling", None)
-        _write_json(stage / "config.json", config)
-        if pooling is not None:
-            _write_pooling(stage, pooling, int(config["hidden_size"]))
-        size = _write_weights(stage, tensors, progress)
+        sentence = {key: config.pop(key) for key in KEYS if key in config}
+        write_json(stage / "config.json", config)
+        size = write_modules(stage, sentence, int(config["hidden_size"]), tensors)
+        apart = weight_names(sentence)
+        size += _write_weights(stage, {name: rows for name, rows in tensors.items() if name not in apart}, progress)
         notes = _vocabulary(file, stage)
         names = tuple(sorted(path.name for path in stage.iterdir()))
     return Exported(names, size, main, tuple(notes))
@@ -195,18 +195,8 @@ def _write_weights(folder: Path, tensors: Mapping[str, Rows], progress: Progress
         write_safetensors(folder / name, group, advance)
         where |= dict.fromkeys(group, name)
     index = {"metadata": {"total_size": total}, "weight_map": where}
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
     return total
-
-
-def _write_pooling(folder: Path, pooling: str, width: int) -> None:
-    """What sentence-transformers reads besides: the parts of a model, and how a text's rows become one."""
-    kinds = ("", "1_Pooling", "sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling")
-    modules = [{"idx": i, "name": str(i), "path": kinds[i], "type": kinds[i + 2]} for i in range(2)]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", "utf-8")
-    (folder / "1_Pooling").mkdir()
-    modes = {key: name == pooling for key, name in POOLING_MODES}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
 
 
 def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
@@ -215,10 +205,6 @@ def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
         return ["the file has no vocabulary, and the folder has no tokenizer"]
     export_vocabulary(file.metadata, folder)
     return []
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 @contextlib.contextmanager

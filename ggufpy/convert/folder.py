@@ -5,24 +5,19 @@ Nothing of the weights is read when it is opened, and no code of a checkpoint is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufpy.convert.json_files import read_object
 from ggufpy.convert.safetensors import Stored, open_safetensors
+from ggufpy.convert.sentence import read_modules
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-JSON_MAX = 100_000_000  # bytes of a file of JSON
 _INDEX = "model.safetensors.index.json"
 _NO_MODEL = ("adapter_model", "optimizer", "training_args", "scheduler")  # beginnings of files that are no weights
-POOLING_MODES = (  # of sentence-transformers, and what GGUF calls them
-    ("pooling_mode_mean_tokens", "mean"),
-    ("pooling_mode_cls_token", "cls"),
-    ("pooling_mode_lasttoken", "last"),
-)
 _WHOLE = "consolidated"  # Mistral's own file, beside the same weights in shards
 
 
@@ -36,29 +31,8 @@ class Folder:
     files: Sequence[str]
 
 
-def read_json(path: Path) -> Any:
-    """A file of JSON. Raises GGUFError for one that cannot be read, is larger than JSON_MAX or is none."""
-    try:
-        size = path.stat().st_size
-        if size > JSON_MAX:
-            raise GGUFError(f"{path} has {size:,} bytes, more than a file of its kind has")
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as e:
-        raise GGUFError(f"{path} cannot be read: {e.strerror or e}") from None
-    except (ValueError, RecursionError):
-        raise GGUFError(f"{path} is not valid JSON") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A file of JSON that has an object."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise GGUFError(f"{path} is not an object of JSON")
-    return value
-
-
-def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) -> Folder:
-    """Opens a checkpoint, without its tensors where `weights` is false.
+def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True, dense: bool = True) -> Folder:
+    """Opens a checkpoint, without its tensors where `weights` is false; `dense`: with dense layers behind the pooling.
 
     Raises GGUFError where there is no config.json, for shards that are missing, and for files that are damaged.
     """
@@ -66,7 +40,7 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
         raise GGUFError(f"{path} is no folder; a checkpoint is a folder with config.json and files of weights")
     if not (path / "config.json").is_file():
         raise GGUFError(f"{path} has no config.json: give the folder of a Hugging Face checkpoint")
-    config = with_modelopt(path, read_object(path / "config.json")) | _pooling(path)
+    config = with_modelopt(path, read_object(path / "config.json")) | read_modules(path, dense)
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}
@@ -96,26 +70,6 @@ def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise GGUFError(f"{file} does not say how the weights are quantised")
     return {**config, "quantization_config": {**said, "quant_method": "modelopt"}}
-
-
-def _pooling(path: Path) -> dict[str, str]:
-    """How a text's rows become one, as sentence-transformers' folders say beside config.json: "sentence_pooling".
-
-    Raises GGUFError for a way that no file can say.
-    """
-    modules = read_json(path / "modules.json") if (path / "modules.json").is_file() else []
-    for module in modules if isinstance(modules, list) else []:
-        if not isinstance(module, dict) or not str(module.get("type")).endswith("Pooling"):
-            continue
-        where = str(module.get("path", ""))
-        if Path(where).name != where:
-            raise GGUFError(f"{path}: modules.json names {shown(where)}, which is no folder of this one")
-        said = read_object(path / where / "config.json")
-        for key, name in POOLING_MODES:
-            if said.get(key) is True or said.get("pooling_mode") == key.removeprefix("pooling_mode_").split("_")[0]:
-                return {"sentence_pooling": name}
-        raise GGUFError(f"{path}: {where}/config.json asks for a pooling that is none of mean, cls and last")
-    return {}
 
 
 def _tensors_of(file: Path) -> Mapping[str, Stored]:

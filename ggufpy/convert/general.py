@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ggufpy.convert.card import Parts, parts_of, read_card, sources, title
-from ggufpy.convert.folder import read_object
+from ggufpy.convert.json_files import read_object
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows
 from ggufpy.format.values import Typed, shown

@@ -18,6 +18,7 @@ from ggufpy.convert.folder import Folder
 from ggufpy.convert.merging import with_adapters
 from ggufpy.convert.names import canonical, not_text
 from ggufpy.convert.peft import Peft
+from ggufpy.convert.sentence import left_out, read_weights
 from ggufpy.errors import GGUFError
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.reader import Shard
@@ -73,11 +74,15 @@ def understood(folder: Folder, adapters: Sequence[tuple[Peft, float]] = ()) -> M
     config, notes = _with_experts(config, checkpoint, tensors)
     if stored_as:
         notes.append(f"the weights are stored as {stored_as}")
-    taken = _Taken(tensors)
-    for rule in checkpoint.rules(config):
+    rules = list(checkpoint.rules(config))
+    beside = {name for rule in rules for name in rule.hf} - set(tensors)
+    taken = _Taken({**tensors, **read_weights(folder.path, config.values, beside)})
+    for rule in rules:
         taken.apply(rule, config)
     made = taken.finish(checkpoint, config)
-    return Model(architecture, checkpoint, config, made, [*notes, *taken.notes])
+    said = metadata(checkpoint, architecture, config)
+    notes += [*taken.notes, *left_out(config, architecture, {*made, *said})]
+    return Model(architecture, checkpoint, config, made, notes)
 
 
 def architectures(config: Mapping[str, object]) -> list[str]:

@@ -22,7 +22,8 @@ class ConvertOptions:
     the blocks that have the same numbers, or the nearest. `keep` refuses quantised tensors that no blocks are the same
     as. `no_vocab` writes weights alone, for those who give tokens. `name` is what the model is called, `metadata` a
     file of JSON with keys that win over what is found. `lora` are folders of PEFT adapters that are added to the
-    weights, times a scale. `quantize` has everything else that a quantisation takes.
+    weights, times a scale. `dense`: with the dense layers that sentence-transformers puts behind the pooling.
+    `quantize` has everything else that a quantisation takes.
     """
 
     outtype: str = AUTO
@@ -34,6 +35,7 @@ class ConvertOptions:
     name: str | None = None
     metadata: Path | None = None
     lora: Sequence[tuple[str | os.PathLike[str], float]] = ()
+    dense: bool = True
 
     def __post_init__(self) -> None:
         if self.outtype != AUTO and self.file_type.name == COPY:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufpy.convert.folder import read_object
+from ggufpy.convert.json_files import read_object
 from ggufpy.convert.names import canonical
 from ggufpy.convert.safetensors import Stored, open_safetensors
 from ggufpy.errors import GGUFError

@@ -50,7 +50,7 @@ def convert(
 
 def read(path: Path, options: ConvertOptions) -> Converted:
     """The checkpoint as what will be written."""
-    folder = open_folder(path, options.allow_pickle)
+    folder = open_folder(path, options.allow_pickle, dense=options.dense)
     model = understood(folder, [(open_adapter(Path(path)), scale) for path, scale in options.lora])
     size = model.tensors[EMBEDDING].shape[0] if EMBEDDING in model.tensors else None
     words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
@@ -70,7 +70,7 @@ def _main_type(tensors: Mapping[str, Rows]) -> int:
 
 def _vocabulary_alone(path: Path, target: Path, options: ConvertOptions) -> Report:
     """A file of metadata and vocabulary, as --vocab-only asks."""
-    folder = open_folder(path, weights=False)
+    folder = open_folder(path, weights=False, dense=options.dense)
     words = vocabulary(path, text_config(folder.config).values, None)
     if not words.keys:
         raise GGUFError(f"{path} has no tokenizer")

@@ -1,14 +1,15 @@
 """Texts as vectors: the final hidden states of a model, pooled to one row a text.
 
 In: texts. Out: float64 rows (1, width) of each, (tokens, width) where nothing is pooled, or (1, labels) of a model that
-ranks texts. What pooling there is: enum llama_pooling_type in include/llama.h of llama.cpp; how it is done:
-build_pooling in its src/llama-graph.cpp.
+ranks texts. What pooling there is: enum llama_pooling_type in include/llama.h of llama.cpp; how it is done, and the
+matrices behind it: build_pooling and build_dense_out in its src/llama-graph.cpp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,8 @@ NAMES = ", ".join(POOLINGS)
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds texts by a model; `values` has a classifier's weights, `scales` how much each adapter counts."""
+    """Embeds texts by a model. `values` has the weights of what follows the pooling, `scales` how much each adapter
+    counts."""
 
     loop: Loop
     values: Values
@@ -62,14 +64,14 @@ class Embedder:
         Raises GGUFError for no text, for several where nothing is pooled, and as `of_tokens` does.
         """
         unit, kind = checks.flag("normalize", normalize), self.pooling(pooling)
-        found: list[list[float]] = []
+        vectors: list[list[float]] = []
         count = 0
         for text in _texts(given, kind):
             tokens = tokenizer.encode(text, add_special=True, parse_special=True)
             rows = self.of_tokens(tokens, kind)
-            found += (of_length_one(rows) if unit and kind != "rank" else rows).tolist()
+            vectors += (of_length_one(rows) if unit and kind != "rank" else rows).tolist()
             count += len(tokens)
-        return found, count
+        return vectors, count
 
     def of_tokens(self, tokens: Sequence[int], kind: str) -> Doubles:
         """The rows of a text. Raises GGUFError for one that is empty or longer than the context."""
@@ -79,29 +81,50 @@ class Embedder:
                 f"a text of {len(tokens)} tokens is longer than the context of {engine.n_ctx}: shorten it, or load the "
                 "model with a larger n_ctx (-c)"
             )
-        found = np.empty((len(tokens), engine.n_hidden), np.float32)
+        hidden = np.empty((len(tokens), engine.n_hidden), np.float32)
 
         def take(first: int, rows: NDArray[np.float32]) -> None:
-            found[first : first + len(rows)] = rows
+            hidden[first : first + len(rows)] = rows
 
         self.loop.run(Request(tokens, take=take, hidden=True, reuse="none", scales=self.scales))
-        if not np.isfinite(found).all():
-            raise GGUFError("the model's hidden states are not finite: its weights may be damaged (ggufpy verify)")
-        return self._pooled(found.astype(np.float64), kind)
+        _check_finite(hidden, "hidden states")
+        return self._pooled(hidden.astype(np.float64), kind)
 
     def _pooled(self, rows: Doubles, kind: str) -> Doubles:
-        """One of POOLINGS of a text's rows, or for "rank" the scores that a classifier makes of one."""
+        """One of POOLINGS of a text's rows, times the matrices behind it; for "rank" the scores of a classifier."""
         plan = self.loop.engine.model.plan
         if kind != "rank" or plan.classifier is None:
-            return POOLINGS[kind](rows)
+            return self._through_dense(POOLINGS[kind](rows))
         first = POOLINGS[plan.classifier.pooled or ("cls" if plan.whole_texts else "last")](rows)
         return plan.classifier.scores(first[0], self.values)[None]
+
+    @cached_property
+    def _dense(self) -> tuple[NDArray[np.float32], ...]:
+        """The matrices behind the pooling, each (rows, columns)."""
+        weights = self.loop.engine.model.plan.dense
+        return tuple(np.asarray(self.values(weight), np.float32).reshape(weight.shape) for weight in weights)
+
+    def _through_dense(self, rows: Doubles) -> Doubles:
+        """Rows (n, width) times these matrices, in float32 as they are kept."""
+        if not self._dense:
+            return rows
+        x = rows.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for matrix in self._dense:
+                x = x @ matrix.T
+        _check_finite(x, "embeddings")
+        return x.astype(np.float64)
 
 
 def of_length_one(rows: Doubles) -> Doubles:
     """Rows divided by their Euclidean norms; zeros stay zeros."""
     norms = np.sqrt((rows**2).sum(axis=1, keepdims=True))
     return rows / np.where(norms > 0, norms, 1.0)
+
+
+def _check_finite(rows: NDArray[np.float32], what: str) -> None:
+    if not np.isfinite(rows).all():
+        raise GGUFError(f"the model's {what} are not finite: its weights may be damaged (ggufpy verify)")
 
 
 def _texts(given: object, kind: str) -> list[str]:

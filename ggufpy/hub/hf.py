@@ -133,6 +133,7 @@ def checkpoint_files(files: list[str], pickles: bool) -> list[str]:
     small = [f for f in top if f.endswith((".json", ".txt", ".jinja", ".model")) or f in ("README.md", "LICENSE")]
     small += [f for f in files if f.startswith("additional_chat_templates/") and f.endswith(".jinja")]
     small += [f for f in files if f.endswith("/config.json") and f.count("/") == 1]
+    small += [f for f in files if re.fullmatch(r"[^/]*Dense[^/]*/model\.safetensors", f)]  # behind a pooling
     weights = [f for f in top if f.endswith(".safetensors")]
     weights = [f for f in weights if not f.startswith("consolidated")] or weights
     return small + (weights or ([f for f in top if f.endswith(".bin")] if pickles else []))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,25 +119,24 @@ class Keys:
             raise GGUFError(f"{name} is {_short(value)}; it must be a string")
         return value
 
-
     def labels(self) -> int:
         """How many labels a classifier's output has, 1 where the file names none."""
         name = f"{self.architecture}.classifier.output_labels"
-        found = self._metadata.get(name, [""])
-        if isinstance(found, str) or not 1 <= len(found) <= MOST_LABELS:
-            raise GGUFError(f"{name} is {_short(found)}; it must have 1 to {MOST_LABELS:,} texts")
-        return len(found)
+        labels = self._metadata.get(name, [""])
+        if not isinstance(labels, Sized) or isinstance(labels, str) or not 1 <= len(labels) <= MOST_LABELS:
+            raise GGUFError(f"{name} is {_short(labels)}; it must have 1 to {MOST_LABELS:,} texts")
+        return len(labels)
 
-    def pooling(self) -> Pooling | None:
+    def pooling(self, key: str = "pooling_type") -> Pooling | None:
         """What makes one row of a text's, None where the file does not say. Raises GGUFError for a kind without name.
 
         Numbers: enum llama_pooling_type in include/llama.h of llama.cpp.
         """
-        if f"{self.architecture}.pooling_type" not in self._metadata:
+        if f"{self.architecture}.{key}" not in self._metadata:
             return None
-        kind = self.count("pooling_type", least=0)
+        kind = self.count(key, least=0)
         if kind >= len(POOLINGS):
-            raise GGUFError(f"{self.architecture}.pooling_type is {kind}; ggufpy knows 0 to {len(POOLINGS) - 1}")
+            raise GGUFError(f"{self.architecture}.{key} is {kind}; ggufpy knows 0 to {len(POOLINGS) - 1}")
         return POOLINGS[kind]
 
 

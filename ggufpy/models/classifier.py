@@ -7,7 +7,7 @@ build_pooling in src/llama-graph.cpp of llama.cpp (LLAMA_POOLING_TYPE_RANK).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ from .plan import Pooling
 Doubles = NDArray[np.float64]
 Values = Callable[[Weight], NDArray[Any]]  # of a weight, in its own shape
 DENSE, OUTPUT = "cls", "cls.output"
+Activation = Literal["tanh", "gelu", "relu"]
+# Of this package alone: the function behind `dense`. To llama.cpp it follows from the architecture.
+FUNCTION = "classifier.activation"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Classifier:
 
     dense: Weight | None = None
     dense_bias: Weight | None = None
-    activation: Literal["tanh", "gelu"] = "tanh"
+    activation: Activation = "tanh"
     norm: Weight | None = None
     eps: float = 1e-5
     output: Weight | None = None
@@ -51,7 +54,7 @@ class Classifier:
         x = row
         if self.dense is not None:
             x = given(self.dense, 0.0) @ x + given(self.dense_bias, 0.0)
-            x = np.tanh(x) if self.activation == "tanh" else _gelu(x)
+            x = _FUNCTIONS[self.activation](x)
             if self.norm is not None:
                 x = (x - x.mean()) / np.sqrt(x.var() + self.eps) * given(self.norm, 1.0)
         if self.output is not None:
@@ -67,8 +70,21 @@ def _gelu(x: Doubles) -> Doubles:
     return y
 
 
-def read_classifier(keys: Keys, tensors: Inventory, width: int) -> Classifier | None:
-    """What a file has of it, None for nothing. Raises GGUFError for tensors that do not fit `width` and the labels."""
+def _relu(x: Doubles) -> Doubles:
+    y: Doubles = np.maximum(x, 0.0)
+    return y
+
+
+_FUNCTIONS: Mapping[Activation, Callable[[Doubles], Doubles]] = {"tanh": np.tanh, "gelu": _gelu, "relu": _relu}
+
+
+def read_classifier(
+    keys: Keys, tensors: Inventory, width: int, activation: Activation = "tanh"
+) -> Classifier | None:
+    """What a file has of it, None for nothing. `activation` is the function where it names none (FUNCTION).
+
+    Raises GGUFError for tensors that do not fit `width` and the labels.
+    """
     labels = keys.labels()
     dense = output = norm = None
     rows = width
@@ -83,4 +99,8 @@ def read_classifier(keys: Keys, tensors: Inventory, width: int) -> Classifier | 
     output_bias = None if output is None else tensors.optional(f"{OUTPUT}.bias", labels)
     if output is None and rows not in (labels, 1):
         raise GGUFError(f"tensor {DENSE}.weight has {rows} rows, for {labels} labels")
-    return Classifier(dense, dense_bias, norm=norm, output=output, output_bias=output_bias)
+    said = keys.text(FUNCTION, activation)
+    function = next((name for name in _FUNCTIONS if name == said), None)
+    if function is None:
+        raise GGUFError(f"{keys.architecture}.{FUNCTION} is {said[:40]!r}; ggufpy knows {', '.join(_FUNCTIONS)}")
+    return Classifier(dense, dense_bias, function, norm, output=output, output_bias=output_bias)

@@ -9,35 +9,45 @@ from typing import Literal
 from .op import Op, Weight
 
 
-class InPlace(Op):
-    """What changes `width` columns of x where they are."""
+class FromX(Op):
+    """What reads x alone."""
 
     x: str
-    width: int
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.x,)
+
+
+class IntoY(Op):
+    """What writes `width` columns of y."""
+
+    y: str
+    width: int
+
+    @property
+    def writes(self) -> Mapping[str, int]:
+        return {self.y: self.width}
+
+
+class InPlace(FromX):
+    """What changes `width` columns of x where they are."""
+
+    width: int
 
     @property
     def writes(self) -> Mapping[str, int]:
         return {self.x: self.width}
 
 
-class Addition(Op):
-    """What adds to `width` columns of y something of x."""
+class Onto(IntoY):
+    """What changes `width` columns of y by something of x."""
 
     x: str
-    y: str
-    width: int
 
     @property
     def reads(self) -> tuple[str, ...]:
         return self.x, self.y
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +75,7 @@ class Embed(Op):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Input(Op):
+class Input(IntoY):
     """y is given: what the layers before these have left. It stands for `Embed` in a part of a plan."""
 
     y: str
@@ -75,13 +85,9 @@ class Input(Op):
     def reads(self) -> tuple[str, ...]:
         return ()
 
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class View(Op):
+class View(FromX, IntoY):
     """From here on y is columns at to at + width of x: what changes one changes the other. It computes nothing.
 
     So it is until y is named anew, by another view or by an op that writes it without reading it, and at most to the
@@ -93,17 +99,9 @@ class View(Op):
     width: int
     y: str
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Norm(Op):
+class Norm(FromX):
     """y = f(x) · weight + bias for each of `groups` equal parts of a row.
 
     All parts have the same weight and bias, of shape (length,), or each its own: both are (groups, length) then.
@@ -124,10 +122,6 @@ class Norm(Op):
     def part(self) -> int:
         """The width of a part."""
         return self.length if self.weight is None else self.weight.shape[-1]
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
 
     @property
     def writes(self) -> Mapping[str, int]:
@@ -154,7 +148,7 @@ class MatMul(Op):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(Addition):
+class Add(Onto):
     """y += x."""
 
     x: str
@@ -163,7 +157,7 @@ class Add(Addition):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AddScaled(Addition):
+class AddScaled(Onto):
     """y += factor · s · x, where s is what the row's sequence says of `adapter`; rows where s is 0 stay as they are."""
 
     x: str
@@ -228,17 +222,13 @@ class Rope:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rotate(Op):
+class Rotate(FromX):
     """Turns each of the `heads` heads of x, `length` wide, by its token's position, in place."""
 
     x: str
     heads: int
     length: int
     rope: Rope
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
 
     @property
     def writes(self) -> Mapping[str, int]:
@@ -311,7 +301,7 @@ class Attend(Op):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Gate(Op):
+class Gate(IntoY):
     """y = f(gate) · up by element, or f(gate) where `up` is None.
 
     f(x) is x / (1 + e^-x) for "silu", x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))) for "gelu", x/2 · (1 + erf(x/√2))
@@ -329,13 +319,9 @@ class Gate(Op):
     def reads(self) -> tuple[str, ...]:
         return (self.gate,) if self.up is None else (self.gate, self.up)
 
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Route(Op):
+class Route(FromX):
     """Chooses `count` of `experts` by their logits x; writes their numbers, best first, to `chosen`, and to `shares` by
     what the output of each is multiplied.
 
@@ -358,10 +344,6 @@ class Route(Op):
     groups_used: int = 1
     renormalised: bool = False
     scale: float = 1.0
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x,)
 
     @property
     def writes(self) -> Mapping[str, int]:

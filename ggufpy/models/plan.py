@@ -28,7 +28,8 @@ class Plan:
 
     A part of it that begins later has an `Input` in place of `embed`, and one that ends earlier has no head. A model
     that makes embeddings alone has a head without "logits", or none. `pooling` is what makes one row of a text's, where
-    the model says so, and `classifier` what makes scores of that row, where it ranks texts.
+    the model says so, and `classifier` what makes scores of that row, where it ranks texts; `dense` are
+    matrices (rows, columns) that the row goes through otherwise, one after the other.
     """
 
     context: int
@@ -38,6 +39,7 @@ class Plan:
     head: tuple[Op, ...]
     pooling: Pooling | None = None
     classifier: Classifier | None = None
+    dense: tuple[Weight, ...] = ()
 
     @cached_property
     def body(self) -> tuple[Op, ...]:

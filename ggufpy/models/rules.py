@@ -224,19 +224,31 @@ def near_base(config: HfConfig) -> Mapping[str, Typed]:
 
 # -- embeddings -------------------------------------------------------------------------------------------------
 
+# Ways to make one row of a text's that sentence-transformers and files both have, with their numbers in files.
+_SENTENCE = {str(name): i for i, name in enumerate(POOLINGS) if name in ("mean", "cls", "last")}
+# Of this package alone: that sentence-transformers makes embeddings 1 long, which to llama.cpp is for who asks to say.
+_NORMALIZED = "pooling_normalized"
+
 
 def _pooling(config: HfConfig) -> Mapping[str, Typed]:
-    if "sentence_pooling" not in config:
-        return {}
-    return {"pooling_type": u32([str(name) for name in POOLINGS].index(config.text("sentence_pooling")))}
+    keys: dict[str, Typed] = {}
+    if "sentence_pooling" in config:
+        kind = config.text("sentence_pooling")
+        if kind not in _SENTENCE:
+            raise GGUFError(f"sentence_pooling is {checks.shown(kind)}; it must be one of {', '.join(_SENTENCE)}")
+        keys["pooling_type"] = u32(_SENTENCE[kind])
+    if config.flag("sentence_normalize"):
+        keys[_NORMALIZED] = Typed("bool", True)
+    return keys
 
 
 def _pooling_config(file: Written) -> Mapping[str, Any]:
-    kind = POOLINGS[int(file.keys.get("pooling_type", 0))]
-    return {"sentence_pooling": kind} if kind in ("mean", "cls", "last") else {}
+    kinds = [kind for kind, number in _SENTENCE.items() if number == file.keys.get("pooling_type")]
+    said: dict[str, Any] = {"sentence_pooling": kinds[0]} if kinds else {}
+    return {**said, "sentence_normalize": True} if file.keys.get(_NORMALIZED) is True else said
 
 
-# What makes one row of a text's, where sentence-transformers' files stand beside config.json (`convert/folder.py`).
+# What makes one row of a text's, where sentence-transformers' files stand beside config.json (`convert/sentence.py`).
 POOLED = Derived(_pooling, _pooling_config)
 
 

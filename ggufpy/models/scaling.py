@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .op import Op, Weight
-from .ops import InPlace
+from .op import Weight
+from .ops import InPlace, Onto
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScaleByGate(Op):
+class ScaleByGate(Onto):
     """y *= sigmoid(weight · x): a number for each row, from `weight` (n,) and the n columns of x.
 
     How much the shared expert of a mixture counts; it may have gone through the down matrix or not. x and y have no
@@ -24,14 +23,6 @@ class ScaleByGate(Op):
     weight: Weight
     y: str
     width: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.x, self.y
-
-    @property
-    def writes(self) -> Mapping[str, int]:
-        return {self.y: self.width}
 
 
 @dataclass(frozen=True)
@@ -49,8 +40,8 @@ class PositionScale:
     def factors(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) for positions (n,)."""
         steps = (positions + self.offset) // self.length
-        found: NDArray[np.float64] = 1.0 + self.slope * np.log1p(steps.astype(np.float64))
-        return found
+        factors: NDArray[np.float64] = 1.0 + self.slope * np.log1p(steps.astype(np.float64))
+        return factors
 
 
 @dataclass(frozen=True, eq=False, repr=False)

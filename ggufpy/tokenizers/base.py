@@ -10,12 +10,13 @@ import codecs
 import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 from ggufpy.tokenizers.special import Partition
-from ggufpy.tokenizers.vocab import CONTROL, UNKNOWN, Vocab
+from ggufpy.tokenizers.vocab import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocab, token_byte
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -140,9 +141,18 @@ class Tokenizer(ABC):
         """Ids of plain text; bytes that were not UTF-8 are lone surrogates in it. `after_special`: nothing
         but special tokens stands right before it."""
 
-    @abstractmethod
     def _text_bytes(self, token: int) -> bytes:
         """The bytes of a token that is shown."""
+        kind, text = self.vocab.types[token], self.vocab.texts[token]
+        if kind == NORMAL:
+            return self._normal_bytes(text)
+        if kind == USER_DEFINED:
+            return text.encode("utf-8", "surrogateescape")
+        return token_byte(text) if kind == BYTE else b""
+
+    def _normal_bytes(self, text: str) -> bytes:
+        """The bytes of a normal token, by its text in the vocabulary."""
+        return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
 
 
 class TokenStream:
@@ -171,3 +181,10 @@ class TokenStream:
 def replace_invalid(text: str) -> str:
     """`text` with U+FFFD for every lone surrogate (bytes that were not UTF-8)."""
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def looked_up(words: list[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[int]:
+    """Ids of words one after the other; `encode` is given each different one once."""
+    different = list(set(words))
+    ids = dict(zip(different, encode(different), strict=True))
+    return list(chain.from_iterable(map(ids.__getitem__, words)))

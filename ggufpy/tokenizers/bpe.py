@@ -12,29 +12,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
-from ggufpy.tokenizers.base import Tokenizer, replace_invalid
+from ggufpy.tokenizers.base import Tokenizer, looked_up, replace_invalid
 from ggufpy.tokenizers.library import guarded, import_library
 from ggufpy.tokenizers.strings import decode_strings
-from ggufpy.tokenizers.vocab import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    Described,
-    Rules,
-    Vocab,
-    flag,
-    load_vocab,
-    token_byte,
-)
+from ggufpy.tokenizers.vocab import CONTROL, SPACE, UNKNOWN, Described, Rules, Vocab, flag, load_vocab
 
 _MERGES = "tokenizer.ggml.merges"
 _LONG = 4096  # characters; longer texts are cut first, at places where every expression of the table cuts
@@ -42,7 +29,6 @@ _AT_SPACES = re.compile(r"(?<=\S)(?= \S)")
 _AT_LINES = re.compile(r"(?<=[A-Za-z])(?=\n)")
 _CUTS = {"spaces": _AT_SPACES, "lines": _AT_LINES}
 _LINE_ENDS = re.compile(r"(\n+)")
-_SPACE = "\u2581"  # how a space is written in a vocabulary that is not of bytes
 FORM_KEY = "tokenizer.ggml.normalizer.unicode_form"  # of this package alone: a model's NFC, which llama.cpp leaves out
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _NOT_JSON = re.compile("[\x00-\x09\x0b-\x1f\ud800-\udfff]")  # needs more than quotes and backslashes escaped
@@ -65,7 +51,7 @@ class BPETokenizer(Tokenizer):
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         text = replace_invalid(text)
         if self._raw and not self._words:
-            text = text.replace(" ", _SPACE)
+            text = text.replace(" ", SPACE)
         if not self._line_ends or "\n" not in text:
             return self._encode_plain(text)
         ids: list[int] = []
@@ -76,28 +62,18 @@ class BPETokenizer(Tokenizer):
 
     def _encode_plain(self, text: str) -> list[int]:
         if len(text) < _LONG or self._cut is None:
-            return list(self._encoded([text])[0].ids)
-        parts = self._cut.split(text)
-        different = list(set(parts))  # most words of a long text come again
-        ids = {part: piece.ids for part, piece in zip(different, self._encoded(different), strict=True)}
-        return list(chain.from_iterable(map(ids.__getitem__, parts)))
+            return next(iter(self._encoded([text])))
+        return looked_up(self._cut.split(text), self._encoded)  # most words of a long text come again
 
-    def _encoded(self, texts: list[str]) -> Any:
-        return guarded(
+    def _encoded(self, texts: list[str]) -> Iterator[list[int]]:
+        encoded = guarded(
             "the text cannot be tokenized",
             lambda: self._backend.encode_batch_fast(texts, add_special_tokens=False),
         )
+        return (piece.ids for piece in encoded)
 
-    def _text_bytes(self, token: int) -> bytes:
-        kind = self.vocab.types[token]
-        text = self.vocab.texts[token]
-        if kind == NORMAL and self._raw:
-            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
-        if kind == NORMAL:
-            return bytes_of(text)
-        if kind == USER_DEFINED:
-            return text.encode("utf-8", "surrogateescape")
-        return token_byte(text) if kind == BYTE else b""
+    def _normal_bytes(self, text: str) -> bytes:
+        return super()._normal_bytes(text) if self._raw else bytes_of(text)
 
 
 def load(file: Described, pre: str | None) -> BPETokenizer:

@@ -16,22 +16,10 @@ from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import bpe
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
 from ggufpy.tokenizers.library import guarded, import_library
-from ggufpy.tokenizers.vocab import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    Described,
-    Rules,
-    Vocab,
-    load_vocab,
-    token_byte,
-)
+from ggufpy.tokenizers.vocab import CONTROL, UNKNOWN, Described, Rules, Vocab, load_vocab
 
 KEY = "tokenizer.huggingface.json"
 LIMIT = 100_000_000  # bytes of the text
-_SPACE = "\u2581"
 # What llama.cpp takes where the file says nothing, by tokenizer.ggml.model.
 _RULES = {
     "gpt2": Rules(bos=11, eos=11, unknown=None, add_bos=False, add_space_prefix=False),
@@ -54,11 +42,11 @@ class HFTokenizer(Tokenizer):
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
         backend = self._parsing if parse_special else self._plain
-        found = guarded(
+        encoded = guarded(
             "the text cannot be tokenized",
             lambda: backend.encode(replace_invalid(text), add_special_tokens=False),
         )
-        return list(found.ids)
+        return list(encoded.ids)
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         return [part for part in self._parts(text, False) if isinstance(part, int)]
@@ -87,16 +75,8 @@ class HFTokenizer(Tokenizer):
         if most >= self.n_vocab:
             raise GGUFError(f"{KEY}: it has a token {most}, but tokenizer.ggml.tokens has {self.n_vocab:,}")
 
-    def _text_bytes(self, token: int) -> bytes:
-        kind = self.vocab.types[token]
-        text = self.vocab.texts[token]
-        if kind == NORMAL:
-            if self._of_bytes:
-                return bpe.bytes_of(text)
-            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
-        if kind == USER_DEFINED:
-            return text.encode("utf-8", "surrogateescape")
-        return token_byte(text) if kind == BYTE else b""
+    def _normal_bytes(self, text: str) -> bytes:
+        return bpe.bytes_of(text) if self._of_bytes else super()._normal_bytes(text)
 
 
 def load(file: Described, pre: str | None) -> HFTokenizer:
@@ -116,14 +96,14 @@ def _description(text: object, vocab: Vocab) -> dict[str, Any]:
     if len(text) > LIMIT:
         raise GGUFError(f"{KEY} has {len(text):,} characters; {LIMIT:,} are the most that is read")
     try:
-        found = json.loads(text)
+        description = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GGUFError(f"{KEY} is not valid JSON: {str(error)[:200]}") from error
-    if not isinstance(found, dict):
+    if not isinstance(description, dict):
         raise GGUFError(f"{KEY} is not a JSON object")
-    added = found.get("added_tokens", [])
+    added = description.get("added_tokens", [])
     kept = [_typed(token, vocab) for token in added if _has_row(token, vocab)] if isinstance(added, list) else added
-    return found | {"added_tokens": kept, "truncation": None, "padding": None, "post_processor": None}
+    return description | {"added_tokens": kept, "truncation": None, "padding": None, "post_processor": None}
 
 
 def _has_row(token: object, vocab: Vocab) -> bool:

@@ -272,3 +272,9 @@ def get(name: str | None) -> PreTokenizer:
             f"(pre= in Python), one of: {', '.join(names())}"
         )
     return entry
+
+
+def refuse(chosen: str | None, kind: str) -> None:
+    """GGUFError where a user has chosen a pre-tokenizer for a kind of tokenizer (tokenizer.ggml.model) without one."""
+    if chosen not in (None, "default"):
+        raise GGUFError(f"--pre {chosen}: a tokenizer of the kind {kind!r} has no pre-tokenizer; leave --pre out")

@@ -8,33 +8,21 @@ tokens and invalid bytes are handled before the library sees a text, as in llama
 from __future__ import annotations
 
 import re
-from itertools import chain
+from collections.abc import Iterable
 from struct import pack
 from typing import Any
 
-from ggufpy.errors import GGUFError
-from ggufpy.tokenizers.base import Tokenizer, replace_invalid
+from ggufpy.tokenizers import pretokenizers
+from ggufpy.tokenizers.base import Tokenizer, looked_up, replace_invalid
 from ggufpy.tokenizers.library import guarded, import_library
-from ggufpy.tokenizers.vocab import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    Described,
-    Rules,
-    Vocab,
-    load_vocab,
-    token_byte,
-)
+from ggufpy.tokenizers.vocab import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, Described, Rules, Vocab, load_vocab
 
-_SPACE = "\u2581"  # how a space is written in the vocabulary
 _UNFIT = re.compile("[\0\ud800-\udfff]")  # the library takes no piece with these
 _HIDDEN = "\uffff"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _INVALID = re.compile("([\udc80-\udcff]+)")  # bytes that were not UTF-8
-_WORDS = re.compile(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+")
-_CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")
+_WORDS = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
+_CROSSING = re.compile(f"[^{SPACE}]{SPACE}")
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -59,15 +47,14 @@ class SPMTokenizer(Tokenizer):
         return ids
 
     def _encode_valid(self, text: str) -> list[int]:
-        text = text.replace(" ", _SPACE)
+        text = text.replace(" ", SPACE)
         # No token reaches over the beginning of a word: then each different word is looked up once.
         words = _WORDS.findall(text) if self._by_words else [text]
-        different = list(set(words))
-        encoded = guarded(
-            "the text cannot be tokenized", lambda: self._backend.encode(different, out_type=int)
-        )
-        ids = dict(zip(different, map(self._ours, encoded), strict=True))
-        return list(chain.from_iterable(map(ids.__getitem__, words)))
+        return looked_up(words, self._encode_words)
+
+    def _encode_words(self, words: list[str]) -> Iterable[list[int]]:
+        encoded = guarded("the text cannot be tokenized", lambda: self._backend.encode(words, out_type=int))
+        return map(self._ours, encoded)
 
     def _ours(self, ids: list[int]) -> list[int]:
         """Ids of the library as ids of the vocabulary: those beyond it stand for what is unknown, a byte or a run."""
@@ -84,23 +71,10 @@ class SPMTokenizer(Tokenizer):
         )
         return [token for token in tokens if token is not None]
 
-    def _text_bytes(self, token: int) -> bytes:
-        kind = self.vocab.types[token]
-        text = self.vocab.texts[token]
-        if kind == NORMAL:
-            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
-        if kind == USER_DEFINED:
-            return text.encode("utf-8", "surrogateescape")
-        return token_byte(text) if kind == BYTE else b""
-
 
 def load(file: Described, pre: str | None) -> SPMTokenizer:
-    """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises
-    GGUFError."""
-    if pre not in (None, "default"):
-        raise GGUFError(
-            f"--pre {pre}: a tokenizer of the kind 'llama' (SPM) has no pre-tokenizer; leave --pre out"
-        )
+    """The tokenizer of `file`; SPM has no pre-tokenizer, so `pre` must be None or "default". Raises GGUFError."""
+    pretokenizers.refuse(pre, "llama")
     return SPMTokenizer(load_vocab(file, Rules(bos=1, eos=2, unknown=0, add_bos=True, add_space_prefix=True)))
 
 

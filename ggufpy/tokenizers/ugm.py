@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggufpy.errors import GGUFError
-from ggufpy.tokenizers.base import Tokenizer, replace_invalid
+from ggufpy.tokenizers import pretokenizers
+from ggufpy.tokenizers.base import Tokenizer, looked_up, replace_invalid
 from ggufpy.tokenizers.library import guarded, import_library
-from ggufpy.tokenizers.vocab import BYTE, NORMAL, USER_DEFINED, Described, Rules, Vocab, flag, load_vocab, token_byte
+from ggufpy.tokenizers.vocab import NORMAL, SPACE, USER_DEFINED, Described, Rules, Vocab, flag, load_vocab
 
 if TYPE_CHECKING:
     from ggufpy.format.metadata import Metadata
 
-_SPACE = "\u2581"
 _HIDDEN = " "  # no text that is looked up has a space
 _CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
-_WORDS = re.compile(f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+")
-_CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")
+_WORDS = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
+_CROSSING = re.compile(f"[^{SPACE}]{SPACE}")
 _PARTS = re.compile(r"[^ ]+")
 
 
@@ -49,19 +49,20 @@ class UGMTokenizer(Tokenizer):
         text = self._spaced(text)
         # No piece reaches over the beginning of a word: then each different word is looked up once.
         words = _WORDS.findall(text) if self._by_words else [text] if text else []
-        different = list(set(words))
+        return self._known(looked_up(words, self._encode_words))
+
+    def _encode_words(self, words: list[str]) -> Iterable[list[int]]:
         encoded = guarded(
             "the text cannot be tokenized",
-            lambda: self._backend.encode_batch_fast(different, add_special_tokens=False),
+            lambda: self._backend.encode_batch_fast(words, add_special_tokens=False),
         )
-        ids = {word: found.ids for word, found in zip(different, encoded, strict=True)}
-        return self._known(list(chain.from_iterable(map(ids.__getitem__, words))))
+        return (piece.ids for piece in encoded)
 
     def _spaced(self, text: str) -> str:
         if self._merge_spaces:
-            return "".join([_SPACE + word for word in _PARTS.findall(text)])
-        prefix = _SPACE if self.vocab.add_space_prefix and text.strip(" ") else ""
-        return prefix + text.replace(" ", _SPACE)
+            return "".join([SPACE + word for word in _PARTS.findall(text)])
+        prefix = SPACE if self.vocab.add_space_prefix and text.strip(" ") else ""
+        return prefix + text.replace(" ", SPACE)
 
     def _known(self, ids: list[int]) -> list[int]:
         """Without unknown pieces where the vocabulary has no token for them, and with one for a run of them."""
@@ -70,23 +71,10 @@ class UGMTokenizer(Tokenizer):
             return [token for token in ids if token < self.n_vocab]
         return [token for i, token in enumerate(ids) if token != unknown or i == 0 or ids[i - 1] != unknown]
 
-    def _text_bytes(self, token: int) -> bytes:
-        kind = self.vocab.types[token]
-        text = self.vocab.texts[token]
-        if kind == NORMAL:
-            return text.replace(_SPACE, " ").encode("utf-8", "surrogateescape")
-        if kind == USER_DEFINED:
-            return text.encode("utf-8", "surrogateescape")
-        return token_byte(text) if kind == BYTE else b""
-
 
 def load(file: Described, pre: str | None) -> UGMTokenizer:
-    """The tokenizer of `file`; Unigram has no pre-tokenizer, so `pre` must be None or "default". Raises
-    GGUFError."""
-    if pre not in (None, "default"):
-        raise GGUFError(
-            f"--pre {pre}: a tokenizer of the kind 't5' (Unigram) has no pre-tokenizer; leave --pre out"
-        )
+    """The tokenizer of `file`; Unigram has no pre-tokenizer, so `pre` must be None or "default". Raises GGUFError."""
+    pretokenizers.refuse(pre, "t5")
     metadata = file.metadata
     rules = Rules(bos=None, eos=1, unknown=2, add_bos=False, add_space_prefix=False, add_eos=True)
     merge_spaces = flag(metadata, "remove_extra_whitespaces")

@@ -27,6 +27,8 @@ USER_DEFINED: Final = 4
 UNUSED: Final = 5
 BYTE: Final = 6
 
+SPACE: Final = "\u2581"  # how a space is written in a vocabulary that is not of bytes
+
 _KEY = "tokenizer.ggml."
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
 _END_OF_TURN = (

@@ -12,24 +12,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ggufpy.errors import GGUFError
+from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.base import Tokenizer, replace_invalid
 from ggufpy.tokenizers.library import guarded, import_library
-from ggufpy.tokenizers.vocab import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    Described,
-    Rules,
-    Vocab,
-    flag,
-    load_vocab,
-    token_byte,
-)
+from ggufpy.tokenizers.vocab import CONTROL, SPACE, UNKNOWN, Described, Rules, Vocab, flag, load_vocab
 
-_START = "\u2581"
 _INNER = "##"
 _HIDDEN = " "  # no word has a space
 _LONGEST = 100  # characters of a word that is looked up; longer ones are unknown
@@ -48,29 +35,16 @@ class WPMTokenizer(Tokenizer):
         return [] if vocab.bos is None else [vocab.bos], [] if vocab.sep is None else [vocab.sep]
 
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
-        found = guarded(
+        encoded = guarded(
             "the text cannot be tokenized",
             lambda: self._backend.encode(replace_invalid(text), add_special_tokens=False),
         )
-        return [token for token in found.ids if token < self.n_vocab]
-
-    def _text_bytes(self, token: int) -> bytes:
-        kind = self.vocab.types[token]
-        text = self.vocab.texts[token]
-        if kind == NORMAL:
-            return text.replace(_START, " ").encode("utf-8", "surrogateescape")
-        if kind == USER_DEFINED:
-            return text.encode("utf-8", "surrogateescape")
-        return token_byte(text) if kind == BYTE else b""
+        return [token for token in encoded.ids if token < self.n_vocab]
 
 
 def load(file: Described, pre: str | None) -> WPMTokenizer:
-    """The tokenizer of `file`; WordPiece has one pre-tokenizer, so `pre` must be None or "default". Raises
-    GGUFError."""
-    if pre not in (None, "default"):
-        raise GGUFError(
-            f"--pre {pre}: a tokenizer of the kind 'bert' (WordPiece) has no pre-tokenizer to choose; leave --pre out"
-        )
+    """The tokenizer of `file`; WordPiece has none to choose, so `pre` must be None or "default". Raises GGUFError."""
+    pretokenizers.refuse(pre, "bert")
     rules = Rules(bos=101, eos=None, unknown=100, add_bos=True, add_space_prefix=False, sep=102)
     lowercase = flag(file.metadata, "normalizer.lowercase")
     strip = flag(file.metadata, "normalizer.strip_accents")
@@ -106,7 +80,7 @@ def _entries(vocab: Vocab) -> dict[str, int]:
     entries: dict[str, int] = {}
     types = vocab.stored_types.tolist()
     for token, (text, kind) in enumerate(zip(vocab.texts, types, strict=True)):
-        plain = text[1:] if text.startswith(_START) else _INNER + text
+        plain = text[1:] if text.startswith(SPACE) else _INNER + text
         if kind in (CONTROL, UNKNOWN) or replace_invalid(plain) != plain:
             entries[f"{_HIDDEN}{token}"] = token
         else:
