@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Bytes, Rows, plain_bytes
+from ggufpy.format.rows import PIECE, Bytes, Rows, plain_bytes
 from ggufpy.format.values import shown
 
 HEADER_MAX = 100_000_000  # bytes, as in the library
@@ -63,6 +63,12 @@ class Stored(Rows):
     def size(self) -> int:
         """Bytes in the checkpoint."""
         return math.prod(self._shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """All numbers, some at a time."""
+        flat = self.array.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            yield flat[start : start + PIECE]
 
     def rows(self, start: int, stop: int) -> Bytes:
         raw = self.array.reshape(-1, self.columns)[start:stop]

@@ -176,8 +176,9 @@ class PackedRows(Grouped):
     zero: Stored | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
+    def parts(self) -> tuple[Stored, ...]:
+        side = (self.words, self.scale)
+        return side if self.zero is None else (*side, self.zero)
 
     def codes(self, start: int, stop: int) -> Codes:
         return unpacked(self.words.array[start:stop], self.bits)[:, : self.columns]
@@ -192,6 +193,3 @@ class PackedRows(Grouped):
             return np.full_like(self.scales(start, stop), 1 << (self.bits - 1))
         codes = some_columns(np.ascontiguousarray(self.zero.array.T), self.bits, start, stop)
         return np.ascontiguousarray(codes.T, np.float32)
-
-    def release(self) -> None:
-        self.words.release()

@@ -24,14 +24,15 @@ import numpy as np
 
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import PIECE, Bytes, Floats, Plain, Rows, Window, plain_bytes
+from ggufpy.format.rows import Bytes, Floats, Rows, Window
 from ggufpy.format.values import shown
 from ggufpy.support import checks
 
 from ._blocks import BLOCK, fifth_bits, fit_halves, halves, nibbles
 from ._fp4 import MX, NV, mx, nv
 from ._packed import Codes, unpacked
-from ._scaled import scaled, wide
+from ._quantised import Decoded, InBlocks
+from ._scaled import all_of, scaled, wide
 from ._settings import FLOATS, Module, Tensors, modules
 
 NAME = "MLX"
@@ -63,9 +64,9 @@ def _said(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if not isinstance(part, Mapping):
             continue
         for key in ("quantization", "quantization_config"):
-            found = part.get(key)
-            if isinstance(found, Mapping) and "quant_method" not in found and "bits" in found:
-                return found
+            value = part.get(key)
+            if isinstance(value, Mapping) and "quant_method" not in value and "bits" in value:
+                return value
     return None
 
 
@@ -75,8 +76,8 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
     if said is None:
         return dict(_apart(dict(tensors)))
     whole = _settings(said, "quantization", MODES["affine"])
-    found = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
-    mine = {name: stored for name, stored in tensors.items() if name.rpartition(".")[0] in found}
+    layers = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
+    mine = {name: stored for name, stored in tensors.items() if name.rpartition(".")[0] in layers}
     quantised, rest = modules(
         {name: t for name, t in mine.items() if not name.endswith(".bias")}, "scales", ("weight",),
         ("biases", "global_scale"),
@@ -133,7 +134,7 @@ def _weight(module: Module, settings: Settings) -> Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Rows):
+class Affine(Decoded):
     """q · s + b. `both` are scales and offsets."""
 
     size: tuple[int, ...]
@@ -143,16 +144,8 @@ class Affine(Rows):
     both: tuple[Stored, Stored]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
-
-    @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    def parts(self) -> tuple[Stored, ...]:
+        return self.words, *self.both
 
     def codes(self, start: int, stop: int) -> Codes:
         """(stop - start, columns)."""
@@ -163,18 +156,12 @@ class Affine(Rows):
         stored = self.both[which]
         return wide(stored.array.reshape(-1, stored.columns)[start:stop], stored.dtype)
 
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
-
     def floats(self, start: int, stop: int) -> Floats:
         q = self.codes(start, stop).astype(np.float32).reshape(stop - start, -1, self.group)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
             q *= self.by_group(0, start, stop)[:, :, None]
             q += self.by_group(1, start, stop)[:, :, None]
         return q.reshape(stop - start, -1)
-
-    def release(self) -> None:
-        self.words.release()
 
     @property
     def _kind(self) -> str:
@@ -183,17 +170,11 @@ class Affine(Rows):
     @cached_property
     def _fits(self) -> bool:
         """Whether all scales and offsets are numbers of f16."""
-        return all(fit_halves(part) for part in self._pieces())
+        return all(fit_halves(some) for stored in self.both for some in all_of(stored))
 
     @cached_property
     def _finite(self) -> bool:
-        return all(bool(np.all(np.abs(part) < 65504)) for part in self._pieces())
-
-    def _pieces(self) -> Iterator[Floats]:
-        for stored in self.both:
-            flat = stored.array.reshape(-1)
-            for start in range(0, flat.size, PIECE):
-                yield wide(flat[start : start + PIECE], stored.dtype)
+        return all(bool(np.all(np.abs(some) < 65504)) for stored in self.both for some in all_of(stored))
 
     @property
     def exact(self) -> Rows | None:
@@ -201,27 +182,15 @@ class Affine(Rows):
 
     @property
     def near(self) -> Rows | None:
-        return Ones(self, self._kind) if self._kind and self._finite else Plain(self, "Q8_0")
+        return Ones(self, self._kind) if self._kind and self._finite else self.in_eights
 
 
 @dataclass(frozen=True, eq=False)
-class Ones(Rows):
+class Ones(InBlocks):
     """The codes in blocks of Q4_1 or Q5_1, with d = s and m = b in f16."""
 
     source: Affine
     kind: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def type(self) -> str:
-        return self.kind
-
-    @property
-    def quantised(self) -> bool:
-        return True
 
     def rows(self, start: int, stop: int) -> Bytes:
         q = self.source.codes(start, stop).reshape(stop - start, -1, BLOCK)
@@ -229,9 +198,6 @@ class Ones(Rows):
         fields = [halves(self.source.by_group(which, start, stop)[:, of_block]) for which in range(2)]
         fields += [fifth_bits(q)] if self.kind == "Q5_1" else []
         return np.concatenate([*fields, nibbles(q)], axis=2).reshape(stop - start, -1)
-
-    def release(self) -> None:
-        self.source.release()
 
 
 def _apart(tensors: Mapping[str, Rows]) -> Iterator[tuple[str, Rows]]:
