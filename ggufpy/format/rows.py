@@ -287,6 +287,15 @@ class Plain(Single):
         return raw if self.source.type == self.to else encoded(decoded(raw, self.source.type), self.to)
 
 
+@dataclass(frozen=True, eq=False)
+class Opened(Plain):
+    """As `Plain`, for what is wanted as floats even where it is stored in fewer bits: it has no blocks to keep."""
+
+    @property
+    def quantised(self) -> bool:
+        return False
+
+
 def encoded(x: Floats, type_name: str) -> Bytes:
     """float32 (rows, columns) as rows of a float type."""
     if type_name == "F32":
