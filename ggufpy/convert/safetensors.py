@@ -87,6 +87,24 @@ class Stored(Rows):
         return f"Stored({self.name!r}, {self.dtype}, {self._shape})"
 
 
+class Part(Stored):
+    """One of a stack of tensors, which are the first dimension of `stack`; a matrix that is `turned` has its rows and
+    columns exchanged."""
+
+    def __init__(self, stack: Stored, index: int, turned: bool = False) -> None:
+        shape = stack.shape[1:]
+        super().__init__(stack.name, stack.dtype, shape[::-1] if turned else shape, None)
+        self._stack, self._index, self._turned = stack, index, turned
+
+    @property
+    def array(self) -> NDArray[Any]:
+        part: NDArray[Any] = self._stack.array[self._index, ...]
+        return part.T if self._turned else part
+
+    def release(self) -> None:
+        self._stack.release()
+
+
 def floats_of_eight(dtype: str) -> NDArray[np.float32]:
     """What each byte stands for: E4M3 (no infinity; 0x7f and 0xff are NaN) or E5M2 (as IEEE 754), (256,).
 

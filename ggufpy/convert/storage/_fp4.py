@@ -192,10 +192,17 @@ def mx(packed: Stored, scale: Stored, size: tuple[int, ...]) -> Fp4:
     return _checked(packed, scale, Fp4(packed, scale, size, MX), EXPONENTS)
 
 
-def nv(packed: Stored, scale: Stored, size: tuple[int, ...], factor: Stored | None, divides: bool = False) -> Fp4:
-    """A tensor of NV, `factor` one number that scales are multiplied with, or divided by. GGUFError where scales or
-    factor do not fit."""
-    number = 1.0 if factor is None else _single(factor)
+def nv(
+    packed: Stored,
+    scale: Stored,
+    size: tuple[int, ...],
+    factor: Stored | None,
+    divides: bool = False,
+    unit: float = 1.0,
+) -> Fp4:
+    """A tensor of NV, `factor` one number of `unit`s that scales are multiplied with, or divided by. GGUFError where
+    scales or factor do not fit."""
+    number = 1.0 if factor is None else float(np.float32(_single(factor)) / np.float32(unit))
     return _checked(packed, scale, Fp4(packed, scale, size, NV, number, divides), ("F8_E4M3", "U8"))
 
 
