@@ -20,6 +20,7 @@ def said(method: str, **more: Any) -> dict[str, Any]:
     return {"quantization_config": {"quant_method": method, **more}}
 
 
+STACK = "layers.0.mlp.experts.up_proj"
 # config.json, tensors of which all but those of SAID_ONLY are mapped while rows are read, and what they make.
 FORMATS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "mlx": ({"quantization": {"bits": 4, "group_size": 64}},
@@ -31,6 +32,8 @@ FORMATS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "packed": (said("compressed-tensors"),
                {"a.weight_packed": zeros("I32", 32, 8), "a.weight_scale": zeros("F32", 32, 2),
                 "a.weight_zero_point": zeros("I32", 4, 2), "a.weight_shape": ("I64", np.array([32, 64]))}, "a.weight"),
+    "stacks": (said("compressed-tensors", config_groups={"a": {"weights": {"num_bits": 4}}}),
+               {f"{STACK}_packed": zeros("I32", 3, 4, 8), f"{STACK}_scale": zeros("F32", 3, 4, 2)}, f"{STACK}.weight"),
     "mxfp4": (said("mxfp4"), {"a_blocks": zeros("U8", 2, 2, 16), "a_scales": zeros("U8", 2, 2)}, "a.weight"),
     "gptq": (said("gptq", bits=4, group_size=32),
              {"a.qweight": zeros("I32", 8, 8), "a.qzeros": zeros("I32", 2, 1), "a.scales": zeros("F32", 2, 8)},

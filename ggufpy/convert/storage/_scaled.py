@@ -110,7 +110,8 @@ class Grid:
 def grid(stored: Stored, shape: tuple[int, ...], blocks: Sequence[tuple[int, int]] = ()) -> Grid:
     """The scales of a tensor of `shape`: one, one a row, or one a block. `blocks` are sizes that config.json names.
 
-    Dimensions that scales lack are the last ones. Raises GGUFError where they do not fit the tensor.
+    Dimensions that scales lack are the last ones, or the rows of a stack. Raises GGUFError where they do not fit the
+    tensor, or fit both rows and columns.
     """
     said = stored.shape if math.prod(stored.shape) != 1 else ()
     if len(said) > len(shape) > 0 and said[len(shape) :] == (1,) * (len(said) - len(shape)):
@@ -123,6 +124,10 @@ def grid(stored: Stored, shape: tuple[int, ...], blocks: Sequence[tuple[int, int
     if not 2 <= len(shape) <= 3 or 0 in shape or len(said) > len(shape):
         raise wrong
     outer, rows, columns = (1, *shape) if len(shape) == 2 else shape
+    if len(shape) == 3 and len(said) == 2 and said[1] != 1:  # of rows or columns of each matrix
+        if rows == columns or said[1] not in (rows, columns):
+            raise wrong
+        said = said if said[1] == rows else (said[0], 1, columns)
     padded = (*said, *(1,) * (len(shape) - len(said)))
     a, b, c = (1, *padded) if len(shape) == 2 else padded
     if a not in (1, outer):
