@@ -89,8 +89,8 @@ def same(rows: Rows, wanted: Any, kind: str | None, exact: bool = True) -> float
     np.testing.assert_array_equal(rows.floats(0, count), flat)
     parts = list(itertools.pairwise(sorted({0, count // 3, count // 2 + 1, count})))
     with ThreadPoolExecutor(3) as pool:
-        for (start, stop), found in zip(parts, pool.map(lambda at: rows.floats(*at), parts), strict=True):
-            np.testing.assert_array_equal(found, flat[start:stop])
+        for (start, stop), some in zip(parts, pool.map(lambda at: rows.floats(*at), parts), strict=True):
+            np.testing.assert_array_equal(some, flat[start:stop])
     blocks = rows.exact if exact else rows.near
     if not exact:
         assert rows.exact is None

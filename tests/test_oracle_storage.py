@@ -104,16 +104,21 @@ def quantised(kind: str, args: dict[str, Any], shape: tuple[int, int]) -> Any:
     return packed, compressor.decompress(dict(packed), scheme)["weight"].float().numpy()
 
 
-@pytest.mark.parametrize(("kind", "args"), PACKED)
-@pytest.mark.parametrize("shape", [(16, 128), (130, 96)])
-def test_compressed_tensors(kind: str, args: dict[str, Any], shape: tuple[int, int]) -> None:
+def named(module: str, parts: Any) -> storing.Tensors:
+    """Tensors of torch as those of a checkpoint."""
     torch = pytest.importorskip("torch")
-    packed, own = quantised(kind, args, shape)
     names = {torch.int32: "I32", torch.int64: "I64", torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32",
              torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}  # fmt: skip
     bits = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8}
-    tensors = {f"a.{name}": (names[value.dtype], value.view(bits.get(value.dtype, value.dtype)).numpy())
-               for name, value in packed.items()}  # fmt: skip
+    return {f"{module}.{name}": (names[value.dtype], value.view(bits.get(value.dtype, value.dtype)).numpy())
+            for name, value in parts.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "args"), PACKED)
+@pytest.mark.parametrize("shape", [(16, 128), (130, 96)])
+def test_compressed_tensors(kind: str, args: dict[str, Any], shape: tuple[int, int]) -> None:
+    packed, own = quantised(kind, args, shape)
+    tensors = named("a", packed)
     said = {"quant_method": "compressed-tensors", "format": kind, "config_groups": {"a": {"weights": args}}}
     made = decode({"quantization_config": said}, tensors)[1]["a.weight"].to_numpy()
     assert made.shape == own.shape
@@ -121,8 +126,19 @@ def test_compressed_tensors(kind: str, args: dict[str, Any], shape: tuple[int, i
     np.testing.assert_array_equal(of_bf16(bf16(made)), of_bf16(bf16(own)))
 
 
+@pytest.mark.parametrize(("kind", "args"), [one for one in PACKED if one[1]["strategy"] != "block"])
+def test_compressed_stacks_of_experts(kind: str, args: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    each = [quantised(kind, args, (32, 96)) for _ in range(3)]
+    at = "model.layers.0.mlp.experts.gate_up_proj"
+    tensors = named(at, {name: torch.stack([packed[name] for packed, _ in each]) for name in each[0][0]})
+    said = {"quant_method": "compressed-tensors", "format": kind, "config_groups": {"a": {"weights": args}}}
+    made = decode({"quantization_config": said}, tensors)[1][f"{at}.weight"].to_numpy()
+    np.testing.assert_array_equal(of_bf16(bf16(made)), of_bf16(bf16(np.stack([own for _, own in each]))))
+
+
 @pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
 def test_mlx_affine(bits: int, group: int) -> None:
     mx = pytest.importorskip("mlx.core")
     x = mx.array((0.05 * RNG.standard_normal((8, 256))).astype(np.float32))
@@ -147,3 +163,43 @@ def test_mlx_small_floats(mode: str) -> None:
     said = {"bits": 8 if mode == "mxfp8" else 4, "group_size": 16 if mode == "nvfp4" else 32, "mode": mode}
     tensors = {"a.weight": ("U32", np.array(w)), "a.scales": ("U8", np.array(s))}
     np.testing.assert_array_equal(decode({"quantization": said}, tensors)[1]["a.weight"].to_numpy(), own)
+
+
+@pytest.mark.parametrize(("mode", "bits", "group"), [("affine", 4, 64), ("affine", 6, 32), ("mxfp4", 4, 32)])
+def test_mlx_stacks_of_experts(mode: str, bits: int, group: int) -> None:
+    mx = pytest.importorskip("mlx.core")
+    x = mx.array((0.05 * RNG.standard_normal((3, 8, 128))).astype(np.float32))
+    w, *side = mx.quantize(x, group_size=group, bits=bits, mode=mode)
+    own = np.array(mx.dequantize(w, *side, group_size=group, bits=bits, mode=mode, dtype=mx.float32))
+    at = "model.layers.0.mlp.experts"
+    kinds = {"affine": "F32", "mxfp4": "U8"}
+    tensors = {f"{at}.up_proj.weight": ("U32", np.array(w))}
+    tensors |= {f"{at}.up_proj.{name}": (kinds[mode], np.array(value))
+                for name, value in zip(("scales", "biases"), side, strict=False)}  # fmt: skip
+    made = decode({"quantization": {"bits": bits, "group_size": group, "mode": mode}}, tensors)[1]
+    assert set(made) == {f"{at}.{i}.up_proj.weight" for i in range(3)}
+    for i in range(3):
+        numbers = made[f"{at}.{i}.up_proj.weight"].to_numpy()
+        np.testing.assert_allclose(numbers, own[i], rtol=0, atol=2.0**-23 * np.abs(own).max())
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_mlx_nvfp4_with_the_largest_number(stacked: bool) -> None:
+    mx = pytest.importorskip("mlx.core")
+    x = mx.array(RNG.standard_normal((3, 8, 64)).astype(np.float32) * np.float32([[[0.1]], [[1]], [[7]]]))
+    largest = mx.max(mx.abs(x), axis=(1, 2))
+    each = [mx.quantize(x[i], mode="nvfp4", global_scale=largest[i]) for i in range(3)]
+    own = [np.array(mx.dequantize(w, s, mode="nvfp4", global_scale=largest[i], dtype=mx.float32))
+           for i, (w, s) in enumerate(each)]  # fmt: skip
+    at, config = "layers.0.mlp.switch_mlp.up_proj", {"quantization": {"bits": 4, "group_size": 16, "mode": "nvfp4"}}
+    w, s = (np.stack([np.array(one[j]) for one in each]) for j in range(2))
+    if stacked:
+        parts = {"weight": ("U32", w), "scales": ("U8", s), "global_scale": ("F32", np.array(largest))}
+        made = list(decode(config, {f"{at}.{name}": value for name, value in parts.items()})[1].values())
+    else:
+        made = []
+        for i in range(3):
+            parts = {"weight": ("U32", w[i]), "scales": ("U8", s[i]), "global_scale": ("F32", np.array(largest[i]))}
+            made.append(decode(config, {f"a.{name}": value for name, value in parts.items()})[1]["a.weight"])
+    for rows, wanted in zip(made, own, strict=True):
+        np.testing.assert_array_equal(rows.to_numpy(), wanted)

@@ -28,7 +28,7 @@ def affine(shape: tuple[int, ...], bits: int, group: int, low: float = 0.01, nam
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
 def test_affine(bits: int, group: int) -> None:
     tensors, wanted = affine((5, 384), bits, group)
     name, made = decode(config(bits, group), tensors)
@@ -60,6 +60,23 @@ def test_small_floats(mode: str) -> None:
     assert set(made) == {"a.weight", "a.bias"}
     wanted = (E4M3 if mode == "mxfp8" else E2M1)[q] * by_group
     same(made["a.weight"], wanted, {"mxfp4": "MXFP4", "mxfp8": "BF16", "nvfp4": "NVFP4"}[mode])
+
+
+def test_the_largest_number() -> None:
+    """global_scale is what 6 · 448 stands for, of all experts or of each."""
+    q, s = RNG.integers(0, 16, (3, 4, 128)), RNG.integers(0x30, 0x7F, (3, 4, 8)).astype(np.uint8)
+    largest = np.float32([0.3, 1.7, 5.9])
+    numbers = E2M1[q] * (E4M3[s] * (largest / np.float32(2688))[:, None, None]).repeat(16, -1)
+    at = "layers.0.mlp.switch_mlp.up_proj"
+    tensors = {f"{at}.weight": ("U32", pairs(q).view("<u4")), f"{at}.scales": ("U8", s),
+               f"{at}.global_scale": ("F32", largest)}  # fmt: skip
+    made = decode(config(4, 16, mode="nvfp4"), tensors)[1]
+    for i in range(3):
+        same(made[f"layers.0.mlp.experts.{i}.up_proj.weight"], numbers[i], "Q8_0", exact=False)
+    one = {"a.weight": ("U32", pairs(q[1]).view("<u4")), "a.scales": ("U8", s[1]),
+           "a.global_scale": ("F32", largest[1])}  # fmt: skip
+    same(decode(config(4, 16, mode="nvfp4"), one)[1]["a.weight"], numbers[1], "Q8_0", exact=False)
+    refused(config(4, 16, mode="nvfp4"), {**tensors, f"{at}.global_scale": ("F32", largest[:2])}, "of 3 experts")
 
 
 def test_layers_of_their_own() -> None:

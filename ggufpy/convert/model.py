@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ggufpy.convert.sentence import left_out, read_weights
 from ggufpy.errors import GGUFError
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.reader import Shard
-from ggufpy.format.rows import NamedRows, Plain, Rows
+from ggufpy.format.rows import NamedRows, Opened, Plain, Rows
 from ggufpy.format.values import Typed, shown
 from ggufpy.format.writer import header
 from ggufpy.models.base import Keys
@@ -33,6 +33,8 @@ _ALWAYS_F32 = re.compile(
     r"(?:ffn_gate_inp(?:_shexp)?|position_embd|token_types|ssm_conv1d|shortconv\.conv|_norm)\.weight$"
 )
 _EXPERT = re.compile(r"^(.*\blayers?\.(\d+)\..*experts)\.(\d+)\.")
+# All experts of a layer in one tensor, (experts, …), as transformers, MXFP4 and Granite have them.
+_STACK = re.compile(r"\blayers?\.\d+\..*(?:experts|block_sparse_moe)\.[a-z_]+(?:_proj|_linear)(?:\.weight)?$")
 
 _LAYER = re.compile(r"^model\.layers\.(\d{1,9})\.")
 _PREDICTS = re.compile(r"(?:^|\.)mtp[._]")
@@ -102,7 +104,7 @@ def text_config(config: Mapping[str, object]) -> HfConfig:
 
 
 def _with_experts(
-    config: HfConfig, checkpoint: Checkpoint, tensors: Iterable[str]
+    config: HfConfig, checkpoint: Checkpoint, tensors: Mapping[str, Rows]
 ) -> tuple[HfConfig, list[str]]:
     """The config with as many experts as there are: pruned models may have fewer than it says, in all layers alike."""
     if not checkpoint.experts or checkpoint.experts not in config:
@@ -113,7 +115,8 @@ def _with_experts(
         if match is not None:
             counts.setdefault(match[1], set()).add(int(match[3]))
     said = config.count(checkpoint.experts)
-    lengths = {len(numbers) for numbers in counts.values()}
+    stacks = {rows.shape[0] for name, rows in tensors.items() if len(rows.shape) == 3 and _STACK.search(name)}
+    lengths = stacks | {len(numbers) for numbers in counts.values()}
     if not lengths or lengths == {said}:
         return config, []
     if len(lengths) > 1 or any(numbers != set(range(len(numbers))) for numbers in counts.values()):
@@ -207,9 +210,11 @@ def converted(model: Model, keys: Mapping[str, Typed], files: Sequence[str], not
 
 
 def as_written(name: str, rows: Rows) -> Rows:
-    """F32 for vectors, norms and what llama.cpp keeps so; F64 is F32 always."""
+    """F32 for vectors, norms and what llama.cpp keeps so, also where it is quantised; F64 is F32 always."""
     always = len(rows.shape) <= 1 or not name.endswith(".weight") or _ALWAYS_F32.search(name) is not None
-    return Plain(rows, "F32") if rows.type != "F32" and (always or rows.type == "F64") else rows
+    if always and (rows.type != "F32" or rows.quantised):
+        return Opened(rows, "F32")
+    return Plain(rows, "F32") if rows.type == "F64" else rows
 
 
 def of_path(path: Path) -> Path:

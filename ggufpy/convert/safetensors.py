@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Bytes, Rows, plain_bytes
+from ggufpy.format.rows import PIECE, Bytes, Rows, plain_bytes
 from ggufpy.format.values import shown
 
 HEADER_MAX = 100_000_000  # bytes, as in the library
@@ -64,6 +64,12 @@ class Stored(Rows):
         """Bytes in the checkpoint."""
         return math.prod(self._shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """All numbers, some at a time."""
+        flat = self.array.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            yield flat[start : start + PIECE]
+
     def rows(self, start: int, stop: int) -> Bytes:
         raw = self.array.reshape(-1, self.columns)[start:stop]
         if self.dtype in _AS_THEY_ARE:
@@ -79,6 +85,24 @@ class Stored(Rows):
 
     def __repr__(self) -> str:
         return f"Stored({self.name!r}, {self.dtype}, {self._shape})"
+
+
+class Part(Stored):
+    """One of a stack of tensors, which are the first dimension of `stack`; a matrix that is `turned` has its rows and
+    columns exchanged."""
+
+    def __init__(self, stack: Stored, index: int, turned: bool = False) -> None:
+        shape = stack.shape[1:]
+        super().__init__(stack.name, stack.dtype, shape[::-1] if turned else shape, None)
+        self._stack, self._index, self._turned = stack, index, turned
+
+    @property
+    def array(self) -> NDArray[Any]:
+        part: NDArray[Any] = self._stack.array[self._index, ...]
+        return part.T if self._turned else part
+
+    def release(self) -> None:
+        self._stack.release()
 
 
 def floats_of_eight(dtype: str) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ggufpy.format.values import shown
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 FLOATS = ("F32", "F16", "BF16", "F64")
+_WORDS = {"F32": "<u4", "F16": "<u2", "BF16": "<u2", "F64": "<u8"}  # as wide as a number
 PIECE = 1 << 20  # numbers that are looked at together where a whole tensor is gone through
 
 
@@ -89,14 +90,19 @@ class Rows(ABC):
 def decoded(raw: Bytes, type_name: str) -> Floats:
     """Rows of any type of floats or blocks as float32, (rows, columns)."""
     if type_name == "BF16":
-        wide: Floats = (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return wide
+        return of_bf16(raw.view("<u2"))
     if type_name in FLOATS:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused when written
             return raw.view({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[type_name]).astype(np.float32)
     from ggufpy import quants
 
     return quants.dequantize(raw, type_name)
+
+
+def of_bf16(bits: NDArray[np.uint16]) -> Floats:
+    """Bits of bfloat16 as float32, of the same shape."""
+    wide: Floats = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
 
 
 def plain_bytes(x: NDArray[Any]) -> Bytes:
@@ -146,7 +152,23 @@ class Single(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class Picked(Single):
+class Arranged(Single):
+    """Whole rows of another tensor, arranged otherwise: those of its blocks are, too."""
+
+    @property
+    def exact(self) -> Rows | None:
+        return self._of(self.source.exact)
+
+    @property
+    def near(self) -> Rows | None:
+        return self._of(self.source.near)
+
+    def _of(self, source: Rows | None) -> Rows | None:
+        return None if source is None else replace(self, source=source)
+
+
+@dataclass(frozen=True, eq=False)
+class Picked(Arranged):
     """Rows of another tensor in the order of their numbers `order`; all other dimensions are folded into rows."""
 
     order: NDArray[np.int64]
@@ -164,17 +186,9 @@ class Picked(Single):
         runs = np.split(order, cuts)
         return np.concatenate([self.source.rows(int(run[0]), int(run[-1]) + 1) for run in runs])
 
-    @property
-    def exact(self) -> Rows | None:
-        return None if self.source.exact is None else Picked(self.source.exact, self.order)
-
-    @property
-    def near(self) -> Rows | None:
-        return None if self.source.near is None else Picked(self.source.near, self.order)
-
 
 @dataclass(frozen=True, eq=False)
-class Shaped(Single):
+class Shaped(Arranged):
     """The same rows under another shape, whose last dimension is as it was."""
 
     new_shape: tuple[int, ...]
@@ -190,17 +204,9 @@ class Shaped(Single):
     def rows(self, start: int, stop: int) -> Bytes:
         return self.source.rows(start, stop)
 
-    @property
-    def exact(self) -> Rows | None:
-        return None if self.source.exact is None else Shaped(self.source.exact, self.new_shape)
-
-    @property
-    def near(self) -> Rows | None:
-        return None if self.source.near is None else Shaped(self.source.near, self.new_shape)
-
 
 @dataclass(frozen=True, eq=False)
-class Window(Single):
+class Window(Arranged):
     """Rows `first` to `first` + the rows of `new_shape` of another tensor."""
 
     first: int
@@ -212,14 +218,6 @@ class Window(Single):
 
     def rows(self, start: int, stop: int) -> Bytes:
         return self.source.rows(self.first + start, self.first + stop)
-
-    @property
-    def exact(self) -> Rows | None:
-        return None if self.source.exact is None else Window(self.source.exact, self.first, self.new_shape)
-
-    @property
-    def near(self) -> Rows | None:
-        return None if self.source.near is None else Window(self.source.near, self.first, self.new_shape)
 
 
 class Joined(Rows):
@@ -289,6 +287,15 @@ class Plain(Single):
         return raw if self.source.type == self.to else encoded(decoded(raw, self.source.type), self.to)
 
 
+@dataclass(frozen=True, eq=False)
+class Opened(Plain):
+    """As `Plain`, for what is wanted as floats even where it is stored in fewer bits: it has no blocks to keep."""
+
+    @property
+    def quantised(self) -> bool:
+        return False
+
+
 def encoded(x: Floats, type_name: str) -> Bytes:
     """float32 (rows, columns) as rows of a float type."""
     if type_name == "F32":
@@ -313,17 +320,26 @@ class Mapped(Single):
 
 
 @dataclass(frozen=True, eq=False)
-class Transposed(Single):
+class Scattered(Single):
+    """What takes numbers out of their rows: those in blocks become F32."""
+
+    @property
+    def type(self) -> str:
+        return self.source.type if self.source.type in FLOATS else "F32"
+
+    def words(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows of the source, each number as an unsigned one of as many bits, (stop - start, columns)."""
+        return Plain(self.source, self.type).rows(start, stop).view(_WORDS[self.type])
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed(Scattered):
     """Rows and columns of each matrix exchanged, (..., r, c) → (..., c, r). Reading a row reads a whole matrix."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         *outer, r, c = self.source.shape
         return (*outer, c, r)
-
-    @property
-    def type(self) -> str:
-        return self.source.type if self.source.type in FLOATS else "F32"
 
     def rows(self, start: int, stop: int) -> Bytes:
         height = self.shape[-2]
@@ -338,19 +354,16 @@ class Transposed(Single):
     def _columns(self, matrix: int, first: int, last: int) -> Bytes:
         """Columns `first` to `last` of one matrix of the source, as rows."""
         r, c = self.source.shape[-2:]
-        size = {"F32": 4, "F64": 8}.get(self.type, 2)
-        out: NDArray[Any] = np.empty((last - first, r), f"<u{size}")
+        out: NDArray[Any] = np.empty((last - first, r), _WORDS[self.type])
         step = max(PIECE // max(c, 1), 1)
         for row in range(0, r, step):
             end = min(row + step, r)
-            raw = self.source.rows(matrix * r + row, matrix * r + end)
-            raw = raw if self.source.type == self.type else encoded(decoded(raw, self.source.type), "F32")
-            out[:, row:end] = raw.view(f"<u{size}")[:, first:last].T
+            out[:, row:end] = self.words(matrix * r + row, matrix * r + end)[:, first:last].T
         return plain_bytes(out)
 
 
 @dataclass(frozen=True, eq=False)
-class Columns(Single):
+class Columns(Scattered):
     """Columns of another tensor in the order of their numbers `order`."""
 
     order: NDArray[np.int64]
@@ -359,34 +372,16 @@ class Columns(Single):
     def shape(self) -> tuple[int, ...]:
         return (*self.source.shape[:-1], len(self.order))
 
-    @property
-    def type(self) -> str:
-        return self.source.type if self.source.type in FLOATS else "F32"
-
     def rows(self, start: int, stop: int) -> Bytes:
-        raw = self.source.rows(start, stop)
-        raw = raw if self.source.type == self.type else encoded(decoded(raw, self.source.type), "F32")
-        size = {"F32": 4, "F64": 8}.get(self.type, 2)
-        return plain_bytes(raw.view(f"<u{size}")[:, self.order])
+        return plain_bytes(self.words(start, stop)[:, self.order])
 
 
-class NamedRows:
+class NamedRows(Single):
     """Rows under a name: what quantising and plans take for a tensor of a file."""
 
     def __init__(self, name: str, rows: Rows) -> None:
-        self.name, self.source = name, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def type(self) -> str:
-        return self.source.type
-
-    @property
-    def nbytes(self) -> int:
-        return self.source.nbytes
+        super().__init__(rows)
+        self.name = name
 
     def rows(self, start: int, stop: int) -> Bytes:
         """Rows `start` to `stop`. Raises GGUFError, with the tensor's name, for what cannot be read."""
@@ -398,9 +393,3 @@ class NamedRows:
     def little(self) -> Bytes:
         """All rows, uint8 (..., bytes a row)."""
         return self.rows(0, rows_of(self.shape)).reshape(*self.shape[:-1], -1)
-
-    def to_numpy(self) -> Floats:
-        return self.source.to_numpy()
-
-    def release(self) -> None:
-        self.source.release()

@@ -15,7 +15,7 @@ from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .changes import Chain, SplitEach, Transpose
-from .checkpoint import RMS, SIZES, Checkpoint, Derived, Field, HfConfig, Rule, Written, linear, one
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, Field, HfConfig, Rule, Written, linear, one, stacked
 from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, model, read_experts
@@ -64,6 +64,9 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         yield one(f"{at}ffn_down_exps.weight", f"{hf}down_proj", Transpose())
         yield one(f"{at}ffn_down_exps.weight", f"{hf}down_proj.weight")
         yield one(f"{at}ffn_down_exps.bias", f"{hf}down_proj_bias")
+        for name in ("gate", "up", "down"):  # single experts, gate and up apart, as other libraries have them
+            for end in ("weight", "bias"):
+                yield stacked(f"{at}ffn_{name}_exps.{end}", f"{hf}{{}}.{name}_proj.{end}", config.count(EXPERTS))
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:

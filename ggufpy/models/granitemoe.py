@@ -14,8 +14,9 @@ from .base import Keys
 from .changes import PairHalves, Split, SplitEach
 from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, one
 from .granite import GRANITE_ITEMS
+from .llama import MIXTRAL
 from .plan import Plan
-from .rules import BEFORE, EXPERT_ITEMS, EXPERTS, attention_rules, end_rules, norm_rules
+from .rules import BEFORE, EXPERT_ITEMS, EXPERTS, attention_rules, end_rules, expert_rules, experts_of, norm_rules
 from .source import TensorTable
 
 
@@ -35,6 +36,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         both = (f"{at}gate_exps.weight", f"{at}up_exps.weight")
         yield Rule(both, (f"{hf}block_sparse_moe.input_linear.weight",), SplitEach())
         yield one(f"{at}down_exps.weight", f"{hf}block_sparse_moe.output_linear.weight")
+        yield from expert_rules(i, experts_of(config), "block_sparse_moe.experts", MIXTRAL)  # as mlx-lm has them
         if shared:
             both = (f"{at}gate_shexp.weight", f"{at}up_shexp.weight")
             yield Rule(both, (f"{hf}shared_mlp.input_linear.weight",), Split((shared, shared)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
-from ggufpy.format.rows import rows_of
+from ggufpy.format.rows import of_bf16, rows_of
 from ggufpy.format.values import shown
 from ggufpy.quantizer.recipe import Job
 from ggufpy.quantizer.types import FLOATS
@@ -128,11 +128,7 @@ def numbers(raw: NDArray[np.uint8], type_name: str) -> NDArray[Any]:
 
 def floats(x: NDArray[Any]) -> NDArray[np.float32]:
     """What `numbers` gave, as float32."""
-    bits = x.dtype == np.uint16
-    wide: NDArray[np.float32] = (
-        (x.astype(np.uint32) << np.uint32(16)).view(np.float32) if bits else x.astype(np.float32, copy=False)
-    )
-    return wide
+    return of_bf16(x) if x.dtype == np.uint16 else x.astype(np.float32, copy=False)
 
 
 def squares(x: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[Any] | None = None) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,10 +18,10 @@ def halves(x: Floats) -> Bytes:
         return np.ascontiguousarray(x, "<f2").view(np.uint8).reshape(*x.shape, 2)
 
 
-def fit_halves(x: Floats) -> bool:
-    """Whether all numbers are finite and the same in f16."""
+def fit_halves(x: NDArray[np.floating[Any]]) -> bool:
+    """Whether all numbers, of any width, are finite and the same in f16."""
     with np.errstate(over="ignore", under="ignore"):
-        return bool(np.all(np.isfinite(x)) and np.array_equal(x.astype(np.float16).astype(np.float32), x))
+        return bool(np.all(np.isfinite(x)) and np.array_equal(x.astype(np.float16).astype(x.dtype), x))
 
 
 def nibbles(q: NDArray[np.uint8]) -> Bytes:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import PIECE, Bytes, Floats, Plain, Rows, plain_bytes, rows_of
+from ggufpy.format.rows import Bytes, Floats, Rows, rows_of
 from ggufpy.format.values import shown
 
-from ._blocks import BLOCK, halves, nibbles
+from ._blocks import halves, nibbles
+from ._quantised import Decoded, InBlocks
 from ._scaled import EXPONENTS, eights, powers
 
 MX, NV = 32, 16  # weights that share a scale
@@ -43,7 +44,7 @@ def _pairs() -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Fp4(Rows):
+class Fp4(Decoded):
     """A tensor of `size` (..., rows, columns). `group` says what scales are; `factor` is 1 for MX, and what scales are
     divided by where it `divides`."""
 
@@ -55,16 +56,8 @@ class Fp4(Rows):
     divides: bool = False
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
-
-    @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    def parts(self) -> tuple[Stored, ...]:
+        return self.packed, self.scale
 
     def raw(self, start: int, stop: int) -> Bytes:
         """Bytes of two weights, (stop - start, columns / 2)."""
@@ -94,24 +87,18 @@ class Fp4(Rows):
         """What a scale of 1 multiplies by."""
         return 1 / self.factor if self.divides else self.factor
 
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
-
     def floats(self, start: int, stop: int) -> Floats:
         pairs = _pairs()[self.raw(start, stop)].reshape(stop - start, -1, self.group)
         with np.errstate(over="ignore", invalid="ignore"):
             pairs *= self.values[self.scale_bytes(start, stop)][:, :, None]
         return pairs.reshape(stop - start, -1)
 
-    def release(self) -> None:
-        self.packed.release()
-
     @cached_property
     def _used(self) -> NDArray[np.int64]:
         """The bytes that scales are, each once."""
-        flat, seen = self.scale.array.reshape(-1), np.zeros(256, np.int64)
-        for start in range(0, flat.size, PIECE):
-            seen += np.bincount(flat[start : start + PIECE], minlength=256)
+        seen = np.zeros(256, np.int64)
+        for some in self.scale.pieces():
+            seen += np.bincount(some, minlength=256)
         return np.flatnonzero(seen)
 
     @cached_property
@@ -140,23 +127,14 @@ class Fp4(Rows):
         signs = bool(np.any(self._used >= 127))  # negative and NaN
         if self.columns % _SUPER == 0 and not signs and _LEAST <= self.unit < 2.0**5:
             return Q6K(self)
-        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
+        return self.in_eights
 
 
 @dataclass(frozen=True, eq=False)
-class _InBlocks(Rows):
+class _OfFours(InBlocks):
+    """Codes of 4 bits in blocks of any width."""
+
     source: Fp4
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def quantised(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        self.source.release()
 
     def codes(self, start: int, stop: int, width: int) -> Bytes:
         """The 4 bits of each weight, (n, columns / width, width)."""
@@ -164,24 +142,20 @@ class _InBlocks(Rows):
         return np.stack([raw & np.uint8(15), raw >> np.uint8(4)], axis=2).reshape(stop - start, -1, width)
 
 
-class Mxfp4(_InBlocks):
+class Mxfp4(_OfFours):
     """MXFP4: the scale's exponent, then weight j of 32 beside weight j + 16."""
 
-    @property
-    def type(self) -> str:
-        return "MXFP4"
+    kind = "MXFP4"
 
     def rows(self, start: int, stop: int) -> Bytes:
         e = self.source.scale_bytes(start, stop)[:, :, None]
         return np.concatenate([e, nibbles(self.codes(start, stop, MX))], axis=2).reshape(stop - start, -1)
 
 
-class Nvfp4(_InBlocks):
+class Nvfp4(_OfFours):
     """NVFP4: four scales, then for each of them weight j of 16 beside weight j + 8."""
 
-    @property
-    def type(self) -> str:
-        return "NVFP4"
+    kind = "NVFP4"
 
     def rows(self, start: int, stop: int) -> Bytes:
         table, n = self.source.folded, stop - start
@@ -191,12 +165,10 @@ class Nvfp4(_InBlocks):
         return np.concatenate([d, low], axis=2).reshape(n, -1)
 
 
-class Q6K(_InBlocks):
+class Q6K(_OfFours):
     """Q6_K: codes are twice E2M1, scales of groups of 16 whole numbers up to 127, d the unit they are counted in."""
 
-    @property
-    def type(self) -> str:
-        return "Q6_K"
+    kind = "Q6_K"
 
     def rows(self, start: int, stop: int) -> Bytes:
         n = stop - start
@@ -220,10 +192,17 @@ def mx(packed: Stored, scale: Stored, size: tuple[int, ...]) -> Fp4:
     return _checked(packed, scale, Fp4(packed, scale, size, MX), EXPONENTS)
 
 
-def nv(packed: Stored, scale: Stored, size: tuple[int, ...], factor: Stored | None, divides: bool = False) -> Fp4:
-    """A tensor of NV, `factor` one number that scales are multiplied with, or divided by. GGUFError where scales or
-    factor do not fit."""
-    number = 1.0 if factor is None else _single(factor)
+def nv(
+    packed: Stored,
+    scale: Stored,
+    size: tuple[int, ...],
+    factor: Stored | None,
+    divides: bool = False,
+    unit: float = 1.0,
+) -> Fp4:
+    """A tensor of NV, `factor` one number of `unit`s that scales are multiplied with, or divided by. GGUFError where
+    scales or factor do not fit."""
+    number = 1.0 if factor is None else float(np.float32(_single(factor)) / np.float32(unit))
     return _checked(packed, scale, Fp4(packed, scale, size, NV, number, divides), ("F8_E4M3", "U8"))
 
 

@@ -19,11 +19,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.format.rows import PIECE, Bytes, Floats, Plain, Rows, plain_bytes
+from ggufpy.format.rows import PIECE, Bytes, Floats, Rows
 
+from ._blocks import BLOCK, fifth_bits, fit_halves, halves, nibbles
 from ._packed import Codes
+from ._quantised import Decoded, InBlocks
 
-BLOCK = 32
 _LARGEST = float(np.finfo(np.float16).max)
 _RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-128, 127)}
 # By bits, 6 standing for more: codes around zero, codes with a minimum, and the next larger ones around zero.
@@ -32,7 +33,7 @@ _LOWEST = 2.0**-16  # what zeros are multiples of, where q - z is exact in float
 Groups = int | NDArray[np.int64]
 
 
-class Grouped(Rows):
+class Grouped(Decoded):
     """A matrix (out, in) of codes. Subclasses say where these are.
 
     `bits` a code; `groups` is how many columns side by side share a scale, or for each column the number of its group.
@@ -52,17 +53,6 @@ class Grouped(Rows):
     @abstractmethod
     def zeros(self, start: int, stop: int) -> Floats:
         """z, float32 (n, groups)."""
-
-    @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
 
     def floats(self, start: int, stop: int) -> Floats:
         q = self.codes(start, stop).astype(np.float32)
@@ -90,7 +80,7 @@ class Grouped(Rows):
     def near(self) -> Rows | None:
         if self._fit is not None:
             return Blocks(self, self._fit[0])
-        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
+        return self.in_eights
 
     @cached_property
     def _fit(self) -> tuple[str, bool] | None:
@@ -103,9 +93,9 @@ class Grouped(Rows):
         for s, z in self._pieces():
             high, low = max(high, float((2**self.bits - 1 - z).max())), min(low, -float(z.max()))
             product = s.astype(np.float64) * z
-            exact = exact and _halves(s)
+            exact = exact and fit_halves(s)
             fits = fits and bool(np.all(np.abs(s) <= _LARGEST) and np.all(np.abs(product) <= _LARGEST))
-            products = products and _halves(product) and bool(np.all(z % _LOWEST == 0) and np.all(np.abs(z) < 128))
+            products = products and fit_halves(product) and bool(np.all(z % _LOWEST == 0) and np.all(np.abs(z) < 128))
             if z.size and not np.array_equal(z, np.rint(z)):
                 high = np.inf  # no blocks without minima have these
         if not fits:
@@ -125,33 +115,12 @@ class Grouped(Rows):
             yield self.scales(start, stop), self.zeros(start, stop)
 
 
-def _halves(x: NDArray[np.floating]) -> bool:
-    """Whether all numbers are finite and the same in f16."""
-    with np.errstate(over="ignore", under="ignore"):
-        return bool(np.all(np.isfinite(x)) and np.array_equal(x.astype(np.float16).astype(x.dtype), x))
-
-
 @dataclass(frozen=True, eq=False)
-class Blocks(Rows):
+class Blocks(InBlocks):
     """The codes of a matrix in blocks of GGUF, `kind`: Q4_0, Q5_0, Q8_0 with d = s; Q4_1, Q5_1 with m = -s · z, too."""
 
     source: Grouped
     kind: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def type(self) -> str:
-        return self.kind
-
-    @property
-    def quantised(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        self.source.release()
 
     def rows(self, start: int, stop: int) -> Bytes:
         s, z = self.source.scales(start, stop), self.source.zeros(start, stop)
@@ -165,18 +134,7 @@ class Blocks(Rows):
         else:
             heads.append(self.source.by_block((-(s.astype(np.float64) * z)).astype(np.float32)))
         blocks = q.reshape(len(q), -1, BLOCK)
-        with np.errstate(over="ignore", under="ignore"):
-            fields = [_halves_as_bytes(head) for head in heads]
-        fields += [blocks] if self.kind == "Q8_0" else _low_bits(blocks, self.kind.startswith("Q5"))
+        fields = [halves(head) for head in heads]
+        fields += [fifth_bits(blocks)] if self.kind.startswith("Q5") else []
+        fields += [blocks if self.kind == "Q8_0" else nibbles(blocks)]
         return np.concatenate(fields, axis=2).reshape(len(q), -1)
-
-
-def _halves_as_bytes(x: Floats) -> Bytes:
-    """A number of each block, (n, blocks), in f16: (n, blocks, 2)."""
-    return np.ascontiguousarray(x, "<f2").view(np.uint8).reshape(*x.shape, 2)
-
-
-def _low_bits(q: Codes, five: bool) -> list[Bytes]:
-    """Codes (n, blocks, 32) of 4 bits, or 5 bits with the fifth ones apart, as blocks have them."""
-    nibbles: Bytes = (q[:, :, :16] & np.uint8(15)) | (q[:, :, 16:] << np.uint8(4))
-    return [np.packbits(q >> np.uint8(4), axis=2, bitorder="little"), nibbles] if five else [nibbles]

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from ggufpy.convert.safetensors import Stored, floats_of_eight
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import PIECE, Bytes, Floats, Plain, Rows, plain_bytes
+from ggufpy.format.rows import Bytes, Floats, Plain, Rows, of_bf16
 from ggufpy.format.values import shown
 
 from ._blocks import BLOCK, fit_halves, halves
+from ._quantised import Decoded, InBlocks
 
 EIGHT = ("F8_E4M3", "F8_E5M2")
 EXPONENTS = ("F8_E8M0", "U8")
@@ -52,15 +53,20 @@ def _looked_up(table: Floats, codes: NDArray[Any]) -> Floats:
 
 
 def wide(array: NDArray[Any], dtype: str) -> Floats:
-    """Numbers as they are stored, of any dtype of scales, as float32."""
+    """Numbers as they are stored, of any dtype of scales, as float32 of the same shape."""
     if dtype in EXPONENTS:
         return _looked_up(powers(), array)
     if dtype in EIGHT:
         return _looked_up(eights(dtype), array)
     if dtype == "BF16":
-        floats: Floats = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return floats
+        return of_bf16(array)
     return array.astype(np.float32)
+
+
+def all_of(stored: Stored) -> Iterator[Floats]:
+    """All numbers of a tensor as float32, some at a time."""
+    for some in stored.pieces():
+        yield wide(some, stored.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +106,12 @@ class Grid:
         """Whether all 32 columns of a run have the same number."""
         return self.size[2] % BLOCK == 0 and (self.counts[2] == 1 or self.block[1] % BLOCK == 0)
 
-    def pieces(self) -> Iterator[Floats]:
-        """All of them, some at a time."""
-        flat = self.stored.array.reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            yield wide(flat[start : start + PIECE], self.stored.dtype)
-
 
 def grid(stored: Stored, shape: tuple[int, ...], blocks: Sequence[tuple[int, int]] = ()) -> Grid:
     """The scales of a tensor of `shape`: one, one a row, or one a block. `blocks` are sizes that config.json names.
 
-    Dimensions that scales lack are the last ones. Raises GGUFError where they do not fit the tensor.
+    Dimensions that scales lack are the last ones, or the rows of a stack. Raises GGUFError where they do not fit the
+    tensor, or fit both rows and columns.
     """
     said = stored.shape if math.prod(stored.shape) != 1 else ()
     if len(said) > len(shape) > 0 and said[len(shape) :] == (1,) * (len(said) - len(shape)):
@@ -123,6 +124,10 @@ def grid(stored: Stored, shape: tuple[int, ...], blocks: Sequence[tuple[int, int
     if not 2 <= len(shape) <= 3 or 0 in shape or len(said) > len(shape):
         raise wrong
     outer, rows, columns = (1, *shape) if len(shape) == 2 else shape
+    if len(shape) == 3 and len(said) == 2 and said[1] != 1:  # of rows or columns of each matrix
+        if rows == columns or said[1] not in (rows, columns):
+            raise wrong
+        said = said if said[1] == rows else (said[0], 1, columns)
     padded = (*said, *(1,) * (len(shape) - len(said)))
     a, b, c = (1, *padded) if len(shape) == 2 else padded
     if a not in (1, outer):
@@ -136,7 +141,7 @@ def grid(stored: Stored, shape: tuple[int, ...], blocks: Sequence[tuple[int, int
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled(Rows):
+class Scaled(Decoded):
     """A tensor (..., rows, columns) of 8-bit floats or whole numbers with its scales, and zeros where it has some."""
 
     codes: Stored
@@ -148,20 +153,16 @@ class Scaled(Rows):
         return self.codes.shape
 
     @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    def parts(self) -> Iterator[Stored]:
+        yield self.codes
+        yield self.scale.stored
+        if self.zeros is not None:
+            yield self.zeros.stored
 
     def raw(self, start: int, stop: int) -> NDArray[Any]:
         """Codes as they are stored, (stop - start, columns)."""
         some: NDArray[Any] = self.codes.array.reshape(-1, self.columns)[start:stop]
         return some
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
 
     def floats(self, start: int, stop: int) -> Floats:
         raw = self.raw(start, stop)
@@ -172,23 +173,20 @@ class Scaled(Rows):
             q *= self.scale.by_column(start, stop)
         return q
 
-    def release(self) -> None:
-        self.codes.release()
-
     @cached_property
     def _fits(self) -> bool:
         """Whether scales alone let the same numbers be in the type that `exact` has."""
         if self.codes.dtype in EIGHT:
             low, high = _POWERS[self.codes.dtype]
-            return all(_powers_within(s, low, high) for s in self.scale.pieces())
-        return self._whole and all(fit_halves(s) for s in self.scale.pieces())
+            return all(_powers_within(s, low, high) for s in all_of(self.scale.stored))
+        return self._whole and all(fit_halves(s) for s in all_of(self.scale.stored))
 
     @cached_property
     def _whole(self) -> bool:
         """Whether codes are those of Q8_0."""
         if self.codes.dtype != "I8" or not self.scale.runs:
             return False
-        return self.zeros is None or not any(z.any() for z in self.zeros.pieces())
+        return self.zeros is None or not any(z.any() for z in all_of(self.zeros.stored))
 
     @property
     def exact(self) -> Rows | None:
@@ -200,7 +198,7 @@ class Scaled(Rows):
     def near(self) -> Rows | None:
         if self._whole:
             return Eights(self)
-        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
+        return self.in_eights
 
 
 def _powers_within(s: Floats, low: float, high: float) -> bool:
@@ -210,30 +208,16 @@ def _powers_within(s: Floats, low: float, high: float) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Eights(Rows):
+class Eights(InBlocks):
     """Whole numbers of 8 bits as Q8_0, with scales rounded to f16."""
 
     source: Scaled
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def type(self) -> str:
-        return "Q8_0"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    kind = "Q8_0"
 
     def rows(self, start: int, stop: int) -> Bytes:
         q = np.ascontiguousarray(self.source.raw(start, stop)).view(np.uint8).reshape(stop - start, -1, BLOCK)
         d = halves(self.source.scale.by_run(start, stop))
         return np.concatenate([d, q], axis=2).reshape(stop - start, -1)
-
-    def release(self) -> None:
-        self.source.release()
 
 
 def scaled(codes: Stored, scale: Stored, blocks: Sequence[tuple[int, int]] = (), zeros: Stored | None = None) -> Scaled:

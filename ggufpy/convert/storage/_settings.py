@@ -6,12 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Floats, Rows, Transposed
+from ggufpy.format.rows import Rows, Transposed
 from ggufpy.format.values import shown
 from ggufpy.support import checks
 
@@ -24,9 +21,9 @@ _CONV1D = {"gpt2": ("c_attn", "c_proj", "c_fc", "q_attn")}  # layers whose unqua
 def said(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """quantization_config of config.json, or of its text half; an empty one where there is none."""
     for part in (config, config.get("text_config"), config.get("llm_config")):
-        found = part.get("quantization_config") if isinstance(part, Mapping) else None
-        if isinstance(found, Mapping):
-            return found
+        inner = part.get("quantization_config") if isinstance(part, Mapping) else None
+        if isinstance(inner, Mapping):
+            return inner
     return {}
 
 
@@ -93,30 +90,22 @@ def modules(
     Raises GGUFError where one of the `needed` is missing, where `needed` or `optional` ones are without their `main`,
     and where a module's weight is there twice.
     """
-    found: dict[str, dict[str, Stored]] = {}
+    layers: dict[str, dict[str, Stored]] = {}
     rest: dict[str, Rows] = {}
     endings = {main, *needed, *optional}
     for name, stored in tensors.items():
         base, _, ending = name.rpartition(".")
         if ending in endings and base:
-            found.setdefault(base, {})[ending] = stored
+            layers.setdefault(base, {})[ending] = stored
         else:
             rest[name] = stored
-    for base, parts in found.items():
+    for base, parts in layers.items():
         missing = sorted({main, *needed} - set(parts))
         if missing:
             raise GGUFError(f"tensor {shown(f'{base}.{missing[0]}')} is missing from the checkpoint")
         if f"{base}.weight" in rest:
             raise GGUFError(f"the checkpoint has both {shown(f'{base}.weight')} and {shown(f'{base}.{main}')}")
-    return [Module(base, parts) for base, parts in found.items()], rest
-
-
-def floats_of(stored: Stored, some: NDArray[Any]) -> Floats:
-    """Some of the numbers of a tensor of floats, as they are in its array, as float32 of the same shape."""
-    if stored.dtype == "BF16":
-        wide: Floats = (some.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return wide
-    return some.astype(np.float32)
+    return [Module(base, parts) for base, parts in layers.items()], rest
 
 
 def as_unquantised(config: Mapping[str, Any], name: str, rows: Rows) -> Rows:

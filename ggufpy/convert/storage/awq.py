@@ -22,13 +22,13 @@ from ggufpy.format.rows import Floats, Rows
 
 from ._groups import Grouped, Groups
 from ._packed import Codes, some_columns, unpacked
+from ._scaled import wide
 from ._settings import (
     FLOATS,
     WORDS,
     Module,
     Tensors,
     as_unquantised,
-    floats_of,
     method,
     modules,
     number,
@@ -72,8 +72,8 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
 
 def decoded(config: Mapping[str, Any], tensors: Tensors, settings: Layout) -> Mapping[str, Rows]:
     """The weights of modules in AWQ's layout, and all other tensors."""
-    found, rest = modules(tensors, "qweight", ("qzeros", "scales"))
-    for module in found:
+    layers, rest = modules(tensors, "qweight", ("qzeros", "scales"))
+    for module in layers:
         made = _gemm(module, settings) if settings.version == "gemm" else _gemv(module, settings)
         rest[f"{module.name}.weight"] = as_unquantised(config, module.name, made)
     return rest
@@ -126,12 +126,8 @@ class Awq(Grouped):
     stored_scales: Stored
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
-
-    def release(self) -> None:
-        for stored in (self.qweight, self.qzeros, self.stored_scales):
-            stored.release()
+    def parts(self) -> tuple[Stored, ...]:
+        return self.qweight, self.qzeros, self.stored_scales
 
 
 class Gemm(Awq):
@@ -141,7 +137,7 @@ class Gemm(Awq):
         return np.ascontiguousarray(some_columns(self.qweight.array, self.bits, start, stop, _PLACES).T)
 
     def scales(self, start: int, stop: int) -> Floats:
-        return np.ascontiguousarray(floats_of(self.stored_scales, self.stored_scales.array[:, start:stop]).T)
+        return np.ascontiguousarray(wide(self.stored_scales.array[:, start:stop], self.stored_scales.dtype).T)
 
     def zeros(self, start: int, stop: int) -> Floats:
         codes = some_columns(self.qzeros.array, self.bits, start, stop, _PLACES)

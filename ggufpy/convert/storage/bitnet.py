@@ -12,47 +12,42 @@ Facts: integrations/bitnet.py of transformers (unpack_weights, AutoBitLinear, We
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Rows, plain_bytes
+from ggufpy.format.rows import Bytes, Floats, Rows
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+
+from ._quantised import Decoded, InBlocks
 
 NAME = "BitNet"
 _BLOCK, _PIECE = 256, 1 << 22
 _LEAST = 1e-5  # of what 1 stands for
 
 
-class Ternary(Rows):
+class Ternary(Decoded):
     """A matrix of -1, 0 and 1 times a number."""
 
-    @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
-
+    @abstractmethod
     def unit(self) -> np.float32:
         """What 1 stands for."""
-        raise NotImplementedError
 
-    def signs(self, start: int, stop: int) -> NDArray[np.float32]:
+    @abstractmethod
+    def signs(self, start: int, stop: int) -> Floats:
         """Rows of -1, 0 and 1."""
-        raise NotImplementedError
 
-    def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        return plain_bytes(self.signs(start, stop) * self.unit())
+    def floats(self, start: int, stop: int) -> Floats:
+        numbers: Floats = self.signs(start, stop) * self.unit()
+        return numbers
 
     @property
     def exact(self) -> Rows | None:
@@ -61,24 +56,13 @@ class Ternary(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class _Blocks(Rows):
+class _Blocks(InBlocks):
     """The same as TQ2_0."""
 
     source: Ternary
+    kind = "TQ2_0"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def type(self) -> str:
-        return "TQ2_0"
-
-    @property
-    def quantised(self) -> bool:
-        return True
-
-    def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+    def rows(self, start: int, stop: int) -> Bytes:
         return quants.quantize(self.source.floats(start, stop), "TQ2_0")
 
 
@@ -93,10 +77,14 @@ class Packed(Ternary):
         rows, columns = self._bytes.shape
         return 4 * rows, columns
 
+    @property
+    def parts(self) -> tuple[Stored, ...]:
+        return (self._bytes,)
+
     def unit(self) -> np.float32:
         return self._unit
 
-    def signs(self, start: int, stop: int) -> NDArray[np.float32]:
+    def signs(self, start: int, stop: int) -> Floats:
         height = self._bytes.shape[0]
         which = np.arange(start, stop)
         packed = self._bytes.array[which % height] >> (2 * (which // height)).astype(np.uint8)[:, None]
@@ -113,6 +101,10 @@ class Online(Ternary):
     def shape(self) -> tuple[int, ...]:
         return self._floats.shape
 
+    @property
+    def parts(self) -> tuple[Stored, ...]:
+        return (self._floats,)
+
     @cached_property
     def _unit(self) -> np.float32:
         rows, columns = self.shape
@@ -121,15 +113,15 @@ class Online(Ternary):
             float(np.abs(self._floats.floats(first, min(first + step, rows))).sum(dtype=np.float64))
             for first in range(0, rows, step)
         )
-        found: np.float32 = np.float32(max(total / max(rows * columns, 1), _LEAST))
-        return found
+        unit: np.float32 = np.float32(max(total / max(rows * columns, 1), _LEAST))
+        return unit
 
     def unit(self) -> np.float32:
         return self._unit
 
-    def signs(self, start: int, stop: int) -> NDArray[np.float32]:
+    def signs(self, start: int, stop: int) -> Floats:
         scaled = self._floats.floats(start, stop) * (np.float32(1) / self.unit())
-        signs: NDArray[np.float32] = np.clip(np.rint(scaled), -1, 1)
+        signs: Floats = np.clip(np.rint(scaled), -1, 1)
         return signs
 
 

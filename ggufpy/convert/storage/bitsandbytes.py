@@ -17,7 +17,7 @@ codes is the nearest: its scale is rounded to f16.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -27,13 +27,15 @@ import numpy as np
 
 from ggufpy.convert.safetensors import DIMS_MAX, Stored
 from ggufpy.errors import GGUFError
-from ggufpy.format.rows import Bytes, Floats, Plain, Rows, plain_bytes
+from ggufpy.format.rows import Floats, Rows
 from ggufpy.format.values import shown
 from ggufpy.support import checks
 
-from ._groups import BLOCK, Grouped, Groups
+from ._groups import Grouped, Groups
 from ._packed import Codes
-from ._settings import FLOATS, Module, Tensors, as_unquantised, floats_of, method
+from ._quantised import Decoded
+from ._scaled import wide
+from ._settings import FLOATS, Module, Tensors, as_unquantised, method
 
 NAME = "bitsandbytes"
 STATE = "quant_state.bitsandbytes__"
@@ -76,14 +78,14 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
 
 def _parts(tensors: Tensors, base: str, used: set[str]) -> Mapping[str, Stored]:
     """The tensors of a 4-bit matrix; absmax, quant_map and its codes ("") must be there."""
-    found = {part: tensors[f"{base}.{part}"] for part in _PARTS if f"{base}.{part}" in tensors}
+    there = {part: tensors[f"{base}.{part}"] for part in _PARTS if f"{base}.{part}" in tensors}
     if base in tensors:
-        found[""] = tensors[base]
+        there[""] = tensors[base]
     for part in ("", "absmax", "quant_map"):
-        if part not in found:
+        if part not in there:
             raise GGUFError(f"tensor {shown(f'{base}.{part}'.rstrip('.'))} is missing from the checkpoint")
-    used |= {f"{base}.{part}".rstrip(".") for part in found}
-    return found
+    used |= {f"{base}.{part}".rstrip(".") for part in there}
+    return there
 
 
 @dataclass(frozen=True)
@@ -142,34 +144,27 @@ def _four(base: str, parts: Mapping[str, Stored], name: str, stored: Stored) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class FourBits(Rows):
+class FourBits(Decoded):
     """A tensor of 4-bit codes."""
 
     state: _State
-    parts: Mapping[str, Stored]
+    tensors: Mapping[str, Stored]
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.state.shape
 
     @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    def parts(self) -> Iterable[Stored]:
+        return self.tensors.values()
 
     @property
     def near(self) -> Rows | None:
-        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
+        return self.in_eights
 
     def floats(self, start: int, stop: int) -> Floats:
         first, last = start * self.columns, stop * self.columns
-        raw = self.parts[""].array.reshape(-1).view(np.uint8)[first // 2 : -(-last // 2)]
+        raw = self.tensors[""].array.reshape(-1).view(np.uint8)[first // 2 : -(-last // 2)]
         codes = np.stack([raw >> 4, raw & 15], axis=1).reshape(-1)[first % 2 : first % 2 + last - first]
         low, high = first // self.state.block, -(-last // self.state.block)
         largest = np.repeat(self._absmax(low, high), self.state.block)[first - low * self.state.block :]
@@ -179,21 +174,17 @@ class FourBits(Rows):
 
     @cached_property
     def _table(self) -> Floats:
-        return np.array(self.parts["quant_map"].array, np.float32)
+        return np.array(self.tensors["quant_map"].array, np.float32)
 
     def _absmax(self, start: int, stop: int) -> Floats:
         """Of some blocks, float32."""
-        stored = self.parts["absmax"]
-        if "nested_absmax" not in self.parts:
-            return floats_of(stored, stored.array[start:stop])
-        outer = self.parts["nested_absmax"].array[np.arange(start, stop) // self.state.nested_block]
-        made: Floats = self.parts["nested_quant_map"].array[stored.array[start:stop]] * outer
+        stored = self.tensors["absmax"]
+        if "nested_absmax" not in self.tensors:
+            return wide(stored.array[start:stop], stored.dtype)
+        outer = self.tensors["nested_absmax"].array[np.arange(start, stop) // self.state.nested_block]
+        made: Floats = self.tensors["nested_quant_map"].array[stored.array[start:stop]] * outer
         made += np.float32(self.state.offset)
         return made
-
-    def release(self) -> None:
-        for stored in self.parts.values():
-            stored.release()
 
 
 def _eight(tensors: Tensors, base: str) -> Rows:
@@ -220,6 +211,10 @@ class EightBits(Grouped):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.module.parts["weight"].shape
+
+    @property
+    def parts(self) -> Iterable[Stored]:
+        return self.module.parts.values()
 
     @property
     def groups(self) -> Groups:  # type: ignore[override]
@@ -249,7 +244,3 @@ class EightBits(Grouped):
     @property
     def exact(self) -> Rows | None:
         return None  # two roundings, and a scale of 24 bits
-
-    def release(self) -> None:
-        for stored in self.module.parts.values():
-            stored.release()

@@ -11,8 +11,12 @@ In: "quant_method": "compressed-tensors", for a layer (out, in)
     nvfp4-pack-quantized  weight_packed U8 (out, in / 2), two E2M1 in a byte, the first in its low four bits;
                           weight_scale F8_E4M3 (out, in / 16); weight_global_scale F32 (1), which is divided by
     mxfp4-pack-quantized  weight_packed as before; weight_scale U8 (out, in / 32), exponents
-Out: weight (out, in) = (q - z) · s in float32, v · (s / global) for NVFP4. The library (`lifecycle/forward.py`,
-`_dequantize`) has the same products and rounds each once to the dtype of its scales.
+and for a stack of experts X, such as gate_up_proj, the same by expert, (experts, out, in), as X.weight_packed,
+X_weight_packed or X_packed and so on. weight_global_scale may be (experts, 2), of gate and of up; weight_shape may be
+missing
+Out: weight (out, in) = (q - z) · s in float32, v · (s / global) for NVFP4; of stacks X.weight (experts, out, in), of
+8 bits X as it lies. The library (`lifecycle/forward.py`, `_dequantize`) has the same products and rounds each once to
+the dtype of its scales.
 
 Of which format and how many bits a layer is shows from its tensors, so that targets and "ignore" of config.json need
 not be matched: its groups only say what there may be. Sparse formats, and layers with transforms, are refused.
@@ -20,7 +24,8 @@ not be matched: its groups only say what there may be. Sparse formats, and layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +41,7 @@ from ._groups import Grouped, Groups
 from ._packed import Codes, some_columns, unpacked
 from ._scaled import EIGHT, scaled, wide
 from ._settings import FLOATS, Module, Tensors, method, modules, refuse, said
+from ._stacks import fused_nv, joined, of_expert
 from .fp8 import ASIDE, block_size
 
 NAME = "compressed-tensors"
@@ -44,6 +50,10 @@ FORMATS = (
     "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision", "dense",
 )  # fmt: skip
 _PARTS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale")
+# A tensor beside a stack, the stack, and what it is: experts.gate_up_proj_weight_scale, experts.gate_up_proj_packed.
+_BESIDE = re.compile(r"^(.+\.experts\.[a-z_]+_proj)_(?:weight_)?(packed|scale|shape|zero_point|g_idx|global_scale)$")
+_RANKS = {"weight_shape": 1, "weight_g_idx": 1}  # of what all experts may share
+_TURNED = ("gpt_oss",)  # whose stacks of floats are (experts, in, out)
 
 
 def claims(config: Mapping[str, Any], tensors: Tensors) -> bool:
@@ -56,17 +66,39 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
     groups = _groups(said(config))
     blocks = [block for group in groups for block in block_size(group.get("block_structure"), "block_structure")]
     bits = {group["num_bits"] for group in groups if type(group.get("num_bits")) is int}
-    there = {name: stored for name, stored in tensors.items() if not ASIDE.search(name)}
+    there, plain = _as_layers({name: stored for name, stored in tensors.items() if not ASIDE.search(name)})
     packed, rest = modules({n: t for n, t in there.items() if _is_packed(n, there)}, "weight_packed", ("weight_scale",),
                            _PARTS)  # fmt: skip
     for module in packed:
         if f"{module.name}.weight" in there:
             raise module.wrong("it has both weight and weight_packed")
+        if len(module.parts["weight_packed"].shape) == 3 and config.get("model_type") in _TURNED:
+            raise module.wrong("stacks of experts of this model are not known to be packed: take single experts")
         rest[f"{module.name}.weight"] = _packed(module, bits)
     for name, stored in there.items():
         if not _is_packed(name, there):
             rest |= _plain(name, stored, there, blocks)
-    return rest
+    return {name.removesuffix(".weight") if name in plain else name: rows for name, rows in rest.items()}
+
+
+def _as_layers(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], set[str]]:
+    """Tensors with those of stacks under the names of layers, and the weights of 8 bits that are no layer's by name."""
+    names = {name: name for name in tensors}
+    plain: set[str] = set()
+    for name in tensors:
+        beside = _BESIDE.match(name)
+        if beside is None:
+            continue
+        base, part = beside.groups()
+        if base in tensors and tensors[base].dtype in (*EIGHT, "I8"):
+            plain.add(f"{base}.weight")
+            names[base] = f"{base}.weight"
+        names[name] = f"{base}.weight_{part}"
+    layers = {names[name]: stored for name, stored in tensors.items()}
+    if len(layers) != len(tensors):
+        twice = next(name for name, layer in names.items() if layer != name and tensors[name] is not layers[layer])
+        raise GGUFError(f"tensor {shown(twice)} is there twice, under names that mean the same")
+    return layers, plain
 
 
 def _is_packed(name: str, tensors: Tensors) -> bool:
@@ -114,23 +146,32 @@ def _plain(name: str, stored: Stored, tensors: Tensors, blocks: Sequence[tuple[i
 
 
 def _packed(module: Module, bits: set[int]) -> Rows:
-    """The matrix of a layer with weight_packed."""
+    """The matrix of a layer with weight_packed, or a stack of them."""
+    shape = module.parts["weight_packed"].shape
+    if len(shape) != 3 or 0 in shape:
+        return _layer(module, bits)
+
+    def make(i: int) -> Rows:
+        parts = {part: of_expert(stored, shape[0], i, _RANKS.get(part)) for part, stored in module.parts.items()}
+        return _layer(Module(module.name, parts), bits, fused_nv)
+
+    return joined(shape[0], make)
+
+
+def _layer(module: Module, bits: set[int], as_nv: Callable[..., Rows] = nv) -> Rows:
     codes = module.parts["weight_packed"]
     if codes.dtype == "U8":
         scale, size = module.parts["weight_scale"], (*codes.shape[:-1], 2 * codes.columns)
         if "weight_global_scale" not in module.parts:
             return mx(codes, scale, size)
-        return nv(codes, scale, size, module.parts["weight_global_scale"], divides=True)
+        return as_nv(codes, scale, size, module.parts["weight_global_scale"], divides=True)
     return _words(module, bits)
 
 
 def _words(module: Module, bits: set[int]) -> Rows:
     """Codes in words of 32 bits."""
-    if "weight_shape" not in module.parts:
-        raise GGUFError(f"tensor {shown(f'{module.name}.weight_shape')} is missing from the checkpoint")
-    shape = module.get("weight_shape", ("I64", "I32"), (2,)).array
-    out, columns = int(shape[0]), int(shape[1])
     words = module.get("weight_packed", ("I32",), (None, None))
+    out, columns = _size(module, words, bits)
     fits = [n for n in range(1, 9) if -(-columns * n // 32) == words.shape[1]]
     if words.shape[0] != out or not fits or columns < 1:
         raise module.wrong(f"its weight_packed {list(words.shape)} does not hold {out} × {columns}, its weight_shape")
@@ -145,6 +186,17 @@ def _words(module: Module, bits: set[int]) -> Rows:
     if "weight_zero_point" in module.parts:
         zeros = module.get("weight_zero_point", ("I32",), (-(-out * width // 32), groups))
     return PackedRows((out, columns), width, _grouping(module, columns, groups), words, scale, zeros)
+
+
+def _size(module: Module, words: Stored, bits: set[int]) -> tuple[int, int]:
+    """(out, in): what weight_shape says, or where it is missing what all codes of whole words are."""
+    if "weight_shape" in module.parts:
+        whole = module.parts["weight_shape"].shape == (3,)  # a stack may say how many experts there are
+        out, columns = module.get("weight_shape", ("I64", "I32"), (3,) if whole else (2,)).array[-2:]
+        return int(out), int(columns)
+    if len(bits) != 1 or 32 % max(bits):
+        raise GGUFError(f"tensor {shown(f'{module.name}.weight_shape')} is missing from the checkpoint")
+    return words.shape[0], words.shape[1] * 32 // max(bits)
 
 
 def _grouping(module: Module, columns: int, groups: int) -> Groups:
@@ -176,8 +228,9 @@ class PackedRows(Grouped):
     zero: Stored | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
+    def parts(self) -> tuple[Stored, ...]:
+        side = (self.words, self.scale)
+        return side if self.zero is None else (*side, self.zero)
 
     def codes(self, start: int, stop: int) -> Codes:
         return unpacked(self.words.array[start:stop], self.bits)[:, : self.columns]
@@ -192,6 +245,3 @@ class PackedRows(Grouped):
             return np.full_like(self.scales(start, stop), 1 << (self.bits - 1))
         codes = some_columns(np.ascontiguousarray(self.zero.array.T), self.bits, start, stop)
         return np.ascontiguousarray(codes.T, np.float32)
-
-    def release(self) -> None:
-        self.words.release()

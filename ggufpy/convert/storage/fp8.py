@@ -3,7 +3,7 @@
 In: "quant_method": "fp8" or "fbgemm_fp8", or 8-bit floats with scales beside them; for a weight (..., out, in)
     weight                F8_E4M3 or F8_E5M2; I8 or U8 where it is two E2M1 to a byte with a scale for each 32
     weight_scale_inv      what to multiply by, whatever it is called: of each block of "weight_block_size" rows and
-                          columns (128 × 128), of each row or of the whole; also weight_scale, qscale_weight, and both
+                          columns (128 × 128), of each row or of the whole; also weight_scale, qscale_weight, and all
                           endings on the names of experts' tensors. Floats, or E8M0, also as plain bytes
 Out: weight = code · scale in float32. transformers (`integrations/finegrained_fp8.py`) has the same product and rounds
 it to its dtype, bfloat16 by default. Scales of activations and caches say nothing of the weights and are left out.
@@ -27,7 +27,10 @@ from ._settings import Tensors, method, refuse, said
 
 NAME = "FP8"
 METHODS = ("fp8", "fbgemm_fp8")
-_ENDINGS = (("_scale_inv", ""), ("_scale", ""), (".qscale_weight", ".weight"))  # of scales, and of what they belong to
+# Endings of scales, and of what they belong to.
+_ENDINGS = (
+    ("_scale_inv", ""), ("_scale", ""), (".qscale_weight", ".weight"), ("_weight_scale_inv", ""), ("_weight_scale", ""),
+)  # fmt: skip
 ASIDE = re.compile(r"(?:^|[._])(?:activation_scale|input_scale|input_scale_ub|qscale_act|[kqv]_scale|prob_output_scale"
                    r"|kv_scale|output_scale|input_global_scale)$")  # fmt: skip
 
@@ -81,7 +84,7 @@ def eight_bits(tensors: Mapping[str, Stored], blocks: Sequence[tuple[int, int]])
 
 def _names_weight(name: str) -> bool:
     """Whether a name of scales is that of a weight's: models have other tensors that end so."""
-    return name.endswith(("_scale_inv", ".weight_scale", ".qscale_weight"))
+    return name.endswith(("_scale_inv", "weight_scale", ".qscale_weight"))
 
 
 def _owner(name: str, tensors: Tensors) -> str | None:

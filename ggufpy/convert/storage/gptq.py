@@ -26,13 +26,13 @@ from ggufpy.format.rows import Floats, Rows
 
 from ._groups import Grouped, Groups
 from ._packed import Codes, some_columns, unpacked
+from ._scaled import wide
 from ._settings import (
     FLOATS,
     WORDS,
     Module,
     Tensors,
     as_unquantised,
-    floats_of,
     method,
     modules,
     number,
@@ -98,8 +98,8 @@ def layout(config: Mapping[str, Any]) -> Layout:
 
 def decoded(config: Mapping[str, Any], tensors: Tensors, settings: Layout) -> Mapping[str, Rows]:
     """The weights of modules in GPTQ's layout, and all other tensors."""
-    found, rest = modules(tensors, "qweight", ("qzeros", "scales"), ("g_idx",))
-    for module in found:
+    layers, rest = modules(tensors, "qweight", ("qzeros", "scales"), ("g_idx",))
+    for module in layers:
         rest[f"{module.name}.weight"] = as_unquantised(config, module.name, weight(module, settings))
     return rest
 
@@ -164,14 +164,14 @@ class GptqRows(Grouped):
     settings: Layout
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
+    def parts(self) -> tuple[Stored, ...]:
+        return self.qweight, *self.side
 
     def codes(self, start: int, stop: int) -> Codes:
         return unpacked(self.qweight.array[:, start:stop].T, self.bits)[:, : self.columns]
 
     def scales(self, start: int, stop: int) -> Floats:
-        return np.ascontiguousarray(floats_of(self.side[0], self.side[0].array[:, start:stop]).T)
+        return np.ascontiguousarray(wide(self.side[0].array[:, start:stop], self.side[0].dtype).T)
 
     def zeros(self, start: int, stop: int) -> Floats:
         words: NDArray[np.uint32] = self.side[1].array.view(np.uint32)
@@ -183,7 +183,3 @@ class GptqRows(Grouped):
         elif self.settings.lifted and self.bits not in _ONES:
             codes = (codes + 1) % (1 << self.bits)
         return np.ascontiguousarray(codes.T, np.float32)
-
-    def release(self) -> None:
-        for stored in (self.qweight, *self.side):
-            stored.release()

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from ggufpy.convert.safetensors import Stored
-from ggufpy.format.rows import Bytes, Floats, Plain, Rows, plain_bytes
+from ggufpy.format.rows import Floats, Rows
 from ggufpy.format.values import shown
 
-from ._groups import BLOCK, Grouped, Groups
+from ._groups import Grouped, Groups
 from ._packed import Codes
-from ._settings import FLOATS, Module, Tensors, as_unquantised, floats_of, method, modules
+from ._quantised import Decoded
+from ._scaled import wide
+from ._settings import FLOATS, Module, Tensors, as_unquantised, method, modules
 
 NAME = "HQQ"
 BITS = (8, 6, 5, 4, 3, 2, 1)
@@ -47,10 +49,10 @@ def decode(config: Mapping[str, Any], tensors: Tensors) -> Mapping[str, Rows]:
     """The weights by their names. GGUFError for settings that are not known and tensors that do not fit."""
     bases = {name.removesuffix(".W_q") for name in tensors if name.endswith(".W_q")}
     inner = {name: stored for name, stored in tensors.items() if name.rpartition(".")[0] in bases}
-    found, beside = modules(inner, "W_q", _NEEDED, _SAID)
+    layers, beside = modules(inner, "W_q", _NEEDED, _SAID)
     rest: dict[str, Rows] = {name: stored for name, stored in tensors.items() if name not in inner}
     rest |= beside
-    for module in found:
+    for module in layers:
         rest[f"{module.name}.weight"] = as_unquantised(config, module.name, weight(module))
     return rest
 
@@ -139,7 +141,7 @@ class Packed:
 
 def _side(stored: Stored, start: int, stop: int) -> Floats:
     """Scales or zeros of some groups, float32."""
-    return floats_of(stored, stored.array.reshape(-1)[start:stop])
+    return wide(stored.array.reshape(-1)[start:stop], stored.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +155,8 @@ class HqqRows(Grouped):
     side: tuple[Stored, Stored]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
+    def parts(self) -> tuple[Stored, ...]:
+        return self.packed.stored, *self.side
 
     def codes(self, start: int, stop: int) -> Codes:
         return self.packed.codes(start * self.columns, stop * self.columns).reshape(-1, self.columns)
@@ -170,13 +172,9 @@ class HqqRows(Grouped):
         count = self.columns // self.groups
         return _side(stored, start * count, stop * count).reshape(-1, count)
 
-    def release(self) -> None:
-        for stored in (self.packed.stored, *self.side):
-            stored.release()
-
 
 @dataclass(frozen=True, eq=False)
-class HqqFlat(Rows):
+class HqqFlat(Decoded):
     """A matrix whose groups are not columns side by side: every so-maniest number, or runs across rows."""
 
     size: tuple[int, int]
@@ -186,23 +184,12 @@ class HqqFlat(Rows):
     side: tuple[Stored, Stored]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.size
-
-    @property
-    def type(self) -> str:
-        return "F32"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    def parts(self) -> tuple[Stored, ...]:
+        return self.packed.stored, *self.side
 
     @property
     def near(self) -> Rows | None:
-        return Plain(self, "Q8_0") if self.columns % BLOCK == 0 else None
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        return plain_bytes(self.floats(start, stop))
+        return self.in_eights
 
     def floats(self, start: int, stop: int) -> Floats:
         first, last = start * self.columns, stop * self.columns
@@ -213,7 +200,3 @@ class HqqFlat(Rows):
         values -= _side(self.side[1], low, high)[group - low]
         values *= _side(self.side[0], low, high)[group - low]
         return values.reshape(-1, self.columns)
-
-    def release(self) -> None:
-        for stored in (self.packed.stored, *self.side):
-            stored.release()

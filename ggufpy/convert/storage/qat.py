@@ -26,6 +26,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Rows, Single, decoded, rows_of
 
 from ._blocks import BLOCK, nibbles
+from ._quantised import InBlocks
 from ._settings import Tensors
 
 NAME = "floats of Q4_0"
@@ -80,9 +81,9 @@ def _blocks(raw: Bytes, dtype: str) -> Bytes | None:
         if n == _TRIES[4] and len(left) > len(x) // 2:
             return None  # nearly all runs have a number of the outer ones
         some = slice(None) if len(left) == len(x) else left
-        found, scale, codes = _with_largest(x[some], bits[some], largest[some] / np.float32(n), dtype)
-        d[left[found]], q[left[found]] = scale[found], codes[found]
-        left = left[~found]
+        known, scale, codes = _with_largest(x[some], bits[some], largest[some] / np.float32(n), dtype)
+        d[left[known]], q[left[known]] = scale[known], codes[known]
+        left = left[~known]
     if len(left):
         return None
     parts = (q + np.int8(8)).view(np.uint8).reshape(len(raw), -1, BLOCK)
@@ -90,17 +91,17 @@ def _blocks(raw: Bytes, dtype: str) -> Bytes | None:
     return np.concatenate([scales, nibbles(parts)], axis=2).reshape(len(raw), -1)
 
 
-Found = tuple[NDArray[np.bool_], NDArray[np.float16], NDArray[np.float32]]
+Known = tuple[NDArray[np.bool_], NDArray[np.float16], NDArray[np.float32]]
 
 
-def _with_largest(x: Floats, bits: NDArray[np.uint16], guess: Floats, dtype: str) -> Found:
+def _with_largest(x: Floats, bits: NDArray[np.uint16], guess: Floats, dtype: str) -> Known:
     """Of runs (m, 32), with a guess of d: which are d · q for some d of f16; that d, and q."""
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         q: Floats = x * np.reciprocal(guess)[:, None]
         np.rint(q, out=q)
         best = np.einsum("ij,ij->i", x, q) / np.einsum("ij,ij->i", q, q)
         middle = best.astype(np.float16)
-        found = np.zeros(len(x), np.bool_)
+        known = np.zeros(len(x), np.bool_)
         d = np.zeros(len(x), np.float16)
         left = np.flatnonzero((q.max(axis=1) <= 7) & (q.min(axis=1) >= -8) & np.isfinite(middle))
         for steps in _STEPS:
@@ -110,9 +111,9 @@ def _with_largest(x: Floats, bits: NDArray[np.uint16], guess: Floats, dtype: str
             candidate = _stepped(middle[some], steps)
             product: Floats = candidate.astype(np.float32)[:, None] * q[some]
             fits = np.all(_rounded(product, dtype) == _unsigned(bits[some]), axis=1)
-            d[left[fits]], found[left[fits]] = candidate[fits], True
+            d[left[fits]], known[left[fits]] = candidate[fits], True
             left = left[~fits]
-    return found, d, q
+    return known, d, q
 
 
 def _stepped(x: NDArray[np.float16], steps: int) -> NDArray[np.float16]:
@@ -164,16 +165,10 @@ class OnGrid(Single):
 
 
 @dataclass(frozen=True, eq=False)
-class Gridded(Single):
+class Gridded(InBlocks):
     """The blocks of Q4_0 that such a tensor has."""
 
-    @property
-    def type(self) -> str:
-        return "Q4_0"
-
-    @property
-    def quantised(self) -> bool:
-        return True
+    kind = "Q4_0"
 
     def rows(self, start: int, stop: int) -> Bytes:
         made = _blocks(self.source.rows(start, stop), self.source.type)
