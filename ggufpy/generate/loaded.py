@@ -77,7 +77,7 @@ class LoadedModel:
             return (lambda: PromptLookup(options.lookup)) if options.lookup else None
         if isinstance(draft, str | os.PathLike):
             own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None, lora=())
-            draft = self._draft_model = LoadedModel.from_options(draft, own)
+            draft = self._draft_model = type(self).from_options(draft, own)
         small = draft
         DraftModel(small, self, options.draft_max)  # whether they fit
         return lambda: DraftModel(small, self, options.draft_max)
