@@ -29,6 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["Tiny", "-o", "out/{OUTTYPE}.gguf"], "out/AUTO.gguf"),
         (["hf:owner/Large", "--type", "F32"], "Large-F32.gguf"),
         (["hf:owner/Large", "-o", "out"], "out/Large-AUTO.gguf"),
+        (["owner/Large", "--remote", "--no-lazy", "--outfile", "l.gguf"], "l.gguf"),
     ],
 )
 def test_where_the_file_goes(
@@ -75,3 +76,18 @@ def test_options_that_go_ill_together(
     assert (out, err.count("\n")) == ("", 1)
     assert match in err
     assert not list(Path().rglob("*.gguf"))
+
+
+def test_what_is_a_file_of_gguf_already(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["convert", "Tiny", "-o", "m.gguf", "--no-vocab"]) == 0
+    capsys.readouterr()
+    assert cli.main(["convert", "m.gguf", "-o", "n.gguf"]) == 1
+    assert capsys.readouterr().err == \
+        "ggufpy convert: m.gguf is a GGUF file already: 'ggufpy quantize' writes it in another type\n"  # fmt: skip
+    for command in (["quantize", "Tiny", "n.gguf", "Q4_0"], ["inspect", "Tiny"], ["export", "Tiny", "out"]):
+        assert cli.main(command) == 1
+        assert capsys.readouterr().err == f"ggufpy {command[0]}: Tiny is a folder: give a .gguf file; of a " \
+            "checkpoint 'ggufpy convert Tiny' makes one\n"  # fmt: skip
+    for command in (["tokenize", "m.gguf", "-p", "a"], ["embed", "m.gguf", "-p", "a"]):
+        assert cli.main(command) == 1
+        assert "tokenizer.ggml.model is none: the file has no tokenizer; take it from" in capsys.readouterr().err

@@ -237,7 +237,8 @@ def test_resolve_takes_paths_as_they_are(
     monkeypatch.chdir(tmp_path)
     Path("tiny").write_bytes(b"x")
     assert hub.resolve("tiny") == Path("tiny")  # a file of that name comes first
-    assert hub.resolve(tmp_path) == tmp_path
+    with pytest.raises(GGUFError, match=r" is a folder: give a \.gguf file; .*ggufpy convert "):
+        hub.resolve(tmp_path)
     with pytest.raises(GGUFError, match=r"no such file: gone\.gguf; .*tiny.*hf:owner/repo"):
         hub.resolve("gone.gguf")
     with pytest.raises(GGUFError, match="no model called 'big'; known: tiny"):

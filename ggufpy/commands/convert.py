@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import argument_type, whole
 from ggufpy.commands._quantizing import add_quantizing_arguments, check_quantizing, print_report, quantizing_options
+from ggufpy.errors import GGUFError
 from ggufpy.support.options import ScaledPaths
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata", type=Path, metavar="FILE", help="a JSON object of keys that win over those found")
     parser.add_argument("--allow-pickle", action="store_true", help="read pytorch_model.bin (only tensors are taken)")
     parser.add_argument("--bigendian", action="store_true", help="write numbers big-endian")
+    parser.add_argument("--remote", action="store_true", help="DIR is owner/repo, as with hf: before it")
+    parser.add_argument(
+        "--use-temp-file", "--no-lazy", action="store_true", help="nothing: memory stays small without (llama.cpp's)"
+    )
     add_quantizing_arguments(parser)
     group = parser.add_argument_group("several files")
     group.add_argument("--split-max-size", type=size, default=0, metavar="N[K|M|G]", help="bytes a file at most")
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("files are cut by bytes or by tensors: leave out --split-max-size or --split-max-tensors")
     if args.vocab_only and args.dry_run:
         raise UsageError("--vocab-only writes no weights, whose types and sizes --dry-run shows: leave out one of them")
+    if args.remote:
+        args.folder = f"hf:{args.folder.removeprefix('hf:')}"
     from ggufpy.convert import convert
     from ggufpy.convert.model import of_path
     from ggufpy.hub import resolve_checkpoint
@@ -93,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress() as progress:
         options = _options(args, progress)
         folder = of_path(resolve_checkpoint(args.folder, not args.vocab_only, args.allow_pickle))
+        if folder.suffix == ".gguf" and folder.is_file():
+            raise GGUFError(f"{folder} is a GGUF file already: 'ggufpy quantize' writes it in another type")
         report = convert(folder, _target(args, folder), options)
     print_report(args, "convert", report)
     return 0

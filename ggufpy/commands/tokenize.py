@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufpy.commands import UsageError
 from ggufpy.commands._options import add_escape_arguments, add_model_argument, find_model, unescaped
 from ggufpy.support import console
 
@@ -76,6 +77,8 @@ def _text(args: argparse.Namespace) -> bytes:
         raw = os.fsencode(args.prompt)
     elif args.file is not None and args.file != "-":
         raw = Path(args.file).read_bytes()
+    elif args.file is None and not console.has_input():
+        raise UsageError("no text: give -p TEXT, -f FILE, or text on stdin")
     else:
         raw = console.read_input("give -p TEXT or -f FILE")
     return unescaped(raw) if args.escape else raw

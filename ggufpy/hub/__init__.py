@@ -75,6 +75,8 @@ def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) 
     """
     text = checks.path("the model", name, "the path of a .gguf file, a known name or hf:owner/repo")
     path = Path(text)
+    if text and text not in MODELS and path.is_dir():
+        raise GGUFError(f"{text} is a folder: give a .gguf file; of a checkpoint 'ggufpy convert {text}' makes one")
     if text and (path.is_file() or (path.exists() and text not in MODELS)):
         return path
     if text in MODELS or text.startswith("hf:"):
