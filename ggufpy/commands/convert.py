@@ -74,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bigendian", action="store_true", help="write numbers big-endian")
     parser.add_argument("--remote", action="store_true", help="DIR is owner/repo, as with hf: before it")
     parser.add_argument(
-        "--use-temp-file", "--no-lazy", action="store_true", help="nothing: memory stays small without (llama.cpp's)"
-    )
+        "--use-temp-file", "--no-lazy", action="store_true",
+        help="taken for llama.cpp's sake, and change nothing: memory stays small without them",
+    )  # fmt: skip
     add_quantizing_arguments(parser)
     group = parser.add_argument_group("several files")
     group.add_argument("--split-max-size", type=size, default=0, metavar="N[K|M|G]", help="bytes a file at most")

@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the tokens; 0. Raises GGUFError for a model without a usable vocabulary."""
     from ggufpy.tokenizers import load_tokenizer
 
+    text = _text(args)
     tokenizer = load_tokenizer(find_model(args.model), pre=args.pre)
-    ids = tokenizer.encode(_text(args), add_special=not args.no_bos, parse_special=args.special)
+    ids = tokenizer.encode(text, add_special=not args.no_bos, parse_special=args.special)
     if args.bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
     if args.json:
