@@ -257,6 +257,16 @@ def test_prompts_from_files_and_stdin(
     assert "no prompt: give -p TEXT" in err
 
 
+@pytest.mark.parametrize("command", ["run", "embed", "tokenize"])
+def test_nobody_is_waited_for(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    status, out, err = run(capsys, command, "nowhere.gguf")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "give -p TEXT, -f FILE, or text on stdin" in err
+
+
 def test_run_guesses_and_says_how_that_went(fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     fake.parts = parts(succ=lambda token: ord("b") if token == ord("a") else ord("a"))
     words = ["run", "--raw", "-p", "ababab", "-n", "20", "--temp", "0"]

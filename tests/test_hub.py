@@ -237,7 +237,8 @@ def test_resolve_takes_paths_as_they_are(
     monkeypatch.chdir(tmp_path)
     Path("tiny").write_bytes(b"x")
     assert hub.resolve("tiny") == Path("tiny")  # a file of that name comes first
-    assert hub.resolve(tmp_path) == tmp_path
+    with pytest.raises(GGUFError, match=r" is a folder: give a \.gguf file; .*ggufpy convert "):
+        hub.resolve(tmp_path)
     with pytest.raises(GGUFError, match=r"no such file: gone\.gguf; .*tiny.*hf:owner/repo"):
         hub.resolve("gone.gguf")
     with pytest.raises(GGUFError, match="no model called 'big'; known: tiny"):
@@ -337,6 +338,10 @@ class FakeHub:
         path.write_bytes(file.encode())
         return str(path)
 
+    def snapshot_download(self, repo: str, cache_dir: Path, allow_patterns: list[str]) -> str:
+        paths = [self.hf_hub_download(repo, file, cache_dir, False) for file in allow_patterns]
+        return str(Path(paths[0]).parent)
+
 
 @pytest.fixture
 def hugging(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
@@ -383,7 +388,7 @@ def test_hf_errors_are_one_line(cache: Path, hugging: FakeHub, monkeypatch: pyte
     for error, match in (
         (RepositoryNotFoundError("404\nlong story"), "no repository o/r on Hugging Face"),
         (GatedRepoError("403"), "HF_TOKEN"),
-        (OSError("no route\nto host"), r"not in the cache .*\(OSError: no route\).*'ggufpy pull hf:o/r'"),
+        (OSError("no route\nto host"), r"not in the cache .*\(OSError: no route\): check the network and try again"),
         (PanicException("range\nend"), r"could not be fetched \(PanicException: range\)"),
     ):
         hugging.error = error
@@ -396,6 +401,56 @@ def test_hf_errors_are_one_line(cache: Path, hugging: FakeHub, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(GGUFError, match=r"pip install 'ggufpy\[hub\]'"):
         hub.resolve("hf:o/r")
+
+
+CHECKPOINT = ["config.json", "tokenizer.json", "1_Pooling/config.json", "original/params.json", "flax_model.msgpack",
+              "consolidated.safetensors", "model.safetensors", "pytorch_model.bin"]  # fmt: skip
+
+
+def test_checkpoints_are_fetched_in_part(cache: Path, hugging: FakeHub) -> None:
+    hugging.files = CHECKPOINT
+    folder = hub.resolve_checkpoint("hf:o/r")
+    assert cache in folder.parents
+    assert hugging.calls == ["list", "config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"]
+    hugging.calls.clear()
+    hub.resolve_checkpoint("hf:o/r", weights=False)
+    assert hugging.calls == ["list", *hugging.files[:3]]
+    assert hub.resolve_checkpoint("here") == Path("here")
+
+
+def test_weights_that_are_pickles_are_fetched_with_leave(cache: Path, hugging: FakeHub) -> None:
+    hugging.files = ["config.json", "pytorch_model.bin"]
+    with pytest.raises(GGUFError, match=r"^the weights of o/r are pickles \(pytorch_model.bin\): pass --allow-pickle"):
+        hub.resolve_checkpoint("hf:o/r")
+    assert hugging.calls == ["list"]
+    hub.resolve_checkpoint("hf:o/r", pickles=True)
+    assert hugging.calls == ["list", "list", *hugging.files]
+    hugging.files = QUANTS
+    with pytest.raises(GGUFError, match=r"^o/r has no weights, neither \.safetensors nor \.bin"):
+        hub.resolve_checkpoint("hf:o/r", pickles=True)
+
+
+def test_a_checkpoint_that_was_fetched_is_found_without_the_network(cache: Path, hugging: FakeHub) -> None:
+    hugging.files = CHECKPOINT
+    hub.resolve_checkpoint("hf:o/r", weights=False)
+    hugging.error = OSError("offline")
+    folder = hub.resolve_checkpoint("hf:o/r", weights=False)
+    with pytest.raises(GGUFError, match=r"^hf:o/r is not in the cache .*\(OSError: offline\): check the network"):
+        hub.resolve_checkpoint("hf:o/r")
+    hugging.error = None
+    assert hub.resolve_checkpoint("hf:o/r") == folder
+    hugging.error = OSError("offline")
+    assert hub.resolve_checkpoint("hf:o/r") == folder
+
+
+def test_a_checkpoint_is_a_whole_repository(
+    cache: Path, hugging: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GGUFError, match=r"^hf:o/r:Q8_0: a checkpoint is a whole repository, hf:o/r"):
+        hub.resolve_checkpoint("hf:o/r:Q8_0")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(GGUFError, match=r"^hf:o/r needs huggingface_hub: .*pip install 'ggufpy\[hub\]'"):
+        hub.resolve_checkpoint("hf:o/r")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from ggufpy.tokenizers.library import guarded
 PIECES = (("\u2581", -5.0), ("a", -6.0), ("\u2581a", -1.0))
 
 
-@pytest.mark.parametrize("kind", ["rwkv", "plamo2", "none", "no_vocab", "bert2", ""])
+@pytest.mark.parametrize("kind", ["rwkv", "plamo2", "bert2", ""])
 def test_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(GGUFError, match=f"tokenizer.ggml.model.*'{kind}'.*gpt2, llama"):
         load(tmp_path, bpe_metadata(model=kind))
@@ -29,6 +29,7 @@ def test_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
     ("change", "message"),
     [
         ({"model": None}, "tokenizer.ggml.model is missing"),
+        ({"model": "none"}, "tokenizer.ggml.model is none: the file has no tokenizer"),
         ({"tokens": None}, "tokenizer.ggml.tokens is missing"),
         ({"tokens": [1, 2]}, "tokenizer.ggml.tokens"),
         ({"merges": None}, "tokenizer.ggml.merges is missing"),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import add_threads_argument, argument_type, real, whole
-from ggufpy.commands.quantize import tensor_type
+from ggufpy.commands._options import argument_type, whole
+from ggufpy.commands._quantizing import add_quantizing_arguments, check_quantizing, print_report, quantizing_options
 from ggufpy.errors import GGUFError
-from ggufpy.support import console
 from ggufpy.support.options import ScaledPaths
 
 if TYPE_CHECKING:
@@ -60,22 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="folder of a checkpoint, or hf:owner/repo")
     parser.add_argument(
         "-o", "--output", "--outfile", type=Path, metavar="OUT",
-        help="the .gguf file to write; {ftype} in it becomes the type (default: in DIR, by its name and TYPE)",
+        help="the .gguf file to write ({ftype} in it becomes the type), or its folder (default: DIR; for hf: here)",
     )  # fmt: skip
     parser.add_argument("--type", "--outtype", dest="type", default="auto", metavar="TYPE", help="default: auto")
-    add_threads_argument(parser)
-    parser.add_argument("--imatrix", metavar="FILE", help="weigh columns by this importance matrix")
-    parser.add_argument(
-        "--tensor-type", type=tensor_type, action="append", default=[], metavar="REGEX=TYPE",
-        help="type of the tensors in whose name REGEX is found; again for more",
-    )  # fmt: skip
-    parser.add_argument("--target-bpw", type=real, metavar="X", help="choose types by measured error, X bits a weight")
-    parser.add_argument("--pure", action="store_true", help="one type for all matrices, no mix")
+    parser.add_argument("--keep", action="store_true", help="refuse quantised weights that no blocks are the same as")
     parser.add_argument(
         "--lora", type=argument_type(ScaledPaths()), action="append", default=[], metavar="FOLDER[=SCALE]",
         help="add an adapter that PEFT saved to the weights, SCALE times; again for more",
     )  # fmt: skip
-    parser.add_argument("--keep", action="store_true", help="refuse quantised weights that no blocks are the same as")
     parser.add_argument("--vocab-only", action="store_true", help="write the vocabulary and metadata, no weights")
     parser.add_argument("--no-vocab", action="store_true", help="write weights alone: the file takes tokens, no text")
     parser.add_argument(
@@ -88,12 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--model-name", metavar="NAME", help="what the file calls the model")
     parser.add_argument("--metadata", type=Path, metavar="FILE", help="a JSON object of keys that win over those found")
-    parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
     parser.add_argument("--allow-pickle", action="store_true", help="read pytorch_model.bin (only tensors are taken)")
-    parser.add_argument(
-        "--allow-nonfinite", action="store_true", help="take infinite weights and NaN: as zero, where a type has none"
-    )
     parser.add_argument("--bigendian", action="store_true", help="write numbers big-endian")
+    parser.add_argument("--remote", action="store_true", help="DIR is owner/repo, as with hf: before it")
+    parser.add_argument(
+        "--use-temp-file", "--no-lazy", action="store_true",
+        help="taken for llama.cpp's sake, and change nothing: memory stays small without them",
+    )  # fmt: skip
+    add_quantizing_arguments(parser)
     group = parser.add_argument_group("several files")
     group.add_argument("--split-max-size", type=size, default=0, metavar="N[K|M|G]", help="bytes a file at most")
     group.add_argument("--split-max-tensors", type=whole(0), default=0, metavar="N", help="tensors a file at most")
@@ -102,73 +94,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print the table or one object of JSON."""
-    if args.pure and args.target_bpw is not None:
-        raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
+    check_quantizing(args)
     if args.split_max_size and args.split_max_tensors:
         raise UsageError("files are cut by bytes or by tensors: leave out --split-max-size or --split-max-tensors")
+    if args.vocab_only and args.dry_run:
+        raise UsageError("--vocab-only writes no weights, whose types and sizes --dry-run shows: leave out one of them")
+    if args.remote:
+        args.folder = f"hf:{args.folder.removeprefix('hf:')}"
     from ggufpy.convert import convert
+    from ggufpy.convert.model import of_path
     from ggufpy.hub import resolve_checkpoint
     from ggufpy.support.progress import Progress
 
     with Progress() as progress:
         options = _options(args, progress)
-        folder = resolve_checkpoint(args.folder, progress, args.allow_pickle)
+        folder = of_path(resolve_checkpoint(args.folder, not args.vocab_only, args.allow_pickle))
+        if folder.suffix == ".gguf" and folder.is_file():
+            raise GGUFError(f"{folder} is a GGUF file already: 'ggufpy quantize' writes it in another type")
         report = convert(folder, _target(args, folder), options)
-    for note in report.notes:
-        console.note(f"ggufpy convert: {note}")
-    if args.json:
-        print(json.dumps(report.as_json()))
-        return 0
-    if args.verbose:
-        for tensor in report.tensors:
-            print(f"{tensor.name:<40}{tensor.source:>8} -> {tensor.target:<8}{tensor.bytes:>15,}")
-    for line in report.table() if report.tensors else ():
-        print(line)
-    print(f"{report.bits_per_weight:.3f} bits per weight, nothing written" if args.dry_run else _written(report.files))
+    print_report(args, "convert", report)
     return 0
 
 
-def _written(files: object) -> str:
-    assert isinstance(files, list | tuple)
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
 def _target(args: argparse.Namespace, folder: Path) -> Path:
-    """The file to write. `{ftype}` and the other forms that llama.cpp has become the type's name."""
-    chosen = args.type.upper()
-    if args.output is None:
-        return folder / f"{folder.resolve().name}-{chosen}.gguf"
-    name = args.output.name
+    """The file to write. `{ftype}` and the other forms that llama.cpp has become the type's name.
+
+    Where a folder is named, or nothing, it goes by the checkpoint's name: into that folder, into the checkpoint's, or
+    into this one for what was fetched.
+    """
+    chosen, fetched = args.type.upper(), args.folder.startswith("hf:")
+    place: Path = args.output or (Path() if fetched else folder)
+    if place.is_dir():
+        model = args.folder.rpartition("/")[2] if fetched else folder.resolve().name
+        return place / f"{model}-{chosen}.gguf"
+    name = place.name
     for form, text in (("ftype", chosen.lower()), ("outtype", chosen.lower()), ("FTYPE", chosen), ("OUTTYPE", chosen)):
         name = name.replace("{" + form + "}", text)
-    target: Path = args.output.with_name(name)
-    if target.is_dir():
-        raise GGUFError(f"{target} is a folder: give the name of a .gguf file")
-    return target
+    return place.with_name(name)
 
 
 def _options(args: argparse.Namespace, progress: Progress) -> ConvertOptions:
     from ggufpy.convert import ConvertOptions
     from ggufpy.format.split import DEFAULT_TENSORS, Limits
-    from ggufpy.quantizer import QuantizeOptions
 
     limits = None
     if args.split_max_size or args.split_max_tensors:
         limits = Limits(
             args.split_max_size or None, args.split_max_tensors or DEFAULT_TENSORS, not args.no_tensor_first_split
         )
-    quantize = QuantizeOptions(
-        imatrix=args.imatrix,
-        tensor_types=tuple(args.tensor_type),
-        pure=args.pure,
-        dry_run=args.dry_run,
-        target_bpw=args.target_bpw,
-        threads=args.n_threads,
+    quantize = quantizing_options(
+        args,
+        progress,
         allow_requantize=True,  # whether quantised weights may change is said by --keep
-        allow_nonfinite=args.allow_nonfinite,
         limits=limits,
         byteorder="big" if args.bigendian else "little",
-        progress=progress,
     )
     return ConvertOptions(
         outtype=args.type,

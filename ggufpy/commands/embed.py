@@ -66,6 +66,8 @@ def _texts(args: argparse.Namespace) -> list[str]:
         if args.lines:
             raise UsageError("--lines is for texts of a file (-f)")
         return list(args.prompt)
+    if args.file is None and not console.has_input():
+        raise UsageError("no text: give -p TEXT, -f FILE, or text on stdin")
     raw = console.read_input("give -p TEXT or -f FILE") if args.file in (None, "-") else Path(args.file).read_bytes()
     try:
         text = raw.decode("utf-8")
@@ -74,5 +76,5 @@ def _texts(args: argparse.Namespace) -> list[str]:
         raise GGUFError(f"{name} is not UTF-8 text (byte {error.start}): convert it first") from error
     texts = [line for line in text.splitlines() if line.strip()] if args.lines else [text]
     if not texts or not texts[0].strip():
-        raise GGUFError("there is no text to embed")
+        raise GGUFError("there is no text to embed: give -p TEXT or -f FILE")
     return texts

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._options import add_model_argument, add_threads_argument, find_model, real, whole
-from ggufpy.support import console
+from ggufpy.commands._options import add_model_argument, find_model, real, whole
+from ggufpy.commands._quantizing import add_quantizing_arguments, check_quantizing, print_report, quantizing_options
 
 if TYPE_CHECKING:
     from ggufpy.quantizer import QuantizeOptions
@@ -58,46 +57,22 @@ examples:
   ggufpy quantize big-00001-of-00004.gguf small.gguf Q8_0 --keep-split   small-00001-of-00004.gguf and so on"""
 
 
-def tensor_type(text: str) -> tuple[str, str]:
-    """An argument type: `PATTERN=TYPE`."""
-    pattern, equals, name = text.partition("=")
-    if not (pattern and equals and name):
-        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
-    return pattern, name
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `quantize`."""
     add_model_argument(parser, "input", "IN")
     parser.add_argument("output", metavar="OUT", help="the .gguf file to write")
     parser.add_argument("type", metavar="TYPE", help="a file type of those above, in any case")
-    parser.add_argument("--imatrix", metavar="FILE", help="weigh columns by this importance matrix")
-    add_gptq_arguments(parser)
-    add_threads_argument(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show types and sizes, write nothing")
     parser.add_argument(
         "--allow-requantize",
         action="store_true",
         help="take a file that is in blocks already; worse than starting from floats",
     )
-    parser.add_argument(
-        "--allow-nonfinite", action="store_true", help="take infinite weights and NaN: as zero, where a type has none"
-    )
     parser.add_argument("--keep-split", action="store_true", help="write as many files as IN has")
-    group = parser.add_argument_group("which tensor gets which type")
-    group.add_argument(
-        "--tensor-type",
-        type=tensor_type,
-        action="append",
-        default=[],
-        metavar="REGEX=TYPE",
-        help="type of the tensors in whose name REGEX is found; again for more, the first that is found counts",
-    )
-    group.add_argument("--pure", action="store_true", help="one type for all matrices, no mix")
+    group = add_quantizing_arguments(parser)
     group.add_argument("--output-tensor-type", metavar="TYPE", help="type of output.weight")
     group.add_argument("--token-embedding-type", metavar="TYPE", help="type of the token embedding")
     group.add_argument("--leave-output-tensor", action="store_true", help="leave output.weight as it is")
-    group.add_argument("--target-bpw", type=real, metavar="X", help="choose types by measured error, X bits a weight")
+    add_gptq_arguments(parser)
 
 
 def add_gptq_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,30 +97,14 @@ def add_gptq_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise, and print the table or one object of JSON."""
     _check_gptq(args)
-    if args.pure and args.target_bpw is not None:
-        raise UsageError("--pure is one type for all, --target-bpw chooses one for each: leave one of them out")
-    from ggufpy.commands.inspect import printable
+    check_quantizing(args)
     from ggufpy.quantizer import quantize_file
     from ggufpy.support.progress import Progress
 
     source = find_model(args.input)
     with Progress() as progress:
-        options = _options(args, progress)
-        report = quantize_file(source, args.output, args.type, options)
-    for note in report.notes:
-        console.note(f"ggufpy quantize: {note}")
-    bad = sum(tensor.nonfinite for tensor in report.tensors)
-    if bad:
-        console.note(f"ggufpy quantize: {bad} weights were infinite or NaN")
-    if args.json:
-        print(json.dumps(report.as_json()))
-        return 0
-    if args.verbose:
-        for tensor in report.tensors:
-            print(f"{printable(tensor.name):<40}{tensor.source:>8} -> {tensor.target:<8}{tensor.bytes:>15,}")
-    for line in report.table():
-        print(line)
-    print(f"{report.bits_per_weight:.3f} bits per weight" + (", nothing written" if args.dry_run else ""))
+        report = quantize_file(source, args.output, args.type, _options(args, progress))
+    print_report(args, "quantize", report)
     return 0
 
 
@@ -160,27 +119,19 @@ def _check_gptq(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace, progress: Progress) -> QuantizeOptions:
-    from ggufpy.quantizer import QuantizeOptions
-
     more: dict[str, Any] = {} if args.gptq_damping is None else {"gptq_damping": args.gptq_damping}
     if args.gptq:
         from ggufpy.measure.hessians import CHUNKS, TextHessians
 
         chunks = CHUNKS if args.calibration_chunks is None else args.calibration_chunks
         more["gptq"] = TextHessians(args.calibration, chunks, threads=args.n_threads)
-    return QuantizeOptions(
-        imatrix=args.imatrix,
-        tensor_types=tuple(args.tensor_type),
-        pure=args.pure,
+    return quantizing_options(
+        args,
+        progress,
         output_tensor_type=args.output_tensor_type,
         token_embedding_type=args.token_embedding_type,
         leave_output_tensor=args.leave_output_tensor,
         keep_split=args.keep_split,
-        dry_run=args.dry_run,
-        target_bpw=args.target_bpw,
-        threads=args.n_threads,
         allow_requantize=args.allow_requantize,
-        allow_nonfinite=args.allow_nonfinite,
-        progress=progress,
         **more,
     )

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufpy.commands import UsageError
 from ggufpy.commands._options import add_escape_arguments, add_model_argument, find_model, unescaped
 from ggufpy.support import console
 
@@ -54,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the tokens; 0. Raises GGUFError for a model without a usable vocabulary."""
     from ggufpy.tokenizers import load_tokenizer
 
+    text = _text(args)
     tokenizer = load_tokenizer(find_model(args.model), pre=args.pre)
-    ids = tokenizer.encode(_text(args), add_special=not args.no_bos, parse_special=args.special)
+    ids = tokenizer.encode(text, add_special=not args.no_bos, parse_special=args.special)
     if args.bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
     if args.json:
@@ -76,6 +78,8 @@ def _text(args: argparse.Namespace) -> bytes:
         raw = os.fsencode(args.prompt)
     elif args.file is not None and args.file != "-":
         raw = Path(args.file).read_bytes()
+    elif args.file is None and not console.has_input():
+        raise UsageError("no text: give -p TEXT, -f FILE, or text on stdin")
     else:
         raw = console.read_input("give -p TEXT or -f FILE")
     return unescaped(raw) if args.escape else raw

@@ -175,7 +175,7 @@ class _Taken:
         """All that was made. GGUFError for tensors that are missing, and for some that nobody took."""
         for rule in self._missing.values():
             name = next(name for name in rule.hf if name not in self._tensors)
-            raise GGUFError(f"tensor {shown(name)} is missing from the checkpoint")
+            raise GGUFError(f"tensor {shown(name)} is missing from the checkpoint: download it again, with config.json")
         left = [name for name in self._tensors if name not in self._used]
         left = [name for name in left if not any(re.search(pattern, name) for pattern in checkpoint.ignored)]
         predicting = [name for name in left if _predicts(name, config)]
@@ -205,7 +205,7 @@ def converted(model: Model, keys: Mapping[str, Typed], files: Sequence[str], not
     try:
         models.find(model.architecture).plan(Keys(made), tensors)
     except GGUFError as e:
-        raise GGUFError(f"the checkpoint does not fit its config.json: {e}") from None
+        raise GGUFError(f"the checkpoint does not fit its config.json: {e}; take both from one model") from None
     return Converted(model.architecture, made, tensors, files, [*model.notes, *notes])
 
 

@@ -53,7 +53,10 @@ def read(path: Path, options: ConvertOptions) -> Converted:
     folder = open_folder(path, options.allow_pickle, dense=options.dense)
     model = understood(folder, [(open_adapter(Path(path)), scale) for path, scale in options.lora])
     size = model.tensors[EMBEDDING].shape[0] if EMBEDDING in model.tensors else None
-    words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
+    try:
+        words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, size)
+    except GGUFError as error:
+        raise GGUFError(f"{error}; --no-vocab converts without the tokenizer") from None
     about, notes = general(path, folder.config, options.name, model.tensors.values())
     keys = {**about, "general.file_type": Typed("uint32", _main_type(model.tensors)), **words.keys}
     if options.metadata is not None:

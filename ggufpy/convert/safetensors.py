@@ -33,6 +33,10 @@ DTYPES: Mapping[str, str] = {
 _AS_THEY_ARE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")
 
 
+class _Unknown(GGUFError):
+    """What another version of the format may have."""
+
+
 class Stored(Rows):
     """A tensor as it lies in a checkpoint: `dtype` is safetensors' name of what its numbers are.
 
@@ -156,7 +160,8 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     except OSError as e:
         raise GGUFError(f"{path} cannot be read: {e.strerror or e}") from None
     except GGUFError as e:
-        raise GGUFError(f"{path}: {e}") from None
+        hint = "" if isinstance(e, _Unknown) else ": download the file again"
+        raise GGUFError(f"{path}: {e}{hint}") from None
     return SafetensorsFile(path, tensors, metadata)
 
 
@@ -218,7 +223,7 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]
         raise GGUFError(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise GGUFError(f"tensor {shown(name)} is of dtype {shown(str(dtype))}, which ggufpy does not know")
+        raise _Unknown(f"tensor {shown(name)} is of dtype {shown(str(dtype))}, which ggufpy does not know")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
             raise GGUFError(f"tensor {shown(name)}: its {what} is no list of whole numbers from 0")

@@ -290,7 +290,7 @@ class _Parser:
             if start + offset + nbytes > limit:
                 raise GGUFError(
                     f"data of tensor {shown(name)} (entry at byte {at}): bytes {start + offset} to "
-                    f"{start + offset + nbytes} pass the end of the file at byte {self.size}"
+                    f"{start + offset + nbytes} pass the end of the file at byte {self.size}: it is cut short"
                 )
         begin, length = np.frombuffer(offsets, np.uint64), np.frombuffer(sizes, np.uint64)
         filled = np.flatnonzero(length)

@@ -75,6 +75,8 @@ def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) 
     """
     text = checks.path("the model", name, "the path of a .gguf file, a known name or hf:owner/repo")
     path = Path(text)
+    if text and text not in MODELS and path.is_dir():
+        raise GGUFError(f"{text} is a folder: give a .gguf file; of a checkpoint 'ggufpy convert {text}' makes one")
     if text and (path.is_file() or (path.exists() and text not in MODELS)):
         return path
     if text in MODELS or text.startswith("hf:"):
@@ -109,14 +111,14 @@ def pull(name: str, progress: ProgressCall | None = None, force: bool = False) -
     return target
 
 
-def resolve_checkpoint(name: str, progress: ProgressCall | None = None, pickles: bool = False) -> Path:
+def resolve_checkpoint(name: str, weights: bool = True, pickles: bool = False) -> Path:
     """The folder behind a checkpoint's name: a path, or `hf:owner/repo`, fetched if need be.
 
-    Weights are its files of safetensors, or with `pickles` those of PyTorch where there are no others. Raises GGUFError
-    when it cannot be fetched.
+    `weights` are its files of safetensors, or with `pickles` those of PyTorch where there are no others. Raises
+    GGUFError when it cannot be fetched.
     """
     if not name.startswith("hf:"):
         return Path(checks.path("the checkpoint", name, "a folder or hf:owner/repo"))
-    from ggufpy.hub.hf import pull_checkpoint
+    from ggufpy.hub.hf import Wanted, pull_checkpoint
 
-    return pull_checkpoint(name, cache_dir() / "huggingface", pickles)
+    return pull_checkpoint(name, cache_dir() / "huggingface", Wanted(weights, pickles))

@@ -1,12 +1,13 @@
-"""`hf:owner/repo[:file-or-quant]`: GGUF files of Hugging Face repositories.
+"""`hf:owner/repo[:file-or-quant]`: GGUF files and checkpoints of Hugging Face repositories.
 
-They are fetched through huggingface_hub (extra `hub`).
-What was fetched before is found without the network, and without importing huggingface_hub.
+They are fetched through huggingface_hub (extra `hub`). GGUF files that were fetched before are found without it, and a
+checkpoint where the network fails.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -69,15 +70,20 @@ def _matching(groups: dict[str, list[str]], choice: str) -> list[str]:
     return exact or models or named or [stem for stem in groups if word.search(stem.lower())]
 
 
-def local_files(repo: str, cache: Path) -> dict[str, Path]:
-    """Files of `repo` that huggingface_hub's cache holds whole, by path inside the repository."""
+def snapshot(repo: str, cache: Path) -> Path | None:
+    """The folder in huggingface_hub's cache that has the files of `repo`, if any were fetched."""
     home = cache / f"models--{repo.replace('/', '--')}"
     try:
         revision = (home / "refs" / "main").read_text("utf-8").strip()
     except OSError:
-        return {}
-    top = home / "snapshots" / revision
-    return {p.relative_to(top).as_posix(): p for p in top.rglob("*.gguf") if p.is_file()}
+        return None
+    return home / "snapshots" / revision
+
+
+def local_files(repo: str, cache: Path) -> dict[str, Path]:
+    """GGUF files of `repo` that the cache holds whole, by path inside the repository."""
+    top = snapshot(repo, cache)
+    return {} if top is None else {p.relative_to(top).as_posix(): p for p in top.rglob("*.gguf") if p.is_file()}
 
 
 def _cached(ref: Reference, cache: Path) -> Path | None:
@@ -101,51 +107,73 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     cached = None if force else _cached(ref, cache)
     if cached is not None:
         return cached
-    try:
-        huggingface_hub: Any = import_module("huggingface_hub")
-    except ImportError as error:
-        raise GGUFError(
-            f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
-        ) from error
-    utils: Any = import_module("huggingface_hub.utils")
-    utils.logging.set_verbosity_error()  # its warnings of every retry would hide our one line
-    if not console.is_terminal("stderr"):
-        utils.disable_progress_bars()
-    try:
-        files = choose(huggingface_hub.HfApi().list_repo_files(ref.repo), ref)
-        paths = [
-            huggingface_hub.hf_hub_download(ref.repo, file, cache_dir=cache, force_download=force)
-            for file in files
-        ]
-    except (GGUFError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # transport errors share no base class, and a panic of hf_xet is no Exception
-        offline = choose_offline(ref, cache)
-        if offline is not None and not force:
-            return offline
-        raise _hf_error(name, ref, error) from error
-    return Path(paths[0])
+    client = _client(name)
+
+    def fetch() -> Path:
+        files = choose(client.HfApi().list_repo_files(ref.repo), ref)
+        paths = [client.hf_hub_download(ref.repo, file, cache_dir=cache, force_download=force) for file in files]
+        return Path(paths[0])
+
+    return _fetched(name, fetch, lambda: None if force else choose_offline(ref, cache))
 
 
-def checkpoint_files(files: list[str], pickles: bool) -> list[str]:
-    """The files of a repository's list that a conversion reads: small ones at its top, and the weights."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a conversion reads besides the small files: weights, and whether they may be pickles of PyTorch."""
+
+    weights: bool = True
+    pickles: bool = False
+
+
+def checkpoint_files(repo: str, files: list[str], wanted: Wanted) -> list[str]:
+    """The files of a repository's list that a conversion reads: small ones at its top, and the weights.
+
+    GGUFError where weights are wanted and there are none, or only pickles.
+    """
     top = [file for file in files if "/" not in file]
     small = [f for f in top if f.endswith((".json", ".txt", ".jinja", ".model")) or f in ("README.md", "LICENSE")]
     small += [f for f in files if f.startswith("additional_chat_templates/") and f.endswith(".jinja")]
     small += [f for f in files if f.endswith("/config.json") and f.count("/") == 1]
+    if not wanted.weights:
+        return small
     small += [f for f in files if re.fullmatch(r"[^/]*Dense[^/]*/model\.safetensors", f)]  # behind a pooling
-    weights = [f for f in top if f.endswith(".safetensors")]
-    weights = [f for f in weights if not f.startswith("consolidated")] or weights
-    return small + (weights or ([f for f in top if f.endswith(".bin")] if pickles else []))
+    plain = [f for f in top if f.endswith(".safetensors")]
+    plain = [f for f in plain if not f.startswith("consolidated")] or plain
+    pickled = [] if plain else [f for f in top if f.endswith(".bin")]
+    if pickled and not wanted.pickles:
+        raise GGUFError(f"the weights of {repo} are pickles ({pickled[0]}): pass --allow-pickle to fetch and read them")
+    if not plain and not pickled:
+        raise GGUFError(f"{repo} has no weights, neither .safetensors nor .bin: look for the model's own repository")
+    return small + plain + pickled
 
 
-def pull_checkpoint(name: str, cache: Path, pickles: bool) -> Path:
+def pull_checkpoint(name: str, cache: Path, wanted: Wanted) -> Path:
     """Fetch (or find) the checkpoint `hf:owner/repo` below `cache` and return its folder."""
     ref = parse(name)
     if ref.choice:
         raise GGUFError(f"{name}: a checkpoint is a whole repository, hf:{ref.repo}")
+    client = _client(name)
+
+    def fetch() -> Path:
+        files = checkpoint_files(ref.repo, client.HfApi().list_repo_files(ref.repo), wanted)
+        return Path(client.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=files))
+
+    return _fetched(name, fetch, lambda: _kept_checkpoint(ref.repo, cache, wanted))
+
+
+def _kept_checkpoint(repo: str, cache: Path, wanted: Wanted) -> Path | None:
+    """The folder of a checkpoint that was fetched before, as far as can be told without the repository's list."""
+    folder = snapshot(repo, cache)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    ends = (".safetensors", ".bin") if wanted.pickles else (".safetensors",)
+    return folder if not wanted.weights or any(file.suffix in ends for file in folder.iterdir()) else None
+
+
+def _client(name: str) -> Any:
+    """huggingface_hub, quiet: its warnings of every retry would hide our one line. GGUFError where it is missing."""
     try:
-        huggingface_hub: Any = import_module("huggingface_hub")
+        client = import_module("huggingface_hub")
     except ImportError as error:
         raise GGUFError(
             f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
@@ -154,14 +182,20 @@ def pull_checkpoint(name: str, cache: Path, pickles: bool) -> Path:
     utils.logging.set_verbosity_error()
     if not console.is_terminal("stderr"):
         utils.disable_progress_bars()
+    return client
+
+
+def _fetched(name: str, fetch: Callable[[], Path], kept: Callable[[], Path | None]) -> Path:
+    """What `fetch` brings; where the network fails, what was `kept` of earlier times. GGUFError where there is none."""
     try:
-        wanted = checkpoint_files(huggingface_hub.HfApi().list_repo_files(ref.repo), pickles)
-        folder = huggingface_hub.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=wanted)
-    except (KeyboardInterrupt, SystemExit):
+        return fetch()
+    except (GGUFError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:
-        raise _hf_error(name, ref, error) from error
-    return Path(folder)
+    except BaseException as error:  # transport errors share no base class, and a panic of hf_xet is no Exception
+        path = kept()
+        if path is not None:
+            return path
+        raise _hf_error(name, error) from error
 
 
 def choose_offline(ref: Reference, cache: Path) -> Path | None:
@@ -173,19 +207,20 @@ def choose_offline(ref: Reference, cache: Path) -> Path | None:
     return here[min(here)] if len(stems) == 1 else None
 
 
-def _hf_error(name: str, ref: Reference, error: BaseException) -> GGUFError:
+def _hf_error(name: str, error: BaseException) -> GGUFError:
     """One line for what huggingface_hub raised; class names are its public ones since 0.25."""
+    repo = parse(name).repo
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return GGUFError(
-            f"{ref.repo} asks for its licence to be accepted: do so on huggingface.co, then set HF_TOKEN"
+            f"{repo} asks for its licence to be accepted: do so on huggingface.co, then set HF_TOKEN"
         )
     if "RepositoryNotFoundError" in kinds:
         return GGUFError(
-            f"no repository {ref.repo} on Hugging Face (a private one needs HF_TOKEN): check the name"
+            f"no repository {repo} on Hugging Face (a private one needs HF_TOKEN): check the name"
         )
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return GGUFError(
         f"{name} is not in the cache and could not be fetched ({type(error).__name__}: {first}): check the "
-        f"network and run 'ggufpy pull {name}', or give the path of a .gguf file"
+        "network and try again, or give a path"
     )

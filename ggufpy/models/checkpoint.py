@@ -20,118 +20,8 @@ from ggufpy.format.values import Typed
 from ggufpy.support import checks
 
 from .changes import SAME, Change, Stack
-
-LARGEST = (1 << 32) - 1
-REQUIRED: Any = object()
-
-
-class HfConfig:
-    """config.json with checked values. Several names, "n_layer|num_layers", stand for the first that is there."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    def __contains__(self, names: str) -> bool:
-        return self.get(names) is not None
-
-    def get(self, names: str) -> Any:
-        """The value of the first name that has one; None (null, too) where none has."""
-        return next((self.values[name] for name in names.split("|") if self.values.get(name) is not None), None)
-
-    def _value(self, names: str, default: Any) -> Any:
-        value = self.get(names)
-        if value is not None:
-            return value
-        if default is REQUIRED:
-            raise GGUFError(f"config.json has no {names.replace('|', ' or ')}, which this architecture needs")
-        return default
-
-    def count(self, names: str, default: Any = REQUIRED, least: int = 1) -> int:
-        """A whole number from `least` on."""
-        value = self._value(names, default)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-            raise GGUFError(f"config.json: {_first(names)} is {checks.shown(value)}; it must be a whole number "
-                            f"from {least} to {LARGEST}")  # fmt: skip
-        return value
-
-    def number(self, names: str, default: Any = REQUIRED) -> float:
-        """A finite number."""
-        return checks.number(f"config.json: {_first(names)}", self._value(names, default))
-
-    def flag(self, names: str, default: bool = False) -> bool:
-        """True or false."""
-        return checks.flag(f"config.json: {_first(names)}", self._value(names, default))
-
-    def text(self, names: str, default: Any = REQUIRED) -> str:
-        """A text."""
-        return checks.text(f"config.json: {_first(names)}", self._value(names, default))
-
-    def items(self, names: str, default: Any = REQUIRED) -> list[Any]:
-        """A list."""
-        value = self._value(names, default)
-        if not isinstance(value, list | tuple):
-            raise GGUFError(f"config.json: {_first(names)} is {checks.shown(value)}; it must be a list")
-        return list(value)
-
-    def mapping(self, names: str) -> Mapping[str, Any]:
-        """An object; one without entries where there is none."""
-        return checks.mapping(f"config.json: {_first(names)}", self._value(names, {}))
-
-    def part(self, names: str) -> HfConfig:
-        """An object within, to be read alike."""
-        return HfConfig(self.mapping(names))
-
-    def replaced(self, **values: Any) -> HfConfig:
-        """With other values."""
-        return HfConfig({**self.values, **values})
-
-    @property
-    def layers(self) -> int:
-        """How many layers there are."""
-        return self.count("num_hidden_layers|n_layer|n_layers|num_layers")
-
-    @property
-    def width(self) -> int:
-        """Of a row of activations."""
-        return self.count("hidden_size|n_embd|d_model|dim")
-
-    @property
-    def heads(self) -> int:
-        """Query heads."""
-        return self.count("num_attention_heads|n_head|n_heads")
-
-    @property
-    def shared(self) -> int:
-        """Key/value heads."""
-        return self.count("num_key_value_heads|n_kv_heads", self.heads)
-
-    @property
-    def head_length(self) -> int:
-        """The width of a head."""
-        return self.count("head_dim", max(self.width // self.heads, 1))
-
-    def rope(self, layers: str = "full_attention") -> HfConfig:
-        """What is said of rotary positions: rope_type, rope_theta, factor and so on, in the names of transformers 5.
-
-        `layers` chooses of those that differ by type of layer. Older files have rope_theta beside rope_scaling.
-        """
-        said = dict(self.mapping("rope_parameters|rope_scaling"))
-        if isinstance(said.get(layers), Mapping):
-            said = dict(said[layers])
-        elif any(isinstance(value, Mapping) for value in said.values()):
-            said = {}
-        if "rope_type" not in said and "type" in said:
-            said["rope_type"] = said["type"]
-        for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-            if said.get(name) is None and self.values.get(name) is not None:
-                said[name] = self.values[name]
-        return HfConfig(said)
-
-
-def _first(names: str) -> str:
-    return names.split("|")[0]
+from .hf_config import REQUIRED, first_name
+from .hf_config import HfConfig as HfConfig  # architectures have it from here
 
 
 @dataclass(frozen=True)
@@ -185,7 +75,7 @@ class Field:
         if self.key not in file.keys:
             return {}
         value = file.keys[self.key]
-        return {_first(self.names): shortest(value) if self.kind == "number" else value}
+        return {first_name(self.names): shortest(value) if self.kind == "number" else value}
 
 
 def shortest(value: float) -> float:
@@ -301,7 +191,7 @@ def rope_config(file: Written) -> Mapping[str, Any]:
         scaling: dict[str, Any] = {"rope_type": kind, "factor": shortest(keys["rope.scaling.factor"])}
         if kind == "yarn":
             scaling["original_max_position_embeddings"] = keys["rope.scaling.original_context_length"]
-            scaling |= {_first(names): shortest(keys[key]) for key, names in _YARN if key in keys}
+            scaling |= {first_name(names): shortest(keys[key]) for key, names in _YARN if key in keys}
         said["rope_scaling"] = scaling
     elif "rope_freqs.weight" in file.tensors:
         said["rope_scaling"] = _llama3_config(file)

@@ -70,6 +70,8 @@ def quantize_source(
     Raises GGUFError as `quantize_file` does.
     """
     started = time.perf_counter()
+    if not options.dry_run:
+        check_space(target, 0)  # a folder that is not there would be found out after minutes of measuring
     importance = read_importance(options.imatrix)
     recipe = choose_types(source, wanted, options, importance)
     if options.target_bpw is not None:

@@ -12,18 +12,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufpy.backends.program import Loaded, Rows
+from ggufpy.backends.program import Loaded
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
+from .chunks import Chunk, Placed, Placing, Wanted
 from .holding import Pool
 from .hooks import Hooks, on_the_cpu
 from .pages import Pages
@@ -35,49 +34,13 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.score import LogitRows
     from ggufpy.models.taps import Hook
 
+__all__ = ["Chunk", "Engine"]
+
 LARGEST_SCALE = 1e6  # of an adapter: far beyond any of use, and float32 has room for what comes of it
 BULK = 17  # tokens of a text from which it is read in bulk
 
 Floats = NDArray[np.float32]
-Wanted = Literal["none", "last", "all"]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens that a step appends to a sequence, and which of their logits are wanted.
-
-    `logits` may be a range of the tokens' numbers, from 0 in this chunk. `bulk`: the rows go through bulk products
-    where the model has them; otherwise they have the bits that tokens have when they are evaluated one by one.
-    `Engine.reads_in_bulk` says it of a whole text. With `hidden`, what comes in place of logits is the final hidden
-    state, which embeddings are made of (`Plan.hidden`).
-    """
-
-    sequence: Sequence
-    tokens: Items[int]
-    logits: Wanted | range = "last"
-    bulk: bool = False
-    hidden: bool = False
-
-
-class _Placed(NamedTuple):
-    """A chunk, the rows that its tokens have in the step, and those of them whose logits are wanted."""
-
-    chunk: Chunk
-    rows: Rows
-    wanted: range
-
-
-def _wanted(chunk: Chunk, count: int, row: int) -> range:
-    """The rows whose logits are wanted, of `count` from `row` on."""
-    wanted = chunk.logits
-    if wanted == "last":  # what most want
-        return range(row + count - 1, row + count)
-    if not isinstance(wanted, range):
-        wanted = range(count if wanted == "none" else 0, count)
-    elif wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= count:
-        raise ValueError(f"logits of {wanted} are wanted, of {count} tokens")
-    return range(row + wanted.start, row + wanted.stop)
 
 
 class Engine:
@@ -96,6 +59,7 @@ class Engine:
             Pool(group.cache, Pages(group.pages, partial(self._program.copy, i)), self.rows)
             for i, group in enumerate(self._program.groups)
         )
+        self._placing = Placing(model, self._pools, self.rows, self._program.fill)
         self._hooks = Hooks(model.plan, self._program)
 
     @property
@@ -204,31 +168,7 @@ class Engine:
 
     def tokens(self, tokens: Items[int]) -> NDArray[np.int64]:
         """Tokens as an array. Raises GGUFError for one that is not in the vocabulary."""
-        if not isinstance(tokens, Items | np.ndarray):
-            raise GGUFError(f"tokens are a {type(tokens).__name__}; a sequence of whole numbers is wanted")
-        items = tokens.tolist() if isinstance(tokens, np.ndarray) else list(tokens)
-        if self._plain(items):
-            return np.array(items, np.int64)
-        for i, token in enumerate(items):  # what is wrong, or a whole number of another kind
-            if isinstance(token, bool) or not isinstance(token, int | np.integer):
-                raise GGUFError(f"token {i} is a {type(token).__name__}; tokens are whole numbers")
-            if not 0 <= token < self.n_vocab:
-                raise GGUFError(f"token {token:d} at {i} is not in the vocabulary of {self.n_vocab}")
-        return np.array(items, np.int64)
-
-    def _plain(self, items: list[int]) -> bool:
-        """Whether they are Python's whole numbers, and tokens; quicker than to look at each."""
-        return set(map(type, items)) == {int} and min(items) >= 0 and max(items) < self.n_vocab
-
-    def _ids(self, chunks: Items[Chunk]) -> list[NDArray[np.int64]]:
-        """The tokens of every chunk. Raises GGUFError for one that is not in the vocabulary."""
-        if any(type(chunk.tokens) not in (list, tuple) for chunk in chunks):
-            return [self.tokens(chunk.tokens) for chunk in chunks]
-        items = list(chain.from_iterable(chunk.tokens for chunk in chunks))
-        if not self._plain(items):
-            return [self.tokens(chunk.tokens) for chunk in chunks]
-        whole, ends = np.array(items, np.int64), list(accumulate(len(chunk.tokens) for chunk in chunks))
-        return [whole[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+        return self._placing.tokens(tokens)
 
     def step(self, chunks: Items[Chunk], out: Items[Floats] | None = None) -> list[Floats]:
         """Evaluates every chunk's tokens behind its sequence; the wanted logits of each, (rows, n_vocab), or its hidden
@@ -239,7 +179,7 @@ class Engine:
         logits of a model that makes none.
         """
         with self._alone():
-            placed = self._place(chunks)
+            placed = self._placing.place(chunks)
             shapes = [(len(p.wanted), self.n_hidden if p.chunk.hidden else self.n_vocab) for p in placed]
             arrays = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
             if [array.shape for array in arrays] != shapes:
@@ -277,7 +217,7 @@ class Engine:
         `first` counts the wanted rows before these; `rows` is there during the call. Raises GGUFError as `step` does.
         """
         with self._alone():
-            placed = self._place([chunk])
+            placed = self._placing.place([chunk])
             self._evaluate(placed)
             for part, _ in self._heads(placed):
                 take(part[0][1], on_the_cpu(self._program).logit_rows(len(part)))
@@ -331,56 +271,18 @@ class Engine:
         finally:
             program.profile = None
 
-    def _evaluate(self, placed: list[_Placed]) -> None:
+    def _evaluate(self, placed: list[Placed]) -> None:
         """The body of a step."""
         self._hooks.see(lambda: tuple(p.chunk.sequence for p in placed))
         self._program.run([p.rows for p in placed])
 
-    def _advance(self, placed: list[_Placed]) -> None:
+    def _advance(self, placed: list[Placed]) -> None:
         """Sequences are longer by their chunks, once a step is through; one that fails leaves them as they are."""
         for p in placed:
             p.chunk.sequence.advance(len(p.rows.tokens))
         self._hooks.forget()
 
-    def _place(self, chunks: Items[Chunk]) -> list[_Placed]:
-        """Rows for every chunk. Raises GGUFError for what cannot be done."""
-        ids = self._ids(chunks)
-        counts = list(map(len, ids))
-        if not chunks or not all(counts):
-            raise GGUFError("a step needs at least one token of every sequence in it")
-        if len(chunks) > self._model.sequences:
-            raise GGUFError(f"{len(chunks)} sequences in a step: {self._model.sequences} are possible (n_parallel)")
-        if (total := sum(counts)) > self.rows:
-            raise GGUFError(f"{total} tokens in a step: {self.rows} are possible (n_batch)")
-        if len({id(chunk.sequence) for chunk in chunks}) < len(chunks):
-            raise GGUFError("a sequence can have one chunk in a step")
-        for chunk, count in zip(chunks, counts, strict=True):
-            if not chunk.sequence.belongs_to(self._pools):
-                raise GGUFError("the sequence has been closed, or belongs to another model")
-            chunk.sequence.reserve(count)
-            if not (chunk.hidden or chunk.logits == "none" or self._model.plan.makes_logits):
-                raise GGUFError("the model has no output matrix: it makes embeddings, not text (ggufpy embed)")
-        can = self._model.bulk_rows
-        bulk = [can and chunk.bulk for chunk in chunks]
-        placed, first = [], self._first_rows(counts, bulk)
-        for chunk, part, count, row, many in zip(chunks, ids, counts, first, bulk, strict=True):
-            s = chunk.sequence
-            rows = Rows(part, row, s.n_past, s.table, many, s.scales)
-            placed.append(_Placed(chunk, rows, _wanted(chunk, count, row)))
-        return placed
-
-    def _first_rows(self, counts: Items[int], bulk: Items[bool]) -> Items[int]:
-        """The first row of each chunk: exact ones, filled up once, and then the others, so that these stand close."""
-        if not any(bulk):
-            return list(accumulate(counts, initial=0))[:-1]
-        rows, end = [0] * len(counts), 0
-        for many in (False, True):
-            for i in (i for i in range(len(counts)) if bulk[i] == many):
-                rows[i], end = end, end + counts[i]
-            end += -end % self._program.fill
-        return rows
-
-    def _heads(self, placed: list[_Placed]) -> Iterator[tuple[list[tuple[int, int]], Floats]]:
+    def _heads(self, placed: list[Placed]) -> Iterator[tuple[list[tuple[int, int]], Floats]]:
         """Computes logits or hidden states of the wanted rows, exact and bulk rows apart, some at a time.
 
         For each part: which chunk its rows are of and their numbers among those wanted of it; and what they have.
@@ -391,8 +293,7 @@ class Engine:
             compute = self._program.hidden if hidden else self._program.logits
             for start in range(0, len(rows), self._program.head_rows):
                 part = rows[start : start + self._program.head_rows]
-                found = compute([row for row, _, _ in part], bulk)
-                yield [(n, i) for _, n, i in part], found
+                yield [(n, i) for _, n, i in part], compute([row for row, _, _ in part], bulk)
 
     def _move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
         self._program.move(group, tables, positions, drop)

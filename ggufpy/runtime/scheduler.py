@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 
-from .engine import Chunk, Engine, Wanted
+from .chunks import Chunk, Wanted
+from .engine import Engine
 from .held import Beginnings, Held, Kind
 from .prefixes import common
 from .request import Event, Failed, Finished, Request, Token

@@ -48,10 +48,9 @@ def tokenizer_of(source: Described, pre: str | None = None) -> Tokenizer:
 
 def _load(file: Described, pre: str | None) -> Tokenizer:
     kind = file.metadata.get("tokenizer.ggml.model")
-    if kind is None:
-        raise GGUFError(
-            "tokenizer.ggml.model is missing: the file has no tokenizer; take it from the model's own file"
-        )
+    if kind in (None, "none", "no_vocab"):
+        said = "missing" if kind is None else kind
+        raise GGUFError(f"tokenizer.ggml.model is {said}: the file has no tokenizer; take it from the model's own file")
     if pre is None and _says_it_all(file):
         return cast(Tokenizer, import_module("ggufpy.tokenizers.hf").load(file, pre))
     if not isinstance(kind, str) or kind not in _KINDS:

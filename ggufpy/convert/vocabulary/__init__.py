@@ -62,7 +62,10 @@ def vocabulary(folder: Path, config: Mapping[str, Any], size: int | None) -> Voc
             known = ", ".join(_KINDS)
             raise GGUFError(f"tokenizer.json: the kind {kind[:40]!r} of tokenizer cannot be converted; known: {known}")
         candidates = _KINDS[kind](sources, size)
-    chosen, lines = _chosen([(pieces, *_keys(pieces, sources)) for pieces in candidates])
+    try:
+        chosen, lines = _chosen([(pieces, *_keys(pieces, sources)) for pieces in candidates])
+    except GGUFError as error:  # of the file as a key
+        raise GGUFError(str(error).replace(WHOLE, "tokenizer.json")) from None
     dropped = candidates[0].table.dropped
     if dropped:
         shown = ", ".join([repr(token.text[:40]) for token in dropped[:3]]) + (", ..." if len(dropped) > 3 else "")

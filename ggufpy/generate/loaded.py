@@ -1,0 +1,308 @@
+"""A loaded model by tokens: what it is, what it makes of them and how they go on, for calls of any threads.
+
+In: parts (`loading.py`), then tokens or text. Out: tokens, logits. `ggufpy.Llama` adds the shapes of other interfaces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ggufpy.errors import GGUFError
+from ggufpy.generate import loading
+from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculation
+from ggufpy.generate.loading import LoadOptions, Parts
+from ggufpy.generate.loop import Loop, Stream
+from ggufpy.runtime.request import Request
+from ggufpy.support import checks
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ggufpy.chat import ChatTemplate
+    from ggufpy.generate.sampling import Sampler, Sampling
+    from ggufpy.runtime import Engine
+    from ggufpy.tokenizers import Tokenizer
+
+NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
+
+Self = TypeVar("Self", bound="LoadedModel")
+
+
+class LoadedModel:
+    """A model that is ready, and whose calls are evaluated together: `ggufpy.Llama` says what that promises."""
+
+    @classmethod
+    def from_options(
+        cls: type[Self], model: str | os.PathLike[str], options: LoadOptions, seed: int | None = None
+    ) -> Self:
+        """A model with everything that the command line can ask for."""
+        return cls.from_parts(loading.load_parts(model, options), seed, options)
+
+    @classmethod
+    def from_parts(
+        cls: type[Self], parts: Parts, seed: int | None = None, options: LoadOptions | None = None
+    ) -> Self:
+        """A model around an engine and tokeniser that exist already; of `options` only drafting counts."""
+        self = cls.__new__(cls)
+        self._setup(parts, seed, options or LoadOptions())
+        return self
+
+    def _setup(self, parts: Parts, seed: int | None, options: LoadOptions) -> None:
+        self._parts = parts
+        self._loop: Loop | None = Loop(parts.engine)
+        self._draft_model: LoadedModel | None = None  # one that was opened here
+        self._seeds: Iterator[int] | None = None
+        if seed not in NEW_SEED:
+            from random import Random
+
+            source = Random(seed)
+            self._seeds = iter(lambda: source.getrandbits(32), None)
+        try:
+            self._new_drafter = self._drafting(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _drafting(self, options: LoadOptions) -> Callable[[], Drafter] | None:
+        """What makes a drafter for a text, if `options` ask for drafts."""
+        draft = options.draft_model
+        if draft is None:
+            return (lambda: PromptLookup(options.lookup)) if options.lookup else None
+        if isinstance(draft, str | os.PathLike):
+            own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None, lora=())
+            draft = self._draft_model = type(self).from_options(draft, own)
+        small = draft
+        DraftModel(small, self, options.draft_max)  # whether they fit
+        return lambda: DraftModel(small, self, options.draft_max)
+
+    # -- the model --
+
+    @property
+    def name(self) -> str:
+        """The path of the model's file."""
+        return self._parts.name
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The file's metadata, plain Python values by key."""
+        return self._parts.file.metadata
+
+    @property
+    def engine(self) -> Engine:
+        """The engine below, for those who measure it while nothing else runs."""
+        return self.loop.engine
+
+    @property
+    def loop(self) -> Loop:
+        """The requests that are evaluated."""
+        if self._loop is None:
+            raise GGUFError("this model is closed: open it again with Llama(...)")
+        return self._loop
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokeniser; raises GGUFError when the file has none that is known."""
+        return self._parts.tokenizer.get()
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template, None when it has none."""
+        return self._parts.template.get()
+
+    def n_ctx(self) -> int:
+        """How many tokens the context holds."""
+        return self.engine.n_ctx
+
+    def n_vocab(self) -> int:
+        """How many tokens the model knows."""
+        return self.engine.n_vocab
+
+    def n_known(self) -> int:
+        """How many of them have a text; the others are padding at the end, and are never drawn."""
+        n_vocab = self.n_vocab()
+        return min(self.tokenizer.n_vocab, n_vocab) if self._has_text else n_vocab
+
+    @property
+    def _has_text(self) -> bool:
+        """Whether the file has a vocabulary; some say that they have none."""
+        return self.metadata.get("tokenizer.ggml.model") not in (None, "none", "no_vocab")
+
+    def n_embd(self) -> int:
+        """The width of the model."""
+        return self.engine.n_embd
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens of the latest call's text are evaluated."""
+        return len(self.loop.evaluated)
+
+    def token_eos(self) -> int:
+        """The id of the end-of-text token, -1 without one."""
+        return -1 if self.tokenizer.eos is None else self.tokenizer.eos
+
+    def token_bos(self) -> int:
+        """The id of the beginning-of-text token, -1 without one."""
+        return -1 if self.tokenizer.bos is None else self.tokenizer.bos
+
+    # -- text and tokens --
+
+    def tokenize(self, text: bytes | str, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Token ids of UTF-8 `text`; `add_bos` adds what the model wants around it, `special` reads tags."""
+        add, tags = checks.flag("add_bos", add_bos), checks.flag("special", special)
+        return self.tokenizer.encode(text, add_special=add, parse_special=tags)
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """The bytes of `tokens`, which need not be whole characters."""
+        return self.tokenizer.decode_bytes(checks.items("tokens", tokens, "a list of token ids (whole numbers)"))
+
+    # -- evaluation --
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` behind the latest call's text; raises GGUFError when the context is full."""
+        loop, ids = self.loop, self._ids(tokens)
+        before = loop.evaluated
+        if len(ids) > self.n_ctx() - len(before):
+            raise GGUFError(
+                f"{len(ids)} tokens do not fit: {len(before)} of the {self.n_ctx()} in the context are taken; "
+                "shorten the prompt, or load the model with a larger n_ctx (-c)"
+            )
+        if ids:
+            loop.run(Request(before + ids, reuse="any", scales=self._parts.scales))
+
+    def reset(self) -> None:
+        """Forget everything that was evaluated."""
+        self.loop.forget()
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each of `tokens`, float32 (len(tokens), n_vocab), from a fresh context."""
+        import numpy as np
+
+        loop, ids = self.loop, self._ids(tokens)
+        if len(ids) > self.n_ctx():
+            raise GGUFError(f"{len(ids)} tokens are more than the context's {self.n_ctx()}: use a larger n_ctx")
+        logits = np.empty((len(ids), self.n_vocab()), np.float32)
+
+        def take(first: int, rows: NDArray[np.float32]) -> None:
+            logits[first : first + len(rows)] = rows
+
+        if ids:
+            loop.run(Request(ids, take=take, reuse="none", scales=self._parts.scales))
+        return logits
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        ignore_eos: bool = False,
+        context_shift: bool = False,
+        keep: int = 0,
+        limit: int | None = None,
+        **options: Any,
+    ) -> Stream:
+        """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
+
+        `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
+        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again.
+        `limit` is how many ids there may be.
+        `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
+        all of it; a beginning token is always kept), and the text goes on.
+        """
+        if sampling is not None and options:
+            raise TypeError(f"generate() takes sampling or sampling options, not both: {', '.join(options)}")
+        checks.flag("ignore_eos", ignore_eos)
+        ends = frozenset() if ignore_eos else self.end_tokens()
+        never = self.end_tokens() if ignore_eos else frozenset()
+        most = None if limit is None else checks.whole("limit", limit, 1)
+        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=self._parts.scales)
+        stream = self.loop.stream(request)
+        checks.whole("keep", keep, -1)
+        if checks.flag("context_shift", context_shift):
+            request.keep = self._kept(request.prompt, keep)
+        request.sampler = self._sampler(self.sampling(**options) if sampling is None else sampling, never)
+        if self._new_drafter is not None:
+            request.drafts = Speculation(self._new_drafter(), ends)
+        return stream
+
+    def _sampler(self, sampling: Sampling, never: frozenset[int]) -> Sampler:
+        """What draws the tokens of one text, those of `never` excepted."""
+        from ggufpy.generate.sampling import Sampler, Sampling
+
+        if not isinstance(sampling, Sampling):
+            raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
+        forbidden = tuple((token, float("-inf")) for token in never)
+        return Sampler(replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden)), self.n_vocab(), self.n_known())
+
+    @contextmanager
+    def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:
+        """Within it, `function(values, rows)` sees the activation `name` of every step, and may change it.
+
+        `values` are float32 (rows, width), there during the call; what it returns, unless None, takes their place.
+        Names are llama.cpp's, as "blk.3.ffn_out" (`ggufpy/models/taps.py` lists them); `rows` says which tokens they
+        are of. Raises GGUFError for a name that the model does not have, or that has a hook already.
+        """
+        hooked = self.engine.hooked({name: function})
+        with self.loop.alone():
+            hooked.__enter__()
+        try:
+            yield
+        finally:
+            with nullcontext() if self._loop is None else self._loop.alone():
+                hooked.__exit__(None, None, None)
+
+    def _ids(self, tokens: Sequence[int]) -> list[int]:
+        """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
+        return checks.tokens("tokens", tokens, self.n_vocab())
+
+    def check_prompt(self, tokens: Sequence[int]) -> None:
+        """Raise GGUFError unless a text may begin with these tokens."""
+        self.loop.check(Request(tokens))
+
+    def _kept(self, tokens: Sequence[int], keep: int) -> int:
+        """How many tokens of a prompt a shift keeps; the beginning token is one more (llama.cpp: tools/main)."""
+        has_bos = self._has_text and tokens[0] == self.token_bos()
+        return len(tokens) if keep < 0 else min(keep + has_bos, len(tokens))
+
+    def sampling(self, **options: Any) -> Sampling:
+        """Sampling options in one object, with this model's next seed where none is given."""
+        from ggufpy.generate.sampling import Sampling
+
+        chosen = Sampling.from_options(**options)
+        chosen.check_tokens(self.n_vocab())
+        if chosen.seed not in NEW_SEED:
+            return chosen
+        return replace(chosen, seed=None if self._seeds is None else next(self._seeds))
+
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end a generation; none for a model without a vocabulary."""
+        return self.tokenizer.end_tokens if self._has_text else frozenset()
+
+    # -- the end --
+
+    def close(self) -> None:
+        """Give back threads, memory and the file; closing twice is fine. Calls of other threads end with GGUFError."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        loop.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
+        self._parts.template.wait()
+        self._parts.tokenizer.wait()
+        for file in (self._parts.file, *self._parts.adapters):
+            file.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
