@@ -23,7 +23,7 @@ from ggufpy.convert.writing import write_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Numbers
 from ggufpy.generate.loading import Later, Parts
-from ggufpy.hub.hf import checkpoint_files
+from ggufpy.hub.hf import Wanted, checkpoint_files
 from ggufpy.llm import Llama
 from ggufpy.models.interpreter import Interpreter
 from ggufpy.runtime import EngineOptions
@@ -305,4 +305,4 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
 def test_their_weights_are_fetched() -> None:
     files = ["config.json", "model.safetensors", "modules.json", "2_Dense/config.json", "2_Dense/model.safetensors",
              "2_Dense/pytorch_model.bin", "onnx/model.safetensors", "openvino/Dense/model.safetensors"]  # fmt: skip
-    assert set(checkpoint_files(files, pickles=False)) == set(files[:5])
+    assert set(checkpoint_files("owner/repo", files, Wanted())) == set(files[:5])
