@@ -5,17 +5,17 @@ Nothing of the weights is read when it is opened, and no code of a checkpoint is
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufpy.convert.reading import read_json, read_object
 from ggufpy.convert.safetensors import Stored, open_safetensors
 from ggufpy.errors import GGUFError
+from ggufpy.format.atomic import check_target
 from ggufpy.format.values import shown
 
-JSON_MAX = 100_000_000  # bytes of a file of JSON
 _INDEX = "model.safetensors.index.json"
 _NO_MODEL = ("adapter_model", "optimizer", "training_args", "scheduler")  # beginnings of files that are no weights
 POOLING_MODES = (  # of sentence-transformers, and what GGUF calls them
@@ -36,27 +36,6 @@ class Folder:
     files: Sequence[str]
 
 
-def read_json(path: Path) -> Any:
-    """A file of JSON. Raises GGUFError for one that cannot be read, is larger than JSON_MAX or is none."""
-    try:
-        size = path.stat().st_size
-        if size > JSON_MAX:
-            raise GGUFError(f"{path} has {size:,} bytes, more than a file of its kind has")
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as e:
-        raise GGUFError(f"{path} cannot be read: {e.strerror or e}") from None
-    except (ValueError, RecursionError):
-        raise GGUFError(f"{path} is not valid JSON") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A file of JSON that has an object."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise GGUFError(f"{path} is not an object of JSON")
-    return value
-
-
 def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) -> Folder:
     """Opens a checkpoint, without its tensors where `weights` is false.
 
@@ -70,21 +49,27 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True) ->
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}
-    files = _weight_files(path)
-    pickled = [] if files else _pickles(path)
+    files = _weight_files(path) or _pickles(path)
+    pickled = [file for file in files if file.suffix != ".safetensors"]
     if pickled and not allow_pickle:
         raise GGUFError(
             f"{path} has its weights in {pickled[0].name}, a pickle of PyTorch: pass --allow-pickle to read it (only "
             "tensors are taken from it), or save the model as safetensors"
         )
-    if not files and not pickled:
+    if not files:
         raise GGUFError(f"{path} has no weights: neither .safetensors nor pytorch_model.bin is there")
-    for file in files or pickled:
+    for file in files:
         for name, tensor in _tensors_of(file).items():
             if name in tensors:
                 raise GGUFError(f"{file}: tensor {shown(name)} is in another file of the checkpoint, too")
             tensors[name] = tensor
-    return Folder(path, config, tensors, [str(file) for file in files or pickled])
+    return Folder(path, config, tensors, [str(file) for file in files])
+
+
+def spare(target: Path, folders: Iterable[Path]) -> None:
+    """GGUFError if writing `target` would replace a file of these folders that is no GGUF file."""
+    files = (file for folder in folders for file in folder.glob("*") if file.suffix.lower() != ".gguf")
+    check_target(target, (file for file in files if file.is_file()))
 
 
 def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -143,13 +128,13 @@ def _pickles(path: Path) -> list[Path]:
 
 
 def _indexed(path: Path, index: Path) -> list[Path]:
-    """The files of an index, in order. GGUFError for those that are missing, and for names that leave the folder."""
+    """The files of an index, in order. GGUFError for those that are missing, and for names that are none of a file."""
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise GGUFError(f"{index} has no weight_map of file names")
     files = sorted(set(names.values()))
     for name in files:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if Path(name).name != name or name in ("", ".", "..") or not _can_be(name):
             raise GGUFError(f"{index} names {shown(name)}, which is no file of this folder")
     missing = [name for name in files if not (path / name).is_file()]
     if missing:
@@ -159,3 +144,8 @@ def _indexed(path: Path, index: Path) -> list[Path]:
             f"{'are' if len(missing) > 1 else 'is'} missing: download the checkpoint again"
         )
     return [path / name for name in files]
+
+
+def _can_be(name: str) -> bool:
+    """Whether a file may have the name, and an error show it as it is."""
+    return name.isprintable() and len(name.encode()) <= 255
