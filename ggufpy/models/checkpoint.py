@@ -22,6 +22,7 @@ from ggufpy.support import checks
 from .changes import SAME, Change, Stack
 
 LARGEST = (1 << 32) - 1
+MOST = 1 << 13  # layers, and experts of one: rules are made for each
 REQUIRED: Any = object()
 
 
@@ -89,8 +90,11 @@ class HfConfig:
 
     @property
     def layers(self) -> int:
-        """How many layers there are."""
-        return self.count("num_hidden_layers|n_layer|n_layers|num_layers")
+        """How many layers there are, MOST at most."""
+        layers = self.count("num_hidden_layers|n_layer|n_layers|num_layers")
+        if layers > MOST:
+            raise GGUFError(f"config.json says that there are {layers} layers, more than any model has")
+        return layers
 
     @property
     def width(self) -> int:
@@ -456,12 +460,19 @@ def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dic
     return {f"{architecture}.{key}": value for key, value in keys.items()}
 
 
+class _Said(dict[str, Any]):
+    """Metadata by their keys. GGUFError for one that is not there."""
+
+    def __missing__(self, key: str) -> Any:
+        raise GGUFError(f"the metadata has no {key}, without which there is no config.json")
+
+
 def config_of(
     checkpoint: Checkpoint, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Rows]
 ) -> dict[str, Any]:
     """config.json, but for what the vocabulary says, from a file's metadata and tensors."""
     prefix = f"{architecture}."
-    keys = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    keys = _Said({key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
     file = Written(keys, tensors)
     config: dict[str, Any] = {"architectures": [checkpoint.classes[0]], "model_type": checkpoint.model_type}
     for item in checkpoint.items:
@@ -471,4 +482,6 @@ def config_of(
 
 def stacked(gguf: str, hf: str, count: int) -> Rule:
     """Matrices of `count` experts as one tensor; `hf` has "{}" for an expert's number."""
+    if count > MOST:
+        raise GGUFError(f"config.json says that there are {count} experts, more than any model has")
     return Rule((gguf,), tuple(hf.format(i) for i in range(count)), Stack())
