@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeVar
 
 from ggufpy.errors import GGUFError
@@ -47,6 +47,15 @@ def canonical(tensors: Mapping[str, T], anchor: str) -> dict[str, T]:
             raise GGUFError(f"tensors {shown(name)} and another both stand for {shown(names[name])}")
         made[names[name]] = tensor
     return made
+
+
+def placed(tensors: Mapping[str, T], known: Container[str], anchor: str) -> dict[str, T]:
+    """An adapter's tensors by the names that the model `known` has: one of a body alone lacks what all begin with."""
+    first = anchor.partition("|")[0]
+    return {
+        first + name if name not in known and first + name in known else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _unwrapped(name: str) -> str:
