@@ -223,13 +223,13 @@ def converted(model: Model, made: Metadata, files: Sequence[str], notes: Sequenc
 
 
 def all_keys(
-    architecture: str, found: Mapping[str, Typed], own: Mapping[str, Typed], said: Mapping[str, Typed]
+    architecture: str, about: Mapping[str, Typed], own: Mapping[str, Typed], said: Mapping[str, Typed]
 ) -> Metadata:
     """What a file says: what the folder has of the model, what its config.json has, and what the user said, which wins.
 
     The user's numbers are of the types that those keys have. GGUFError for values that are not.
     """
-    values = {"general.architecture": Typed("string", architecture), **found, **own}
+    values = {"general.architecture": Typed("string", architecture), **about, **own}
     values |= {key: replace(value, type=values.get(key, value).type) for key, value in said.items()}
     return Shard("the checkpoint", header(values)).metadata
 

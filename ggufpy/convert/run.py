@@ -56,9 +56,9 @@ def read(path: Path, options: ConvertOptions) -> Converted:
     shape = model.tensors[EMBEDDING].shape if EMBEDDING in model.tensors else ()
     words = NOTHING if options.no_vocab else vocabulary(path, model.config.values, shape[0] if shape else None)
     about, notes = general(path, folder.config, options.name, model.tensors.values())
-    found = {**about, "general.file_type": Typed("uint32", _main_type(model.tensors)), **words.keys}
+    about |= {"general.file_type": Typed("uint32", _main_type(model.tensors)), **words.keys}
     own = metadata(model.checkpoint, model.architecture, model.config)
-    keys = all_keys(model.architecture, found, own, _said(options))
+    keys = all_keys(model.architecture, about, own, _said(options))
     return converted(model, keys, folder.files, [*notes, *words.notes])
 
 
