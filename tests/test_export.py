@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import families
+import families_near_llama
 import numpy as np
 import pytest
 from checkpoints import CONFIG, weights, write
@@ -107,6 +109,29 @@ def test_any_value_of_the_metadata_gives_a_folder_or_one_line(model: Path, tmp_p
             assert target.exists() == (not said), (key, value)
             assert "\n" not in said
             shutil.rmtree(target, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("qwen2 windows", "qwen2.attention.sliding_window", [1]),
+        ("qwen2 windows", "qwen2.attention.sliding_window_pattern", 1),
+        ("gemma-embedding", "gemma-embedding.pooling_type", "x"),
+        ("gemma-embedding", "gemma-embedding.pooling_type", 2**40),
+    ],
+)
+def test_values_of_another_kind(
+    family: str, key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They plan and run, and config.json has no words for them."""
+    with monkeypatch.context() as patch:
+        path = families.write(tmp_path / "m.gguf", *families_near_llama.FAMILIES[family], patch)
+    with (
+        gguf.open(changed(path, tmp_path / "n.gguf", {key: value})) as file,
+        pytest.raises(GGUFError, match=r"^[^\n]*cannot be said in a config\.json[^\n]*$|^[^\n]*pooling[^\n]*$"),
+    ):
+        export(file, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 # -- the folder ----------------------------------------------------------------------------------------------------

@@ -169,7 +169,8 @@ class _Half:
         """Its bytes. GGUFError for values that are not finite, or that `kind` cannot hold."""
         x = self.rows.to_numpy()
         if not math.isclose(self.factor, 1.0, rel_tol=1e-9):
-            x = x * np.float32(self.factor)
+            with np.errstate(over="ignore", invalid="ignore"):
+                x = x * np.float32(self.factor)
         if not np.isfinite(x).all():
             raise GGUFError(f"tensor {shown(self.name)} has a value that is not finite: the adapter is damaged")
         raw = encoded(x, self.kind).reshape(rows_of(x.shape), -1)

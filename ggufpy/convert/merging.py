@@ -34,15 +34,17 @@ class Merged(Single):
 
     @cached_property
     def _a(self) -> Floats:
-        scaled: Floats = self.pair.a.to_numpy() * np.float32(self.scale)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled: Floats = self.pair.a.to_numpy() * np.float32(self.scale)
         return scaled
 
     def rows(self, start: int, stop: int) -> Bytes:
         return encoded(self._sum(start, stop), self.type)
 
     def _sum(self, start: int, stop: int) -> Floats:
-        made: Floats = self.pair.b.floats(start, stop) @ self._a
-        made += self.source.floats(start, stop)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
+            made: Floats = self.pair.b.floats(start, stop) @ self._a
+            made += self.source.floats(start, stop)
         return made
 
     def release(self) -> None:

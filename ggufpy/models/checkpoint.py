@@ -470,13 +470,22 @@ class _Said(dict[str, Any]):
 def config_of(
     checkpoint: Checkpoint, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Rows]
 ) -> dict[str, Any]:
-    """config.json, but for what the vocabulary says, from a file's metadata and tensors."""
+    """config.json, but for what the vocabulary says, from a file's metadata and tensors.
+
+    Raises GGUFError for metadata that are missing, or that no config.json can say.
+    """
     prefix = f"{architecture}."
     keys = _Said({key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
     file = Written(keys, tensors)
     config: dict[str, Any] = {"architectures": [checkpoint.classes[0]], "model_type": checkpoint.model_type}
     for item in checkpoint.items:
-        config |= item.config(file)
+        try:
+            config |= item.config(file)
+        except GGUFError:
+            raise
+        except (TypeError, ValueError, IndexError) as e:  # a value of another kind than llama.cpp writes
+            why = " ".join(str(e).split())
+            raise GGUFError(f"metadata under {prefix} cannot be said in a config.json: {why}") from e
     return config
 
 
