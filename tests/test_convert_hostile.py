@@ -14,6 +14,7 @@ from checkpoints import CONFIG, raw_safetensors, weights, write
 
 from ggufpy import format as gguf
 from ggufpy.convert import ConvertOptions, convert
+from ggufpy.convert.names import canonical
 from ggufpy.errors import GGUFError
 from ggufpy.quantizer import QuantizeOptions, quantize_file
 
@@ -75,6 +76,15 @@ def test_layers_of_a_file_that_no_number_names(tmp_path: Path) -> None:
         gguf.write(tmp_path / "odd.gguf", file.metadata, tensors)
     report = quantize_file(tmp_path / "odd.gguf", tmp_path / "q.gguf", "Q8_0", QuantizeOptions(threads=1))
     assert len(report.tensors) == len(tensors)
+
+
+def test_wrappers_within_wrappers_without_end() -> None:
+    """Each that is taken off may let another show, and the name be gone through again."""
+    name = "base_model." * 2000 + "model." * 2000 + "x"
+    (made,) = canonical({name: 1}, "model.|embed_tokens.weight")
+    assert made.count("base_model.") > 1900
+    (made,) = canonical({"base_model.module.model._orig_mod.module.x": 1}, "model.|embed_tokens.weight")
+    assert made == "x"
 
 
 @pytest.mark.parametrize(

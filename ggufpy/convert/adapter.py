@@ -24,12 +24,11 @@ from ggufpy.format.rows import Bytes, Numbers, Rows, Transposed, decoded, encode
 from ggufpy.format.values import shown
 from ggufpy.models.changes import Chain, Change, Join, Reordering, Same, Split, Transpose
 from ggufpy.models.checkpoint import HfConfig, Rule
+from ggufpy.models.lora import ALPHA_MAX, EMBEDDING
 from ggufpy.quantizer.types import FILE_TYPES
 from ggufpy.support import checks
 
 OUTTYPES = ("F32", "F16", "BF16", "Q8_0")
-EMBEDDING = "token_embd.weight"
-ALPHA_MAX = 1e6  # that readers take
 
 
 def convert_adapter(

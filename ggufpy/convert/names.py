@@ -15,6 +15,7 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_model\.model|base_layer"
     r"|modules_to_save\.default|original_module)\."
 )
+_WITHIN = 8  # wrappers that may show once others are off
 # The text half of a multimodal model, by where its tensors are.
 _TEXT = (
     (re.compile(r"^(?:model\.)?language_model\.lm_head\."), "lm_head."),
@@ -59,9 +60,8 @@ def placed(tensors: Mapping[str, T], known: Container[str], anchor: str) -> dict
 
 
 def _unwrapped(name: str) -> str:
-    before = ""
-    while before != name:
-        before, name = name, _WRAPPERS.sub("", name)
+    for _ in range(_WITHIN):
+        name = _WRAPPERS.sub("", name)
     if not_text(name):
         return name
     for pattern, plain in _TEXT:
