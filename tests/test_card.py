@@ -48,6 +48,8 @@ def test_a_head_of_text(tmp_path: Path) -> None:
         "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c]",
         "[" * 50_000,
         "{a: " * 5_000,
+        "[" * 65 + "]" * 65,
+        "a: " + "[" * 100_000 + "]" * 100_000,
         'name: "\\UFFFFFFFF"',
         'name: "\\U00110000"',
         'name: "\\ud800"',

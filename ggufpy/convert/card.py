@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufpy.errors import GGUFError
+
 CARD_MAX = 1 << 20  # bytes of a head that is looked at
+DEPTH_MAX = 64  # of values within values
 _SIZE = re.compile(r"((?:\d+x)?\d+(?:[._]\d+)?[KMBT]|A\d+(?:\.\d+)?[MB]|small|mini|medium|large|x?xl)", re.IGNORECASE)
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _TUNED = re.compile(r"(?:chat|instruct|vision|it|base)", re.IGNORECASE)
@@ -42,24 +45,29 @@ def read_card(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _loaded(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Every scalar as the text that it is: "no" is Norwegian, 1.0 a version.
-
-    Aliases are no part of a card: with them a few lines stand for more than any memory.
-    """
+    """Every scalar as the text that it is: "no" is Norwegian, 1.0 a version."""
     import yaml
 
-    class Loader(yaml.BaseLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("an alias")
-            return super().compose_node(parent, index)
-
+    loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
     try:
-        value = yaml.load(text, Loader=Loader)
+        _check(yaml.parse(text, Loader=loader))
+        value = yaml.load(text, Loader=loader)
         json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for half a character
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}, ["the head of README.md is not plain YAML (damaged, or with aliases) and was left out"]
     return (value, []) if isinstance(value, dict) else ({}, ["the head of README.md says nothing and was left out"])
+
+
+def _check(events: Iterable[Any]) -> None:
+    """GGUFError for what no card has: aliases, by which a few lines stand for more than any memory, and values so deep
+    that they would take all of a stack."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX or isinstance(event, yaml.AliasEvent):
+            raise GGUFError("the head of README.md is nested too deep, or has aliases")
 
 
 @dataclass(frozen=True)
