@@ -13,9 +13,10 @@ from stored import HEADS, SHAPES, WIDTH, WORDS, Bf16
 
 from ggufpy import format as gguf
 from ggufpy import runtime
+from ggufpy.convert import ConvertOptions, convert
 from ggufpy.convert.adapter import changed, convert_adapter
 from ggufpy.convert.folder import open_folder
-from ggufpy.convert.merging import with_adapters
+from ggufpy.convert.merging import Merged, with_adapters
 from ggufpy.convert.peft import Pair, open_adapter
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Numbers
@@ -241,3 +242,151 @@ def test_what_does_not_fit_the_model(tmp_path: Path) -> None:
         with_adapters({"y.weight": Numbers(np.zeros((2, 2), np.float32))}, [(whole, 0.5)])
     with pytest.raises(GGUFError, match=r"replaces 'y\.weight' \[2, 2\], which the model has not"):
         with_adapters({"y.weight": Numbers(np.zeros((2, 3), np.float32))}, [(whole, 1.0)])
+
+
+def test_what_one_adapter_changes_no_other_replaces(tmp_path: Path) -> None:
+    """The first one's change would be lost."""
+    rng = np.random.default_rng(0)
+    weight, other = (rng.standard_normal((10, 6)).astype(np.float32) for _ in range(2))
+    a, b = half(rng, 4, (10, 6))
+    pair = open_adapter(write(tmp_path / "a", {"x": (a, b)}))
+    whole = open_adapter(write(tmp_path / "b", {}, more={"x.weight": other}))
+    tensors = {"x.weight": Numbers(weight)}
+    for first in (pair, whole):
+        with pytest.raises(GGUFError, match=rf"/b replaces 'x\.weight', which .*/{first.folder.name} changes: merge"):
+            with_adapters(tensors, [(first, 1.0), (whole, 1.0)])
+    made = with_adapters(tensors, [(whole, 1.0), (pair, 1.0)])["x.weight"]
+    np.testing.assert_allclose(made.to_numpy(), other + 2 * b @ a, atol=1e-5)
+
+
+def test_weights_that_pairs_were_trained_on(tmp_path: Path) -> None:
+    """PEFT saves embeddings beside their pairs, since a vocabulary may have grown before it was trained."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((10, 6)).astype(np.float16)
+    a, b = half(rng, 4, (6, 10))
+    pairs = {"x.lora_embedding_A": a, "x.lora_embedding_B": b}
+    change = 2 * (b @ a).T
+    for trained in (weight.astype(np.float32), rng.standard_normal((10, 6)).astype(np.float32)):
+        folder = write(tmp_path / "a", {}, more={**pairs, "x.base_layer.weight": trained})
+        adapter = open_adapter(folder)
+        made = with_adapters({"x.weight": Numbers(weight)}, [(adapter, 0.5)])["x.weight"]
+        np.testing.assert_allclose(made.to_numpy(), trained + change / 2, atol=5e-3)
+        assert made.type == ("F16" if np.array_equal(trained, weight) else "F32")  # a copy changes no type
+    others = [(open_adapter(write(tmp_path / "b", {}, more=pairs)), 1.0), (adapter, 1.0)]
+    with pytest.raises(GGUFError, match=r"replaces 'x\.weight', which .* changes"):
+        with_adapters({"x.weight": Numbers(weight)}, others)
+    grown = open_adapter(write(tmp_path / "c", {}, more={**pairs, "x.base_layer.weight": np.ones((11, 6), np.float32)}))
+    with pytest.raises(GGUFError, match=r"replaces 'x\.weight' \[11, 6\], which the model has not"):
+        with_adapters({"x.weight": Numbers(weight)}, [(grown, 1.0)])
+
+
+def test_nothing_of_a_pair_is_kept_once_its_weight_is_written(tmp_path: Path) -> None:
+    a, b = half(np.random.default_rng(0), 4, (10, 6))
+    adapter = open_adapter(write(tmp_path / "a", {"x": (a, b)}))
+    made = with_adapters({"x.weight": Numbers(np.zeros((10, 6), np.float32))}, [(adapter, 1.0)])["x.weight"]
+    assert isinstance(made, Merged)
+    before = made.to_numpy()
+    assert "_a" in vars(made)
+    made.release()
+    assert "_a" not in vars(made)
+    np.testing.assert_array_equal(made.to_numpy(), before)
+
+
+def merged(folder: Path, target: Path, adapter: Path) -> tuple[dict[str, Any], Any]:
+    report = convert(folder, target, ConvertOptions("F32", no_vocab=True, lora=[(adapter, 1.0)]))
+    with gguf.open(target) as file:
+        return {name: tensor.to_numpy() for name, tensor in file.tensors.items()}, report
+
+
+def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
+    """A tied checkpoint may have a head all the same, which goes unused: what changes it would be lost."""
+    base(tmp_path / "base", tie_word_embeddings=True)
+    rng = np.random.default_rng(1)
+    head = half(rng, 4, (WORDS, WIDTH))
+    for number, (layers, more) in enumerate(
+        (({"lm_head": head}, {}), ({}, {"lm_head.weight": np.ones((WORDS, WIDTH), np.float32)}))
+    ):
+        folder = write(tmp_path / f"a{number}", layers, more=more)
+        with pytest.raises(GGUFError, match=r"changes 'lm_head\.weight', and the model's head is its embedding"):
+            merged(tmp_path / "base", tmp_path / "m.gguf", folder)
+    a, b = half(rng, 4, (WIDTH, WORDS))
+    more = {"model.embed_tokens.lora_embedding_A": a, "model.embed_tokens.lora_embedding_B": b}
+    _, report = merged(tmp_path / "base", tmp_path / "m.gguf", write(tmp_path / "e", {}, more=more))
+    assert any("changes the embedding, and with it the head" in note for note in report.notes)
+    base(tmp_path / "other")
+    _, report = merged(tmp_path / "other", tmp_path / "m.gguf", tmp_path / "e")
+    assert not any("head" in note for note in report.notes)
+
+
+def test_classes_whose_head_is_the_embedding_where_config_json_is_silent(tmp_path: Path) -> None:
+    base(tmp_path / "base", architectures=["SmolLM3ForCausalLM"], model_type="smollm3", no_rope_layers=[1, 1])
+    folder = write(tmp_path / "a", {"lm_head": half(np.random.default_rng(1), 4, (WORDS, WIDTH))})
+    with pytest.raises(GGUFError, match=r"changes 'lm_head\.weight', and the model's head is its embedding"):
+        convert_adapter(folder, tmp_path / "a.gguf", tmp_path / "base")
+
+
+def test_an_adapter_of_a_body_without_its_head(tmp_path: Path) -> None:
+    """Trained on the model that gives no logits, it has names that lack what all names of the whole begin with."""
+    base(tmp_path / "base")
+    whole = write(tmp_path / "a", adapted())
+    body = write(tmp_path / "b", {name.removeprefix("model."): pair for name, pair in adapted().items()})
+    one, other = (merged(tmp_path / "base", tmp_path / "m.gguf", folder)[0] for folder in (whole, body))
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name])
+    for folder in (whole, body):
+        convert_adapter(folder, tmp_path / f"{folder.name}.gguf", tmp_path / "base")
+    with gguf.open(tmp_path / "a.gguf") as first, gguf.open(tmp_path / "b.gguf") as second:
+        assert list(first.tensors) == list(second.tensors)
+
+
+@pytest.mark.parametrize("alpha", [-8.0, 1e9, 0.0, 8.0])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_any_alpha_gives_a_file_that_can_be_read(tmp_path: Path, alpha: float, rslora: bool) -> None:
+    base(tmp_path / "base")
+    folder = write(tmp_path / "a", adapted(), {"lora_alpha": alpha, "use_rslora": rslora})
+    convert_adapter(folder, tmp_path / "a.gguf", tmp_path / "base")
+    adapter = open_adapter(folder)
+    with gguf.open(tmp_path / "a.gguf") as file:
+        made = lora.read(file)
+        name = f"blk.0.{stored.NAMES['self_attn.v_proj']}.weight"
+        pair, wanted = made.pairs[name], adapter.pairs[f"{LAYER}self_attn.v_proj.weight"]
+        change = made.factor(name) * pair.b.to_numpy() @ pair.a.to_numpy()
+        exact = wanted.scale * wanted.b.to_numpy() @ wanted.a.to_numpy()
+        np.testing.assert_allclose(change, exact, rtol=1e-4, atol=1e-6 * max(np.abs(exact).max(), 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "said"),
+    [
+        (np.nan, "F32", "'blk.0.attn_v.weight.lora_b' has a value that is not finite"),
+        (np.inf, "Q8_0", "has a value that is not finite"), (1e6, "F16", "too large for F16: choose BF16 or F32"),
+        (1e6, "Q8_0", "too large for F16"),
+    ],
+)  # fmt: skip
+def test_values_that_no_file_holds(tmp_path: Path, value: float, kind: str, said: str) -> None:
+    base(tmp_path / "base")
+    layers = adapted()
+    layers[f"{LAYER}self_attn.v_proj"][1][2, 3] = value
+    folder = write(tmp_path / "a", layers)
+    with pytest.raises(GGUFError, match=said):
+        convert_adapter(folder, tmp_path / "a.gguf", tmp_path / "base", kind)
+    assert not (tmp_path / "a.gguf").exists()
+
+
+def test_files_of_an_adapter_and_its_model_are_not_written_over(tmp_path: Path) -> None:
+    base(tmp_path / "base")
+    folder = write(tmp_path / "a", adapted())
+    before = {path: path.read_bytes() for place in ("a", "base") for path in (tmp_path / place).iterdir()}
+    for target in before:
+        with pytest.raises(GGUFError, match="is the file that is being read"):
+            convert_adapter(folder, target, tmp_path / "base")
+        with pytest.raises(GGUFError, match="is the file that is being read"):
+            merged(tmp_path / "base", target, folder)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800", "a\nb", ""])
+def test_names_of_models_that_no_folder_has(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "a", adapted(), {"base_model_name_or_path": name})
+    with pytest.raises(GGUFError, match=r"^[^\n]*give the folder of its base model with --base[^\n]*$"):
+        convert_adapter(folder, tmp_path / "a.gguf")

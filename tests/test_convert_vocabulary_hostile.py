@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import ggufpy
-from ggufpy.convert.vocabulary import files, vocabulary
+from ggufpy.convert import reading
+from ggufpy.convert.vocabulary import vocabulary
 
 FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -155,8 +156,8 @@ def test_what_settings_say_wrongly_is_left_out(tmp_path: Path) -> None:
 
 
 def test_files_of_more_than_a_hundred_megabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files.LIMIT == 100_000_000
-    monkeypatch.setattr(files, "LIMIT", 1000)
+    assert reading.LIMIT == 100_000_000
+    monkeypatch.setattr(reading, "LIMIT", 1000)
     with pytest.raises(ggufpy.GGUFError, match=r"tokenizer\.json is larger than 1,000 bytes"):
         converted(tmp_path, described() | {"x": "y" * 1000})
 

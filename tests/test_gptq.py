@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ggufpy.models.op import Weight
 from ggufpy.models.ops import Attend, Embed, Heads, MatMul, StoreKv
 from ggufpy.models.plan import Plan
 from ggufpy.quantizer import QuantizeOptions, gptq, quantize_file
+from ggufpy.quantizer.calibrated import Spool
 from ggufpy.quantizer.options import Moments
 from ggufpy.runtime import EngineOptions
 
@@ -185,6 +187,25 @@ def test_rows_stand_alone(rows: int) -> None:
     np.testing.assert_array_equal(found, gptq.solve(weights, of, "Q3_K"))
     last = [loss(weights[-1:], raw, "Q3_K", hessian) for raw in (found[-1:], gptq.solve(weights[-1:], of, "Q3_K"))]
     assert 0.8 < last[0] / last[1] < 1.25  # sums of another order may part codes
+
+
+def test_a_matrix_is_read_some_rows_at_a_time() -> None:
+    """It may have billions of weights."""
+    weights, hessian = problem(600, 256)
+    of = gptq.factor(hessian, 256)
+    seen: list[slice] = []
+
+    class Read:
+        shape = weights.shape
+
+        def __getitem__(self, rows: slice, /) -> Any:
+            seen.append(rows)
+            return weights[rows]
+
+    found = gptq.solve(Read(), of, "Q3_K", threads=2)
+    assert max(len(range(*rows.indices(600))) for rows in seen) == gptq.TOGETHER
+    assert sum(len(range(*rows.indices(600))) for rows in seen) == 600
+    np.testing.assert_array_equal(found, gptq.solve(weights, of, "Q3_K"))
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_K"])
@@ -375,6 +396,38 @@ def test_what_cannot_be_done(
     assert main(["quantize", str(source), str(out), "Q4_K", *(names.get(arg, arg) for arg in args)]) == code
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_what_waits_to_be_written(tmp_path: Path) -> None:
+    """Pieces as they come, one after the other; a full disk is one line."""
+    rng = np.random.default_rng(0)
+    rows = {name: rng.integers(0, 256, (count, 18), np.uint8) for name, count in (("a", 7), ("b", 1), ("c", 40))}
+    with open(tmp_path / "room", "w+b") as file:
+        spool = Spool(file)
+        for name, data in rows.items():
+            spool.put(name, (data[i : i + 3] for i in range(0, len(data), 3)))
+        for name, data in rows.items():
+            np.testing.assert_array_equal(spool.get(name), data)
+        assert spool.get("d") is None
+
+    class Full(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(GGUFError, match=r"^cannot keep what was made .* No space left on device \(TMPDIR"):
+        Spool(Full()).put("a", [rows["a"]])
+
+
+def test_weights_that_are_no_numbers(source: Path, text: Path, tmp_path: Path) -> None:
+    with gguf.open(source) as file:
+        tensors: dict[str, Any] = dict(file.tensors)
+        weights = np.array(tensors["blk.0.attn_v.weight"].to_numpy())
+        weights[5, 7] = np.nan
+        gguf.write(tmp_path / "bad.gguf", file.metadata, {**tensors, "blk.0.attn_v.weight": weights})
+    how: dict[str, Any] = {"gptq": measured(text, chunks=2), "threads": 2, "pure": True}
+    with pytest.raises(GGUFError, match=r"^tensor 'blk\.0\.attn_v\.weight': the weight at \[5, 7\] is nan"):
+        quantize_file(tmp_path / "bad.gguf", tmp_path / "out.gguf", "Q4_K", QuantizeOptions(**how))
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_activations_that_are_no_numbers(text: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_llama(tmp_path: Path, settings: Any) -> None:
     tokens = [1, 5, 9, 2, 7]
     with torch.no_grad():
         wanted = made(torch.tensor([tokens])).logits[0].numpy()
-    convert(tmp_path / "base", tmp_path / "m.gguf", ConvertOptions("F32"))
+    convert(tmp_path / "base", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
     convert_adapter(tmp_path / "lora", tmp_path / "l.gguf", tmp_path / "base")
     with (
         gguf.open(tmp_path / "m.gguf") as file,
@@ -84,6 +84,22 @@ def test_llama(tmp_path: Path, settings: Any) -> None:
 def test_embeddings_and_a_head_of_its_own(tmp_path: Path) -> None:
     settings = {"target_modules": ["embed_tokens", "q_proj"], "modules_to_save": ["lm_head"]}
     check_merged(tmp_path, adapter(tmp_path, transformers.LlamaConfig(**LLAMA), r=4, **settings))
+
+
+def test_an_adapter_of_a_body_without_its_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**LLAMA)).float().eval()
+    model.save_pretrained(tmp_path / "base")
+    made = peft.get_peft_model(model.model, peft.LoraConfig(r=4, target_modules=MATRICES))
+    with torch.no_grad():
+        for name, value in made.named_parameters():
+            if "lora_" in name:
+                value.copy_(torch.randn_like(value) / 8)
+    made.save_pretrained(tmp_path / "lora")
+    tensors = open_folder(tmp_path / "base").tensors
+    ours = with_adapters(tensors, [(open_adapter(tmp_path / "lora"), 1.0)], "model.|embed_tokens.weight")
+    for name, value in made.merge_and_unload().state_dict().items():
+        np.testing.assert_allclose(ours[f"model.{name}"].to_numpy(), value.numpy(), atol=2e-6, rtol=2e-6, err_msg=name)
 
 
 def test_gpt2_whose_layers_are_the_other_way_round(tmp_path: Path) -> None:

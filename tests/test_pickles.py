@@ -279,6 +279,37 @@ def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("its pickle takes")
 
 
+def pairs_of(count: int) -> bytes:
+    """A list of pairs of different texts, in the memo as 0."""
+    entries = b"".join(text(f"{i:07}") + b"N\x86" for i in range(count))
+    return b"](" + entries + b"eq\0"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pairs_of(100_000) + b"ccollections\nOrderedDict\nq\1" + b"h\1h\0\x85R" * 200,
+        b"(" + b"K\1" * 300_000 + b"tq\0" + b"ctorch\nSize\nq\1" + b"h\1h\0\x85R" * 200,
+        b"(" + b"K\1" * 300_000 + b"tq\0" + b"ctorch\ndevice\nq\1" + b"h\1h\0R" * 200,
+        b"(" + b"N" * (1 << 22) + b"t",
+    ],
+    ids=["dictionaries", "shapes", "arguments", "instructions"],
+)
+def test_what_is_gone_through_twice_counts_twice(tmp_path: Path, body: bytes) -> None:
+    """A megabyte could else ask for hours, and for all memory there is."""
+    with pytest.raises(GGUFError, match=r"more than 4,194,304 instructions|has 300000 dimensions"):
+        open_pickle(zipped(tmp_path / "a.bin", body, {}))
+
+
+def test_a_directory_that_says_it_is_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zipfile reads it at once, whatever its length."""
+    path = zipped(tmp_path / "a.bin", dumped({"w": tensor("0", 24, (24,), (1,))}), {"0": NUMBERS.tobytes()})
+    assert set(open_pickle(path)) == {"w"}
+    monkeypatch.setattr(pickles, "DIRECTORY_MAX", 100)
+    with pytest.raises(GGUFError, match="its directory has more than 100 bytes"):
+        open_pickle(path)
+
+
 def test_damaged_bytes_end_in_one_line(tmp_path: Path) -> None:
     """Whatever byte of a pickle is changed, the tensors lie in the file or it is refused."""
     body = dumped(collections.OrderedDict(w=tensor("0", 24, (4, 6), (6, 1)), v=tensor("0", 24, (3,), (2,), 4)))

@@ -9,27 +9,26 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ggufpy import models, quants
-from ggufpy.convert.folder import open_folder
-from ggufpy.convert.model import architectures, of_path, text_config
+from ggufpy.convert.folder import open_folder, spare
+from ggufpy.convert.model import known, of_path
+from ggufpy.convert.names import placed
 from ggufpy.convert.peft import Pair, Peft, open_adapter
 from ggufpy.errors import GGUFError
-from ggufpy.format import Blocks, Typed
-from ggufpy.format.rows import Floats, Numbers, encoded, rows_of
+from ggufpy.format import TensorInfo, Typed, Writer
+from ggufpy.format.rows import Bytes, Numbers, Rows, Transposed, decoded, encoded, rows_of
 from ggufpy.format.values import shown
-from ggufpy.format.writer import write
 from ggufpy.models.changes import Chain, Change, Join, Reordering, Same, Split, Transpose
 from ggufpy.models.checkpoint import HfConfig, Rule
+from ggufpy.models.lora import ALPHA_MAX, EMBEDDING
 from ggufpy.quantizer.types import FILE_TYPES
 from ggufpy.support import checks
 
 OUTTYPES = ("F32", "F16", "BF16", "Q8_0")
-EMBEDDING = "token_embd.weight"
 
 
 def convert_adapter(
@@ -42,7 +41,8 @@ def convert_adapter(
 
     `base` is the folder of the model that it is for, whose config.json is read; without it, adapter_config.json's
     base_model_name_or_path, if that is a folder. `outtype` is one of OUTTYPES; of Q8_0, what is no whole blocks is F16.
-    Raises GGUFError for what no adapter of GGUF can say, and for tensors that no rule of the architecture takes.
+    Raises GGUFError for what no adapter of GGUF can say, for tensors that no rule of the architecture takes or that
+    have values which are not finite, and where `target` is a file of the adapter or of the model.
     """
     kind = checks.text("outtype", outtype).upper()
     if kind not in OUTTYPES:
@@ -53,16 +53,16 @@ def convert_adapter(
             f"{adapter.folder} has {shown(next(iter(adapter.whole)))} whole (modules_to_save), which no adapter "
             "of GGUF can say: merge it into its model with --lora"
         )
-    config, path = _base(adapter, base)
-    architecture, checkpoint = models.checkpoint_of(architectures(config), text_config(config))
-    pairs = dict(_by_rules(adapter, checkpoint.rules(text_config(config)), text_config(config)))
+    model = _base(adapter, base)
+    architecture, checkpoint, config = known(open_folder(model, weights=False).config)
+    pairs = dict(_by_rules(adapter, list(checkpoint.rules(config)), checkpoint.anchor, config))
     alpha = _alpha(adapter, list(pairs.values()))
     metadata = {
         "general.architecture": Typed("string", architecture),
         "general.type": Typed("string", "adapter"),
         "general.name": Typed("string", adapter.folder.resolve().name),
         "general.base_model.count": Typed("uint32", 1),
-        "general.base_model.0.name": Typed("string", path.resolve().name),
+        "general.base_model.0.name": Typed("string", model.resolve().name),
         "general.file_type": Typed("uint32", FILE_TYPES[kind].number),
         "general.quantization_version": Typed("uint32", 2),
         "adapter.type": Typed("string", "lora"),
@@ -70,24 +70,29 @@ def convert_adapter(
     }
     if adapter.invocation:
         metadata["adapter.alora.invocation_tokens"] = Typed("array[uint32]", list(adapter.invocation))
-    write(checks.path("target", target), metadata, dict(_tensors(pairs, alpha, kind)))
+    target = Path(checks.path("target", target))
+    spare(target, [adapter.folder, model])
+    _write(target, metadata, list(_halves(pairs, alpha, kind)))
     return sorted(pairs)
 
 
-def _base(adapter: Peft, base: str | os.PathLike[str] | None) -> tuple[Mapping[str, object], Path]:
-    """config.json of the model that the adapter is for, and its folder."""
-    if base is None and not Path(adapter.base or "?").is_dir():
+def _base(adapter: Peft, base: str | os.PathLike[str] | None) -> Path:
+    """The folder of the model that the adapter is for."""
+    if base is not None:
+        return of_path(Path(checks.path("base", base)))
+    if not os.path.isdir(adapter.base):
         raise GGUFError(
             f"{adapter.folder} is for {shown(adapter.base or 'a model it does not name')}, which is no folder here: "
             "give the folder of its base model with --base; its config.json is enough"
         )
-    path = of_path(Path(adapter.base if base is None else checks.path("base", base)))
-    return open_folder(path, weights=False).config, path
+    return Path(adapter.base)
 
 
-def _by_rules(adapter: Peft, rules: Iterator[Rule], config: HfConfig) -> Iterator[tuple[str, Pair]]:
+def _by_rules(
+    adapter: Peft, rules: Sequence[Rule], anchor: str, config: HfConfig
+) -> Iterator[tuple[str, Pair]]:
     """Pairs by the names of GGUF. GGUFError for those that no rule takes."""
-    left = dict(adapter.pairs)
+    left = placed(adapter.pairs, {name for rule in rules for name in rule.hf}, anchor)
     for rule in rules:
         if not any(name in left for name in rule.hf):
             continue
@@ -136,29 +141,61 @@ def _joined(sizes: Sequence[int], pairs: Sequence[Pair | None]) -> Pair:
 
 
 def _alpha(adapter: Peft, pairs: Sequence[Pair]) -> float:
-    """What the file says, of which readers take alpha / rank: lora_alpha, times √rank with use_rslora."""
+    """What the file says, of which readers take alpha / rank: lora_alpha, times √rank with use_rslora.
+
+    0, which readers take as no scale, where they would not take it; scales are in B then.
+    """
     ranks = [pair.rank for pair in pairs]
     most = max(set(ranks), key=ranks.count)
-    return adapter.alpha * (math.sqrt(most) if adapter.rslora else 1.0)
+    alpha = adapter.alpha * (math.sqrt(most) if adapter.rslora else 1.0)
+    return alpha if 0 < alpha <= ALPHA_MAX else 0.0
 
 
-def _tensors(pairs: Mapping[str, Pair], alpha: float, kind: str) -> Iterator[tuple[str, Blocks]]:
+@dataclass(frozen=True)
+class _Half:
+    """A half of a pair as it will be in the file, of type `kind`: `rows` times `factor`."""
+
+    name: str
+    rows: Rows
+    kind: str
+    factor: float = 1.0
+
+    @property
+    def info(self) -> TensorInfo:
+        return TensorInfo(self.name, self.rows.shape, self.kind)
+
+    def data(self) -> Bytes:
+        """Its bytes. GGUFError for values that are not finite, or that `kind` cannot hold."""
+        x = self.rows.to_numpy()
+        if not math.isclose(self.factor, 1.0, rel_tol=1e-9):
+            with np.errstate(over="ignore", invalid="ignore"):
+                x = x * np.float32(self.factor)
+        if not np.isfinite(x).all():
+            raise GGUFError(f"tensor {shown(self.name)} has a value that is not finite: the adapter is damaged")
+        raw = encoded(x, self.kind).reshape(rows_of(x.shape), -1)
+        if not np.isfinite(decoded(raw, self.kind)).all():
+            raise GGUFError(f"tensor {shown(self.name)} has a value too large for {self.kind}: choose BF16 or F32")
+        return raw
+
+
+def _halves(pairs: Mapping[str, Pair], alpha: float, kind: str) -> Iterator[_Half]:
     """Both halves of each. B has what its scale is beyond alpha / rank, so that readers' scale is right for it.
 
     The A of an embedding is a table, and has a row for each token.
     """
     for name, pair in pairs.items():
-        reader = alpha / pair.rank if alpha else 1.0  # readers take no alpha as no scale
-        factor = pair.scale / reader
-        a, b = pair.a.to_numpy(), pair.b.to_numpy()
-        if not math.isclose(factor, 1.0, rel_tol=1e-9):
-            b = b * np.float32(factor)
-        halves = (b, np.ascontiguousarray(a.T)) if name == EMBEDDING else (a, b)
-        for end, half in zip(("lora_a", "lora_b"), halves, strict=True):
-            fits = kind != "Q8_0" or half.shape[1] % 32 == 0
-            yield f"{name}.{end}", _written(half, kind if fits else "F16")
+        factor = pair.scale / (alpha / pair.rank if alpha else 1.0)
+        halves: tuple[tuple[Rows, float], ...] = ((pair.a, 1.0), (pair.b, factor))
+        if name == EMBEDDING:
+            halves = ((pair.b, factor), (Transposed(pair.a), 1.0))
+        for end, (rows, times) in zip(("lora_a", "lora_b"), halves, strict=True):
+            fits = kind != "Q8_0" or rows.columns % 32 == 0
+            yield _Half(f"{name}.{end}", rows, kind if fits else "F16", times)
 
 
-def _written(x: Floats, kind: str) -> Blocks:
-    raw = encoded(x, kind).reshape(rows_of(x.shape), -1)
-    return Blocks(raw, quants.get(kind).name)
+def _write(target: Path, metadata: Mapping[str, Typed], halves: Sequence[_Half]) -> None:
+    """One half after the other, of which no more than one is in memory."""
+    with Writer(target, metadata, [half.info for half in halves]) as writer:
+        for half in halves:
+            writer.append(half.name, half.data())
+            half.rows.release()

@@ -5,17 +5,23 @@ A card is for people, so nothing in it stops a conversion: what is not as expect
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufpy.errors import GGUFError
+
 CARD_MAX = 1 << 20  # bytes of a head that is looked at
+DEPTH_MAX = 64  # of values within values
 _SIZE = re.compile(r"((?:\d+x)?\d+(?:[._]\d+)?[KMBT]|A\d+(?:\.\d+)?[MB]|small|mini|medium|large|x?xl)", re.IGNORECASE)
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _TUNED = re.compile(r"(?:chat|instruct|vision|it|base)", re.IGNORECASE)
 _HUB = re.compile(r"https?://huggingface\.co/(?:datasets/)?([^/\s]+/[^/\s]+)/?")
+# What GGUF can say of a model or of data that another was made of (ggml's docs/gguf.md).
+SOURCE_KEYS = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
 
 def read_card(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -23,26 +29,45 @@ def read_card(folder: Path) -> tuple[dict[str, Any], list[str]]:
     path = folder / "README.md"
     if not path.is_file():
         return {}, []
-    with open(path, "rb") as file:
-        text = file.read(CARD_MAX).decode("utf-8", "replace")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(CARD_MAX).decode("utf-8-sig", "replace")
+            whole = not file.read(1)
+    except OSError as e:
+        return {}, [f"README.md cannot be read and was left out: {e.strerror or e}"]
     lines = text.splitlines()
-    if not lines or lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
+    if not lines or lines[0].strip() != "---":
         return {}, []
-    end = next(i for i, line in enumerate(lines) if i and line.strip() == "---")
+    end = next((i for i, line in enumerate(lines) if i and line.strip() == "---"), None)
+    if end is None:
+        return {}, [] if whole else [f"the head of README.md has more than {CARD_MAX:,} bytes and was left out"]
     return _loaded("\n".join(lines[1:end]).replace("\t", "  "))
 
 
 def _loaded(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Every scalar as the text that it is: "no" is Norwegian, 1.0 a version. Aliases are no part of a card."""
+    """Every scalar as the text that it is: "no" is Norwegian, 1.0 a version."""
     import yaml
 
+    loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.BaseLoader)):
-            return {}, ["the head of README.md has aliases and was left out"]
-        value = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}, ["the head of README.md is not valid YAML and was left out"]
+        _check(yaml.parse(text, Loader=loader))
+        value = yaml.load(text, Loader=loader)
+        json.dumps(value, ensure_ascii=False).encode()  # an escape may stand for half a character
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        return {}, ["the head of README.md is not plain YAML (damaged, or with aliases) and was left out"]
     return (value, []) if isinstance(value, dict) else ({}, ["the head of README.md says nothing and was left out"])
+
+
+def _check(events: Iterable[Any]) -> None:
+    """GGUFError for what no card has: aliases, by which a few lines stand for more than any memory, and values so deep
+    that they would take all of a stack."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX or isinstance(event, yaml.AliasEvent):
+            raise GGUFError("the head of README.md is nested too deep, or has aliases")
 
 
 @dataclass(frozen=True)
@@ -97,14 +122,14 @@ def title(name: str) -> str:
 
 
 def sources(value: Any) -> list[dict[str, str]]:
-    """base_model or datasets of a card as entries of name, organization, version and repo_url."""
+    """base_model or datasets of a card as entries of SOURCE_KEYS."""
     made = []
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, Mapping):
-            made.append({str(k): v for k, v in one.items() if isinstance(v, str)})
+            made.append({key: one[key] for key in SOURCE_KEYS if isinstance(one.get(key), str)})
         elif isinstance(one, str) and one.strip():
             made.append(_source(one.strip()))
-    return made
+    return [entry for entry in made if entry]
 
 
 def _source(name: str) -> dict[str, str]:

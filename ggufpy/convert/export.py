@@ -7,13 +7,10 @@ matrices where no bit is lost.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,26 +18,29 @@ from typing import Any
 import numpy as np
 
 from ggufpy import models
-from ggufpy.convert.json_files import write_json
+from ggufpy.convert.general import SAMPLING
 from ggufpy.convert.sentence import KEYS, weight_names, write_modules
 from ggufpy.convert.vocabulary.export import export_vocabulary
-from ggufpy.convert.writing import write_safetensors
+from ggufpy.convert.writing import write_json, write_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Tensor
 from ggufpy.format.atomic import check_space, sync_folder
 from ggufpy.format.rows import FLOATS, Bytes, Plain, Rows
+from ggufpy.format.split import hidden_folder
 from ggufpy.format.values import shown
 from ggufpy.models.base import Keys
-from ggufpy.models.checkpoint import Checkpoint, HfConfig, Rule, config_of
+from ggufpy.models.checkpoint import Checkpoint, HfConfig, Rule, config_of, shortest
+from ggufpy.support import checks
 
 SHARD_BYTES = 5_000_000_000
 SMALL = 1 << 22  # numbers of a tensor that is looked through for bits that a shorter type would lose
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_IDS = (
-    ("tokenizer.ggml.bos_token_id", "bos_token_id"),
-    ("tokenizer.ggml.eos_token_id", "eos_token_id"),
-    ("tokenizer.ggml.padding_token_id", "pad_token_id"),
-)
+_IDS = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
+_ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 Progress = Callable[[str, int, int], None]
 
 
@@ -97,15 +97,35 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
     config = _config(file, architecture, checkpoint, main)
     tensors = {name: _typed(rows, main, dtype) for name, rows in _tensors(file, checkpoint, config).items()}
     check_space(folder, sum(rows.nbytes for rows in tensors.values()))
-    with _staged(folder) as stage:
-        sentence = {key: config.pop(key) for key in KEYS if key in config}
-        write_json(stage / "config.json", config)
-        size = write_modules(stage, sentence, int(config["hidden_size"]), tensors)
-        apart = weight_names(sentence)
-        size += _write_weights(stage, {name: rows for name, rows in tensors.items() if name not in apart}, progress)
-        notes = _vocabulary(file, stage)
-        names = tuple(sorted(path.name for path in stage.iterdir()))
+    sentence = {key: config.pop(key) for key in KEYS if key in config}
+    apart, width = weight_names(sentence), int(config["hidden_size"])
+    own = {name: rows for name, rows in tensors.items() if name not in apart}
+    folder = Path(os.path.realpath(folder))  # what a link leads to takes the files, and the link stays
+    try:
+        with hidden_folder(folder.parent) as room:
+            stage = room / folder.name
+            stage.mkdir()
+            _write_configs(stage, file, config)
+            size = write_modules(stage, sentence, width, tensors)
+            size += _write_weights(stage, own, progress)
+            notes = _vocabulary(file, stage)
+            names = tuple(sorted(path.name for path in stage.iterdir()))
+            sync_folder(stage)
+            if folder.exists():
+                folder.rmdir()
+            os.rename(stage, folder)
+            sync_folder(folder.parent)
+    except OSError as e:
+        raise GGUFError(f"cannot write {folder}: {e.strerror or e}") from None
     return Exported(names, size, main, tuple(notes))
+
+
+def _write_configs(stage: Path, file: GGUFFile, config: dict[str, Any]) -> None:
+    """config.json, and the file beside it that says how to sample and what ends a text."""
+    write_json(stage / "config.json", config)
+    generation = _generation(file.metadata, config)
+    if generation:
+        write_json(stage / "generation_config.json", generation)
 
 
 def _checkpoint_of(file: GGUFFile) -> tuple[str, Checkpoint]:
@@ -132,10 +152,38 @@ def _config(file: GGUFFile, architecture: str, checkpoint: Checkpoint, main: str
     config["vocab_size"] = int(file.tensors["token_embd.weight"].shape[0])
     config.setdefault("tie_word_embeddings", "output.weight" not in file.tensors)
     config["torch_dtype"] = _DTYPES[main]
-    for _, name in _IDS:  # defaults of transformers may lie beyond the vocabulary
-        config.setdefault(name, None)
-    config |= {name: int(file.metadata[key]) for key, name in _IDS if key in file.metadata}
+    for name, key in _IDS.items():
+        token = _token(file.metadata, key, config["vocab_size"])
+        if token is not None or name not in config:  # defaults of transformers may lie beyond the vocabulary
+            config[name] = token
     return config
+
+
+def _token(values: Mapping[str, Any], key: str, words: int) -> int | None:
+    """A token's id, None where a file has none or one beyond its vocabulary. GGUFError for what is no number."""
+    token = checks.whole(key, values[key], 0) if key in values else words
+    return token if token < words else None
+
+
+def _generation(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json says where config.json has no words for it: nothing where that says it all.
+
+    Several tokens that end a text, and what is recommended to sample with.
+    """
+    ends = [_token(values, key, config["vocab_size"]) for key in _ENDS]
+    ends = [end for end in dict.fromkeys(ends) if end is not None]
+    said: dict[str, Any] = {}
+    for key, name, kind in SAMPLING:
+        value = values.get(f"general.sampling.{key}")
+        if value is not None:
+            number = checks.number(f"general.sampling.{key}", value)
+            said[name] = int(number) if kind == "int32" else shortest(number)
+    if not said and len(ends) < 2:
+        return {}
+    ids: dict[str, Any] = {name: config[name] for name in _IDS if config[name] is not None}
+    if len(ends) > 1:
+        ids["eos_token_id"] = ends
+    return {**ids, **({"do_sample": True, **said} if said else {})}
 
 
 def _tensors(file: GGUFFile, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Rows]:
@@ -207,18 +255,3 @@ def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
     return []
 
 
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name of `folder` at the end, or is removed."""
-    stage = folder.absolute().parent / f".ggufpy-export-{secrets.token_hex(8)}"
-    try:
-        stage.mkdir(parents=True)
-        yield stage
-        sync_folder(stage)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(stage, folder)
-    except OSError as e:
-        raise GGUFError(f"cannot write {folder}: {e.strerror or e}") from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

@@ -5,15 +5,16 @@ Nothing of the weights is read when it is opened, and no code of a checkpoint is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufpy.convert.json_files import read_object
+from ggufpy.convert.reading import read_object
 from ggufpy.convert.safetensors import Stored, open_safetensors
 from ggufpy.convert.sentence import read_modules
 from ggufpy.errors import GGUFError
+from ggufpy.format.atomic import check_target
 from ggufpy.format.values import shown
 
 _INDEX = "model.safetensors.index.json"
@@ -44,21 +45,27 @@ def open_folder(path: Path, allow_pickle: bool = False, weights: bool = True, de
     if not weights:
         return Folder(path, config, {}, [str(path / "config.json")])
     tensors: dict[str, Stored] = {}
-    files = _weight_files(path)
-    pickled = [] if files else _pickles(path)
+    files = _weight_files(path) or _pickles(path)
+    pickled = [file for file in files if file.suffix != ".safetensors"]
     if pickled and not allow_pickle:
         raise GGUFError(
             f"{path} has its weights in {pickled[0].name}, a pickle of PyTorch: pass --allow-pickle to read it (only "
             "tensors are taken from it), or save the model as safetensors"
         )
-    if not files and not pickled:
+    if not files:
         raise GGUFError(f"{path} has no weights: neither .safetensors nor pytorch_model.bin is there")
-    for file in files or pickled:
+    for file in files:
         for name, tensor in _tensors_of(file).items():
             if name in tensors:
                 raise GGUFError(f"{file}: tensor {shown(name)} is in another file of the checkpoint, too")
             tensors[name] = tensor
-    return Folder(path, config, tensors, [str(file) for file in files or pickled])
+    return Folder(path, config, tensors, [str(file) for file in files])
+
+
+def spare(target: Path, folders: Iterable[Path]) -> None:
+    """GGUFError if writing `target` would replace a file of these folders that is no GGUF file."""
+    files = (file for folder in folders for file in folder.glob("*") if file.suffix.lower() != ".gguf")
+    check_target(target, (file for file in files if file.is_file()))
 
 
 def with_modelopt(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +104,13 @@ def _pickles(path: Path) -> list[Path]:
 
 
 def _indexed(path: Path, index: Path) -> list[Path]:
-    """The files of an index, in order. GGUFError for those that are missing, and for names that leave the folder."""
+    """The files of an index, in order. GGUFError for those that are missing, and for names that are none of a file."""
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise GGUFError(f"{index} has no weight_map of file names")
     files = sorted(set(names.values()))
     for name in files:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if Path(name).name != name or name in ("", ".", "..") or not _can_be(name):
             raise GGUFError(f"{index} names {shown(name)}, which is no file of this folder")
     missing = [name for name in files if not (path / name).is_file()]
     if missing:
@@ -113,3 +120,8 @@ def _indexed(path: Path, index: Path) -> list[Path]:
             f"{'are' if len(missing) > 1 else 'is'} missing: download the checkpoint again"
         )
     return [path / name for name in files]
+
+
+def _can_be(name: str) -> bool:
+    """Whether a file may have the name, and an error show it as it is."""
+    return name.isprintable() and len(name.encode()) <= 255

@@ -6,22 +6,27 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. What the user s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ggufpy.convert.card import Parts, parts_of, read_card, sources, title
-from ggufpy.convert.json_files import read_object
+from ggufpy.convert.card import SOURCE_KEYS, Parts, parts_of, read_card, sources, title
+from ggufpy.convert.reading import read_object
 from ggufpy.errors import GGUFError
+from ggufpy.format.encode import infer
 from ggufpy.format.rows import Rows
 from ggufpy.format.values import Typed, shown
 
-_SAMPLING = (
+SAMPLING = (
     ("temp", "temperature", "float32"), ("top_k", "top_k", "int32"), ("top_p", "top_p", "float32"),
     ("min_p", "min_p", "float32"), ("penalty_repeat", "repetition_penalty", "float32"),
 )  # fmt: skip
+_MOST = {"int32": 2**31 - 1, "float32": float(np.finfo(np.float32).max)}
+SOURCES_MAX = 256  # models, or sets of data, that another was made of
+_ON_HUB = re.compile(r"[^./][^/]*(?:/[^/]*)?")  # "owner/model", or "model"
 # Keys of general.* that are texts, and what cards call them, the first that is there.
 _TEXTS = (
     ("author", ("author", "model_author", "model_creator")), ("version", ("version", "model_version")),
@@ -53,7 +58,10 @@ def general(
     order = [key for key, _ in _TEXTS]
     keys |= {f"general.{key}": Typed("string", texts[key]) for key in order if texts.get(key)}
     for key, several in _SOURCES:
-        keys |= _entries(key, next((card[name] for name in several if card.get(name)), []))
+        entries = sources(next((card[name] for name in several if card.get(name)), []))
+        keys |= _entries(key, entries[:SOURCES_MAX])
+        if len(entries) > SOURCES_MAX:
+            notes.append(f"README.md names {len(entries)} of {several[0]}; the file has the first {SOURCES_MAX}")
     for key, pair in _LISTS:
         words = [word for name in pair for word in _words(card.get(name))]
         if words:
@@ -64,7 +72,7 @@ def general(
 def _named(folder: Path, config: Mapping[str, Any]) -> Parts:
     """The name that config.json has for the model, if it is none of a folder somewhere; else the folder's."""
     said = config.get("_name_or_path")
-    if isinstance(said, str) and said and said.count("/") <= 1 and not said.startswith((".", "/")):
+    if isinstance(said, str) and said.isprintable() and _ON_HUB.fullmatch(said):
         return parts_of(said)
     return parts_of(folder.resolve().name)
 
@@ -79,8 +87,7 @@ def _words(value: Any) -> list[str]:
     return [str(word) for word in words if isinstance(word, str | int) and str(word)]
 
 
-def _entries(key: str, value: Any) -> dict[str, Typed]:
-    entries = sources(value)
+def _entries(key: str, entries: Sequence[Mapping[str, str]]) -> dict[str, Typed]:
     if not entries:
         return {}
     keys = {f"general.{key}.count": Typed("uint32", len(entries))}
@@ -94,9 +101,9 @@ def _sampling(folder: Path) -> dict[str, Typed]:
     path = folder / "generation_config.json"
     said = read_object(path) if path.is_file() else {}
     keys = {}
-    for key, name, kind in _SAMPLING:
+    for key, name, kind in SAMPLING:
         value = said.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST[kind]:
             keys[f"general.sampling.{key}"] = Typed(kind, int(value) if kind == "int32" else float(value))
     return keys
 
@@ -128,22 +135,35 @@ def _rounded(count: int) -> str:
 def overriding(path: Path) -> dict[str, Typed]:
     """Keys of a file of JSON that the user gives, as `--metadata`: texts, numbers, flags and lists of texts.
 
-    general.base_models and general.datasets are lists of objects, as in llama.cpp. Raises GGUFError for other values.
+    general.base_models and general.datasets are lists of objects, as in llama.cpp. Raises GGUFError for other values,
+    and for the architecture, which follows from config.json.
     """
     keys: dict[str, Typed] = {}
     for key, value in read_object(path).items():
         if key in ("general.base_models", "general.datasets"):
-            keys |= _entries("base_model" if "base" in key else "dataset", value)
+            keys |= _entries("base_model" if "base" in key else "dataset", _listed(value, path, key))
+        elif key == "general.architecture":
+            raise GGUFError(f"{path}: {key} follows from config.json: leave it out")
         elif isinstance(value, bool):
             keys[key] = Typed("bool", value)
         elif isinstance(value, str):
             keys[key] = Typed("string", value)
-        elif isinstance(value, int) and -(2**31) <= value < 2**32:
-            keys[key] = Typed("uint32" if value >= 0 else "int32", value)
-        elif isinstance(value, float) and np.isfinite(value):
+        elif isinstance(value, int) and -(2**63) <= value < 2**64:
+            keys[key] = infer(value, key)
+        elif isinstance(value, float) and abs(value) <= _MOST["float32"]:
             keys[key] = Typed("float32", value)
         elif isinstance(value, list) and all(isinstance(word, str) for word in value):
             keys[key] = Typed("array[string]", value)
         else:
             raise GGUFError(f"{path}: {shown(key)} is no text, number, flag or list of texts")
     return keys
+
+
+def _listed(value: Any, path: Path, key: str) -> list[dict[str, str]]:
+    """The objects of a list, whose names are SOURCE_KEYS and whose values texts. GGUFError for anything else."""
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and all(name in SOURCE_KEYS and isinstance(one[name], str) for name in one)
+        for one in value
+    ):
+        raise GGUFError(f"{path}: {key} is no list of objects of texts by these names: {', '.join(SOURCE_KEYS)}")
+    return value

@@ -21,7 +21,8 @@ from ggufpy.quantizer.types import COPY, FLOATS, FileType
 class Kept(Rows):
     """The blocks of `exact`, which are shown to have the numbers of `source` wherever they are read.
 
-    Where a checkpoint has floats of 16 bits, what blocks stand for is rounded to those and gives the same bits.
+    Where a checkpoint has floats of 16 bits, what blocks stand for is rounded to those and gives the same bits. NaN are
+    the same as NaN: who writes them knows what to say of them.
     """
 
     def __init__(self, source: Rows, exact: Rows) -> None:
@@ -47,7 +48,7 @@ class Kept(Rows):
     def _same(self, numbers: Floats, start: int, stop: int) -> bool:
         if self._source.type in ("BF16", "F16"):
             numbers = decoded(encoded(numbers, self._source.type), self._source.type)
-        return np.array_equal(numbers, self._source.floats(start, stop))
+        return np.array_equal(numbers, self._source.floats(start, stop), equal_nan=True)
 
     def release(self) -> None:
         self._source.release()
@@ -98,7 +99,7 @@ class Keeper:
     strict: bool = False
     kept: dict[str, int] = field(default_factory=dict)
     blocks: int = 0
-    nearest: list[tuple[str, Nearest]] = field(default_factory=list)
+    nearest: list[Nearest] = field(default_factory=list)
 
     def __call__(self, recipe: Recipe) -> Recipe:
         return replace(recipe, jobs=[self._job(job) for job in recipe.jobs])
@@ -118,7 +119,7 @@ class Keeper:
             raise GGUFError(f"tensor {shown(tensor.name)} cannot be kept as it is: {why}")
         if source.near is not None and self.target.name == COPY:
             near = Nearest(source, source.near)
-            self.nearest.append((tensor.name, near))
+            self.nearest.append(near)
             return replace(job, tensor=NamedRows(tensor.name, near), target=near.type, free=False)
         return job
 
@@ -127,17 +128,19 @@ class Keeper:
             return True
         return job.target not in FLOATS and exact.nbytes <= job.nbytes
 
-    def notes(self) -> list[str]:
-        """What to tell once everything is written."""
+    def notes(self, compared: bool) -> list[str]:
+        """What to tell once everything is written and so `compared`, or of what would be."""
         lines = []
         if self.kept:
             each = ", ".join(f"{count} as {name}" for name, count in sorted(self.kept.items()))
-            lines.append(f"kept without loss, each of {self.blocks:,} blocks compared: {each}")
+            how = f", each of {self.blocks:,} blocks compared" if compared else f" ({self.blocks:,} blocks)"
+            lines.append(f"kept without loss{how}: {each}")
         if self.nearest:
-            worst = max(near.worst for _, near in self.nearest)
-            types = ", ".join(sorted({near.type for _, near in self.nearest}))
+            worst = max(near.worst for near in self.nearest)
+            types = ", ".join(sorted({near.type for near in self.nearest}))
+            far = f", at most {worst:.2g} of a tensor's largest number away" if compared else ""
             lines.append(
                 f"{len(self.nearest)} quantised tensors fit no block type without loss and became the nearest "
-                f"({types}), at most {worst:.2g} of a tensor's largest number away"
+                f"({types}){far}"
             )
         return lines

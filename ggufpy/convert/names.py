@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeVar
 
 from ggufpy.errors import GGUFError
@@ -15,6 +15,7 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|base_model\.model|base_layer"
     r"|modules_to_save\.default|original_module)\."
 )
+_WITHIN = 8  # wrappers that may show once others are off
 # The text half of a multimodal model, by where its tensors are.
 _TEXT = (
     (re.compile(r"^(?:model\.)?language_model\.lm_head\."), "lm_head."),
@@ -49,10 +50,18 @@ def canonical(tensors: Mapping[str, T], anchor: str) -> dict[str, T]:
     return made
 
 
+def placed(tensors: Mapping[str, T], known: Container[str], anchor: str) -> dict[str, T]:
+    """An adapter's tensors by the names that the model `known` has: one of a body alone lacks what all begin with."""
+    first = anchor.partition("|")[0]
+    return {
+        first + name if name not in known and first + name in known else name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def _unwrapped(name: str) -> str:
-    before = ""
-    while before != name:
-        before, name = name, _WRAPPERS.sub("", name)
+    for _ in range(_WITHIN):
+        name = _WRAPPERS.sub("", name)
     if not_text(name):
         return name
     for pattern, plain in _TEXT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufpy.errors import GGUFError
 from ggufpy.quantizer import FileType, QuantizeOptions, file_type
 from ggufpy.quantizer.types import COPY, FILE_TYPES
+from ggufpy.support import checks
 
 AUTO = "auto"
 
@@ -38,10 +39,21 @@ class ConvertOptions:
     dense: bool = True
 
     def __post_init__(self) -> None:
-        if self.outtype != AUTO and self.file_type.name == COPY:
+        for name in ("keep", "vocab_only", "no_vocab", "allow_pickle"):
+            checks.flag(name, getattr(self, name))
+        if self.file_type.name == COPY and self.outtype != AUTO:
             raise GGUFError("outtype COPY is called auto where a checkpoint is converted")
         if self.vocab_only and self.no_vocab:
             raise GGUFError("a vocabulary alone, without a vocabulary, is nothing: leave out one of them")
+        if self.name is not None:
+            checks.text("name", self.name)
+        for pair in checks.items("lora", self.lora, "a list of (folder, scale) pairs"):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise GGUFError(f"lora holds {checks.shown(pair)}; (folder, scale) pairs are wanted")
+            checks.path("the adapter", pair[0], "the path of a folder (str or Path)")
+            checks.number("the scale of an adapter", pair[1])
+        if self.vocab_only and len(self.lora):
+            raise GGUFError("a vocabulary alone has no weights that an adapter could be added to: leave it out")
 
     @property
     def file_type(self) -> FileType:

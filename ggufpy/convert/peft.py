@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ggufpy.convert.json_files import read_object
 from ggufpy.convert.names import canonical
+from ggufpy.convert.reading import read_object
 from ggufpy.convert.safetensors import Stored, open_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows, Transposed
@@ -29,6 +29,7 @@ _HALF = re.compile(r"^(.+)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$
 _FLOATS = ("F32", "F16", "BF16")
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change the base model, too
 _PLAIN_KEY = re.compile(r"^\^?[\w.]+$")
+_ANCHOR = "model.|embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Pair:
 class Peft:
     """An adapter: pairs by the names of the weights that they change, and weights that it has whole.
 
-    `alpha` and `rslora` are the adapter's own settings, `turned` says that layers are (in, out) in the checkpoint.
+    `alpha` and `rslora` are the adapter's own settings, `turned` says that layers are (in, out) in the checkpoint,
+    `bases` are weights of the model that it was trained on, which PEFT saves beside pairs of embeddings.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Peft:
     pairs: Mapping[str, Pair]
     whole: Mapping[str, Rows]
     invocation: tuple[int, ...] = ()
+    bases: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def open_adapter(folder: Path) -> Peft:
@@ -78,19 +81,18 @@ def open_adapter(folder: Path) -> Peft:
     try:
         _refuse(said)
         alpha = checks.number(f"{CONFIG}: lora_alpha", said.get("lora_alpha", 8))
-        halves, whole = _halves(open_safetensors(folder / WEIGHTS).tensors)
-        pairs = {name: _pair(name, found, said, alpha) for name, found in halves.items()}
+        halves, whole, bases = _sorted(open_safetensors(folder / WEIGHTS).tensors)
+        pairs = {f"{name}.weight": _pair(name, some, said, alpha) for name, some in halves.items()}
         turned = checks.switch(f"{CONFIG}: fan_in_fan_out", said.get("fan_in_fan_out"))
         rslora = checks.switch(f"{CONFIG}: use_rslora", said.get("use_rslora"))
-        named = canonical({f"{name}.weight": pair for name, pair in pairs.items()}, "model.|embed_tokens.weight")
-        replaced: dict[str, Rows] = dict(canonical(whole, "model.|embed_tokens.weight"))
+        pairs, whole, bases = canonical(pairs, _ANCHOR), canonical(whole, _ANCHOR), canonical(bases, _ANCHOR)
         base = said.get("base_model_name_or_path")
     except GGUFError as e:
         raise GGUFError(f"{folder}: {e}") from None
-    if not pairs and not replaced:
+    if not pairs and not whole:
         raise GGUFError(f"{folder}: the adapter has no tensors")
     tokens = _invocation(said)
-    return Peft(folder, base if isinstance(base, str) else "", alpha, rslora, turned, named, replaced, tokens)
+    return Peft(folder, base if isinstance(base, str) else "", alpha, rslora, turned, pairs, whole, tokens, bases)
 
 
 def _refuse(said: Mapping[str, Any]) -> None:
@@ -116,12 +118,15 @@ def _invocation(said: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 Halves = dict[str, Stored]
+Weights = dict[str, Rows]
 
 
-def _halves(tensors: Mapping[str, Stored]) -> tuple[dict[str, Halves], dict[str, Rows]]:
-    """Tensors of each layer by "A", "B", "embedding_A" and "embedding_B", and weights that are there whole."""
+def _sorted(tensors: Mapping[str, Stored]) -> tuple[dict[str, Halves], Weights, Weights]:
+    """Tensors of each layer by "A", "B", "embedding_A" and "embedding_B", weights that are there whole, and those that
+    pairs are added to."""
     halves: dict[str, Halves] = {}
-    whole: dict[str, Rows] = {}
+    whole: Weights = {}
+    bases: Weights = {}
     for name, stored in tensors.items():
         plain = name.removeprefix("base_model.model.")
         match = _HALF.match(plain)
@@ -133,20 +138,22 @@ def _halves(tensors: Mapping[str, Stored]) -> tuple[dict[str, Halves], dict[str,
                 raise GGUFError(f"tensor {shown(name)} is there twice")
         elif ".lora_" in plain or plain.endswith(".bias"):
             raise GGUFError(f"tensor {shown(name)} is no half of a pair, which ggufpy does not know; merge with PEFT")
-        elif ".base_layer." not in plain:
+        elif ".base_layer." in plain:
+            bases[plain] = stored
+        else:
             whole[plain] = stored
-    return halves, whole
+    return halves, whole, bases
 
 
-def _pair(name: str, found: Halves, said: Mapping[str, Any], alpha: float) -> Pair:
-    embedding = any(part.startswith("embedding") for part in found)
+def _pair(name: str, halves: Halves, said: Mapping[str, Any], alpha: float) -> Pair:
+    embedding = any(part.startswith("embedding") for part in halves)
     wanted = ("embedding_A", "embedding_B") if embedding else ("A", "B")
     for part in wanted:
-        if part not in found:
+        if part not in halves:
             raise GGUFError(f"tensor {shown(f'{name}.lora_{part}')} is missing; halves come together")
-    a: Rows = found[wanted[0]]
-    b: Rows = found[wanted[1]]
-    if len(found) > 2 or a.shape[0] != b.shape[1]:
+    a: Rows = halves[wanted[0]]
+    b: Rows = halves[wanted[1]]
+    if len(halves) > 2 or a.shape[0] != b.shape[1]:
         raise GGUFError(f"layer {shown(name)} has lora_A {list(a.shape)}, lora_B {list(b.shape)}, of no rank in common")
     own = checks.number(f"{CONFIG}: alpha_pattern", _matched(said.get("alpha_pattern"), name, alpha))
     rank = a.shape[0]

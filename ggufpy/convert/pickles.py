@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from ggufpy.format.values import shown
 
 PICKLE_MAX = 1 << 26  # bytes of a pickle; 10,000 tensors take two million
 MEMBERS_MAX = 1 << 20
+DIRECTORY_MAX = 1 << 26  # bytes of a zip file's directory; a storage takes about a hundred
 _OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # what training programs have weights under
 
@@ -62,12 +63,33 @@ class _Data:
     big: bool
 
 
-def _zipped(file: Any, buffer: mmap.mmap) -> dict[str, Stored]:
+class _Limited:
+    """A file as zipfile reads it, which takes any length of a directory at its word. GGUFError for absurd ones."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.read(DIRECTORY_MAX + 1 if count < 0 else min(count, DIRECTORY_MAX + 1))
+        if len(data) > DIRECTORY_MAX:
+            raise GGUFError(f"its directory has more than {DIRECTORY_MAX:,} bytes, more than that of any checkpoint")
+        return data
+
+
+def _members(file: BinaryIO) -> list[zipfile.ZipInfo]:
+    """What a zip file's directory says. Nothing else is read."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
+        with zipfile.ZipFile(cast(BinaryIO, _Limited(file))) as archive:
+            return archive.infolist()
+    except GGUFError:
+        raise
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError, UnicodeError):
         raise GGUFError("it is no whole zip file: download it again") from None
+
+
+def _zipped(file: BinaryIO, buffer: mmap.mmap) -> dict[str, Stored]:
+    infos = _members(file)
     if len(infos) > MEMBERS_MAX:
         raise GGUFError(f"it has {len(infos):,} members, more than a checkpoint has")
     members: dict[str, tuple[int, int]] = {}

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ggufpy.convert.json_files import read_json, read_object, write_json
+from ggufpy.convert.reading import read_json, read_object
 from ggufpy.convert.safetensors import open_safetensors
-from ggufpy.convert.writing import write_safetensors
+from ggufpy.convert.writing import write_json, write_safetensors
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows
 from ggufpy.format.values import shown

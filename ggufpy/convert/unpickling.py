@@ -2,8 +2,9 @@
 
 In: bytes. Out: dictionaries, lists, tuples, texts, numbers, and `View`s where PyTorch has tensors. Python's own
 unpickler is not used: `Machine` knows the few instructions that are needed, and the few names that may be in them
-(`_DTYPES`, `_CALLS`), none of which stands for anything of Python's. So a file can neither run code nor ask for memory
-that it does not have the bytes for. Instructions: https://github.com/python/cpython/blob/main/Lib/pickletools.py
+(`_DTYPES`, `_CALLS`), none of which stands for anything of Python's. So a file can neither run code nor ask for more
+memory or time than its bytes account for: what is gone through twice, by way of the memo, is counted twice.
+Instructions: https://github.com/python/cpython/blob/main/Lib/pickletools.py
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ggufpy.convert.safetensors import DIMS_MAX
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 
-STEPS_MAX = 1 << 22  # instructions of a pickle; a tensor takes about 40
+STEPS_MAX = 1 << 22  # instructions of a pickle, and steps within them; a tensor takes about 40
 
 # torch's names of storages and of dtypes, by safetensors' names of what is in them
 _STORAGES: Mapping[str, str] = {
@@ -65,12 +66,15 @@ class View:
 class Dictionary(dict[Any, Any]):
     """A dictionary of the pickle, whose attributes ("_metadata" of a state dict) are dropped."""
 
+    __slots__ = ()
+
 
 def _counts(value: Any, what: str) -> tuple[int, ...]:
+    """A few whole numbers from 0."""
+    if isinstance(value, tuple) and len(value) > DIMS_MAX:
+        raise GGUFError(f"a tensor has {len(value)} dimensions")
     if not isinstance(value, tuple) or not all(type(n) is int and 0 <= n < 1 << 62 for n in value):
         raise GGUFError(f"the {what} of a tensor is not of whole numbers from 0")
-    if len(value) > DIMS_MAX:
-        raise GGUFError(f"a tensor has {len(value)} dimensions")
     return value
 
 
@@ -167,10 +171,12 @@ class Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[str, Storage] = field(default_factory=dict)  # all that it refers to, by key
+    done: int = 0  # instructions, and what those went through of what was there already
 
     def run(self) -> tuple[Any, int]:
         """The value, and the byte after the pickle."""
-        for _ in range(STEPS_MAX):
+        while True:
+            self.count(1)
             code = self.take(1)
             if code == b".":
                 return self.pop(), self.at
@@ -178,7 +184,12 @@ class Machine:
             if step is None:
                 raise GGUFError(f"its pickle has the instruction {code!r}, which dictionaries of tensors do not need")
             step(self)
-        raise GGUFError(f"its pickle has more than {STEPS_MAX:,} instructions")
+
+    def count(self, steps: int) -> None:
+        """GGUFError where there are more steps than any pickle of tensors takes."""
+        self.done += steps
+        if self.done > STEPS_MAX:
+            raise GGUFError(f"its pickle takes more than {STEPS_MAX:,} instructions")
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
@@ -240,6 +251,8 @@ class Machine:
         args, call = self.pop(), self.pop()
         if not isinstance(call, _Call) or not isinstance(args, tuple):
             raise GGUFError("its pickle calls something that cannot be called")
+        self.count(len(args))
+        self.count(sum(len(arg) for arg in args if isinstance(arg, list | tuple)))
         self.push(call.function(*args))
 
     def build(self) -> None:

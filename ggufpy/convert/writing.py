@@ -1,10 +1,11 @@
-"""Writing files of safetensors: a header, then rows of each tensor as they come, so that memory stays small."""
+"""Writing a checkpoint's files. Safetensors: a header, then rows of each tensor as they come: memory stays small."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ggufpy.format.atomic import AtomicFile
 from ggufpy.format.rows import PIECE, Rows, rows_of
@@ -34,6 +35,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Rows], advance: Advance 
             atomic.spill()
             rows.release()
     return size
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as transformers does: by lines, and with characters as they are."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def header_of(tensors: Mapping[str, Rows]) -> bytes:

@@ -114,7 +114,7 @@ def split(file: GGUFFile, parts: Sequence[Part], *, force: bool = False, progres
         check_target(part.path, file.files)
         refuse_existing(part.path, force)
     check_space(parts[0].path, sum(part.nbytes for part in parts))
-    with _staging(folder) as staging:
+    with hidden_folder(folder) as staging:
         total, done = sum(part.nbytes for part in parts), 0
         for i, part in enumerate(parts):
             values = _shard_metadata(file, i, len(parts))
@@ -187,7 +187,7 @@ def _write(path: Path, values: dict[str, Typed], tensors: Sequence[Tensor], file
 
 
 @contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
+def hidden_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder beside the target for as long as the block lasts; those of killed processes are removed."""
     try:
         _remove_stale(folder)

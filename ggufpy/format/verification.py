@@ -29,7 +29,7 @@ from ggufpy.quants.base import Records
 
 PIECE = 8 << 20  # bytes of a tensor that a thread takes at a time
 _TOKENS = "tokenizer.ggml.tokens"
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+_BLOCK = re.compile(r"blk\.([0-9]{1,9})\.")
 # What llama.cpp reads of every language model but vocabularies (src/llama-model.cpp, load_hparams), and of llama.
 _REQUIRED = ("context_length", "embedding_length", "block_count")
 _LLAMA = ("attention.head_count", "feed_forward_length", "attention.layer_norm_rms_epsilon")

@@ -174,7 +174,7 @@ class _Unit:
         sinks: Sinks = {**{tap: HookSink(total.add) for tap, total in sums.items()}, **squares}
         for _ in self._read(source, sinks):
             pass
-        found = []
+        every = []
         for one in inputs:
             if one.tap in sums:
                 moments = sums[one.tap].moments(tuple(one.names))
@@ -187,8 +187,8 @@ class _Unit:
                     f"what {shown(moments.names[0])} is multiplied by is not finite: the file may be damaged "
                     "(ggufpy verify)"
                 )
-            found.append(moments)
-        return found
+            every.append(moments)
+        return every
 
     def advance(self, source: WeightSource) -> None:
         """The rows become what these layers leave."""

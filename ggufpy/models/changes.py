@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from ggufpy.format.rows import (
 
 Order = NDArray[np.int64]
 Tensors = Sequence[Rows]
+_ALIKE = 16  # orders that are kept: layers of a model have the same
 
 
 class Change(Protocol):
@@ -91,6 +93,30 @@ def inverse(order: Order) -> Order:
     return back
 
 
+@lru_cache(_ALIKE)
+def _paired(heads: int, rows: int) -> Order:
+    """The order of `PairHalves`."""
+    order: Order = np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    return order
+
+
+@lru_cache(_ALIKE)
+def _gate_and_up(experts: int, half: int, interleaved: bool) -> tuple[Order, Order]:
+    """Where the rows of gate are, and those of up, among experts · 2 · half rows."""
+    row = np.arange(half)
+    gate, up = (row * 2, row * 2 + 1) if interleaved else (row, row + half)
+    first = np.arange(experts)[:, None] * (2 * half)
+    return (first + gate).reshape(-1), (first + up).reshape(-1)
+
+
+@lru_cache(_ALIKE)
+def _both(experts: int, half: int, interleaved: bool) -> Order:
+    """The way back: where each row of (experts, 2 · half) is among all rows of gate and then all of up."""
+    place = np.arange(2 * experts * half).reshape(2, experts, half)
+    order: Order = (place.transpose(1, 2, 0) if interleaved else place.transpose(1, 0, 2)).reshape(-1)
+    return order
+
+
 class Reordering:
     """A change of each of its tensors by an order of rows. Subclasses say which."""
 
@@ -117,8 +143,7 @@ class PairHalves(Reordering):
     def order(self, rows: int) -> Order:
         if rows % (2 * self.heads):
             raise GGUFError(f"{rows} rows are not {self.heads} heads of an even number of rows")
-        order: Order = np.arange(rows).reshape(self.heads, 2, -1).swapaxes(1, 2).reshape(-1)
-        return order
+        return _paired(self.heads, rows)
 
 
 @dataclass(frozen=True)
@@ -140,12 +165,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Join:
-    """Several tensors of a checkpoint, one of the file: their rows one after the other."""
+    """Several tensors of a checkpoint, one of the file: their rows one after the other, so many of each."""
 
     sizes: tuple[int, ...]
 
     def forward(self, tensors: Tensors) -> Tensors:
-        return Split(self.sizes).backward(tensors)
+        there = tuple(map(height, tensors))
+        if there != self.sizes or len({min(len(tensor.shape), 2) for tensor in tensors}) > 1:
+            raise GGUFError(f"tensors of {there} rows cannot be joined; those of {self.sizes} can")
+        return [joined(tensors)]
 
     def backward(self, tensors: Tensors) -> Tensors:
         return Split(self.sizes).forward(tensors)
@@ -212,16 +240,16 @@ class SplitEach:
 
     def forward(self, tensors: Tensors) -> Tensors:
         (whole,) = tensors
-        vectors = len(whole.shape) == 2  # biases: (experts, 2r)
+        if not 2 <= len(whole.shape) <= 3:
+            raise GGUFError(f"a shape of {list(whole.shape)} is none of experts' gate and up")
         experts, both = whole.shape[:2]
         if both % 2:
             raise GGUFError(f"{both} rows of gate and up are not two of a size")
         half = both // 2
-        picks = [np.arange(half) * 2 + i if self.interleaved else np.arange(half) + i * half for i in range(2)]
-        if vectors:
-            return [Columns(whole, pick) for pick in picks]
-        base = np.arange(experts)[:, None] * both
-        return [Shaped(Picked(whole, (base + pick).reshape(-1)), (experts, half, whole.columns)) for pick in picks]
+        if len(whole.shape) == 2:  # biases: (experts, 2r)
+            return [Columns(whole, order) for order in _gate_and_up(1, half, self.interleaved)]
+        shape = (experts, half, whole.columns)
+        return [Shaped(Picked(whole, order), shape) for order in _gate_and_up(experts, half, self.interleaved)]
 
     def backward(self, tensors: Tensors) -> Tensors:
         gate, up = tensors
@@ -230,9 +258,8 @@ class SplitEach:
             values = np.stack([gate.to_numpy(), up.to_numpy()], axis=2 if self.interleaved else 1)
             return [Numbers(np.ascontiguousarray(values.reshape(experts, -1)))]
         both = Joined([gate, up], (2, experts * half, gate.columns))
-        place = np.arange(2 * experts * half).reshape(2, experts, half)
-        order = place.transpose(1, 2, 0) if self.interleaved else place.transpose(1, 0, 2)
-        return [Shaped(Picked(both, order.reshape(-1)), (experts, 2 * half, gate.columns))]
+        order = _both(experts, half, self.interleaved)
+        return [Shaped(Picked(both, order), (experts, 2 * half, gate.columns))]
 
 
 @dataclass(frozen=True)
@@ -240,7 +267,7 @@ class Transpose:
     """Rows and columns exchanged, of each matrix: a `Conv1D` of GPT-2 has (in, out)."""
 
     def forward(self, tensors: Tensors) -> Tensors:
-        return [tensor if len(tensor.shape) == 1 else _turned(tensor) for tensor in tensors]
+        return [tensor if len(tensor.shape) < 2 else _turned(tensor) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
         return self.forward(tensors)

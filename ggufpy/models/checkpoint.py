@@ -20,7 +20,7 @@ from ggufpy.format.values import Typed
 from ggufpy.support import checks
 
 from .changes import SAME, Change, Stack
-from .hf_config import REQUIRED, first_name
+from .hf_config import MOST, REQUIRED, first_name
 from .hf_config import HfConfig as HfConfig  # architectures have it from here
 
 
@@ -346,19 +346,37 @@ def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dic
     return {f"{architecture}.{key}": value for key, value in keys.items()}
 
 
+class _Said(dict[str, Any]):
+    """Metadata by their keys. GGUFError for one that is not there."""
+
+    def __missing__(self, key: str) -> Any:
+        raise GGUFError(f"the metadata has no {key}, without which there is no config.json")
+
+
 def config_of(
     checkpoint: Checkpoint, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Rows]
 ) -> dict[str, Any]:
-    """config.json, but for what the vocabulary says, from a file's metadata and tensors."""
+    """config.json, but for what the vocabulary says, from a file's metadata and tensors.
+
+    Raises GGUFError for metadata that are missing, or that no config.json can say.
+    """
     prefix = f"{architecture}."
-    keys = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    keys = _Said({key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
     file = Written(keys, tensors)
     config: dict[str, Any] = {"architectures": [checkpoint.classes[0]], "model_type": checkpoint.model_type}
     for item in checkpoint.items:
-        config |= item.config(file)
+        try:
+            config |= item.config(file)
+        except GGUFError:
+            raise
+        except (TypeError, ValueError, IndexError) as e:  # a value of another kind than llama.cpp writes
+            why = " ".join(str(e).split())
+            raise GGUFError(f"metadata under {prefix} cannot be said in a config.json: {why}") from e
     return config
 
 
 def stacked(gguf: str, hf: str, count: int) -> Rule:
     """Matrices of `count` experts as one tensor; `hf` has "{}" for an expert's number."""
+    if count > MOST:
+        raise GGUFError(f"config.json says that there are {count} experts, more than any model has")
     return Rule((gguf,), tuple(hf.format(i) for i in range(count)), Stack())

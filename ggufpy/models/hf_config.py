@@ -13,6 +13,7 @@ from ggufpy.support import checks
 
 from .base import LARGEST
 
+MOST = 1 << 13  # layers, and experts of one: rules are made for each
 REQUIRED: Any = object()
 
 
@@ -80,8 +81,11 @@ class HfConfig:
 
     @property
     def layers(self) -> int:
-        """How many layers there are."""
-        return self.count("num_hidden_layers|n_layer|n_layers|num_layers")
+        """How many layers there are, MOST at most."""
+        layers = self.count("num_hidden_layers|n_layer|n_layers|num_layers")
+        if layers > MOST:
+            raise GGUFError(f"config.json says that there are {layers} layers, more than any model has")
+        return layers
 
     @property
     def width(self) -> int:

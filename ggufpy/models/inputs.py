@@ -38,7 +38,7 @@ def with_input_taps(ops: Iterable[Op]) -> tuple[tuple[Op, ...], list[MatrixInput
     Experts share an input where the same are chosen.
     """
     now: dict[tuple[str, ...], MatrixInput] = {}  # by buffer, of experts by who is chosen too
-    found: list[MatrixInput] = []
+    inputs: list[MatrixInput] = []
     out: list[Op] = []
     views = Views()
     for op in ops:
@@ -47,7 +47,7 @@ def with_input_taps(ops: Iterable[Op]) -> tuple[tuple[Op, ...], list[MatrixInput
             key: tuple[str, ...] = (op.x, op.chosen) if isinstance(op, ExpertMatMul) else (op.x,)
             if key not in now:
                 now[key] = MatrixInput(f"what {op.weight.name} multiplies", op)
-                found.append(now[key])
+                inputs.append(now[key])
                 width = op.weight.shape[-1] * (op.count if isinstance(op, ExpertMatMul) and op.own else 1)
                 out.append(Tap(now[key].tap, op.x, width))
             now[key].names[op.weight.name] = None
@@ -55,4 +55,4 @@ def with_input_taps(ops: Iterable[Op]) -> tuple[tuple[Op, ...], list[MatrixInput
         changed = {name for one in op.writes for name in views.sharing(one)}
         for old in [key for key in now if changed & set(key)]:
             del now[old]
-    return tuple(out), found
+    return tuple(out), inputs

@@ -27,6 +27,7 @@ from .source import SourceTensor, TensorTable, WeightSource
 
 ENDS = (".lora_a", ".lora_b")
 EMBEDDING = "token_embd.weight"  # its A has a row a token, and no product reads it
+ALPHA_MAX = 1e6
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def read(source: WeightSource, name: str = "the adapter") -> Adapter:
     if not isinstance(architecture, str):
         raise GGUFError(f"{name} has no general.architecture: it does not say what models it is for")
     alpha = checks.number(f"{name}: adapter.lora.alpha", values.get("adapter.lora.alpha", 0.0))
-    if not 0 <= alpha <= 1e6:
-        raise GGUFError(f"{name}: adapter.lora.alpha is {alpha:g}; it must be from 0 to 1e+06")
+    if not 0 <= alpha <= ALPHA_MAX:
+        raise GGUFError(f"{name}: adapter.lora.alpha is {alpha:g}; it must be from 0 to {ALPHA_MAX:g}")
     pairs = {weight: _pair(source.tensors, weight, name) for weight in _weights(source.tensors, name)}
     if not pairs:
         raise GGUFError(f"{name} has no tensors")

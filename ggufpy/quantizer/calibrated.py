@@ -6,9 +6,9 @@ What GPTQ cannot do (types of grids, experts) is made by the type's encoder, wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from ggufpy.format import Blocks, GGUFFile, blocktypes
 from ggufpy.format.rows import rows_of
 from ggufpy.format.values import shown
 from ggufpy.quantizer import gptq
-from ggufpy.quantizer.convert import convert, finite_rows, pieces
+from ggufpy.quantizer.convert import FiniteRows, Refused, convert, pieces
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import Moments, QuantizeOptions
 from ggufpy.quantizer.recipe import Job, as_importance
@@ -30,26 +30,37 @@ Bytes = NDArray[np.uint8]
 
 
 class Spool:
-    """Arrays of bytes by name, in an empty `file` that is open meanwhile: memory does not grow with the model."""
+    """Rows of bytes by name, in an empty `file` that is open meanwhile: memory does not grow with the model.
+
+    Raises GGUFError where its disk is full.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._end = 0
 
-    def put(self, name: str, data: Bytes) -> None:
-        """Keeps it; a name can be given once."""
-        self._file.seek(self._end)
-        self._file.write(np.ascontiguousarray(data).data)
-        self._places[name] = self._end, data.shape
-        self._end += data.nbytes
+    def put(self, name: str, pieces: Iterable[Bytes]) -> None:
+        """Keeps rows (rows, bytes a row) as they come; a name can be given once."""
+        start, rows, width = self._end, 0, 0
+        try:
+            self._file.seek(start)
+            for piece in pieces:
+                self._file.write(np.ascontiguousarray(piece).data)
+                rows, width = rows + len(piece), piece.shape[1]
+                self._end += piece.nbytes
+            self._file.flush()
+        except OSError as e:
+            raise GGUFError(
+                f"cannot keep what was made until it is written: {e.strerror or e} (TMPDIR says where such files go)"
+            ) from None
+        self._places[name] = start, (rows, width)
 
     def get(self, name: str) -> Bytes | None:
         """The array, mapped, or None."""
         if name not in self._places:
             return None
         at, shape = self._places[name]
-        self._file.flush()
         return np.memmap(self._file, np.uint8, "r", at, shape)
 
 
@@ -75,7 +86,7 @@ def _is_able(job: Job) -> bool:
     return len(job.tensor.shape) == 2 and gptq.able(job.target)
 
 
-def _ready(job: Job, spool: Spool, solved: Iterable[str]) -> Job:
+def _ready(job: Job, spool: Spool, solved: Container[str]) -> Job:
     data = spool.get(job.tensor.name)
     if data is None:
         return job
@@ -92,41 +103,37 @@ class _Solver:
     def solve(self, moments: Moments) -> dict[str, Blocks]:
         """The new blocks of those that change, which are kept too."""
         jobs = [self._jobs[name] for name in moments.names if name in self._jobs]
-        able = [job for job in jobs if moments.hessian is not None and _is_able(job)]
-        found: dict[str, Bytes] = {}
-        if able:
-            found = self._by_gptq(able, moments)
-        for job in jobs:
-            name = job.tensor.name
-            if name not in found:
-                found[name] = self._by_encoder(job, moments)
-            self._spool.put(name, found[name])
-            job.tensor.release()
-        self.solved.update(job.tensor.name for job in able)
-        return {job.tensor.name: _blocks(job, found[job.tensor.name]) for job in jobs}
-
-    def _by_gptq(self, jobs: Sequence[Job], moments: Moments) -> dict[str, Bytes]:
-        assert moments.hessian is not None
-        found: dict[str, Bytes] = {}
         factors: dict[int, gptq.Factor] = {}  # by the width of blocks
         for job in jobs:
-            weights = finite_rows(job, self._options.allow_nonfinite)
-            width = quants.get(job.target).weights
-            try:
-                if width not in factors:
-                    factors[width] = gptq.factor(moments.hessian, width, self._options.gptq_damping)
-                found[job.tensor.name] = gptq.solve(weights, factors[width], job.target, self._options.thread_count())
-            except GGUFError as error:
-                raise GGUFError(f"tensor {shown(job.tensor.name)}: {error}") from None
-        return found
+            if moments.hessian is not None and _is_able(job):
+                self._spool.put(job.tensor.name, [self._by_gptq(job, moments.hessian, factors)])
+                self.solved.add(job.tensor.name)
+            else:
+                self._spool.put(job.tensor.name, self._by_encoder(job, moments))
+            job.tensor.release()
+        return {job.tensor.name: self._blocks(job) for job in jobs}
 
-    def _by_encoder(self, job: Job, moments: Moments) -> Bytes:
+    def _by_gptq(self, job: Job, hessian: NDArray[Any], factors: dict[int, gptq.Factor]) -> Bytes:
+        """Its blocks. `factors` are those of the Hessian, and get what is missing."""
+        width = quants.get(job.target).weights
+        try:
+            if width not in factors:
+                factors[width] = gptq.factor(hessian, width, self._options.gptq_damping)
+            weights = FiniteRows(job, self._options.allow_nonfinite)
+            return gptq.solve(weights, factors[width], job.target, self._options.thread_count())
+        except Refused:
+            raise
+        except GGUFError as error:
+            raise GGUFError(f"tensor {shown(job.tensor.name)}: {error}") from None
+
+    def _by_encoder(self, job: Job, moments: Moments) -> Iterator[Bytes]:
         weighed = as_importance(job, moments.squares)
-        parts = [convert(piece, self._options.allow_nonfinite).data for piece in pieces(weighed)]
-        return np.concatenate(parts)
+        return (convert(piece, self._options.allow_nonfinite).data for piece in pieces(weighed))
 
-
-def _blocks(job: Job, data: Bytes) -> Blocks:
-    shape = job.tensor.shape
-    width = blocktypes.row_bytes(blocktypes.by_name(job.target), shape)
-    return Blocks(data.reshape(rows_of(shape), width), job.target, shape)
+    def _blocks(self, job: Job) -> Blocks:
+        """What was kept of a job, as it lies in the file."""
+        data = self._spool.get(job.tensor.name)
+        assert data is not None
+        shape = job.tensor.shape
+        width = blocktypes.row_bytes(blocktypes.by_name(job.target), shape)
+        return Blocks(data.reshape(rows_of(shape), width), job.target, shape)

@@ -31,7 +31,7 @@ _INFINITE = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF00000
 
 
 @dataclass(frozen=True)
-class Rows:
+class Piece:
     """Rows `start` to `stop` of a tensor, all its matrices one under the other; of one matrix where it is weighed."""
 
     job: Job
@@ -47,7 +47,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Converted:
+class Made:
     """Bytes of a piece; weights that were not finite; squares of the sample's errors and of its weights, added up."""
 
     data: NDArray[np.uint8]
@@ -63,7 +63,7 @@ def matrix_of(rows: NDArray[np.int64], job: Job) -> NDArray[np.int64]:
     return rows // job.tensor.shape[-2] % count if count > 1 else np.zeros_like(rows)
 
 
-def pieces(job: Job) -> Iterator[Rows]:
+def pieces(job: Job) -> Iterator[Piece]:
     """A tensor in pieces of about TOGETHER weights; at least one, were it empty."""
     shape = job.tensor.shape
     rows, columns = rows_of(shape), shape[-1] if shape else 1
@@ -71,23 +71,23 @@ def pieces(job: Job) -> Iterator[Rows]:
     matrices = 1 if job.importance is None else len(job.importance)
     height = shape[-2] if matrices > 1 else rows  # each matrix has an importance of its own
     if not rows * columns:
-        yield Rows(job, 0, rows)
+        yield Piece(job, 0, rows)
         return
     share = min(1.0, SAMPLE / (rows * columns))
     for matrix in range(rows // height):
         for start in range(matrix * height, (matrix + 1) * height, step):
             stop = min(start + step, (matrix + 1) * height)
-            yield Rows(job, start, stop, matrix % matrices, max(1, round((stop - start) * share)))
+            yield Piece(job, start, stop, matrix % matrices, max(1, round((stop - start) * share)))
 
 
-def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
+def convert(piece: Piece, allow_nonfinite: bool) -> Made:
     """The piece in its new type, on the calling thread. GGUFError for weights that are not finite or do not fit."""
     job = piece.job
     if not job.tensor.nbytes:
-        return Converted(np.empty(0, np.uint8))
+        return Made(np.empty(0, np.uint8))
     raw = job.tensor.rows(piece.start, piece.stop)
     if job.copied:
-        return Converted(raw, _count_plain(piece, raw, job.target, allow_nonfinite))
+        return Made(raw, _count_plain(piece, raw, job.target, allow_nonfinite))
     x = numbers(raw, job.tensor.type)
     block = quants.get(job.target)
     if job.ready is not None:
@@ -99,19 +99,33 @@ def convert(piece: Rows, allow_nonfinite: bool) -> Converted:
         data, bad = _blocks(piece, x, block, allow_nonfinite)
     picked = np.linspace(0, len(x) - 1, min(piece.samples, len(x))).astype(np.int64)
     wrong, whole = squares(floats(x[picked]), quants.dequantize(data[picked], job.target))
-    return Converted(data, bad, wrong, whole)
+    return Made(data, bad, wrong, whole)
 
 
-def finite_rows(job: Job, allow_nonfinite: bool) -> NDArray[np.float32]:
-    """All rows of a tensor. GGUFError for weights that are not finite; where they are allowed, they are zeros."""
-    rows = rows_of(job.tensor.shape)
-    x = np.array(floats(numbers(job.tensor.rows(0, rows), job.tensor.type)))
-    bad = ~np.isfinite(x)
-    if bad.any():
-        if not allow_nonfinite:
-            raise _refused(Rows(job, 0, rows), bad)
-        x[bad] = 0
-    return x
+@dataclass(frozen=True)
+class FiniteRows:
+    """A job's matrix as float32, read some rows at a time.
+
+    GGUFError for weights that are not finite; where they are allowed, they are zeros.
+    """
+
+    job: Job
+    allow_nonfinite: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.job.tensor.shape
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        start, stop, _ = rows.indices(self.shape[0])
+        x = floats(numbers(self.job.tensor.rows(start, stop), self.job.tensor.type))
+        bad = ~np.isfinite(x)
+        if not bad.any():
+            return x
+        if not self.allow_nonfinite:
+            raise _refused(Piece(self.job, start, stop), bad)
+        zeros: NDArray[np.float32] = np.where(bad, np.float32(0), x)
+        return zeros
 
 
 def numbers(raw: NDArray[np.uint8], type_name: str) -> NDArray[Any]:
@@ -151,7 +165,7 @@ def _plain(x: NDArray[Any], block: PlainType) -> NDArray[np.uint8]:
 
 
 def _blocks(
-    piece: Rows, x: NDArray[Any], block: quants.BlockType, allow_nonfinite: bool
+    piece: Piece, x: NDArray[Any], block: quants.BlockType, allow_nonfinite: bool
 ) -> tuple[NDArray[np.uint8], int]:
     """Rows in a block type, and how many of their weights were not finite and became zero."""
     out = np.empty((x.shape[0], x.shape[1] // block.weights * block.nbytes), np.uint8)
@@ -173,7 +187,7 @@ def _blocks(
         raise GGUFError(f"tensor {name}: {e}") from None
 
 
-def _count_plain(piece: Rows, data: NDArray[np.uint8], type_name: str, allow_nonfinite: bool) -> int:
+def _count_plain(piece: Piece, data: NDArray[np.uint8], type_name: str, allow_nonfinite: bool) -> int:
     """How many numbers of a float type are not finite. GGUFError for any, unless they are allowed."""
     if type_name not in FLOATS or not data.size:
         return 0
@@ -203,7 +217,11 @@ def _infinite(x: NDArray[Any]) -> int:
     return _INFINITE[{"float16": "F16", "uint16": "BF16", "float32": "F32"}[x.dtype.name]]
 
 
-def _refused(piece: Rows, bad: NDArray[np.bool_]) -> GGUFError:
+class Refused(GGUFError):
+    """A weight that cannot be written; the message names its tensor."""
+
+
+def _refused(piece: Piece, bad: NDArray[np.bool_]) -> Refused:
     """The error for the first weight that is not finite, by its place in the tensor."""
     row, column = np.unravel_index(int(bad.argmax()), bad.shape)
     tensor = piece.job.tensor
@@ -217,8 +235,8 @@ def _refused(piece: Rows, bad: NDArray[np.bool_]) -> GGUFError:
     what = f"tensor {shown(tensor.name)}: the weight at [{at}] is {number:g}"
     if np.isfinite(number):
         advice = "choose BF16 or F32" if abs(number) <= float(np.finfo(np.float32).max) else "scale the weights down"
-        return GGUFError(f"{what}, too large for {piece.job.target}: {advice}")
-    return GGUFError(
+        return Refused(f"{what}, too large for {piece.job.target}: {advice}")
+    return Refused(
         f"{what}, and a model with such weights is damaged (--allow-nonfinite writes zero in its place, or it as it is "
         "where the type can hold it)"
     )

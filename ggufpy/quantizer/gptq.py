@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ SPAN = 256  # columns that get errors handed on before all others do; a multiple
 SMALL = 64  # below it a triangle is inverted as any matrix is
 
 Doubles = NDArray[np.float64]
+
+
+class Weights(Protocol):
+    """A matrix of float32 that gives its rows, as an array does; from any thread."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Floats: ...
 
 
 def able(type_name: str) -> bool:
@@ -58,8 +67,8 @@ class Factor:
     @property
     def dead(self) -> NDArray[np.bool_]:
         """(columns,)."""
-        found: NDArray[np.bool_] = self.diagonal == 0
-        return found
+        silent: NDArray[np.bool_] = self.diagonal == 0
+        return silent
 
 
 def turns(diagonal: NDArray[np.floating[Any]], width: int) -> NDArray[np.int64]:
@@ -111,8 +120,9 @@ def inverse_upper(matrix: NDArray[np.floating[Any]]) -> Doubles:
     return out
 
 
-def solve(weights: Floats, of: Factor, type_name: str, threads: int = 1) -> Bytes:
-    """float32 (rows, columns), all finite → uint8 (rows, bytes a row) of a type that is `able`.
+def solve(weights: Weights, of: Factor, type_name: str, threads: int = 1) -> Bytes:
+    """(rows, columns), all finite, of which some rows are read at a time → uint8 (rows, bytes a row) of a type that is
+    `able`.
 
     GGUFError where a scale does not fit the type.
     """
@@ -202,7 +212,7 @@ class _Rows:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             wanted = (x - minimum) / scale + offset
         if self._even:
-            found = np.rint(np.clip(wanted, self._levels[0], self._levels[-1]))
+            nearest = np.rint(np.clip(wanted, self._levels[0], self._levels[-1]))
         else:
-            found = self._levels[np.searchsorted(self._middles, wanted)]
-        return np.where(scale == 0, codes, found).astype(np.uint8)
+            nearest = self._levels[np.searchsorted(self._middles, wanted)]
+        return np.where(scale == 0, codes, nearest).astype(np.uint8)

@@ -83,7 +83,7 @@ _EIGHT_OUTPUT = (
 )  # fmt: skip
 # Architectures that llama.cpp takes for a 70B by their layers (llama-model.cpp and src/models).
 _LARGE_LAYERS = MappingProxyType({"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68})
-_LAYER = re.compile(r"blk\.(\d+)\.")
+_LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import GGUFFile, Writer, blocktypes
 from ggufpy.format import open as open_gguf
 from ggufpy.format.atomic import check_space, check_target
-from ggufpy.quantizer.convert import Converted, Rows, convert, pieces
+from ggufpy.quantizer.convert import Made, Piece, convert, pieces
 from ggufpy.quantizer.kernels import compile_kernels
 from ggufpy.quantizer.options import QuantizeOptions
 from ggufpy.quantizer.recipe import Job, Recipe, check_importance, checked, choose_types, new_metadata, read_importance
@@ -155,8 +155,8 @@ class Converter:
         threads = options.thread_count()
         self._pool = ThreadPoolExecutor(threads)
         self._ahead = AHEAD * threads
-        self._coming: Iterator[Rows] = (piece for job in jobs for piece in pieces(job))
-        self._waiting: deque[tuple[Rows, Future[Converted]]] = deque()
+        self._coming: Iterator[Piece] = (piece for job in jobs for piece in pieces(job))
+        self._waiting: deque[tuple[Piece, Future[Made]]] = deque()
         self._jobs = jobs
 
     def __enter__(self) -> Converter:
@@ -182,7 +182,7 @@ class Converter:
         error = (wrong / whole) ** 0.5 if whole else 0.0
         return TensorReport(tensor.name, tensor.shape, tensor.type, job.target, job.nbytes, error, bad, job.gptq)
 
-    def _next(self) -> tuple[Rows, Converted]:
+    def _next(self) -> tuple[Piece, Made]:
         """The next piece, once it is converted; as many more are handed out as may wait."""
         while len(self._waiting) <= self._ahead:
             piece = next(self._coming, None)
@@ -192,7 +192,7 @@ class Converter:
         piece, future = self._waiting.popleft()
         return piece, future.result()
 
-    def _advance(self, piece: Rows) -> None:
+    def _advance(self, piece: Piece) -> None:
         tensor = piece.job.tensor
         width = blocktypes.row_bytes(blocktypes.by_name(tensor.type), tensor.shape)
         self._done += (piece.stop - piece.start) * width

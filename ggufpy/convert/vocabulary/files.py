@@ -5,15 +5,14 @@ In: a folder. Out: `Sources`, whose parts are plain JSON values that nothing is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufpy.convert.reading import checked_object, parsed, read_object, read_text
 from ggufpy.errors import GGUFError
 
-LIMIT = 100_000_000  # bytes of any of these files
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -33,62 +32,25 @@ class Sources:
 
 
 def read_sources(folder: Path, config: Mapping[str, Any]) -> Sources:
-    """Reads the JSON files of `folder`. Raises GGUFError for one that is too large, or is no JSON object."""
+    """Reads the JSON files of `folder`. Raises GGUFError for one that cannot be read, or is no JSON object."""
     if not folder.is_dir():
         raise GGUFError(f"{folder} is no folder; give the folder of a checkpoint")
     text = read_text(folder / "tokenizer.json")
     return Sources(
         folder=folder,
         text=text,
-        description=None if text is None else parsed(text, "tokenizer.json"),
-        settings=read_json(folder / "tokenizer_config.json") or {},
-        special_map=read_json(folder / "special_tokens_map.json") or {},
-        added=read_json(folder / "added_tokens.json") or {},
-        generation=read_json(folder / "generation_config.json") or {},
+        description=None if text is None else checked_object(parsed(text, "tokenizer.json"), "tokenizer.json"),
+        settings=read_optional(folder / "tokenizer_config.json"),
+        special_map=read_optional(folder / "special_tokens_map.json"),
+        added=read_optional(folder / "added_tokens.json"),
+        generation=read_optional(folder / "generation_config.json"),
         config=config,
     )
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """A file, or None if there is none. Raises GGUFError if it is larger than LIMIT, or cannot be read."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            data = file.read(LIMIT + 1)
-    except OSError as error:
-        raise GGUFError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(data) > LIMIT:
-        raise GGUFError(f"{path.name} is larger than {LIMIT:,} bytes, the most that a tokenizer's file may have")
-    return data
-
-
-def read_text(path: Path) -> str | None:
-    """As `read_bytes`, as text. Raises GGUFError if it is not UTF-8."""
-    data = read_bytes(path)
-    try:
-        return None if data is None else data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise GGUFError(f"{path.name} is not UTF-8 text (byte {error.start}); download it again") from error
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """As `read_text`, parsed. Raises GGUFError if it is no JSON object."""
-    text = read_text(path)
-    return None if text is None else parsed(text, path.name)
-
-
-def parsed(text: str, name: str) -> dict[str, Any]:
-    """The JSON object `text`; `name` is what errors call it."""
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise GGUFError(f"{name} is nested too deep; it is no file of a tokenizer") from error
-    except ValueError as error:
-        raise GGUFError(f"{name} is not valid JSON ({str(error)[:120]}); download it again") from error
-    if not isinstance(found, dict):
-        raise GGUFError(f"{name} holds a {type(found).__name__}, and must hold a JSON object")
-    return found
+def read_optional(path: Path) -> dict[str, Any]:
+    """The object of a file of JSON; an empty one if there is no file."""
+    return read_object(path) if path.is_file() else {}
 
 
 def part(source: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ggufpy.convert.vocabulary.files import Sources, part, read_json, read_text
+from ggufpy.convert.reading import read_object, read_text
+from ggufpy.convert.vocabulary.files import Sources, part, read_optional
 from ggufpy.convert.vocabulary.tokens import added_tokens, checked_vocabulary
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
@@ -65,7 +66,7 @@ def byte_level(patterns: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _gpt2(sources: Sources) -> tuple[dict[str, Any], tuple[str, ...]]:
-    base = checked_vocabulary(read_json(sources.folder / "vocab.json"), "vocab.json")
+    base = checked_vocabulary(read_object(sources.folder / "vocab.json"), "vocab.json")
     lines = (read_text(sources.folder / "merges.txt") or "").split("\n")
     listed = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     merges = [line.split(" ") for line in listed]
@@ -119,7 +120,7 @@ def _bert(sources: Sources) -> dict[str, Any]:
 
 def _tekken(sources: Sources) -> dict[str, Any]:
     """Mistral's form: tokens as bytes by rank, which is the order of merges too; special tokens come first."""
-    found = read_json(sources.folder / _TEKKEN) or {}
+    found = read_optional(sources.folder / _TEKKEN)
     settings = part(found, "config", _TEKKEN)
     first, pattern, n = (
         settings.get("default_num_special_tokens"),

@@ -12,7 +12,8 @@ from math import isfinite
 from pathlib import Path
 from struct import unpack
 
-from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources, read_bytes
+from ggufpy.convert.reading import read_bytes
+from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources
 from ggufpy.convert.vocabulary.tokens import Added, Pieces, Table, added_tokens, table
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed

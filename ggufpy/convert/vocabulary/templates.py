@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ggufpy.convert.vocabulary.files import Sources, read_json, read_text
+from ggufpy.convert.reading import read_text
+from ggufpy.convert.vocabulary.files import Sources, read_optional
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 
@@ -49,7 +50,7 @@ def _own_files(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     text = read_text(folder / "chat_template.jinja")
     if text is None:
-        inner = (read_json(folder / "chat_template.json") or {}).get("chat_template")
+        inner = read_optional(folder / "chat_template.json").get("chat_template")
         text = inner if isinstance(inner, str) else None
     if text is not None:
         found["default"] = text
