@@ -243,7 +243,10 @@ def _pooling(config: HfConfig) -> Mapping[str, Typed]:
 
 
 def _pooling_config(file: Written) -> Mapping[str, Any]:
-    kinds = [kind for kind, number in _SENTENCE.items() if number == file.keys.get("pooling_type")]
+    pooling = file.keys.get("pooling_type", 0)
+    if pooling not in range(len(POOLINGS)):
+        raise GGUFError(f"pooling_type is {checks.shown(pooling)}, which stands for no pooling")
+    kinds = [kind for kind, number in _SENTENCE.items() if number == pooling]
     said: dict[str, Any] = {"sentence_pooling": kinds[0]} if kinds else {}
     return {**said, "sentence_normalize": True} if file.keys.get(_NORMALIZED) is True else said
 
