@@ -106,6 +106,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ),
     ("a normaliser that is not known", described(normalizer={"type": "Nonsense"}), "tokenizer.json"),
     ("a pre-tokenizer that is a number", described(pre_tokenizer=5, decoder=BYTE_LEVEL), "tokenizer.json"),
+    ("an entry whose text is a list", described(unigram([[["a"], 0.0]])), "must be a text and a score"),
     (
         "an expression that is none",
         described(
@@ -154,6 +155,12 @@ def test_what_settings_say_wrongly_is_left_out(tmp_path: Path) -> None:
     assert "chat_template" in made.notes[0]
 
 
+def test_steps_in_a_hundred_thousand_sequences_are_read_at_once(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {"type": "Sequence", "pretokenizers": []}
+    node = {"type": "Sequence", "pretokenizers": [inner] * 200_000 + [BYTE_LEVEL] * 3}
+    assert files.steps(node, "pretokenizers") == [BYTE_LEVEL] * 3
+
+
 def test_files_of_more_than_a_hundred_megabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files.LIMIT == 100_000_000
     monkeypatch.setattr(files, "LIMIT", 1000)
@@ -191,6 +198,10 @@ def test_a_damaged_sentencepiece_file_is_one_line(tmp_path: Path, data: bytes) -
         {
             "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
             "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}],
+        },
+        {
+            "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
+            "vocab": [{"token_bytes": "YWFh" * 4000}],
         },
     ],
 )

@@ -50,10 +50,10 @@ def difference(keys: Mapping[str, Typed], description: str) -> Difference:
     }
     other = loaded(whole)
     texts = [*_plain(), *_token_texts(own)]
-    found = [text for text in texts if own.encode(text) != other.encode(text)]
+    plain = [text for text in texts if own.encode(text) != other.encode(text)]
     marked = probes.texts(_SPECIAL, seed=4, special=_special_texts(own))
     wrong = [text for text in marked if own.encode(text, parse_special=True) != other.encode(text, parse_special=True)]
-    return Difference(len(found), len(wrong), next(iter(found + wrong), "")[:60])
+    return Difference(len(plain), len(wrong), next(iter(plain + wrong), "")[:60])
 
 
 @cache

@@ -81,14 +81,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def parsed(text: str, name: str) -> dict[str, Any]:
     """The JSON object `text`; `name` is what errors call it."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise GGUFError(f"{name} is nested too deep; it is no file of a tokenizer") from error
     except ValueError as error:
         raise GGUFError(f"{name} is not valid JSON ({str(error)[:120]}); download it again") from error
-    if not isinstance(found, dict):
-        raise GGUFError(f"{name} holds a {type(found).__name__}, and must hold a JSON object")
-    return found
+    if not isinstance(value, dict):
+        raise GGUFError(f"{name} holds a {type(value).__name__}, and must hold a JSON object")
+    return value
 
 
 def part(source: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
@@ -107,15 +107,15 @@ def steps(node: object, key: str) -> list[dict[str, Any]]:
     `key` is where a sequence has its members ("normalizers", "pretokenizers", "processors", "decoders"). What is not
     of that form is left out: the library has the last word on it.
     """
-    found: list[dict[str, Any]] = []
-    waiting: list[object] = [node]
+    listed: list[dict[str, Any]] = []
+    waiting: list[object] = [node]  # the next one last
     while waiting:
-        item = waiting.pop(0)
+        item = waiting.pop()
         if not isinstance(item, dict):
             continue
         members = item.get(key)
         if item.get("type") == "Sequence" and isinstance(members, list):
-            waiting = [*members, *waiting]
+            waiting += reversed(members)
         else:
-            found.append(item)
-    return found
+            listed.append(item)
+    return listed
