@@ -55,7 +55,8 @@ def convert_adapter(
         )
     config, path = _base(adapter, base)
     architecture, checkpoint = models.checkpoint_of(architectures(config), text_config(config))
-    pairs = dict(_by_rules(adapter, checkpoint.rules(text_config(config)), text_config(config)))
+    full = checkpoint.completed(text_config(config))
+    pairs = dict(_by_rules(adapter, checkpoint.rules(full), full))
     alpha = _alpha(adapter, list(pairs.values()))
     metadata = {
         "general.architecture": Typed("string", architecture),

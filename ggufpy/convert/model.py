@@ -67,7 +67,7 @@ def understood(folder: Folder, adapters: Sequence[tuple[Peft, float]] = ()) -> M
     """
     config = text_config(folder.config)
     architecture, checkpoint = models.checkpoint_of(architectures(folder.config), config)
-    config = HfConfig({**checkpoint.defaults, **config.values})
+    config = checkpoint.completed(config)
     stored_as, logical = storage.logical(folder.config, folder.tensors)
     tensors = with_adapters(canonical(logical, checkpoint.anchor), adapters)
     config, notes = _with_experts(config, checkpoint, tensors)

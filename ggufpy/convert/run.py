@@ -80,5 +80,5 @@ def _vocabulary_alone(path: Path, target: Path, options: ConvertOptions) -> Repo
     keys = {"general.architecture": Typed("string", architecture), **about, **words.keys}
     if options.metadata is not None:
         keys |= overriding(options.metadata)
-    write(target, {**keys, **metadata(checkpoint, architecture, config)}, {})
+    write(target, {**keys, **metadata(checkpoint, architecture, checkpoint.completed(config))}, {})
     return Report(0, target.stat().st_size, 0.0, 0.0, [], [str(target)], [*notes, *words.notes])

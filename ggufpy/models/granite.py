@@ -6,6 +6,7 @@ Facts: src/models/granite.cpp and conversion/granite.py of llama.cpp; granitemoe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
@@ -69,6 +70,11 @@ def _without_heads(item: object) -> bool:
     return isinstance(item, Field)
 
 
+# What the configuration classes of transformers have where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+}  # fmt: skip
 FACTORS = (
     Field("attention.scale", "attention_multiplier", "number", 1.0),
     Field("embedding_scale", "embedding_multiplier", "number", 1.0),
@@ -85,4 +91,5 @@ checkpoint = Checkpoint(
     model_type="granite",
     items=(*GRANITE_ITEMS, Present("mlp_bias", "blk.0.ffn_up.bias")),
     rules=rules,
+    defaults=DEFAULTS,
 )

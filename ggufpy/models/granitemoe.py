@@ -13,7 +13,7 @@ from . import granite
 from .base import Keys
 from .changes import PairHalves, Split, SplitEach
 from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, one
-from .granite import GRANITE_ITEMS
+from .granite import DEFAULTS, GRANITE_ITEMS
 from .plan import Plan
 from .rules import BEFORE, EXPERT_ITEMS, EXPERTS, attention_rules, end_rules, norm_rules
 from .source import TensorTable
@@ -58,4 +58,5 @@ checkpoint = Checkpoint(
     ),
     rules=_rules,
     experts=EXPERTS,
+    defaults=DEFAULTS,
 )
