@@ -34,6 +34,12 @@ def bpe(vocab: Any = None, merges: Any = None, **more: Any) -> dict[str, Any]:
     return {"type": "BPE", "vocab": {"a": 0, "b": 1} if vocab is None else vocab, "merges": merges or [], **more}
 
 
+def cut_by(expression: str) -> dict[str, Any]:
+    """A pre-tokenizer of one expression, then of bytes."""
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL]}
+
+
 def unigram(vocab: Any, **more: Any) -> dict[str, Any]:
     return {"type": "Unigram", "vocab": vocab, "unk_id": 0, **more}
 
@@ -107,18 +113,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("a normaliser that is not known", described(normalizer={"type": "Nonsense"}), "tokenizer.json"),
     ("a pre-tokenizer that is a number", described(pre_tokenizer=5, decoder=BYTE_LEVEL), "tokenizer.json"),
     ("an entry whose text is a list", described(unigram([[["a"], 0.0]])), "must be a text and a score"),
+    ("an expression that is none", described(pre_tokenizer=cut_by("([")), "tokenizer.json"),
+    ("an expression without end", described(pre_tokenizer=cut_by("(a+)+$")), "its pre-tokenizer fails on a text"),
     (
-        "an expression that is none",
-        described(
-            pre_tokenizer={
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": False},
-                    BYTE_LEVEL,
-                ],
-            }
-        ),
-        "tokenizer.json",
+        "words without their longest",
+        described({"type": "WordPiece", "vocab": {"a": 0}}, pre_tokenizer={"type": "BertPreTokenizer"}),
+        "tokenizer.json: missing field",
     ),
 ]
 

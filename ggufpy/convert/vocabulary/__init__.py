@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufpy.convert.vocabulary import bpe, sentencepiece, unigram, wordpiece
-from ggufpy.convert.vocabulary.compare import Difference, difference, loaded
+from ggufpy.convert.vocabulary.compare import Difference, difference, kept, loaded
 from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources, part, read_sources
 from ggufpy.convert.vocabulary.legacy import described
@@ -115,8 +115,7 @@ def _kept(
     pieces: Pieces, keys: dict[str, Typed], notes: list[str], differences: list[Difference]
 ) -> tuple[dict[str, Typed], list[str]]:
     """Keys with the whole tokenizer.json, and without a pre-tokenizer."""
-    whole = {key: value for key, value in keys.items() if key != f"{_KEY}pre"}
-    whole[WHOLE] = Typed("string", pieces.description)
+    whole = kept(keys, pieces.description or "")
     loaded(whole)
     why = "GGUF has no words for it"
     if differences:

@@ -15,7 +15,6 @@ from typing import Any
 
 from ggufpy.convert.vocabulary import probes
 from ggufpy.convert.vocabulary.files import steps
-from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.bpe import cutter
 from ggufpy.tokenizers.library import guarded, import_library
@@ -109,15 +108,14 @@ def _expanded(pattern: str) -> str:
 
 
 def _probed(made: Any, ignores: bool) -> PreTokenizer | None:
-    """The entry that cuts the probes as the library's pre-tokenizer does."""
+    """The entry that cuts the probes as the library's pre-tokenizer does. Raises GGUFError for one that fails on some,
+    as expressions do whose search has no end."""
     own = made.pre_tokenizer
     if own is None:
         return None
     texts = probes.texts(_PROBES, seed=2)
-    try:
-        wanted = guarded("pre_tokenizer", lambda: [_pieces(own, text) for text in texts])
-    except GGUFError:  # one that fails on a text: the whole is compared later, and says so then
-        return None
+    name = "tokenizer.json: its pre-tokenizer fails on a text"
+    wanted = guarded(name, lambda: [_pieces(own, text) for text in texts])
     entries = [entry for entry in pretokenizers.TABLE if _cuts_alike(entry, texts, wanted)]
     return _preferred(entries, ignores, made) if entries else None
 
