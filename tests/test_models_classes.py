@@ -3,12 +3,14 @@ wrongly."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import numpy as np
 import pytest
+from vocabularies import made_of, small
 
 from ggufpy import format as gguf
 from ggufpy import models
@@ -169,3 +171,13 @@ def test_layers_without_positions_may_be_listed_for_more_than_there_are() -> Non
 def test_the_counts_of_glm4moe_that_are_left_out() -> None:
     made = keys("Glm4MoeForCausalLM", n_routed_experts=4, num_experts_per_tok=2)
     assert (made["leading_dense_block_count"], made["expert_shared_count"]) == (1, 1)
+
+
+def test_a_vocabulary_alone_of_a_text_half_that_says_nothing(tmp_path: Path) -> None:
+    made_of(tmp_path, small())
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "gemma3_text"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    convert(tmp_path, tmp_path / "v.gguf", ConvertOptions(vocab_only=True))
+    with gguf.open(tmp_path / "v.gguf") as file:
+        assert file.metadata["gemma3.attention.head_count"] == 8
+        assert file.metadata["gemma3.attention.key_length"] == 256
