@@ -24,6 +24,7 @@ import numpy as np
 
 from ggufpy import format as gguf
 from ggufpy.convert import ConvertOptions, convert
+from ggufpy.errors import GGUFError
 
 TOLERANCE = 1e-6  # of float values in metadata, and of what both reckon from them
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
@@ -123,9 +124,13 @@ def main() -> int:
     for checkpoint in args.checkpoints:
         with tempfile.TemporaryDirectory() as folder:
             mine, other = Path(folder, "ours.gguf"), Path(folder, "theirs.gguf")
-            convert(checkpoint, mine, ConvertOptions("F32", no_vocab=not has_tokenizer(checkpoint)))
             try:
+                convert(checkpoint, mine, ConvertOptions("F32", no_vocab=not has_tokenizer(checkpoint)))
                 theirs(args.llama_cpp, checkpoint, other)
+            except GGUFError as e:
+                print(f"{checkpoint}: ours refuses it: {e}")
+                wrong += 1
+                continue
             except RuntimeError as e:
                 print(f"{checkpoint}: theirs refuses it: {e}")
                 refused += 1
