@@ -251,15 +251,15 @@ def _head_config(file: Written) -> Mapping[str, Any]:
     return {"head_dim": file.keys["attention.key_length"]} if "attention.key_length" in file.keys else {}
 
 
-SIZES: tuple[Item, ...] = (
+BARE_SIZES: tuple[Item, ...] = (
     Field("block_count", "num_hidden_layers|n_layer|n_layers|num_layers", least=1),
     Field("context_length", "max_position_embeddings|n_positions|n_ctx|max_sequence_length|model_max_length", least=1),
     Field("embedding_length", "hidden_size|n_embd|d_model|dim", least=1),
     Field("feed_forward_length", "intermediate_size|n_inner|ffn_hidden_size", default=None),
     Field("attention.head_count", "num_attention_heads|n_head|n_heads", least=1),
     Field("attention.head_count_kv", "num_key_value_heads|n_kv_heads", default=None, least=1),
-    Derived(_head_keys, _head_config),
 )
+SIZES: tuple[Item, ...] = (*BARE_SIZES, Derived(_head_keys, _head_config))
 RMS = Field("attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", "number")
 VOCABULARY = Field("vocab_size", "vocab_size", default=None)
 WINDOW = Field("attention.sliding_window", "sliding_window", default=None)
@@ -471,7 +471,7 @@ class Checkpoint:
     def completed(self, config: HfConfig) -> HfConfig:
         """`config` with what it leaves out."""
         given = {**self.defaults, **self.kind_defaults.get(_kind(config), {})}
-        if not any(half in config.values for half in HALVES):
+        if not any(isinstance(config.values.get(half), Mapping) for half in HALVES):
             given = {name: value for name, value in given.items() if name not in SIZE_NAMES}
         return HfConfig({**given, **config.values})
 

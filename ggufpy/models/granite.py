@@ -13,9 +13,9 @@ from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .checkpoint import (
+    BARE_SIZES,
     RMS,
     ROTATED,
-    SIZES,
     VOCABULARY,
     Checkpoint,
     Derived,
@@ -66,10 +66,6 @@ def _no_width_of_its_own(config: HfConfig) -> Mapping[str, Typed]:
     return {}
 
 
-def _without_heads(item: object) -> bool:
-    return isinstance(item, Field)
-
-
 # What the configuration classes of transformers have where config.json says nothing.
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -82,7 +78,7 @@ FACTORS = (
     Field("logit_scale", "logits_scaling", "number", 1.0),
 )
 GRANITE_ITEMS = (
-    *(item for item in SIZES if _without_heads(item)), RMS, VOCABULARY, PLAIN_ROPE, ROTATED, *FACTORS,
+    *BARE_SIZES, RMS, VOCABULARY, PLAIN_ROPE, ROTATED, *FACTORS,
     activation("silu", "swish"), Derived(_no_width_of_its_own), Present("attention_bias", "blk.0.attn_q.bias"),
 )  # fmt: skip
 
