@@ -33,7 +33,7 @@ VOCABULARY = 61
 def made_from(config: Mapping[str, Any]) -> tuple[str, Checkpoint, HfConfig]:
     """Architecture, its checkpoints, and the config with what it leaves out."""
     name, checkpoint = models.checkpoint_of(config["architectures"], HfConfig(config))
-    return name, checkpoint, HfConfig({**checkpoint.defaults, **config})
+    return name, checkpoint, checkpoint.completed(HfConfig(config))
 
 
 def _names(rules: Iterator[Rule], extras: str) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def there_and_back(file: Any, folder: Path) -> tuple[dict[str, Any], Mapping[str
     """The file as a checkpoint's folder, read again: metadata of the architecture, tensors, and the config.json."""
     name = file.metadata["general.architecture"]
     checkpoint = vars(models.find(name))["checkpoint"]
-    tensors = {tensor: InFile(found) for tensor, found in file.tensors.items()}
+    tensors = {tensor: InFile(stored) for tensor, stored in file.tensors.items()}
     config = config_of(checkpoint, name, file.metadata, tensors)
     config["tie_word_embeddings"] = "output.weight" not in tensors
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     back: dict[str, Rows] = {}
     used: set[str] = set()
-    for rule in checkpoint.rules(HfConfig({**checkpoint.defaults, **config})):
+    for rule in checkpoint.rules(checkpoint.completed(HfConfig(config))):
         if set(rule.gguf) <= set(tensors) and not used & set(rule.gguf) and rule.made is None:
             used |= set(rule.gguf)
             back |= dict(zip(rule.hf, rule.change.backward([tensors[one] for one in rule.gguf]), strict=True))

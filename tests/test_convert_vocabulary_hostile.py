@@ -10,7 +10,7 @@ import pytest
 
 import ggufpy
 from ggufpy.convert import reading
-from ggufpy.convert.vocabulary import vocabulary
+from ggufpy.convert.vocabulary import files, vocabulary
 
 FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -33,6 +33,12 @@ def converted(folder: Path, description: Any, size: int | None = None, **others:
 
 def bpe(vocab: Any = None, merges: Any = None, **more: Any) -> dict[str, Any]:
     return {"type": "BPE", "vocab": {"a": 0, "b": 1} if vocab is None else vocab, "merges": merges or [], **more}
+
+
+def cut_by(expression: str) -> dict[str, Any]:
+    """A pre-tokenizer of one expression, then of bytes."""
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL]}
 
 
 def unigram(vocab: Any, **more: Any) -> dict[str, Any]:
@@ -107,18 +113,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ),
     ("a normaliser that is not known", described(normalizer={"type": "Nonsense"}), "tokenizer.json"),
     ("a pre-tokenizer that is a number", described(pre_tokenizer=5, decoder=BYTE_LEVEL), "tokenizer.json"),
+    ("an entry whose text is a list", described(unigram([[["a"], 0.0]])), "must be a text and a score"),
+    ("an expression that is none", described(pre_tokenizer=cut_by("([")), "tokenizer.json"),
+    ("an expression without end", described(pre_tokenizer=cut_by("(a+)+$")), "its pre-tokenizer fails on a text"),
     (
-        "an expression that is none",
-        described(
-            pre_tokenizer={
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": False},
-                    BYTE_LEVEL,
-                ],
-            }
-        ),
-        "tokenizer.json",
+        "words without their longest",
+        described({"type": "WordPiece", "vocab": {"a": 0}}, pre_tokenizer={"type": "BertPreTokenizer"}),
+        "tokenizer.json: missing field",
     ),
 ]
 
@@ -153,6 +154,12 @@ def test_what_settings_say_wrongly_is_left_out(tmp_path: Path) -> None:
     keys = [key.removeprefix("tokenizer.ggml.") for key in made.keys]
     assert keys == ["model", "pre", "tokens", "token_type", "merges", "add_bos_token", "add_eos_token"]
     assert "chat_template" in made.notes[0]
+
+
+def test_steps_in_a_hundred_thousand_sequences_are_read_at_once(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {"type": "Sequence", "pretokenizers": []}
+    node = {"type": "Sequence", "pretokenizers": [inner] * 200_000 + [BYTE_LEVEL] * 3}
+    assert files.steps(node, "pretokenizers") == [BYTE_LEVEL] * 3
 
 
 def test_files_of_more_than_a_hundred_megabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +199,10 @@ def test_a_damaged_sentencepiece_file_is_one_line(tmp_path: Path, data: bytes) -
         {
             "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
             "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}],
+        },
+        {
+            "config": {"pattern": "x", "default_num_special_tokens": 1, "default_vocab_size": 9},
+            "vocab": [{"token_bytes": "YWFh" * 4000}],
         },
     ],
 )

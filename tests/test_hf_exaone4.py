@@ -29,9 +29,11 @@ NONE = {"sliding_window": None, "layer_types": ["full_attention"] * 5}
         {"tie_word_embeddings": True, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
         {"layer_types": [*["full_attention", "sliding_attention"] * 2, "sliding_attention"]},
         {**NONE, "rope_parameters": LLAMA3},
+        {**NONE, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "attention_factor": 0.6,
+                                     "original_max_position_embeddings": 32}},
     ],
-    ids=["plain", "tied, scaled", "layers", "no window"],
-)
+    ids=["plain", "tied, scaled", "layers", "no window", "yarn with a factor"],
+)  # fmt: skip
 def test_exaone4(tmp_path: Path, changes: Any) -> None:
     hf.check(tmp_path, transformers.Exaone4Config(**{**SIZES, **changes}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
+PLAIN_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 
 
 @pytest.mark.parametrize(
@@ -32,12 +34,14 @@ SIZES: dict[str, Any] = {
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                           "original_max_position_embeddings": 32}},
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+        {"rope_scaling": PLAIN_YARN},
+        {"rope_scaling": {**PLAIN_YARN, "attention_factor": 0.6}},
+        {"rope_scaling": {**PLAIN_YARN, "mscale": 0.5, "mscale_all_dim": 2.0}},
     ],
-    ids=["plain", "tied", "biases", "heads", "linear", "llama3", "yarn"],
+    ids=["plain", "tied", "biases", "heads", "linear", "llama3", "yarn", "yarn with a factor", "yarn with scales"],
 )  # fmt: skip
 def test_llama(tmp_path: Path, changes: Any) -> None:
-    hf.check(tmp_path, transformers.LlamaConfig(**{**SIZES, **changes}))
+    hf.check(tmp_path, transformers.LlamaConfig(**deepcopy({**SIZES, **changes})))
 
 
 def test_mistral(tmp_path: Path) -> None:
@@ -75,8 +79,17 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3, "rope_theta": 1e5}  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{}, {"mscale": 0.5, "mscale_all_dim": 2.0, "beta_fast": 8.0}],
-                         ids=["plain", "scales"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mscale": 0.5, "mscale_all_dim": 2.0, "beta_fast": 8.0},
+        {"mscale": 0.0},
+        {"attention_factor": 0.6},
+        {"attention_factor": 0.6, "mscale_all_dim": 0.0},
+    ],
+    ids=["plain", "scales", "one scale", "a factor", "a factor alone"],
+)
 def test_ministral3(tmp_path: Path, changes: Any) -> None:
     hf.check(tmp_path, transformers.Ministral3Config(**SIZES, head_dim=32, rope_parameters={**YARN, **changes}))
 

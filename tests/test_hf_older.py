@@ -39,8 +39,9 @@ def test_starcoder2(tmp_path: Path, changes: Any) -> None:
         {"multi_query": True, "new_decoder_architecture": False},
         {"new_decoder_architecture": True, "num_kv_heads": 2},
         {"multi_query": False, "new_decoder_architecture": False, "bias": True},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     ],
-    ids=["7B", "40B", "heads"],
+    ids=["7B", "40B", "heads", "linear"],
 )
 def test_falcon(tmp_path: Path, changes: Any) -> None:
     config = transformers.FalconConfig(

@@ -81,8 +81,8 @@ def test_a_body_alone(tmp_path: Path) -> None:
     model = hf.checkpoint(tmp_path / "hf", config, model=transformers.AutoModel.from_config)
     convert(tmp_path / "hf", tmp_path / "m.gguf", ConvertOptions("F32", no_vocab=True))
     with gguf.open(tmp_path / "m.gguf") as file:
-        found = file.tensors["blk.2.attn_k_norm.weight"].to_numpy()
-    np.testing.assert_array_equal(found, model.layers[2].self_attn.k_norm.weight.detach().numpy())
+        norm = file.tensors["blk.2.attn_k_norm.weight"].to_numpy()
+    np.testing.assert_array_equal(norm, model.layers[2].self_attn.k_norm.weight.detach().numpy())
 
 
 EXPERTS: dict[str, Any] = {**SIZES, "moe_intermediate_size": 32, "num_experts": 6, "num_experts_per_tok": 2,
@@ -151,5 +151,5 @@ def test_experts_in_two_tensors(tmp_path: Path) -> None:
         assert c.metadata["qwen3moe.expert_count"] == 4
         for name, tensor in a.tensors.items():
             np.testing.assert_array_equal(tensor.to_numpy(), b.tensors[name].to_numpy())
-            found = c.tensors[name].to_numpy()
-            np.testing.assert_array_equal(tensor.to_numpy()[: len(found)], found)
+            values = c.tensors[name].to_numpy()
+            np.testing.assert_array_equal(tensor.to_numpy()[: len(values)], values)

@@ -25,12 +25,12 @@ def test_it_runs_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.M
     path = families.write(tmp_path / "m.gguf", config, extras, monkeypatch)
     with gguf.open(path) as file:
         plan = read_plan(file)
-        weights = {tensor: found.to_numpy() for tensor, found in file.tensors.items()}
+        weights = {tensor: values.to_numpy() for tensor, values in file.tensors.items()}
         interpreter, hidden = Interpreter(plan, weights), not plan.makes_logits
         exact = interpreter.hidden(TOKENS) if hidden else interpreter.logits(TOKENS)
         with runtime.load(file, EngineOptions(n_threads=1, n_ctx=32)) as engine:
-            found = engine.read(engine.sequence(), TOKENS, "all", hidden=hidden)
-            assert np.abs(exact - found).max() < 2e-3 * (exact.max() - exact.min())
+            logits = engine.read(engine.sequence(), TOKENS, "all", hidden=hidden)
+            assert np.abs(exact - logits).max() < 2e-3 * (exact.max() - exact.min())
         keys, tensors, _ = families.there_and_back(file, tmp_path / "back")
         prefix = f"{file.metadata['general.architecture']}."
         own = {key: value for key, value in file.metadata.items() if key.startswith(prefix)}
@@ -40,5 +40,5 @@ def test_it_runs_and_comes_back(name: str, tmp_path: Path, monkeypatch: pytest.M
         assert set(tensors) == set(file.tensors)
         rounded = 1e-6 if "gemma" in name else 0.0  # norms, kept less 1
         for tensor, rows in tensors.items():
-            found = rows.to_numpy().reshape(weights[tensor].shape)
-            np.testing.assert_allclose(found, weights[tensor], rtol=0, atol=rounded, err_msg=tensor)
+            values = rows.to_numpy().reshape(weights[tensor].shape)
+            np.testing.assert_allclose(values, weights[tensor], rtol=0, atol=rounded, err_msg=tensor)

@@ -93,7 +93,8 @@ def tensor(rng: Any, name: str, shape: tuple[int, ...]) -> Any:
 def source(name: str) -> ArraySource:
     """A file of a family: whatever its plan finds missing is added, until it finds nothing."""
     family, rng = FAMILIES[name], np.random.default_rng(3)
-    config, checkpoint = HfConfig({**SIZES, **family.config}), models.find(name).checkpoint
+    checkpoint = models.find(name).checkpoint
+    config = checkpoint.completed(HfConfig({**SIZES, **family.config}))
     keys = {"general.architecture": name, **{k: v.value for k, v in metadata(checkpoint, name, config).items()}}
     arrays = {"token_embd.weight": tensor(rng, "token_embd.weight", (VOCABULARY, WIDTH))}
     arrays |= {rule.gguf[0]: rule.made.to_numpy() for rule in checkpoint.rules(config) if rule.made is not None}
@@ -115,8 +116,9 @@ def source(name: str) -> ArraySource:
 
 def write(path: Path, name: str) -> None:
     made = source(name)
-    config = HfConfig({**SIZES, **FAMILIES[name].config})
-    keys = {"general.architecture": name, **metadata(models.find(name).checkpoint, name, config)}
+    checkpoint = models.find(name).checkpoint
+    config = checkpoint.completed(HfConfig({**SIZES, **FAMILIES[name].config}))
+    keys = {"general.architecture": name, **metadata(checkpoint, name, config)}
     gguf.write(path, keys, {key: value.to_numpy() for key, value in made.tensors.items()})
 
 

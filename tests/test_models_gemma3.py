@@ -124,16 +124,16 @@ def test_logits(name: str, level: Any, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_text_far_longer_than_the_window(level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGUFPY_ISA", level.name)
     tokens = np.random.default_rng(6).integers(0, VOCABULARY, 800).tolist()
-    found, sizes = [], []
+    rows, sizes = [], []
     with gguf.open(write_model(tmp_path / "m", {"context_length": 1024, "attention.sliding_window": 100})) as file:
         plan = read_plan(file)
         for n_batch in (40, 1024):  # pages fall behind the window, or all are kept
             with load(file, EngineOptions(n_threads=2, n_batch=n_batch)) as session:
-                found.append(session.eval_logits(tokens))
+                rows.append(session.eval_logits(tokens))
                 sizes.append(session.engine.kv_bytes)
         exact = Interpreter(plan, {name: tensor.to_numpy() for name, tensor in file.tensors.items()}).logits(tokens)
-    np.testing.assert_array_equal(*found)
-    assert difference(exact, found[0]) < 1e-2
+    np.testing.assert_array_equal(*rows)
+    assert difference(exact, rows[0]) < 1e-2
     assert sizes[0] * 56 == sizes[1] * (8 + 6 * 5)  # six layers of seven have 5 pages, not 8
 
 

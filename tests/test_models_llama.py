@@ -269,11 +269,11 @@ def test_how_positions_are_scaled(changes: dict[str, Any], kind: str, factor: fl
 def test_what_a_file_leaves_out(tmp_path: Path) -> None:
     heads = read_config(Keys(metadata({k: v for k, v in SIZES.items() if k != "attention.head_count_kv"}))).heads
     assert (heads.queries, heads.shared, heads.key_length, heads.value_length) == (2, 2, 20, 20)
-    found = plan(write_model(tmp_path / "m"))
-    rope = rope_of(found)
+    made = plan(write_model(tmp_path / "m"))
+    rope = rope_of(made)
     assert (rope.dimensions, rope.base, rope.neox, rope.original_context) == (20, 10000.0, False, 64)
     assert (rope.attention_factor, rope.beta_fast, rope.beta_slow) == (1.0, 32.0, 1.0)
-    assert {op.window for op in found.body if isinstance(op, Attend)} == {0}
+    assert {op.window for op in made.body if isinstance(op, Attend)} == {0}
 
 
 def test_the_length_of_values_does_not_follow_that_of_keys() -> None:
@@ -296,8 +296,8 @@ def test_layers_of_several_widths(hidden: list[int], level: Any, tmp_path: Path,
     tokens = [1, 5, 9, 60, 0, 3]
     with gguf.open(path) as file, load(file, EngineOptions(n_threads=2)) as session:
         exact = reference(file, tokens)
-        found = np.concatenate([session.eval_logits(tokens[:3]), session.eval_logits(tokens[3:])])
-        assert difference(exact, found) < 3e-3
+        logits = np.concatenate([session.eval_logits(tokens[:3]), session.eval_logits(tokens[3:])])
+        assert difference(exact, logits) < 3e-3
 
 
 def test_layers_of_several_heads_are_read(tmp_path: Path) -> None:
@@ -315,8 +315,8 @@ def test_a_model_without_an_epsilon_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_original_context_of_0_is_the_models(tmp_path: Path) -> None:
-    found = plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0}))
-    assert rope_of(found).original_context == 64
+    made = plan(write_model(tmp_path / "m", {"rope.scaling.original_context_length": 0}))
+    assert rope_of(made).original_context == 64
 
 
 @pytest.mark.parametrize(
@@ -430,22 +430,22 @@ def test_many_tensors_that_nobody_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_a_layer(tmp_path: Path) -> None:
-    found = plan(write_model(tmp_path / "m", {"attention.sliding_window": 9}))
-    assert (found.context, found.vocabulary, len(found.layers)) == (64, 61, 2)
-    for layer in found.layers:
+    made = plan(write_model(tmp_path / "m", {"attention.sliding_window": 9}))
+    assert (made.context, made.vocabulary, len(made.layers)) == (64, 61, 2)
+    for layer in made.layers:
         assert [type(op) for op in layer] == [
             Norm, MatMul, MatMul, MatMul, Rotate, Rotate, StoreKv, Attend, MatMul, Norm, MatMul, MatMul, Gate, MatMul
         ]  # fmt: skip
-    assert [type(op) for op in found.head] == [Norm, MatMul]
-    assert {op.window for op in found.body if isinstance(op, Attend)} == {9}
-    assert [op.layer for op in found.body if isinstance(op, Attend)] == [0, 1]
-    attend = next(op for op in found.body if isinstance(op, Attend))
+    assert [type(op) for op in made.head] == [Norm, MatMul]
+    assert {op.window for op in made.body if isinstance(op, Attend)} == {9}
+    assert [op.layer for op in made.body if isinstance(op, Attend)] == [0, 1]
+    attend = next(op for op in made.body if isinstance(op, Attend))
     assert attend.heads.group == 2
     assert attend.scale == pytest.approx(20**-0.5)
-    assert set(found.weights) == set(weights(SIZES, 61, "F32"))
+    assert set(made.weights) == set(weights(SIZES, 61, "F32"))
 
 
 def test_a_tied_output_reads_the_embedding(tmp_path: Path) -> None:
-    found = plan(write_model(tmp_path / "m", {}, {"output.weight": None}))
-    assert isinstance(found.head[1], MatMul)
-    assert found.head[1].weight == found.embed.weight
+    made = plan(write_model(tmp_path / "m", {}, {"output.weight": None}))
+    assert isinstance(made.head[1], MatMul)
+    assert made.head[1].weight == made.embed.weight

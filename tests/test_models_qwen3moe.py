@@ -115,9 +115,9 @@ class Forward:
         return y
 
 
-def error(exact: Any, found: Any) -> float:
+def error(exact: Any, ours: Any) -> float:
     """Of a token at most, over the spread of logits: root of the mean square."""
-    return float(np.sqrt(((exact - found) ** 2).mean(axis=1)).max() / exact.std())
+    return float(np.sqrt(((exact - ours) ** 2).mean(axis=1)).max() / exact.std())
 
 
 @pytest.mark.parametrize("level", [*isa.available(), isa.EMULATED], ids=lambda level: level.name)
@@ -126,13 +126,13 @@ def test_logits(level: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with gguf.open(write_model(tmp_path / "m")) as file:
         forward = Forward(file, TEXT)
         with load(file, EngineOptions(n_threads=2)) as session:
-            found = session.eval_logits(TEXT)
+            at_once = session.eval_logits(TEXT)
         with load(file, EngineOptions(n_threads=2, n_batch=1)) as session:
             one_by_one = session.eval_logits(TEXT)
         plan = read_plan(file)
         truth = Interpreter(plan, {name: file.tensors[name].to_numpy() for name in plan.weights}).logits(TEXT)
     assert forward.margin > 3e-3  # of float32 and an f16 cache
-    assert max(error(forward.logits, rows) for rows in (found, one_by_one)) < (
+    assert max(error(forward.logits, rows) for rows in (at_once, one_by_one)) < (
         0.03 if level.lowering.startswith("amx") else 2e-3
     )
     assert error(truth, forward.logits) < 2e-3
@@ -147,12 +147,12 @@ def test_quantised_types(type_name: str, tmp_path: Path) -> None:
         with load(file, EngineOptions(n_threads=2, n_batch=32, n_parallel=3)) as session:
             engine = session.engine
             one, two = engine.sequence(), engine.sequence()
-            found = engine.step([Chunk(two, TEXT[:5], "all"), Chunk(one, TEXT[:20], "all", bulk=True)])
+            results = engine.step([Chunk(two, TEXT[:5], "all"), Chunk(one, TEXT[:20], "all", bulk=True)])
             for i in range(5, 40):
-                found += engine.step([Chunk(two, [TEXT[i]], "all")])
-            rows = np.concatenate([found[0], *found[2:]])
+                results += engine.step([Chunk(two, [TEXT[i]], "all")])
+            rows = np.concatenate([results[0], *results[2:]])
             again = engine.step([Chunk(one, TEXT[20:40], "all", bulk=True)])
-            bulk = np.concatenate([found[1], *again])
+            bulk = np.concatenate([results[1], *again])
         with load(file, EngineOptions(n_threads=1, n_batch=64)) as session:
             alone = session.engine.step([Chunk(session.engine.sequence(), TEXT, "all", bulk=True)])[0]
             exact_rows = session.engine.step([Chunk(session.engine.sequence(), TEXT, "all")])[0]
@@ -168,13 +168,13 @@ def test_a_context_shifts(tmp_path: Path) -> None:
         sequence = session.engine.sequence()
         session.engine.step([Chunk(sequence, TEXT, "last")])
         sequence.shift(4, 12)
-        found = session.engine.step([Chunk(sequence, [7], "last")])[0]
+        first = session.engine.step([Chunk(sequence, [7], "last")])[0]
         other = session.engine.sequence()
         session.engine.step([Chunk(other, TEXT, "last")])
         other.shift(4, 12)
-        np.testing.assert_array_equal(session.engine.step([Chunk(other, [7], "last")])[0], found)
+        np.testing.assert_array_equal(session.engine.step([Chunk(other, [7], "last")])[0], first)
         assert sequence.n_past == 29
-        assert np.isfinite(found).all()
+        assert np.isfinite(first).all()
 
 
 def test_the_plan(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_a_trial_runs_every_kernel_of_the_model(tmp_path: Path) -> None:
         plan, options, kernels = read_plan(file), EngineOptions(), library(BEST)
         wanted = load_kernels(file, plan, options, kernels)
         tried = trial.Trial(BEST.name, *trial.small(plan, {n: t.type for n, t in file.tensors.items()}))
-        found = set(load_kernels(trial.source_of(tried), tried.plan, options, kernels))
-        assert found == {code for code in wanted if code.source != "decode"}
+        loaded = set(load_kernels(trial.source_of(tried), tried.plan, options, kernels))
+        assert loaded == {code for code in wanted if code.source != "decode"}
         assert trial.error_of(tried) < trial.LARGEST_ERROR / 5
 
 
@@ -251,15 +251,15 @@ def test_importance_is_summed_by_expert(n_batch: int, tmp_path: Path) -> None:
                 for start in range(0, len(TEXT), engine.rows):
                     part = TEXT[start : start + engine.rows]
                     engine.step([Chunk(sequence, part, "none", engine.reads_in_bulk(len(TEXT)))])
-            found = collector.squares()
+            squares = collector.squares()
     for name, inputs in forward.inputs.items():
         wanted = np.zeros((EXPERTS, len(inputs[0][1])))
         for e, x in inputs:
             wanted[e] += x**2
-        sums, counts = found[name]
+        sums, counts = squares[name]
         np.testing.assert_allclose(sums, wanted, rtol=2e-3, atol=1e-5 * wanted.max())
         assert counts.tolist() == np.bincount([e for e, _ in inputs], minlength=EXPERTS).tolist()
-    sums, counts = found["blk.0.ffn_gate_inp.weight"]
+    sums, counts = squares["blk.0.ffn_gate_inp.weight"]
     assert (sums.shape, counts.tolist()) == ((1, WIDTH), [len(TEXT)])
 
 

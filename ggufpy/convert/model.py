@@ -92,7 +92,7 @@ def known(config: Mapping[str, object]) -> tuple[str, Checkpoint, HfConfig]:
     that are left out. Raises GGUFError for one that nothing here knows."""
     said = text_config(config)
     architecture, checkpoint = models.checkpoint_of(architectures(config), said)
-    return architecture, checkpoint, HfConfig({**checkpoint.defaults, **said.values})
+    return architecture, checkpoint, checkpoint.completed(said)
 
 
 def architectures(config: Mapping[str, object]) -> list[str]:

@@ -97,4 +97,5 @@ checkpoint = Checkpoint(
     model_type="bitnet",
     items=(*SIZES, RMS, VOCABULARY, Derived(_keys, _config)),
     rules=_rules,
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 500000.0},
 )

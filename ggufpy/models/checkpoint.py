@@ -134,15 +134,15 @@ def _head_config(file: Written) -> Mapping[str, Any]:
     return {"head_dim": file.keys["attention.key_length"]} if "attention.key_length" in file.keys else {}
 
 
-SIZES: tuple[Item, ...] = (
+BARE_SIZES: tuple[Item, ...] = (
     Field("block_count", "num_hidden_layers|n_layer|n_layers|num_layers", least=1),
     Field("context_length", "max_position_embeddings|n_positions|n_ctx|max_sequence_length|model_max_length", least=1),
     Field("embedding_length", "hidden_size|n_embd|d_model|dim", least=1),
     Field("feed_forward_length", "intermediate_size|n_inner|ffn_hidden_size", default=None),
     Field("attention.head_count", "num_attention_heads|n_head|n_heads", least=1),
     Field("attention.head_count_kv", "num_key_value_heads|n_kv_heads", default=None, least=1),
-    Derived(_head_keys, _head_config),
 )
+SIZES: tuple[Item, ...] = (*BARE_SIZES, Derived(_head_keys, _head_config))
 RMS = Field("attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", "number")
 VOCABULARY = Field("vocab_size", "vocab_size", default=None)
 WINDOW = Field("attention.sliding_window", "sliding_window", default=None)
@@ -164,9 +164,7 @@ def rope_keys(config: HfConfig) -> Mapping[str, Typed]:
     Raises GGUFError for a scaling that nothing here knows.
     """
     rope = config.rope()
-    keys: dict[str, Typed] = {}
-    if "rope_theta" in rope:
-        keys["rope.freq_base"] = f32(rope.number("rope_theta"))
+    keys = {"rope.freq_base": f32(rope.number("rope_theta", 10000.0))}
     kind = rope.text("rope_type", "default")
     if kind in ("linear", "yarn"):
         keys["rope.scaling.type"] = Typed("string", kind)
@@ -181,11 +179,12 @@ def rope_keys(config: HfConfig) -> Mapping[str, Typed]:
 
 
 def rope_config(file: Written) -> Mapping[str, Any]:
-    """The inverse of `rope_keys`, in the names of transformers 4, which 5 reads too."""
-    said: dict[str, Any] = {}
+    """The inverse of `rope_keys`, in the names of transformers 4, which 5 reads too.
+
+    A file without a base has that of llama.cpp, and classes have others where config.json says nothing.
+    """
     keys = file.keys
-    if "rope.freq_base" in keys:
-        said["rope_theta"] = shortest(keys["rope.freq_base"])
+    said: dict[str, Any] = {"rope_theta": shortest(keys.get("rope.freq_base", 10000.0))}
     kind = keys.get("rope.scaling.type")
     if kind in ("linear", "yarn"):
         scaling: dict[str, Any] = {"rope_type": kind, "factor": shortest(keys["rope.scaling.factor"])}
@@ -217,7 +216,6 @@ def rotated(otherwise: float) -> Derived:
     return Derived(partial(rotated_keys, otherwise=otherwise), partial(rotated_config, otherwise=otherwise))
 
 
-ROPE = Derived(rope_keys, rope_config)
 ROTATED = Derived(rotated_keys, rotated_config)
 
 
@@ -312,6 +310,19 @@ def _any(config: HfConfig) -> bool:
     return True
 
 
+HALVES = ("text_config", "llm_config")
+SIZE_NAMES = frozenset({
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+})  # fmt: skip
+
+
+def _kind(config: HfConfig) -> str:
+    """model_type, or the class where there is none."""
+    names = config.values.get("architectures") or [""]
+    said = config.values.get("model_type") or (names[0] if isinstance(names, list) else "")
+    return str(said).removesuffix("ForCausalLM").lower()
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An architecture's checkpoints.
@@ -319,7 +330,9 @@ class Checkpoint:
     `classes`: what config.json's "architectures" may be; `claims` decides where several share a class. `anchor` is a
     tensor that every checkpoint has, "|" after what all names of rules but those of heads begin with. `ignored` are
     patterns of tensors that say nothing. `experts` are the names of how many experts config.json says there are.
-    `defaults` are what the classes take for what config.json leaves out.
+    `defaults` are what the classes take for what config.json leaves out, `kind_defaults` those that differ by its
+    model_type. Sizes among them hold for text halves alone, whose configs are saved without what is usual: a model
+    of its own says how large it is.
     """
 
     classes: tuple[str, ...]
@@ -331,11 +344,19 @@ class Checkpoint:
     claims: Callable[[HfConfig], bool] = _any
     experts: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    kind_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> set[str]:
         """What config.json may have as model_type."""
         return {self.model_type, *(name.removesuffix("ForCausalLM").lower() for name in self.classes)}
+
+    def completed(self, config: HfConfig) -> HfConfig:
+        """`config` with what it leaves out."""
+        given = {**self.defaults, **self.kind_defaults.get(_kind(config), {})}
+        if not any(isinstance(config.values.get(half), Mapping) for half in HALVES):
+            given = {name: value for name, value in given.items() if name not in SIZE_NAMES}
+        return HfConfig({**given, **config.values})
 
 
 def metadata(checkpoint: Checkpoint, architecture: str, config: HfConfig) -> dict[str, Typed]:

@@ -13,7 +13,7 @@ from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .checkpoint import VOCABULARY, Checkpoint, Derived, HfConfig, Written, u32
-from .command_r import COHERE, read_ends, rules, side_by_side
+from .command_r import COHERE, DEFAULTS, read_ends, rules, side_by_side
 from .llama import read_config, read_rope
 from .parts import LAYER_EPS, model
 from .plan import Plan
@@ -51,4 +51,5 @@ checkpoint = Checkpoint(
     model_type="cohere2",
     items=(*COHERE, VOCABULARY, NO_WINDOW, Windows(by_period(PERIOD), PERIOD), Derived(_keys, _config)),
     rules=rules,
+    defaults={**DEFAULTS, "sliding_window": 4096},
 )

@@ -7,6 +7,7 @@ conversion/command_r.py of llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ggufpy.format.values import Typed
 
@@ -17,7 +18,7 @@ from .op import Op
 from .ops import Rope
 from .parts import LAYER_EPS, Ends, Layer, model
 from .plan import Plan
-from .rules import PLAIN_ROPE, attention_rules, end_rules, gated_rules, norm_rules, optional_head_norms
+from .rules import PLAIN_ROPE, activation, attention_rules, end_rules, gated_rules, norm_rules, optional_head_norms
 from .source import TensorTable
 
 NAME = "command-r"
@@ -65,7 +66,13 @@ COHERE: tuple[Item, ...] = (
     Field("logit_scale", "logit_scale", "number"),
     Derived(_unscaled, PLAIN_ROPE.config),
     Present("attention_bias", "blk.0.attn_q.bias"),
+    activation("silu"),
 )
+# What the configuration classes of transformers have where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
+    "num_attention_heads": 64, "max_position_embeddings": 8192, "logit_scale": 0.0625, "tie_word_embeddings": True,
+}  # fmt: skip
 checkpoint = Checkpoint(
     classes=("CohereForCausalLM", "CohereModel"),
     model_type="cohere",
@@ -75,4 +82,5 @@ checkpoint = Checkpoint(
         Present("use_qk_norm", "blk.0.attn_q_norm.weight"),
     ),
     rules=rules,
+    defaults={**DEFAULTS, "rope_theta": 500000.0},
 )

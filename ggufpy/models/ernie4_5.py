@@ -5,7 +5,8 @@ Facts: src/models/ernie4-5.cpp and conversion/ernie.py of llama.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .base import Inventory, Keys
 from .changes import Split
@@ -14,7 +15,7 @@ from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, model
 from .plan import Plan
-from .rules import BEFORE, PLAIN_ROPE, attention_rules, end_rules, gated_rules, norm_rules
+from .rules import BEFORE, PLAIN_ROPE, activation, attention_rules, end_rules, gated_rules, norm_rules
 from .source import TensorTable
 
 ENDINGS = ("weight", "bias")
@@ -66,10 +67,15 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         yield from dense_rules(i, config)
 
 
-ERNIE: tuple[Item, ...] = (*SIZES, RMS, PLAIN_ROPE, Present("use_bias", "blk.0.attn_q.bias"))
+ERNIE: tuple[Item, ...] = (*SIZES, RMS, PLAIN_ROPE, Present("use_bias", "blk.0.attn_q.bias"), activation("silu"))
+# What the configuration classes of transformers have where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": True,
+}  # fmt: skip
 checkpoint = Checkpoint(
     classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5Model"),
     model_type="ernie4_5",
     items=ERNIE,
     rules=_rules,
+    defaults={**DEFAULTS, "head_dim": 128},
 )

@@ -13,7 +13,7 @@ from ggufpy.format.values import Typed
 from .base import Inventory, Keys
 from .changes import Reshape
 from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, one, u32
-from .ernie4_5 import ERNIE, dense_rules, layer_rules
+from .ernie4_5 import DEFAULTS, ERNIE, dense_rules, layer_rules
 from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, model, read_experts
@@ -43,9 +43,9 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
 
 def _has_experts(config: HfConfig, i: int) -> bool:
     """Whether layer i has: every so many, within bounds (Ernie4_5_MoeDecoderLayer of transformers)."""
-    first, last = config.count("moe_layer_start_index", 0, least=0), config.get("moe_layer_end_index")
+    first, last = config.count("moe_layer_start_index", least=0), config.get("moe_layer_end_index")
     last = config.layers - 1 if last in (None, -1) else config.count("moe_layer_end_index", least=0)
-    return (i + 1) % config.count("moe_layer_interval", 1) == 0 and first <= i <= last
+    return (i + 1) % config.count("moe_layer_interval") == 0 and first <= i <= last
 
 
 def _rules(config: HfConfig) -> Iterator[Rule]:
@@ -60,12 +60,12 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         bias = f"model.layers.{i}.mlp.moe_statics.e_score_correction_bias"
         yield one(f"blk.{i}.exp_probs_b.bias", bias, Reshape((1, count), (1, count)), optional=True)
         yield from expert_rules(i, count)
-        if config.count("moe_num_shared_experts", 0, least=0):
+        if config.count("moe_num_shared_experts", least=0):
             yield from gated_rules(i, "mlp.shared_experts", "_shexp")
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
-    shared = config.count("moe_num_shared_experts", 0, least=0)
+    shared = config.count("moe_num_shared_experts", least=0)
     return {SHARED: u32(shared * config.count("moe_intermediate_size"))} if shared else {}
 
 
@@ -82,12 +82,16 @@ checkpoint = Checkpoint(
         *ERNIE,
         Field("expert_count", COUNT, least=1),
         Field("expert_used_count", "moe_k", least=1),
-        Field("interleave_moe_layer_step", "moe_layer_interval", default=1, least=1),
-        Field("leading_dense_block_count", "moe_layer_start_index", default=0),
+        Field("interleave_moe_layer_step", "moe_layer_interval", least=1),
+        Field("leading_dense_block_count", "moe_layer_start_index"),
         Field("expert_feed_forward_length", "moe_intermediate_size", least=1),
-        Field("expert_shared_count", "moe_num_shared_experts", default=0),
+        Field("expert_shared_count", "moe_num_shared_experts"),
         Derived(_keys, _config),
     ),
     rules=_rules,
     experts=COUNT,
-)
+    defaults={
+        **DEFAULTS, "moe_num_experts": 64, "moe_k": 6, "moe_num_shared_experts": 2, "moe_layer_start_index": 1,
+        "moe_layer_interval": 1, "moe_intermediate_size": 1536,
+    },
+)  # fmt: skip

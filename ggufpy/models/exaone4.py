@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .base import Inventory, Keys
-from .checkpoint import RMS, ROPE, SIZES, VOCABULARY, Checkpoint, HfConfig, Rule, llama3_factors, made
+from .checkpoint import RMS, SIZES, VOCABULARY, Checkpoint, HfConfig, Rule, llama3_factors, made
 from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, leave_out_nextn, model
 from .plan import Plan
 from .rules import (
+    BANDED_ROPE,
     NO_WINDOW,
     PATTERN,
     Windows,
+    activation,
     attention_rules,
     by_letters,
     end_rules,
@@ -65,8 +67,13 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 
 
 checkpoint = Checkpoint(
-    classes=("Exaone4ForCausalLM", "Exaone4Model"),
+    classes=("Exaone4ForCausalLM", "Exaone4Model", "Exaone4_5_ForConditionalGeneration"),
     model_type="exaone4",
-    items=(*SIZES, RMS, ROPE, VOCABULARY, NO_WINDOW, Windows(by_letters(PERIOD))),
+    items=(*SIZES, RMS, BANDED_ROPE, VOCABULARY, NO_WINDOW, Windows(by_letters(PERIOD)), activation("silu")),
     rules=_rules,
-)
+    defaults={
+        "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+        "sliding_window": 4096,
+    },
+)  # fmt: skip

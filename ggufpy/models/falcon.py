@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from ggufpy.errors import GGUFError
-from ggufpy.format.values import Typed
+from ggufpy.format.values import Typed, shown
 
 from .base import Inventory, Keys
 from .changes import Order, Reordering
-from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, f32, linear, one, shortest, u32
+from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, linear, one, u32
 from .llama import read_config
 from .op import Op
 from .parts import LAYER_EPS, Ends, Layer, model
 from .plan import Plan
 from .qwen2 import read_halves
+from .rules import PLAIN_ROPE
 from .source import TensorTable
 
 CONTEXT = 2048  # of all of them; config.json need not say
@@ -65,23 +66,31 @@ class ByKeyHead(Reordering):
         return order
 
 
+def _newer(config: HfConfig) -> bool:
+    """Whether layers are those of the 40B, whose first files say so by their number of key heads alone."""
+    return config.flag("new_decoder_architecture") or "n_head_kv" in config
+
+
 def _shared(config: HfConfig) -> int:
     """Key heads: as said, one for all (the 7B), or one for each query head."""
-    if config.flag("new_decoder_architecture"):
+    if _newer(config):
         return config.count("num_kv_heads|n_head_kv", config.heads)
-    return config.count("n_head_kv", 1) if config.flag("multi_query", True) else config.heads
+    return 1 if config.flag("multi_query", True) else config.heads
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
     """Raises GGUFError for kinds that were never published as models."""
-    if config.flag("alibi") or not (config.flag("parallel_attn", True) or config.flag("new_decoder_architecture")):
+    if config.flag("alibi") or not (config.flag("parallel_attn", True) or _newer(config)):
         raise GGUFError("config.json: alibi or no parallel_attn, which ggufpy does not run for Falcon")
+    said = config.text("activation", "gelu")
+    if said != "gelu":
+        raise GGUFError(f"config.json: activation is {shown(said)}; this architecture has gelu alone")
     hidden = config.count("ffn_hidden_size", 4 * config.width)
     return {
         "feed_forward_length": u32(hidden),
         "attention.head_count_kv": u32(_shared(config)),
         "tensor_data_layout": Typed("string", "jploski"),
-        "rope.freq_base": f32(config.rope().number("rope_theta", 10000.0)),
+        **PLAIN_ROPE.keys(config),
     }
 
 
@@ -92,7 +101,7 @@ def _config(file: Written) -> Mapping[str, Any]:
         "new_decoder_architecture": newer, "parallel_attn": True, "alibi": False, "num_kv_heads": shared,
         "multi_query": not newer and shared == 1 and heads > 1, "bias": "blk.0.attn_qkv.bias" in file.tensors,
         "ffn_hidden_size": int(file.keys["feed_forward_length"]),
-        "rope_theta": shortest(file.keys.get("rope.freq_base", 10000.0)),
+        **PLAIN_ROPE.config(file),
     }  # fmt: skip
 
 
@@ -103,7 +112,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
     fused = ByKeyHead(config.heads, _shared(config))
     for i in range(config.layers):
         at, hf = f"blk.{i}.", f"transformer.h.{i}."
-        if config.flag("new_decoder_architecture"):
+        if _newer(config):
             yield from linear(f"{at}attn_norm_2", f"{hf}ln_attn", optional=True)
             yield from linear(f"{at}attn_norm", f"{hf}ln_mlp", optional=True)
         yield from linear(f"{at}attn_norm", f"{hf}input_layernorm", optional=True)
@@ -125,6 +134,7 @@ checkpoint = Checkpoint(
         Derived(_keys, _config),
     ),
     rules=_rules,
+    defaults={"tie_word_embeddings": True},
     anchor="transformer.|word_embeddings.weight",
     ignored=(r"rotary.*inv_freq$", r"self_attention\.(masked_)?bias$"),
 )

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ggufpy.errors import GGUFError
+from ggufpy.format.values import Typed
+
 from .base import Inventory, Keys
 from .changes import Plus
-from .checkpoint import RMS, SIZES, Checkpoint, HfConfig, Rule
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Rule
 from .llama import read_config
 from .op import Op
 from .parts import Ends, Layer, model
@@ -52,6 +55,16 @@ def gemma_ends(config: HfConfig) -> Iterator[Rule]:
             yield rule
 
 
+def _causal(config: HfConfig) -> Mapping[str, Typed]:
+    """Nothing. Raises GGUFError for models whose tokens see what follows, which no file of these says."""
+    if config.flag("use_bidirectional_attention"):
+        raise GGUFError("config.json: use_bidirectional_attention is true, which no file of this architecture can say")
+    return {}
+
+
+CAUSAL = Derived(_causal)
+
+
 def _rules(config: HfConfig) -> Iterator[Rule]:
     yield from gemma_ends(config)
     for i in range(config.layers):
@@ -63,7 +76,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 checkpoint = Checkpoint(
     classes=("GemmaForCausalLM",),
     model_type="gemma",
-    items=(*SIZES, RMS, PLAIN_ROPE, activation(*GELU)),
+    items=(*SIZES, RMS, PLAIN_ROPE, activation(*GELU), CAUSAL),
     rules=_rules,
     ignored=(*Checkpoint.ignored, LM_HEAD),
     defaults=DEFAULTS,

@@ -14,7 +14,7 @@ from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Item, Rule, Written, f32, shortest
-from .gemma import DEFAULTS, FROM_ONE, GELU, LM_HEAD, gemma_ends
+from .gemma import CAUSAL, DEFAULTS, FROM_ONE, GELU, LM_HEAD, gemma_ends
 from .llama import Config, read_config
 from .op import Op
 from .ops import Rope
@@ -129,7 +129,7 @@ checkpoint = Checkpoint(
     model_type="gemma2",
     items=(
         *SIZES, RMS, PLAIN_ROPE, Windows(by_period(PERIOD), PERIOD, always=True), QueryScale(LAYERS_OF_27B), CAP_ITEM,
-        activation(*GELU),
+        activation(*GELU), CAUSAL,
     ),
     rules=rules,
     ignored=(*Checkpoint.ignored, LM_HEAD),

@@ -14,7 +14,7 @@ from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, leave_out_nextn, model
 from .plan import Plan
-from .rules import PLAIN_ROPE, attention_rules, end_rules, norm_rules
+from .rules import PLAIN_ROPE, activation, attention_rules, end_rules, norm_rules
 from .source import TensorTable
 
 NORMS = (
@@ -53,6 +53,13 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 checkpoint = Checkpoint(
     classes=("Glm4ForCausalLM", "Glm4Model"),
     model_type="glm4",
-    items=(*SIZES, RMS, PLAIN_ROPE, rotated(0.5), Present("attention_bias", "blk.0.attn_q.bias")),
+    items=(
+        *SIZES, RMS, PLAIN_ROPE, rotated(0.5), Present("attention_bias", "blk.0.attn_q.bias"), activation("silu"),
+    ),
     rules=_rules,
-)
+    defaults={
+        "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
+        "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1.5625e-7,
+    },
+)  # fmt: skip

@@ -21,6 +21,7 @@ from .rules import (
     EXPERT_ITEMS,
     EXPERTS,
     PLAIN_ROPE,
+    activation,
     attention_rules,
     end_rules,
     expert_rules,
@@ -59,7 +60,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
         yield from norm_rules(i, NORMS)
         yield from attention_rules(i)
         yield from optional_head_norms(i)
-        if i < config.count("first_k_dense_replace", 0, least=0):
+        if i < config.count("first_k_dense_replace", least=0):
             yield from gated_rules(i)
             continue
         yield one(f"{at}ffn_gate_inp.weight", f"{hf}mlp.gate.weight")
@@ -81,13 +82,18 @@ checkpoint = Checkpoint(
         Field("expert_group_used_count", "topk_group", default=None),
         Field("expert_feed_forward_length", "moe_intermediate_size", least=1),
         Field("expert_shared_count", "n_shared_experts"),
-        Field("leading_dense_block_count", "first_k_dense_replace", default=0),
+        Field("leading_dense_block_count", "first_k_dense_replace"),
         Field("expert_weights_scale", "routed_scaling_factor", "number", default=1.0),
         Field("expert_weights_norm", "norm_topk_prob", "flag", default=True),
         Derived(_keys),
         Present("attention_bias", "blk.0.attn_q.bias"),
         Present("use_qk_norm", "blk.0.attn_q_norm.weight"),
+        activation("silu"),
     ),
     rules=_rules,
     experts=EXPERTS,
+    defaults={
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+        "first_k_dense_replace": 1, "moe_intermediate_size": 1408,
+    },
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
@@ -16,7 +17,10 @@ from .llama import read_config
 from .op import Op
 from .parts import LAYER_EPS, Ends, Layer, model
 from .plan import Plan
+from .rules import activation
 from .source import TensorTable
+
+GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu")  # files know the tanh form alone
 
 
 def plan(keys: Keys, tensors: TensorTable) -> Plan:
@@ -33,7 +37,12 @@ def plan(keys: Keys, tensors: TensorTable) -> Plan:
     return model(c, table, layer, Ends(kind="layer", positions=True))
 
 
-def _hidden(config: HfConfig) -> Mapping[str, Typed]:
+def _keys(config: HfConfig) -> Mapping[str, Typed]:
+    """Raises GGUFError for scores that are scaled otherwise than by the width of heads."""
+    if not config.flag("scale_attn_weights", True) or config.flag("scale_attn_by_inverse_layer_idx"):
+        raise GGUFError(
+            "config.json: scale_attn_weights is false or scale_attn_by_inverse_layer_idx true, which no file can say"
+        )
     return {"feed_forward_length": u32(config.count("n_inner", 4 * config.width))}
 
 
@@ -63,11 +72,13 @@ checkpoint = Checkpoint(
         Field("block_count", "n_layer|num_hidden_layers", least=1),
         Field("context_length", "n_positions|n_ctx|max_position_embeddings", least=1),
         Field("embedding_length", "n_embd|hidden_size", least=1),
-        Derived(_hidden, _n_inner),
+        Derived(_keys, _n_inner),
         Field("attention.head_count", "n_head|num_attention_heads", least=1),
         Field("attention.layer_norm_epsilon", "layer_norm_epsilon", "number", default=1e-5),
+        activation(*GELU),
     ),
     rules=_rules,
+    defaults={"tie_word_embeddings": True},
     anchor="transformer.|wte.weight",
     ignored=(r"attn\.(masked_)?bias$",),
 )

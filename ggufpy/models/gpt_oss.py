@@ -86,6 +86,17 @@ def _config(file: Written) -> Mapping[str, Any]:
     return {"rope_scaling": {**scaling, "truncate": file.keys.get(TRUNCATED, False)}}
 
 
+# What the configuration class of transformers has where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5, "sliding_window": 128, "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+
 checkpoint = Checkpoint(
     classes=("GptOssForCausalLM",),
     model_type="gpt_oss",
@@ -97,4 +108,5 @@ checkpoint = Checkpoint(
     ),
     rules=_rules,
     experts=EXPERTS,
+    defaults=DEFAULTS,
 )  # fmt: skip

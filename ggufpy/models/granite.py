@@ -6,15 +6,16 @@ Facts: src/models/granite.cpp and conversion/granite.py of llama.cpp; granitemoe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .checkpoint import (
+    BARE_SIZES,
     RMS,
     ROTATED,
-    SIZES,
     VOCABULARY,
     Checkpoint,
     Derived,
@@ -65,10 +66,11 @@ def _no_width_of_its_own(config: HfConfig) -> Mapping[str, Typed]:
     return {}
 
 
-def _without_heads(item: object) -> bool:
-    return isinstance(item, Field)
-
-
+# What the configuration classes of transformers have where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+}  # fmt: skip
 FACTORS = (
     Field("attention.scale", "attention_multiplier", "number", 1.0),
     Field("embedding_scale", "embedding_multiplier", "number", 1.0),
@@ -76,7 +78,7 @@ FACTORS = (
     Field("logit_scale", "logits_scaling", "number", 1.0),
 )
 GRANITE_ITEMS = (
-    *(item for item in SIZES if _without_heads(item)), RMS, VOCABULARY, PLAIN_ROPE, ROTATED, *FACTORS,
+    *BARE_SIZES, RMS, VOCABULARY, PLAIN_ROPE, ROTATED, *FACTORS,
     activation("silu", "swish"), Derived(_no_width_of_its_own), Present("attention_bias", "blk.0.attn_q.bias"),
 )  # fmt: skip
 
@@ -85,4 +87,5 @@ checkpoint = Checkpoint(
     model_type="granite",
     items=(*GRANITE_ITEMS, Present("mlp_bias", "blk.0.ffn_up.bias")),
     rules=rules,
+    defaults=DEFAULTS,
 )

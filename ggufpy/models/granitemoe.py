@@ -13,7 +13,7 @@ from . import granite
 from .base import Keys
 from .changes import PairHalves, Split, SplitEach
 from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, one
-from .granite import GRANITE_ITEMS
+from .granite import DEFAULTS, GRANITE_ITEMS
 from .llama import MIXTRAL
 from .plan import Plan
 from .rules import BEFORE, EXPERT_ITEMS, EXPERTS, attention_rules, end_rules, expert_rules, experts_of, norm_rules
@@ -60,4 +60,5 @@ checkpoint = Checkpoint(
     ),
     rules=_rules,
     experts=EXPERTS,
+    defaults=DEFAULTS,
 )

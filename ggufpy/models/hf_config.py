@@ -119,10 +119,17 @@ class HfConfig:
             said = {}
         if "rope_type" not in said and "type" in said:
             said["rope_type"] = said["type"]
-        for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-            if said.get(name) is None and self.values.get(name) is not None:
-                said[name] = self.values[name]
+        for name, names in _BESIDE.items():
+            if said.get(name) is None and names in self:
+                said[name] = self.get(names)
         return HfConfig(said)
+
+
+# What may stand beside rope_scaling, and what other classes call it.
+_BESIDE = {
+    "rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor|rope_pct|rope_percent",
+    "original_max_position_embeddings": "original_max_position_embeddings",
+}  # fmt: skip
 
 
 def first_name(names: str) -> str:

@@ -17,7 +17,7 @@ from .llama import read_config, read_rope
 from .op import Op
 from .parts import Layer, model
 from .plan import Plan
-from .rules import BEFORE, PLAIN_ROPE, attention_rules, end_rules, gated_rules, norm_rules
+from .rules import BEFORE, PLAIN_ROPE, activation, attention_rules, end_rules, gated_rules, norm_rules
 from .source import TensorTable
 
 NAME = "hunyuan-dense"
@@ -74,6 +74,9 @@ def _keys(config: HfConfig) -> Mapping[str, Typed]:
 checkpoint = Checkpoint(
     classes=("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Model"),
     model_type="hunyuan_v1_dense",
-    items=(*SIZES, RMS, PLAIN_ROPE, Derived(_keys), Present("attention_bias", "blk.0.attn_q.bias")),
+    items=(
+        *SIZES, RMS, PLAIN_ROPE, Derived(_keys), Present("attention_bias", "blk.0.attn_q.bias"), activation("silu"),
+    ),
     rules=_rules,
-)
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+)  # fmt: skip

@@ -18,7 +18,6 @@ from .base import SENSIBLE, Counts, Inventory, Keys
 from .changes import PairHalves
 from .checkpoint import (
     RMS,
-    ROPE,
     ROTATED,
     SIZES,
     VOCABULARY,
@@ -39,6 +38,7 @@ from .ops import Heads, Rope
 from .parts import Experts, Layer, model, read_experts
 from .plan import Plan
 from .rules import (
+    BANDED_ROPE,
     BEFORE,
     EXPERT_NAMES,
     EXPERTS,
@@ -171,9 +171,9 @@ def read_long_rope(keys: Keys, config: Config, tensors: Inventory) -> Rope:
     names = {kind: f"rope_factors_{kind}.weight" for kind in ("long", "short")}
     if not any(name in tensors for name in names.values()):
         return rope
-    found = {kind: _factors(name, rope.dimensions // 2, tensors) for kind, name in names.items()}
+    factors = {kind: _factors(name, rope.dimensions // 2, tensors) for kind, name in names.items()}
     long = (keys.n_ctx or config.context) > rope.original_context
-    return rope if rope.factors else replace(rope, factors=found["long" if long else "short"])
+    return rope if rope.factors else replace(rope, factors=factors["long" if long else "short"])
 
 
 def read_mixture(keys: Keys, c: Config, tensors: Inventory) -> Experts | None:
@@ -244,16 +244,38 @@ LLAMA_ITEMS = (
     activation("silu", "swish"),
 )
 
+# What the configuration classes of transformers have where config.json says nothing.
+KIND_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+    },
+    "mistral": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+        "sliding_window": 4096,
+    },
+    "mixtral": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+    },
+}  # fmt: skip
+
 checkpoint = Checkpoint(
-    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel", "MixtralForCausalLM"),
+    classes=(
+        "LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel", "MixtralForCausalLM",
+        "VLlama3ForCausalLM", "InternLM3ForCausalLM", "IQuestCoderForCausalLM",
+    ),
     model_type="llama",
     items=(
         *LLAMA_ITEMS,
-        ROPE,
+        BANDED_ROPE,
         Field("expert_count", EXPERTS, default=None, least=1),
         Field("expert_used_count", "num_experts_per_tok", default=None, least=1),
         Derived(back=_class),
     ),
     rules=rules,
     experts=EXPERTS,
-)
+    kind_defaults=KIND_DEFAULTS,
+)  # fmt: skip

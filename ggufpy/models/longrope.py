@@ -13,11 +13,12 @@ import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Numbers
-from ggufpy.format.values import Typed
+from ggufpy.format.values import Typed, shown
 
 from .checkpoint import Derived, HfConfig, Rule, Written, f32, made, rope_config, rotated_keys, shortest, u32
 
-KINDS = ("long", "short")
+SETS = ("long", "short")
+KINDS = ("longrope", "su", "yarn")  # older files have the latter two for it
 _TRAINED = "rope.scaling.original_context_length"
 _ATTENTION = "rope.scaling.attn_factor"
 
@@ -28,44 +29,50 @@ def trained_length(config: HfConfig) -> int:
 
 
 def is_long(config: HfConfig) -> bool:
-    """Whether config.json has factors."""
-    return any(f"{kind}_factor" in config.rope() for kind in KINDS)
+    """Whether positions are scaled so. YaRN without factors is YaRN."""
+    rope = config.rope()
+    kind = rope.text("rope_type", "default")
+    return kind in KINDS and (kind != "yarn" or any(f"{name}_factor" in rope for name in SETS))
 
 
 def factor_rules(config: HfConfig) -> Iterator[Rule]:
-    """Both sets of factors, where config.json has them. Raises GGUFError for those that do not fit heads."""
+    """Both sets of factors, where positions are scaled so. Raises GGUFError for those that do not fit heads."""
     if not is_long(config):
         return
     rope, pairs = config.rope(), rotated_keys(config)["rope.dimension_count"].value // 2
-    for kind in KINDS:
-        values = rope.items(f"{kind}_factor")
+    for name in SETS:
+        values = rope.items(f"{name}_factor")
         if len(values) != pairs or any(isinstance(x, bool) or not isinstance(x, int | float) for x in values):
-            raise GGUFError(f"config.json: {kind}_factor has {len(values)} entries; it must have {pairs} numbers")
-        yield from made(f"rope_factors_{kind}.weight", Numbers(np.array(values, np.float32)))
+            raise GGUFError(f"config.json: {name}_factor has {len(values)} entries; it must have {pairs} numbers")
+        yield from made(f"rope_factors_{name}.weight", Numbers(np.array(values, np.float32)))
 
 
-def _magnitude(context: int, trained: int) -> float:
-    """What turned pairs are multiplied by, where config.json does not say."""
-    return math.sqrt(1 + math.log(context / trained) / math.log(trained)) if context > trained > 1 else 1.0
+def _magnitude(factor: float, trained: int) -> float:
+    """What turned pairs are multiplied by where config.json does not say; `factor` is how often the trained context
+    stands in the one there is."""
+    return math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 < trained else 1.0
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
+    """Raises GGUFError for positions that are scaled otherwise."""
     rope, trained = config.rope(), trained_length(config)
-    keys = {_TRAINED: u32(trained)}
+    keys = {"rope.freq_base": f32(rope.number("rope_theta", 10000.0)), _TRAINED: u32(trained)}
     if is_long(config):
-        usual = _magnitude(config.count("max_position_embeddings"), trained)
-        keys[_ATTENTION] = f32(rope.number("attention_factor", usual))
+        factor = rope.number("factor", config.count("max_position_embeddings") / trained)
+        keys[_ATTENTION] = f32(rope.number("attention_factor", _magnitude(factor, trained)))
+    elif (kind := rope.text("rope_type", "default")) != "default":
+        raise GGUFError(f"config.json: rope_type is {shown(kind)}, which this architecture does not run with")
     return keys
 
 
 def _scaling(file: Written) -> Mapping[str, Any]:
     """What `rope_config` says, with factors where the file has them."""
     said = dict(rope_config(file))
-    names = [f"rope_factors_{kind}.weight" for kind in KINDS]
+    names = [f"rope_factors_{name}.weight" for name in SETS]
     if all(name in file.tensors for name in names):
         said["rope_scaling"] = {"rope_type": "longrope"} | {
-            f"{kind}_factor": [shortest(x) for x in file.tensors[name].to_numpy()]
-            for kind, name in zip(KINDS, names, strict=True)
+            f"{name}_factor": [shortest(x) for x in file.tensors[tensor].to_numpy()]
+            for tensor, name in zip(names, SETS, strict=True)
         }
     if _TRAINED in file.keys:
         said["original_max_position_embeddings"] = file.keys[_TRAINED]
@@ -73,11 +80,12 @@ def _scaling(file: Written) -> Mapping[str, Any]:
 
 
 def _config(file: Written) -> Mapping[str, Any]:
-    said = dict(_scaling(file))
-    usual = _magnitude(file.keys["context_length"], file.keys.get(_TRAINED, file.keys["context_length"]))
+    said, context = dict(_scaling(file)), file.keys["context_length"]
+    trained = file.keys.get(_TRAINED) or context
+    usual = _magnitude(context / trained, trained)
     there = file.keys.get(_ATTENTION, usual)
-    if not math.isclose(there, usual, rel_tol=1e-6):
-        said["rope_scaling"] = {**said.get("rope_scaling", {}), "attention_factor": shortest(there)}
+    if "rope_scaling" in said and not math.isclose(there, usual, rel_tol=1e-6):
+        said["rope_scaling"] = {**said["rope_scaling"], "attention_factor": shortest(there)}
     return said
 
 

@@ -13,13 +13,13 @@ from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
 from .changes import PairHalves
-from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Rule, Written, f32, rope_keys, shortest, u32
+from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Rule, Written, f32, shortest, u32
 from .llama import read_config, read_long_rope
 from .longrope import LONG_ROPE, factor_rules, is_long
 from .op import Op
 from .parts import Ends, Layer, model
 from .plan import Plan
-from .rules import BEFORE, attention_rules, end_rules, gated_rules, norm_rules
+from .rules import BEFORE, PLAIN_ROPE, activation, attention_rules, end_rules, gated_rules, norm_rules
 from .source import TensorTable
 
 EMBEDDING, DEPTH, BASE = 12.0, 1.4, 256.0  # scale_emb, scale_depth and dim_model_base of the first models
@@ -54,24 +54,23 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
+    long = is_long(config)
     keys = {
-        **rope_keys(config),
+        **(LONG_ROPE if long else PLAIN_ROPE).keys(config),
         "rope.dimension_count": u32(config.head_length),
         "embedding_scale": f32(config.number("scale_emb", 1.0)),
         "residual_scale": f32(config.number("scale_depth", config.layers**0.5) / config.layers**0.5),
         "logit_scale": f32(config.width / config.number("dim_model_base", config.width)),
     }
-    if is_long(config):
-        keys["rope.scaling.type"] = Typed("string", "longrope")
-        keys |= LONG_ROPE.keys(config)
-    return keys
+    return {**keys, "rope.scaling.type": Typed("string", "longrope")} if long else keys
 
 
 def _config(file: Written) -> Mapping[str, Any]:
     layers, width = file.keys["block_count"], file.keys["embedding_length"]
+    long = "rope_factors_long.weight" in file.tensors
     depth = file.keys.get("residual_scale", DEPTH / layers**0.5) * layers**0.5
     return {
-        **LONG_ROPE.config(file),
+        **(LONG_ROPE if long else PLAIN_ROPE).config(file),
         "scale_emb": shortest(file.keys.get("embedding_scale", EMBEDDING)),
         "scale_depth": round(depth, 6),
         "dim_model_base": round(width / file.keys.get("logit_scale", BASE / width)),
@@ -81,6 +80,6 @@ def _config(file: Written) -> Mapping[str, Any]:
 checkpoint = Checkpoint(
     classes=("MiniCPMForCausalLM",),
     model_type="minicpm",
-    items=(*SIZES, RMS, Derived(_keys, _config)),
+    items=(*SIZES, RMS, Derived(_keys, _config), activation("silu")),
     rules=_rules,
 )

@@ -36,6 +36,7 @@ from .rules import (
 from .source import TensorTable
 
 PERIOD = 4
+BASE = 500000.0  # of positions of OLMo 3, where config.json does not say
 NORMS = (("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm"))
 
 
@@ -81,7 +82,7 @@ def _class(file: Written) -> Mapping[str, Any]:
     if not file.keys.get("attention.sliding_window"):
         return {}
     said = PLAIN_ROPE.config(file)
-    base = {"rope_theta": said.get("rope_theta", 500000.0)}
+    base = {"rope_theta": said["rope_theta"]}
     by_type = {
         "full_attention": {"rope_type": "default", **said.get("rope_scaling", {}), **base},
         "sliding_attention": {"rope_type": "default", **base},
@@ -93,7 +94,7 @@ def _near_base(config: HfConfig) -> Mapping[str, Typed]:
     """The base of layers with a window, where there are such; older files have one for all."""
     if "sliding_window" not in config:
         return {}
-    return near_base(config) or {NEAR_BASE: f32(config.rope().number("rope_theta", 500000.0))}
+    return near_base(config) or {NEAR_BASE: f32(config.rope().number("rope_theta", BASE))}
 
 
 checkpoint = Checkpoint(
@@ -104,4 +105,6 @@ checkpoint = Checkpoint(
         Present("attention_bias", "blk.0.attn_q.bias"),
     ),
     rules=_rules,
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+    kind_defaults={"olmo3": {"rope_theta": BASE, "sliding_window": 4096}},
 )  # fmt: skip

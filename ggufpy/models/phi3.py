@@ -12,13 +12,13 @@ from typing import Any
 from ggufpy.format.values import Typed
 
 from .base import Inventory, Keys
-from .checkpoint import RMS, ROTATED, SIZES, Checkpoint, Derived, HfConfig, Rule, Written, f32, one, u32
+from .checkpoint import RMS, ROTATED, SIZES, Checkpoint, Derived, HfConfig, Rule, Written, one, u32
 from .llama import read_config, read_long_rope
 from .longrope import LONG_ROPE, factor_rules
 from .op import Op
 from .parts import Layer, model
 from .plan import Plan
-from .rules import BEFORE, end_rules, norm_rules
+from .rules import BEFORE, activation, end_rules, norm_rules
 from .source import TensorTable
 
 FUSED = (("attn_qkv", "self_attn.qkv_proj"), ("attn_output", "self_attn.o_proj"), ("ffn_up", "mlp.gate_up_proj"),
@@ -51,8 +51,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
     """The window, 0 for none, which is how llama.cpp tells Phi 4."""
-    base = f32(config.rope().number("rope_theta", 10000.0))
-    return {"rope.freq_base": base, "attention.sliding_window": u32(config.count("sliding_window", 0, least=0))}
+    return {"attention.sliding_window": u32(config.count("sliding_window", 0, least=0))}
 
 
 def _config(file: Written) -> Mapping[str, Any]:
@@ -62,6 +61,7 @@ def _config(file: Written) -> Mapping[str, Any]:
 checkpoint = Checkpoint(
     classes=("Phi3ForCausalLM", "Phi3Model", "Phi4ForCausalLMV"),
     model_type="phi3",
-    items=(*SIZES, RMS, ROTATED, LONG_ROPE, Derived(_keys, _config)),
+    items=(*SIZES, RMS, ROTATED, LONG_ROPE, Derived(_keys, _config), activation("silu")),
     rules=_rules,
+    defaults={"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
 )

@@ -5,8 +5,9 @@ Facts: src/models/qwen2.cpp and conversion/qwen.py of llama.cpp. Layers may have
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from .base import Inventory, Keys
 from .checkpoint import RMS, SIZES, Checkpoint, HfConfig, Rule
@@ -73,17 +74,30 @@ def late_windows(config: HfConfig) -> list[bool]:
 WINDOWS = Windows(late_windows, said={"use_sliding_window": True})
 
 
+KORMO = (("attn_norm", "pre_attention_layernorm"), ("ffn_norm", "pre_mlp_layernorm"))  # what KORMo calls its norms
+
+
 def _rules(config: HfConfig) -> Iterator[Rule]:
     yield from end_rules()
     for i in range(config.layers):
         yield from norm_rules(i, BEFORE)
+        yield from norm_rules(i, KORMO)
         yield from attention_rules(i)
         yield from gated_rules(i)
 
 
+# What the configuration classes of transformers have where config.json says nothing.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+}  # fmt: skip
+
 checkpoint = Checkpoint(
-    classes=("Qwen2ForCausalLM", "Qwen2Model", "Qwen2AudioForConditionalGeneration", "KORMoForCausalLM"),
+    classes=("Qwen2ForCausalLM", "Qwen2Model", "Qwen2AudioForConditionalGeneration", "KORMoForCausalLM",
+             "DotsOCRForCausalLM"),
     model_type="qwen2",
     items=(*SIZES, RMS, PLAIN_ROPE, WINDOWS, POOLED, activation("silu")),
     rules=_rules,
-)
+    defaults=DEFAULTS,
+)  # fmt: skip

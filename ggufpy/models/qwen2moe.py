@@ -101,4 +101,9 @@ checkpoint = Checkpoint(
     ),
     rules=_rules,
     experts=QWEN_EXPERTS,
+    defaults={
+        "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+        "sliding_window": 4096, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+    },
 )  # fmt: skip

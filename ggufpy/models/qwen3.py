@@ -11,7 +11,7 @@ from . import qwen2
 from .base import Keys
 from .checkpoint import RMS, SIZES, Checkpoint, HfConfig, Present, Rule
 from .plan import Plan
-from .qwen2 import WINDOWS
+from .qwen2 import DEFAULTS, WINDOWS
 from .rules import (
     BEFORE,
     PLAIN_ROPE,
@@ -47,4 +47,5 @@ checkpoint = Checkpoint(
         *SIZES, RMS, PLAIN_ROPE, WINDOWS, POOLED, activation("silu"), Present("attention_bias", "blk.0.attn_q.bias"),
     ),
     rules=_rules,
+    defaults={**DEFAULTS, "head_dim": 128},
 )  # fmt: skip

@@ -97,4 +97,9 @@ checkpoint = Checkpoint(
     ),
     rules=_rules,
     experts=QWEN_EXPERTS,
+    defaults={
+        "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+        "sliding_window": 4096, "moe_intermediate_size": 768,
+    },
 )  # fmt: skip

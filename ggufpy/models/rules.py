@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ggufpy.errors import GGUFError
@@ -263,10 +264,10 @@ def yarn_growth(factor: float, by: float = 1.0) -> float:
     return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _keys(config: HfConfig) -> Mapping[str, Typed]:
+def _keys(config: HfConfig, further: tuple[str, ...] = ()) -> Mapping[str, Typed]:
     rope = config.rope()
     kind = rope.text("rope_type", "default")
-    if kind not in ("default", "linear", "yarn", "dynamic", "none"):
+    if kind not in ("default", "linear", "yarn", "dynamic", "none", *further):
         raise GGUFError(f"config.json: rope_type is {checks.shown(kind)}, which this architecture does not run with")
     keys = dict(rope_keys(config))
     if kind != "yarn":
@@ -292,3 +293,5 @@ def _config(file: Written) -> Mapping[str, Any]:
 # Positions of families whose files have no factors of pairs: plain, linear and YaRN. llama.cpp's converter names
 # attention_factor as a key that nothing reads; the one beside it says the same over what it multiplies by anyway.
 PLAIN_ROPE = Derived(_keys, _config)
+# Of those that have the factors of Llama 3.1 besides (`llama3_factors`).
+BANDED_ROPE = Derived(partial(_keys, further=("llama3",)), _config)

@@ -51,10 +51,10 @@ def _turned(config: HfConfig) -> list[bool]:
     if "no_rope_layers" not in config:
         return _usual(config.layers, config.count("no_rope_layer_interval", PERIOD))
     said = config.items("no_rope_layers")
-    if len(said) != config.layers or not all(flag in (0, 1) for flag in said):
+    if len(said) < config.layers or not all(flag in (0, 1) for flag in said):
         raise GGUFError(f"config.json: no_rope_layers is {checks.shown(said)}; it must have 0 or 1 for each of "
                         f"{config.layers} layers")  # fmt: skip
-    return [bool(flag) for flag in said]
+    return [bool(flag) for flag in said[: config.layers]]
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
@@ -81,5 +81,7 @@ checkpoint = Checkpoint(
         Present("mlp_bias", "blk.0.ffn_up.bias"),
     ),
     rules=rules,
-    defaults={"rope_theta": 2e6, "tie_word_embeddings": True},
+    defaults={
+        "rope_theta": 2e6, "tie_word_embeddings": True, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+    },
 )  # fmt: skip

@@ -19,7 +19,7 @@ from .llama import read_config, read_rope
 from .op import Op
 from .parts import LAYER_EPS, Ends, Layer, model
 from .plan import Plan
-from .rules import PLAIN_ROPE, attention_rules, gated_rules
+from .rules import PLAIN_ROPE, activation, attention_rules, gated_rules
 from .source import TensorTable
 
 TURNED = 0.25  # the part of a head where config.json does not say
@@ -57,7 +57,7 @@ def _rules(config: HfConfig) -> Iterator[Rule]:
 
 
 def _keys(config: HfConfig) -> Mapping[str, Typed]:
-    return {"use_parallel_residual": Typed("bool", config.flag("use_parallel_residual", True))}
+    return {"use_parallel_residual": Typed("bool", config.flag("use_parallel_residual"))}
 
 
 def _config(file: Written) -> Mapping[str, Any]:
@@ -65,14 +65,16 @@ def _config(file: Written) -> Mapping[str, Any]:
 
 
 checkpoint = Checkpoint(
-    classes=("StableLmForCausalLM", "StableLMEpochForCausalLM", "StableLmModel"),
+    classes=("StableLmForCausalLM", "StableLMEpochForCausalLM", "StableLmModel", "LlavaStableLMEpochForCausalLM"),
     model_type="stablelm",
     items=(
         *SIZES, PLAIN_ROPE, rotated(TURNED),
-        Field("attention.layer_norm_epsilon", "layer_norm_eps|norm_eps", "number"),
+        Field("attention.layer_norm_epsilon", "layer_norm_eps|norm_eps", "number", default=1e-5),
         Derived(_keys, _config),
         Present("use_qkv_bias", "blk.0.attn_q.bias"),
         Present("qk_layernorm", "blk.0.attn_q_norm.weight"),
+        activation("silu"),
     ),
     rules=_rules,
+    defaults={"max_position_embeddings": 4096},
 )  # fmt: skip

@@ -15,7 +15,7 @@ from .op import Op
 from .parts import LAYER_EPS, Ends, Layer, model
 from .plan import Plan
 from .qwen2 import read_halves
-from .rules import BEFORE, PLAIN_ROPE, attention_rules
+from .rules import BEFORE, PLAIN_ROPE, activation, attention_rules
 from .source import TensorTable
 
 
@@ -55,6 +55,8 @@ checkpoint = Checkpoint(
         PLAIN_ROPE,
         WINDOW,
         Present("use_bias", "blk.0.attn_q.bias"),
+        activation("gelu_pytorch_tanh", "gelu_new"),
     ),
     rules=_rules,
+    defaults={"max_position_embeddings": 4096, "tie_word_embeddings": True},
 )

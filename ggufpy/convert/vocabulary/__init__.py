@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ggufpy.convert.vocabulary import bpe, sentencepiece, unigram, wordpiece
-from ggufpy.convert.vocabulary.compare import Difference, difference, loaded
+from ggufpy.convert.vocabulary.compare import Difference, difference, kept, loaded
 from ggufpy.convert.vocabulary.export import export_vocabulary
 from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources, part, read_sources
 from ggufpy.convert.vocabulary.legacy import described
 from ggufpy.convert.vocabulary.special import special_keys
 from ggufpy.convert.vocabulary.templates import template_keys
-from ggufpy.convert.vocabulary.tokens import Pieces
+from ggufpy.convert.vocabulary.tokens import Pieces, with_settings
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.hf import KEY as WHOLE
@@ -57,6 +57,7 @@ def vocabulary(folder: Path, config: Mapping[str, Any], size: int | None) -> Voc
         if sources.description is None:
             sources, assumed = described(sources)
             notes += assumed
+        sources = with_settings(sources)
         kind = str(part(sources.description or {}, "model", "tokenizer.json").get("type"))
         if kind not in _KINDS:
             known = ", ".join(_KINDS)
@@ -100,29 +101,28 @@ def _chosen(candidates: list[tuple[Pieces, dict[str, Typed], list[str]]]) -> tup
     if first.description is None:
         loaded(keys)  # a vocabulary that cannot be read would be found out by the next program only
         return keys, [*notes, *first.notes]
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for pieces, own, lines in candidates:
         if pieces.pre is None:
             continue
-        found.append(difference(own, first.description))
-        if not found[-1].plain and not found[-1].special:
+        differences.append(difference(own, first.description))
+        if not differences[-1].plain and not differences[-1].special:
             return own, [*lines, *pieces.notes]
-        if pieces.model == "gpt2" and not found[-1].plain:
+        if pieces.model == "gpt2" and not differences[-1].plain:
             line = "white space or words around some added tokens matter to it, which GGUF cannot say"
             return own, [*lines, *pieces.notes, line]
-    return _kept(first, keys, [*notes, *first.notes], found)
+    return _kept(first, keys, [*notes, *first.notes], differences)
 
 
 def _kept(
-    pieces: Pieces, keys: dict[str, Typed], notes: list[str], found: list[Difference]
+    pieces: Pieces, keys: dict[str, Typed], notes: list[str], differences: list[Difference]
 ) -> tuple[dict[str, Typed], list[str]]:
     """Keys with the whole tokenizer.json, and without a pre-tokenizer."""
-    whole = {key: value for key, value in keys.items() if key != f"{_KEY}pre"}
-    whole[WHOLE] = Typed("string", pieces.description)
+    whole = kept(keys, pieces.description or "")
     loaded(whole)
     why = "GGUF has no words for it"
-    if found:
-        other = found[0]
+    if differences:
+        other = differences[0]
         places = f"{other.plain} of {other.texts} texts" if other.plain else "texts with added tokens"
         why = f"GGUF's own keys would cut {places} otherwise"
     line = f"tokenizer.json is kept whole in {WHOLE}: {why}; programs that do not read it will"

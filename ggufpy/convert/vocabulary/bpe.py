@@ -12,7 +12,7 @@ from typing import Any
 from ggufpy.convert.vocabulary.files import Sources, part, steps
 from ggufpy.convert.vocabulary.pretokenizer import recognise
 from ggufpy.convert.vocabulary.sentencepiece import Model, read_model
-from ggufpy.convert.vocabulary.tokens import SPACE, Pieces, Table, added_tokens, checked_vocabulary, table
+from ggufpy.convert.vocabulary.tokens import SPACE, Pieces, Table, added_tokens, checked_vocabulary, is_byte, table
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.bpe import FORM_KEY, FORMS
@@ -35,13 +35,13 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         note = "its BPE marks parts of words, which GGUF has no words for"
         return [Pieces("gpt2", None, made, _texts(merges), description=sources.text, notes=(note,))]
-    found = [_scored(sources, base, merges, made)]
+    candidates = [_scored(sources, base, merges, made)]
     spaced = _spaces_as_text(made, base)
     if spaced is not None:
-        found.append(_scored(sources, base, merges, spaced))
-    found.append(_text_level(sources, made, merges))
+        candidates.append(_scored(sources, base, merges, spaced))
+    candidates.append(_text_level(sources, made, merges))
     kind = str(sources.config.get("model_type", ""))
-    return found[::-1] if kind.startswith("gemma4") else found
+    return candidates[::-1] if kind.startswith("gemma4") else candidates
 
 
 def _of_bytes(description: Mapping[str, Any]) -> bool:
@@ -71,10 +71,10 @@ def _byte_level(sources: Sources, made: Table, merges: list[tuple[str, str]]) ->
 
 def _form(node: object) -> tuple[str | None, bool]:
     """The normal form of Unicode that texts are brought into, and whether that is all of the normaliser."""
-    found = [step.get("type") for step in steps(node, "normalizers")]
-    if not found:
+    kinds = [step.get("type") for step in steps(node, "normalizers")]
+    if not kinds:
         return None, True
-    return (str(found[0]), True) if len(found) == 1 and found[0] in FORMS else (None, False)
+    return (str(kinds[0]), True) if len(kinds) == 1 and kinds[0] in FORMS else (None, False)
 
 
 def _merges(listed: object, base: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -83,7 +83,7 @@ def _merges(listed: object, base: Mapping[str, int]) -> list[tuple[str, str]]:
         raise GGUFError(f"{_NAME}: the merges of its BPE are missing")
     if len(listed) > _MOST_MERGES:
         raise GGUFError(f"{_NAME} has {len(listed):,} merges; {_MOST_MERGES:,} are the most")
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for i, merge in enumerate(listed):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) and side for side in pair):
@@ -92,8 +92,8 @@ def _merges(listed: object, base: Mapping[str, int]) -> list[tuple[str, str]]:
         for side in (left, right):
             if side not in base:
                 raise GGUFError(f"{_NAME}: merge {i} is of {side[:40]!r}, which is no token; it is damaged")
-        found.append((left, right))
-    return found
+        pairs.append((left, right))
+    return pairs
 
 
 def _texts(merges: Sequence[tuple[str, str]]) -> list[str]:
@@ -146,7 +146,7 @@ def _specials(sources: Sources, made: Table) -> dict[str, int]:
 def _with_bytes(made: Table, unknown: str | None) -> list[int]:
     types = list(made.types)
     for token, text in enumerate(made.texts):
-        if types[token] == NORMAL and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        if types[token] == NORMAL and is_byte(text):
             types[token] = BYTE
         elif text == unknown:
             types[token] = UNKNOWN
@@ -181,10 +181,10 @@ def _own_scores(model: Model, base: Mapping[str, int]) -> dict[str, float] | Non
 
 def _ranks(merges: list[tuple[str, str]]) -> dict[str, float]:
     """Text → score: the sooner it is merged the higher, in steps of one, which float32 holds exactly."""
-    found: dict[str, float] = {}
+    ranks: dict[str, float] = {}
     for left, right in merges:
-        found.setdefault(left + right, -float(len(found)))
-    return found
+        ranks.setdefault(left + right, -float(len(ranks)))
+    return ranks
 
 
 def _prefixed(description: Mapping[str, Any]) -> bool:

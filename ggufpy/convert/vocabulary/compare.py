@@ -16,6 +16,7 @@ from ggufpy.format.memory import ArraySource
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers import Tokenizer, tokenizer_of
 from ggufpy.tokenizers.hf import KEY
+from ggufpy.tokenizers.library import guarded, import_library
 from ggufpy.tokenizers.vocab import CONTROL, NORMAL, USER_DEFINED
 
 _TEXTS = 300
@@ -42,18 +43,22 @@ def loaded(keys: Mapping[str, Typed]) -> Tokenizer:
     return tokenizer_of(ArraySource({"general.architecture": "llama", **keys}, {}))
 
 
+def kept(keys: Mapping[str, Typed], description: str) -> dict[str, Typed]:
+    """Keys with the whole tokenizer.json and without a pre-tokenizer. Raises GGUFError for one that cannot be read."""
+    library = import_library("tokenizers")
+    guarded("tokenizer.json", lambda: library.Tokenizer.from_str(description))
+    own = {key: value for key, value in keys.items() if key != "tokenizer.ggml.pre"}
+    return own | {KEY: Typed("string", description)}
+
+
 def difference(keys: Mapping[str, Typed], description: str) -> Difference:
     """Where the tokenizers of `keys` and of `description` differ. Raises GGUFError where either cannot be made."""
-    own = loaded(keys)
-    whole = {key: value for key, value in keys.items() if key != "tokenizer.ggml.pre"} | {
-        KEY: Typed("string", description)
-    }
-    other = loaded(whole)
+    own, other = loaded(keys), loaded(kept(keys, description))
     texts = [*_plain(), *_token_texts(own)]
-    found = [text for text in texts if own.encode(text) != other.encode(text)]
+    plain = [text for text in texts if own.encode(text) != other.encode(text)]
     marked = probes.texts(_SPECIAL, seed=4, special=_special_texts(own))
     wrong = [text for text in marked if own.encode(text, parse_special=True) != other.encode(text, parse_special=True)]
-    return Difference(len(found), len(wrong), next(iter(found + wrong), "")[:60])
+    return Difference(len(plain), len(wrong), next(iter(plain + wrong), "")[:60])
 
 
 @cache

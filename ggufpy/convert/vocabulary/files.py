@@ -69,15 +69,15 @@ def steps(node: object, key: str) -> list[dict[str, Any]]:
     `key` is where a sequence has its members ("normalizers", "pretokenizers", "processors", "decoders"). What is not
     of that form is left out: the library has the last word on it.
     """
-    found: list[dict[str, Any]] = []
-    waiting: list[object] = [node]
+    listed: list[dict[str, Any]] = []
+    waiting: list[object] = [node]  # the next one last
     while waiting:
-        item = waiting.pop(0)
+        item = waiting.pop()
         if not isinstance(item, dict):
             continue
         members = item.get(key)
         if item.get("type") == "Sequence" and isinstance(members, list):
-            waiting = [*members, *waiting]
+            waiting += reversed(members)
         else:
-            found.append(item)
-    return found
+            listed.append(item)
+    return listed

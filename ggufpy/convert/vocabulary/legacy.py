@@ -10,12 +10,12 @@ import json
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ggufpy.convert.reading import read_object, read_text
 from ggufpy.convert.vocabulary.files import Sources, part, read_optional
-from ggufpy.convert.vocabulary.tokens import added_tokens, checked_vocabulary
+from ggufpy.convert.vocabulary.tokens import Added, added_tokens, checked_vocabulary
 from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.bpe import byte_letters
@@ -26,6 +26,7 @@ _CLASSES: dict[str, tuple[str, str | None]] = {
     "CodeGenTokenizer": ("gpt-2", None), "BartTokenizer": ("gpt-2", None),
 }  # fmt: skip
 _TEKKEN = "tekken.json"
+_MOST_STEPS = 1 << 26  # of merging all words, about; models have 5 million
 
 
 def described(sources: Sources) -> tuple[Sources, tuple[str, ...]]:
@@ -47,11 +48,7 @@ def described(sources: Sources) -> tuple[Sources, tuple[str, ...]]:
 
 
 def _added(sources: Sources, base: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [
-        {"id": t.id, "content": t.text, "single_word": t.single_word, "lstrip": t.lstrip, "rstrip": t.rstrip,
-         "normalized": t.normalized, "special": t.special}
-        for t in added_tokens(sources, base)
-    ]  # fmt: skip
+    return [token.entry for token in added_tokens(sources, base)]
 
 
 def whole(model: dict[str, Any], added: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
@@ -87,9 +84,7 @@ def _bert(sources: Sources) -> dict[str, Any]:
     text = read_text(sources.folder / "vocab.txt") or ""
     lines = text.split("\n")
     words = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
-    base = {word: i for i, word in enumerate(words)}
-    if len(base) != len(words):
-        raise GGUFError("vocab.txt: a word stands there twice; it is damaged")
+    base = {word: i for i, word in enumerate(words)}  # of a word that stands there twice the last, as in transformers
     settings = sources.settings
     if not sources.special_map and not any(key.endswith("_token") for key in settings):
         usual = {
@@ -118,73 +113,78 @@ def _bert(sources: Sources) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _tekken(sources: Sources) -> dict[str, Any]:
-    """Mistral's form: tokens as bytes by rank, which is the order of merges too; special tokens come first."""
-    found = read_optional(sources.folder / _TEKKEN)
-    settings = part(found, "config", _TEKKEN)
-    first, pattern, n = (
-        settings.get("default_num_special_tokens"),
-        settings.get("pattern"),
-        settings.get("default_vocab_size"),
-    )
-    listed = found.get("vocab")
-    if (
-        not isinstance(first, int)
-        or not isinstance(pattern, str)
-        or not isinstance(listed, list)
-        or not isinstance(n, int)
-    ):
-        raise GGUFError(f"{_TEKKEN}: 'vocab', 'pattern' or the numbers of tokens are missing; download it again")
+
+@dataclass(frozen=True)
+class _Tekken:
+    """tekken.json: `words` are bytes by rank, which is the order of merges too; `first` is the id of the first one, and
+    `special` the texts of those before it that have one, by id."""
+
+    pattern: str
+    first: int
+    words: list[bytes]
+    special: dict[int, str]
+
+
+def _read_tekken(sources: Sources) -> _Tekken:
+    """Raises GGUFError for a file that is damaged."""
+    tekken = read_optional(sources.folder / _TEKKEN)
+    settings = part(tekken, "config", _TEKKEN)
+    pattern, listed = settings.get("pattern"), tekken.get("vocab")
+    first, n = settings.get("default_num_special_tokens"), settings.get("default_vocab_size")
+    if not isinstance(first, int) or not isinstance(n, int):
+        raise GGUFError(f"{_TEKKEN}: the numbers of its tokens are missing; download it again")
+    if not isinstance(pattern, str) or not isinstance(listed, list):
+        raise GGUFError(f"{_TEKKEN}: 'vocab' or 'pattern' is missing; download it again")
     if not 0 <= first <= n <= 1 << 24:
         raise GGUFError(f"{_TEKKEN}: {first} special tokens of {n} make no sense; download it again")
     words = [_word(entry, i) for i, entry in enumerate(listed[: n - first])]
-    ranks = {word: i for i, word in enumerate(words)}
-    if len(ranks) != len(words):
+    if len(set(words)) != len(words):
         raise GGUFError(f"{_TEKKEN}: a token stands there twice; it is damaged")
-    letters = byte_letters()
-    spelled = {word: word.decode("latin-1").translate(letters) for word in words}
-    base = {spelled[word]: first + i for i, word in enumerate(words)}
-    merges = [
-        (spelled[word[:cut]], spelled[word[cut:]])
-        for word in words
-        if len(word) > 1
-        for cut in [_cut(word, ranks)]
-        if cut
-    ]
-    special = found.get("special_tokens") or [
-        {"rank": i, "token_str": t} for i, t in enumerate(("<unk>", "<s>", "</s>"))
-    ]
+    if sum(len(word) ** 2 for word in words) > _MOST_STEPS:
+        raise GGUFError(f"{_TEKKEN}: its tokens are far longer than those of any vocabulary; it is damaged")
+    return _Tekken(pattern, first, words, _special_words(tekken.get("special_tokens"), first))
+
+
+def _special_words(listed: object, first: int) -> dict[int, str]:
+    """Texts of special tokens by id; where a file has none, those that all models have."""
     named = {}
-    for entry in special if isinstance(special, list) else ():
+    for entry in listed if isinstance(listed, list) else ():
         rank, text = (entry.get("rank"), entry.get("token_str")) if isinstance(entry, dict) else (None, None)
         if isinstance(rank, int) and 0 <= rank < first and isinstance(text, str) and text:
             named[rank] = text
+    return named if listed else {i: text for i, text in enumerate(("<unk>", "<s>", "</s>")) if i < first}
+
+
+def _tekken(sources: Sources) -> dict[str, Any]:
+    """Mistral's form as BPE of bytes, whose merges follow from ranks."""
+    tekken = _read_tekken(sources)
+    letters = byte_letters()
+    ranks = {word: i for i, word in enumerate(tekken.words)}
+    spelled = {word: word.decode("latin-1").translate(letters) for word in tekken.words}
+    cuts = [(word, _cut(word, ranks)) for word in tekken.words if len(word) > 1]
+    merges = [(spelled[word[:cut]], spelled[word[cut:]]) for word, cut in cuts if cut]
     added = [
-        {"id": i, "content": named.get(i, f"<SPECIAL_{i}>"), "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for i in range(first)
+        Added(tekken.special.get(i, f"<SPECIAL_{i}>"), i, special=True).entry for i in range(tekken.first)
     ]  # fmt: skip
-    bos = next((i for i, text in named.items() if text == "<s>"), None)
-    template = None
-    if bos is not None:
-        single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-        template = {
-            "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
-        }  # fmt: skip
-    model = {
-        "type": "BPE",
-        "vocab": {a["content"]: a["id"] for a in added} | base,
-        "merges": merges,
-        "ignore_merges": True,
-    }
+    vocab = {token["content"]: token["id"] for token in added}
+    vocab |= {spelled[word]: tekken.first + i for i, word in enumerate(tekken.words)}
     return whole(
-        model,
-        added,
-        pre_tokenizer=byte_level((pattern,)),
-        post_processor=template,
+        {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": True}, added,
+        pre_tokenizer=byte_level((tekken.pattern,)), post_processor=_beginning(tekken.special),
         decoder=byte_level(())["pretokenizers"][0],
-    )
+    )  # fmt: skip
+
+
+def _beginning(special: Mapping[int, str]) -> dict[str, Any] | None:
+    """<s> before a text, where there is such a token."""
+    bos = next((i for i, text in special.items() if text == "<s>"), None)
+    if bos is None:
+        return None
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
+    }  # fmt: skip
 
 
 def _word(entry: object, number: int) -> bytes:
@@ -193,7 +193,7 @@ def _word(entry: object, number: int) -> bytes:
         word = b64decode(coded, validate=True) if isinstance(coded, str) else b""
     except (Base64Error, ValueError):
         word = b""
-    if not word or len(word) > 1 << 12:
+    if not word:
         raise GGUFError(f"{_TEKKEN}: entry {number} has no bytes in base64 ('token_bytes'); it is damaged")
     return word
 

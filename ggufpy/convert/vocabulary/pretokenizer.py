@@ -15,7 +15,6 @@ from typing import Any
 
 from ggufpy.convert.vocabulary import probes
 from ggufpy.convert.vocabulary.files import steps
-from ggufpy.errors import GGUFError
 from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.bpe import cutter
 from ggufpy.tokenizers.library import guarded, import_library
@@ -82,9 +81,9 @@ def _split(step: Mapping[str, Any]) -> str | None:
     pattern = step.get("pattern")
     if way not in (("isolated", False), ("isolated", None), ("removed", True)) or not isinstance(pattern, dict):
         return None
-    found = pattern.get("Regex")
-    if isinstance(found, str):
-        return found
+    regex = pattern.get("Regex")
+    if isinstance(regex, str):
+        return regex
     plain = pattern.get("String")
     return re.escape(plain) if isinstance(plain, str) else None
 
@@ -92,34 +91,33 @@ def _split(step: Mapping[str, Any]) -> str | None:
 def _normal(patterns: tuple[str, ...]) -> tuple[str, ...]:
     """Expressions with what is written in several ways written in one."""
     same = (("{1}", ""), ("\r", r"\r"), ("\n", r"\n"), (r"\"", '"'))
-    found = [_expanded(pattern) for pattern in patterns]
+    written_alike = [_expanded(pattern) for pattern in patterns]
     for written, meant in same:
-        found = [pattern.replace(written, meant) for pattern in found]
-    return tuple(found)
+        written_alike = [pattern.replace(written, meant) for pattern in written_alike]
+    return tuple(written_alike)
 
 
 def _expanded(pattern: str) -> str:
     """Alternatives without regard to case, "(?i:'s|'ll)", as classes, "(?:'[sS]|'[lL][lL])"."""
 
-    def both(found: re.Match[str]) -> str:
-        inner = "".join([f"[{c.lower()}{c.upper()}]" if c.isascii() and c.isalpha() else c for c in found[1]])
+    def both(match: re.Match[str]) -> str:
+        inner = "".join([f"[{c.lower()}{c.upper()}]" if c.isascii() and c.isalpha() else c for c in match[1]])
         return f"(?:{inner})"
 
     return _FOLDED.sub(both, pattern)
 
 
 def _probed(made: Any, ignores: bool) -> PreTokenizer | None:
-    """The entry that cuts the probes as the library's pre-tokenizer does."""
+    """The entry that cuts the probes as the library's pre-tokenizer does. Raises GGUFError for one that fails on some,
+    as expressions do whose search has no end."""
     own = made.pre_tokenizer
     if own is None:
         return None
     texts = probes.texts(_PROBES, seed=2)
-    try:
-        wanted = guarded("pre_tokenizer", lambda: [_pieces(own, text) for text in texts])
-    except GGUFError:  # one that fails on a text: the whole is compared later, and says so then
-        return None
-    found = [entry for entry in pretokenizers.TABLE if _cuts_alike(entry, texts, wanted)]
-    return _preferred(found, ignores, made) if found else None
+    name = "tokenizer.json: its pre-tokenizer fails on a text"
+    wanted = guarded(name, lambda: [_pieces(own, text) for text in texts])
+    entries = [entry for entry in pretokenizers.TABLE if _cuts_alike(entry, texts, wanted)]
+    return _preferred(entries, ignores, made) if entries else None
 
 
 def _cuts_alike(entry: PreTokenizer, texts: list[str], wanted: list[list[str]]) -> bool:

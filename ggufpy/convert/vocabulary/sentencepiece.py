@@ -77,7 +77,9 @@ def pieces(sources: Sources, size: int | None) -> Pieces:
         if i not in replaced or piece.kind in (UNKNOWN, BYTE):
             types[i] = piece.kind
     built = Table(made.texts, types, made.scores, made.dropped)
-    extra = {"tokenizer.ggml.add_space_prefix": Typed("bool", model.prefix)}
+    said = sources.settings.get("add_prefix_space")
+    prefix = said if isinstance(said, bool) and model.kind == "bpe" else model.prefix
+    extra = {"tokenizer.ggml.add_space_prefix": Typed("bool", prefix)}
     specials = {} if model.name == SENTENCEPIECE[2] else model.specials
     if model.kind == "bpe":
         return Pieces("llama", "default", built, None, True, extra, specials, notes=_odd(model))
@@ -120,8 +122,8 @@ def _parsed(data: bytes, name: str) -> Model:
             if len(listed) > _MOST:
                 raise GGUFError(f"{name} has more than {_MOST:,} pieces; it is damaged")
         elif number == 2:
-            found = {n: v for n, w, v in _fields(value, name) if w == _VARINT and isinstance(v, int)}
-            values |= {f"trainer {n}": v for n, v in found.items()}
+            numbers = {n: v for n, w, v in _fields(value, name) if w == _VARINT and isinstance(v, int)}
+            values |= {f"trainer {n}": v for n, v in numbers.items()}
         elif number == 3:
             for n, _, v in _fields(value, name):
                 if isinstance(v, int):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from ggufpy.convert.vocabulary.files import Sources, part, steps
@@ -25,7 +26,7 @@ _FLAGS = ("bos", "eos", "sep")
 
 
 @dataclass
-class _Found:
+class _Special:
     """Texts by the names of tokenizer_config.json, ids that are known as such, and what is put around a text."""
 
     texts: dict[str, str]
@@ -41,62 +42,62 @@ def special_keys(
 
     `ids` are texts as they stand in the files; `own` are special ids that the model names, which come last.
     """
-    found = _Found(_named_texts(sources))
-    _from_processor(found, sources)
+    special = _Special(_named_texts(sources))
+    _from_processor(special, sources)
     for name in _FLAGS:
         flag = sources.settings.get(f"add_{name}_token")
         if isinstance(flag, bool):
-            found.adds.setdefault(name, flag)
+            special.adds.setdefault(name, flag)
     if sources.description is not None:  # which says all that is put around a text
-        found.adds = {"bos": False, "eos": False} | found.adds
-    found.ids |= {name: ids[text] for name, text in found.texts.items() if ids.get(text, n) < n}
-    _from_configs(found, sources, n)
-    found.ids = {name: token for name, token in own.items() if token < n} | found.ids
-    keys = {f"{_KEY}{key}_token_id": Typed("uint32", found.ids[name]) for name, key in _NAMES if name in found.ids}
+        special.adds = {"bos": False, "eos": False} | special.adds
+    special.ids |= {name: ids[text] for name, text in special.texts.items() if ids.get(text, n) < n}
+    _from_configs(special, sources, n)
+    special.ids = {name: token for name, token in own.items() if token < n} | special.ids
+    keys = {f"{_KEY}{key}_token_id": Typed("uint32", special.ids[name]) for name, key in _NAMES if name in special.ids}
     for name in _FLAGS:
-        if name in found.adds:
-            there = name in found.ids or not found.adds[name]
-            keys[f"{_KEY}add_{name}_token"] = Typed("bool", found.adds[name] and there)
+        if name in special.adds:
+            there = name in special.ids or not special.adds[name]
+            keys[f"{_KEY}add_{name}_token"] = Typed("bool", special.adds[name] and there)
             if not there:
-                found.notes.append(
+                special.notes.append(
                     f"the tokenizer puts {name.upper()} to a text, but has no such token: it is left out"
                 )
-    return keys, found.notes
+    return keys, special.notes
 
 
 def _named_texts(sources: Sources) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for settings in (sources.settings, sources.special_map):
         for name, _ in _NAMES:
             text = content(settings.get(f"{name}_token"))
             if text:
-                found.setdefault(name, text)
+                texts.setdefault(name, text)
     for name, stand_in in (("bos", "cls"), ("eos", "sep")):
-        if stand_in in found:
-            found.setdefault(name, found[stand_in])
-    return found
+        if stand_in in texts:
+            texts.setdefault(name, texts[stand_in])
+    return texts
 
 
-def _from_processor(found: _Found, sources: Sources) -> None:
+def _from_processor(special: _Special, sources: Sources) -> None:
     description = sources.description or {}
     for step in steps(description.get("post_processor"), "processors"):
         kind = step.get("type")
         if kind == "ByteLevel":
-            found.adds.setdefault("bos", False)
-            found.adds.setdefault("eos", False)
+            special.adds.setdefault("bos", False)
+            special.adds.setdefault("eos", False)
         elif kind in ("RobertaProcessing", "BertProcessing"):
-            found.adds |= {"bos": True, "eos": True, "sep": True}
+            special.adds |= {"bos": True, "eos": True, "sep": True}
             for name, stand_in in (("cls", "bos"), ("sep", "eos")):
                 text = _first(step.get(name))
                 if text:
-                    found.texts.setdefault(name, text)
-                    found.texts.setdefault(stand_in, text)
+                    special.texts.setdefault(name, text)
+                    special.texts.setdefault(stand_in, text)
         elif kind == "TemplateProcessing":
-            _from_template(found, step)
+            _from_template(special, step)
     if part(description, "model", "tokenizer.json").get("type") == "WordPiece":  # BERT's frame is CLS and SEP
         for name, stand_in in (("cls", "bos"), ("sep", "eos")):
-            if stand_in in found.texts:
-                found.texts.setdefault(name, found.texts[stand_in])
+            if stand_in in special.texts:
+                special.texts.setdefault(name, special.texts[stand_in])
 
 
 def _first(value: object) -> str | None:
@@ -104,30 +105,46 @@ def _first(value: object) -> str | None:
     return first if isinstance(first, str) else None
 
 
-def _from_template(found: _Found, step: Mapping[str, Any]) -> None:
+def _from_template(special: _Special, step: Mapping[str, Any]) -> None:
     single = [_entry(item) for item in _list(step.get("single"))]
-    texts = found.texts
+    special.notes += _framed_twice(single)
+    texts = special.texts
     first = single[0][1] if len(single) > 1 and single[0][0] else None
     last = single[-1][1] if len(single) > 1 and single[-1][0] else None
     if first is not None:
         texts.setdefault("bos", first)
         if first != texts["bos"]:
             texts.setdefault("cls", first)
-        found.adds["bos"] = first in (texts["bos"], texts.get("cls"))
-        if not found.adds["bos"]:
-            found.notes.append(f"a text begins with {first!r}, which is neither BOS nor CLS: it is left out")
+        special.adds["bos"] = first in (texts["bos"], texts.get("cls"))
+        if not special.adds["bos"]:
+            special.notes.append(f"a text begins with {first!r}, which is neither BOS nor CLS: it is left out")
     if last is not None:
         ended = texts.get("eos")
         if ended is not None and ended != last:  # what ends a turn stays known as such
             texts.setdefault("eot" if "eot" not in texts else "eom", ended)
         texts["eos"] = last
-        found.adds["eos"] = True
+        special.adds["eos"] = True
     middle = _between([_entry(item) for item in _list(step.get("pair"))])
     if middle:
         separators = (texts.get("sep"), texts.get("eos"))
-        found.adds["sep"] = (middle[0] in separators and last is None) or (len(middle) == 2 and middle[1] in separators)
-        if found.adds["sep"]:
+        one, two = middle[0] in separators and last is None, len(middle) == 2 and middle[1] in separators
+        special.adds["sep"] = one or two
+        if special.adds["sep"]:
             texts.setdefault("sep", texts.get("eos", middle[0]))
+
+
+def _framed_twice(single: list[tuple[bool, str]]) -> list[str]:
+    """A line where several tokens are put before a text, or behind it: GGUF has a word for one each."""
+    before = list(takewhile(_is_special, single))
+    behind = list(takewhile(_is_special, reversed(single))) if len(before) < len(single) else []
+    return [
+        f"{len(tokens)} tokens are put {where} a text, and GGUF can say one: {', '.join(t for _, t in tokens)[:80]}"
+        for where, tokens in (("before", before), ("behind", behind[::-1])) if len(tokens) > 1
+    ]  # fmt: skip
+
+
+def _is_special(entry: tuple[bool, str]) -> bool:
+    return entry[0]
 
 
 def _between(pair: list[tuple[bool, str]]) -> list[str]:
@@ -152,23 +169,24 @@ def _entry(item: object) -> tuple[bool, str]:
     return False, ""
 
 
-def _from_configs(found: _Found, sources: Sources, n: int) -> None:
+def _from_configs(special: _Special, sources: Sources, n: int) -> None:
     """Ids of config.json and generation_config.json: the first that is none yet; further ends as EOT and EOM."""
     texts = sources.config.get("text_config")
     places: list[Mapping[str, Any]] = [sources.config, texts if isinstance(texts, dict) else {}, sources.generation]
     for place in places:
         for name, _ in _NAMES:
             for token in _ids([place.get(f"{name}_token_id")], n):
-                found.ids.setdefault(name, token)
+                special.ids.setdefault(name, token)
     ends = [token for place in places for token in _ids(_list(place.get("eos_token_id")), n)]
+    ends += [token for place in places for token in _ids([place.get("eod_token_id")], n)]  # Hunyuan's end of a document
     for token in dict.fromkeys(ends):
-        if token in (found.ids.get("eos"), found.ids.get("eot"), found.ids.get("eom")):
+        if token in (special.ids.get("eos"), special.ids.get("eot"), special.ids.get("eom")):
             continue
-        free = next((name for name in ("eos", "eot", "eom") if name not in found.ids), None)
+        free = next((name for name in ("eos", "eot", "eom") if name not in special.ids), None)
         if free is None:
-            found.notes.append(f"token {token} ends a text too, but GGUF has no further key for that")
+            special.notes.append(f"token {token} ends a text too, but GGUF has no further key for that")
         else:
-            found.ids[free] = token
+            special.ids[free] = token
 
 
 def _ids(values: list[Any], n: int) -> list[int]:

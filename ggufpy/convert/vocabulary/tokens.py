@@ -6,11 +6,13 @@ token has become unused tokens "[PAD<id>]". Types as in conversion/base.py of ll
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ggufpy.convert.vocabulary.files import Sources
+from ggufpy.convert.vocabulary.files import Sources, part
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.vocab import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -23,6 +25,12 @@ _PAD_SCORE = -10000.0
 # Added tokens that are special although their files do not say so.
 _SPECIAL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _SPECIAL_FRAMES = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def is_byte(text: str) -> bool:
+    """Whether a token of a vocabulary that falls back to bytes is one, "<0x0A>"."""
+    return _BYTE.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,14 @@ class Added:
         """CONTROL or USER_DEFINED."""
         framed = any(self.text.startswith(first) and self.text.endswith(last) for first, last in _SPECIAL_FRAMES)
         return CONTROL if self.special or framed or self.text in _SPECIAL_TEXTS else USER_DEFINED
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As tokenizer.json has it among its added_tokens."""
+        return {
+            "id": self.id, "content": self.text, "single_word": self.single_word, "lstrip": self.lstrip,
+            "rstrip": self.rstrip, "normalized": self.normalized, "special": self.special,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,15 +131,18 @@ def table(
         values[item.id] = _ADDED_SCORE
         texts[item.id] = item.text.replace(SPACE, " ") if item.kind == USER_DEFINED else item.text
     dropped = tuple(token for token in added if size is not None and token.id >= size)
-    return Table(_distinct(texts, types, n), types, values, dropped)
+    return Table(distinct(texts, types), types, values, dropped)
 
 
-def _distinct(texts: Mapping[int, str], types: list[int], n: int) -> list[str]:
-    """Texts by id, none of them twice: llama.cpp refuses a file in which two tokens are alike."""
+def distinct(texts: Mapping[int, str], types: list[int]) -> list[str]:
+    """Texts by id, one for each of `types`, none of them twice: llama.cpp refuses a file in which two tokens are alike.
+
+    An id without a text, or with one that an earlier id has, becomes an unused token.
+    """
     seen: set[str] = set()
-    found: list[str] = []
+    made: list[str] = []
     taken = set(texts.values())
-    for token in range(n):
+    for token in range(len(types)):
         text = texts.get(token)
         if text is None or text in seen:
             types[token] = UNUSED
@@ -131,8 +150,8 @@ def _distinct(texts: Mapping[int, str], types: list[int], n: int) -> list[str]:
             while text in seen or text in taken:
                 text += "_"
         seen.add(text)
-        found.append(text)
-    return found
+        made.append(text)
+    return made
 
 
 def checked_vocabulary(vocab: object, name: str) -> dict[str, int]:
@@ -174,11 +193,11 @@ def added_tokens(sources: Sources, base: Mapping[str, int]) -> list[Added]:
         listed = sources.description.get("added_tokens")
         if listed is not None and not isinstance(listed, list):
             raise GGUFError("tokenizer.json: 'added_tokens' must be a list")
-        found = [_added(token, None, "tokenizer.json") for token in listed or ()]
+        listed_tokens = [_added(token, None, "tokenizer.json") for token in listed or ()]
     else:
-        found = _from_settings(sources, base)
+        listed_tokens = _from_settings(sources, base)
     by_id: dict[int, Added] = {}
-    for token in found:
+    for token in listed_tokens:
         earlier = by_id.setdefault(token.id, token)
         if earlier.text != token.text:
             raise GGUFError(
@@ -198,33 +217,64 @@ def added_tokens(sources: Sources, base: Mapping[str, int]) -> list[Added]:
     return [by_id[token] for token in sorted(by_id)]
 
 
+def with_settings(sources: Sources) -> Sources:
+    """`sources` whose tokenizer.json has the added tokens, too, that tokenizer_config.json alone has.
+
+    transformers adds them when it reads a folder: those of added_tokens_decoder, and tokens of the vocabulary that are
+    named as special ones. One whose id another token has is left out. Raises GGUFError as `added_tokens` does.
+    """
+    listed = None if sources.description is None else sources.description.get("added_tokens") or []
+    if sources.description is None or not isinstance(listed, list):
+        return sources
+    base = _vocabulary_of(sources.description)
+    there = {content(token) for token in listed}
+    taken = {token.get("id") for token in listed if isinstance(token, dict) and isinstance(token.get("id"), int)}
+    taken |= set(base.values())
+    further = [token for token in _from_settings(replace(sources, added={}), base) if token.text not in there]
+    further = [token for token in further if base.get(token.text) == token.id or token.id not in taken]
+    if not further:
+        return sources
+    entries = [*listed, *(token.entry for token in sorted(further, key=lambda token: token.id))]
+    description = {**sources.description, "added_tokens": entries}
+    return replace(sources, description=description, text=json.dumps(description))
+
+
+def _vocabulary_of(description: Mapping[str, Any]) -> dict[str, int]:
+    """text → id of a model of any kind; what is damaged is left out here, and refused later."""
+    vocab = part(description, "model", "tokenizer.json").get("vocab")
+    pairs: Iterable[tuple[object, object]] = vocab.items() if isinstance(vocab, dict) else ()
+    if isinstance(vocab, list):
+        pairs = [(entry[0], i) for i, entry in enumerate(vocab) if isinstance(entry, list) and entry]
+    return {text: i for text, i in pairs if isinstance(text, str) and isinstance(i, int)}
+
+
 def _from_settings(sources: Sources, base: Mapping[str, int]) -> list[Added]:
     """Those of added_tokens.json, tokenizer_config.json and special_tokens_map.json."""
-    found: dict[str, Added] = {}
+    by_text: dict[str, Added] = {}
     for text, token in sources.added.items():
-        found[text] = Added(text, checked_id(token, text, "added_tokens.json"))
+        by_text[text] = Added(text, checked_id(token, text, "added_tokens.json"))
     decoder = sources.settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         for number, token in decoder.items():
             made = _added(token, number, "tokenizer_config.json")
-            found[made.text] = made
+            by_text[made.text] = made
     for text in special_texts(sources):
-        token = found.get(text) or (Added(text, base[text]) if text in base else None)
+        token = by_text.get(text) or (Added(text, base[text]) if text in base else None)
         if token is not None:
-            found[text] = Added(text, token.id, True, token.normalized, token.lstrip, token.rstrip, token.single_word)
-    return list(found.values())
+            by_text[text] = Added(text, token.id, True, token.normalized, token.lstrip, token.rstrip, token.single_word)
+    return list(by_text.values())
 
 
 def special_texts(sources: Sources) -> list[str]:
     """Texts that tokenizer_config.json and special_tokens_map.json call special, as transformers 4 and 5 write them."""
-    found: list[str] = []
+    texts: list[str] = []
     for settings in (sources.settings, sources.special_map):
         for key, value in settings.items():
             if key.endswith("_token"):
-                found += _texts_of([value])
+                texts += _texts_of([value])
             elif key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
-                found += _texts_of(value.values() if isinstance(value, dict) else value)
-    return list(dict.fromkeys(found))
+                texts += _texts_of(value.values() if isinstance(value, dict) else value)
+    return list(dict.fromkeys(texts))
 
 
 def _texts_of(values: object) -> list[str]:

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 from ggufpy.convert.vocabulary.files import Sources, part, steps
-from ggufpy.convert.vocabulary.tokens import Pieces, Table, added_tokens, checked_vocabulary, table
+from ggufpy.convert.vocabulary.tokens import Pieces, Table, added_tokens, checked_vocabulary, is_byte, table
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.vocab import BYTE, NORMAL, UNKNOWN
@@ -38,7 +38,7 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
         types[unknown] = UNKNOWN
     if model.get("byte_fallback") is True:
         for token, text in enumerate(made.texts):
-            if types[token] == NORMAL and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            if types[token] == NORMAL and is_byte(text):
                 types[token] = BYTE
     values = list(made.scores)
     for token in (token for token, kind in enumerate(types) if kind not in (NORMAL, BYTE) and token < len(scores)):
@@ -88,7 +88,7 @@ def _charsmap(description: Mapping[str, Any]) -> bytes:
 def _scores(vocab: object) -> list[tuple[str, float]]:
     if not isinstance(vocab, list):
         raise GGUFError(f"{_NAME}: the vocabulary is a {type(vocab).__name__}, and must be a list of texts and scores")
-    found: list[tuple[str, float]] = []
+    scores: list[tuple[str, float]] = []
     for i, entry in enumerate(vocab):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise GGUFError(
@@ -102,5 +102,5 @@ def _scores(vocab: object) -> list[tuple[str, float]]:
             or not isfinite(score)
         ):
             raise GGUFError(f"{_NAME}: the score of entry {i} is {str(score)[:40]}, and must be a finite number")
-        found.append((entry[0], float(score)))
-    return found
+        scores.append((entry[0], float(score)))
+    return scores

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ggufpy.convert.vocabulary.files import Sources, part, steps
-from ggufpy.convert.vocabulary.tokens import SPACE, Pieces, Table, added_tokens, checked_vocabulary, table
+from ggufpy.convert.vocabulary.tokens import SPACE, Pieces, Table, added_tokens, checked_vocabulary, distinct, table
 from ggufpy.format.values import Typed
 from ggufpy.tokenizers.vocab import CONTROL, UNUSED
 
@@ -24,13 +24,9 @@ def pieces(sources: Sources, size: int | None) -> list[Pieces]:
     model = part(description, "model", _NAME)
     base = checked_vocabulary(model.get("vocab"), _NAME)
     made = table(base, added_tokens(sources, base), size, _NAME)
-    texts = [_marked(text, kind) for text, kind in zip(made.texts, made.types, strict=True)]
-    seen: set[str] = set()
+    marked = {i: _marked(text, kind) for i, (text, kind) in enumerate(zip(made.texts, made.types, strict=True))}
     types = list(made.types)
-    for token, text in enumerate(texts):
-        if text in seen:
-            texts[token], types[token] = f"[PAD{token}]", UNUSED
-        seen.add(texts[token])
+    texts = distinct(marked, types)
     unknown = model.get("unk_token")
     specials = {"unk": base[unknown]} if isinstance(unknown, str) and unknown in base else {}
     count = sources.config.get("type_vocab_size")
