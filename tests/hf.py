@@ -66,6 +66,14 @@ def ours(path: Path, tokens: Any) -> tuple[Any, Any]:
     return prompt, single
 
 
+def agrees(path: Path, tokens: Any, exact: Any, limit: float = LIMIT) -> None:
+    """A file gives these logits, as a prompt and token by token."""
+    with gguf.open(path) as file:
+        name = file.metadata["general.architecture"]
+    for what, logits in zip(("prompt", "by token"), ours(path, tokens), strict=True):
+        assert noted(name, what, difference(exact, logits)) <= limit, what
+
+
 def check(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **made: Any) -> dict[str, Any]:
     """A random checkpoint of `config` converts to F32 and gives transformers' logits, and is exported bit for bit.
 
@@ -76,9 +84,8 @@ def check(folder: Path, config: Any, length: int = 40, limit: float = LIMIT, **m
     path = folder / "model.gguf"
     convert(folder / "hf", path, ConvertOptions("F32", no_vocab=True))
     exact = truth(model, tokens)
+    agrees(path, tokens, exact, limit)
     with gguf.open(path) as file:
-        for what, logits in zip(("prompt", "by token"), ours(path, tokens), strict=True):
-            assert noted(file.metadata["general.architecture"], what, difference(exact, logits)) <= limit, what
         export(file, folder / "back", "BF16" if made.get("dtype") is torch.bfloat16 else None)
         same_tensors(folder / "hf", folder / "back")
         again = transformers.AutoModelForCausalLM.from_pretrained(folder / "back", dtype=torch.float32).eval()
