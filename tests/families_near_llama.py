@@ -1,4 +1,4 @@
-"""config.json of tiny models of llama and its relatives: what `families.py` makes files of."""
+"""config.json of tiny models of llama, its relatives, and of older families: what `families.py` makes files of."""
 
 from __future__ import annotations
 
@@ -43,4 +43,11 @@ FAMILIES: Mapping[str, tuple[dict[str, Any], str]] = {
     "granitemoe": _of("GraniteMoeForCausalLM", **FACTORS, num_local_experts=4, num_experts_per_tok=2),
     "granitemoeshared": _of("GraniteMoeSharedForCausalLM", **FACTORS, num_local_experts=4, num_experts_per_tok=2,
                             shared_intermediate_size=40),
+    "gpt2": ({"architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64,
+              "n_inner": None, "layer_norm_epsilon": 1e-5}, "bias"),
+    "starcoder2": _of("Starcoder2ForCausalLM", r"(attn_\w+|ffn_\w+|_norm)\.bias", norm_epsilon=1e-5, sliding_window=5),
+    "falcon": ({"architectures": ["FalconForCausalLM"], "hidden_size": 64, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True, "bias": False,
+                "parallel_attn": True, "multi_query": True, "max_position_embeddings": 64,
+                "layer_norm_epsilon": 1e-5}, r"_norm(_2)?\.(weight|bias)"),
 }  # fmt: skip

@@ -98,7 +98,7 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
     tensors = {name: _typed(rows, main, dtype) for name, rows in _tensors(file, checkpoint, config).items()}
     check_space(folder, sum(rows.nbytes for rows in tensors.values()))
     sentence = {key: config.pop(key) for key in KEYS if key in config}
-    apart, width = weight_names(sentence), int(config["hidden_size"])
+    apart, width = weight_names(sentence), HfConfig(config).width
     own = {name: rows for name, rows in tensors.items() if name not in apart}
     folder = Path(os.path.realpath(folder))  # what a link leads to takes the files, and the link stays
     try:
