@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufpy.errors import GGUFError
 from ggufpy.generate.stops import StopFilter
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ggufpy.backends.cpu.kernels.kv_types import of_name
 from ggufpy.support.cores import checked_threads, default_threads
 from ggufpy.support.options import Text, Whole, declared, option
+from ggufpy.support.records import dataclass
 
 Progress = Callable[[str, int, int], None]
 

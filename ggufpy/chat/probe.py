@@ -10,9 +10,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Literal, TypeVar
+
+from ggufpy.support.records import dataclass
 
 Message = dict[str, Any]
 Render = Callable[[list[Message], Any], str]  # messages and tools to text; raises whatever templates raise

@@ -6,11 +6,11 @@ In: the JSON report. Out: a file. Only matplotlib's figures are used, not pyplot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

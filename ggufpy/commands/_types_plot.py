@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from ggufpy.commands._options import (
     report_machine,
     whole,
 )
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.commands._bench_profile import Profiles

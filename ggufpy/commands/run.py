@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
@@ -28,6 +28,7 @@ from ggufpy.commands._options import (
 )
 from ggufpy.errors import GGUFError
 from ggufpy.support import console
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.generate.loop import Stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from ggufpy.models.checkpoint import HfConfig, Rule
 from ggufpy.models.lora import ALPHA_MAX, EMBEDDING
 from ggufpy.quantizer.types import FILE_TYPES
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 OUTTYPES = ("F32", "F16", "BF16", "Q8_0")
 

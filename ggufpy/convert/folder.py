@@ -6,7 +6,6 @@ Nothing of the weights is read when it is opened, and no code of a checkpoint is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ggufpy.convert.sentence import read_modules
 from ggufpy.errors import GGUFError
 from ggufpy.format.atomic import check_target
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 _INDEX = "model.safetensors.index.json"
 _NO_MODEL = ("adapter_model", "optimizer", "training_args", "scheduler")  # beginnings of files that are no weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +12,7 @@ from ggufpy.convert.peft import Pair, Peft
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import PIECE, Bytes, Floats, Rows, Single, Transposed, encoded, rows_of
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 _ROUNDED = ("F16", "BF16")
 

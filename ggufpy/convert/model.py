@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ggufpy import models
@@ -27,6 +27,7 @@ from ggufpy.format.values import Typed, shown
 from ggufpy.format.writer import header
 from ggufpy.models.base import Keys
 from ggufpy.models.checkpoint import Checkpoint, HfConfig, Rule, metadata
+from ggufpy.support.records import dataclass
 
 # Matrices that are F32 in every file of llama.cpp, besides all vectors and norms (conversion/base.py).
 _ALWAYS_F32 = re.compile(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
 from ggufpy.quantizer import FileType, QuantizeOptions, file_type
 from ggufpy.quantizer.types import COPY, FILE_TYPES
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 AUTO = "auto"
 

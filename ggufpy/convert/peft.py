@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows, Transposed
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -13,7 +13,6 @@ import os
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -25,6 +24,7 @@ from ggufpy.convert.unpickling import Dictionary, Machine, Storage, View
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 PICKLE_MAX = 1 << 26  # bytes of a pickle; 10,000 tensors take two million
 MEMBERS_MAX = 1 << 20

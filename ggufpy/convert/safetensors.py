@@ -12,7 +12,6 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import PIECE, Bytes, Rows, plain_bytes
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 HEADER_MAX = 100_000_000  # bytes, as in the library
 DIMS_MAX = 8

@@ -12,12 +12,13 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ggufpy.convert.safetensors import DIMS_MAX
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 STEPS_MAX = 1 << 22  # instructions of a pickle, and steps within them; a tensor takes about 40
 

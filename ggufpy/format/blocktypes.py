@@ -6,7 +6,6 @@ In a big-endian file every 16, 32 or 64-bit number in a block is reversed; bytes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.quants.base import BlockType

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import xxhash
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.reader import GGUFFile
+from ggufpy.support.records import dataclass
 
 HASHED_BYTES = 4 << 20  # bytes that all hashes take before the next are read: they come from a cache then
 

@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from struct import pack
 from typing import Any, BinaryIO, Literal
@@ -30,6 +30,7 @@ from ggufpy.format.metadata import Metadata
 from ggufpy.format.reader import Shard
 from ggufpy.format.values import TensorInfo, Typed, check_name, shown, split_array_type
 from ggufpy.format.writer import Writer
+from ggufpy.support.records import dataclass
 
 SECTOR = 512  # bytes that every disk writes as one
 ALIGNMENT, ARCHITECTURE = "general.alignment", "general.architecture"

@@ -7,7 +7,6 @@ tensor's name to that of its entry, and both may later be read there without fur
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from struct import Struct, unpack, unpack_from
 
 import numpy as np
@@ -28,6 +27,7 @@ from ggufpy.format.values import (
     VALUE_TYPES,
     shown,
 )
+from ggufpy.support.records import dataclass
 
 DEFAULT_ALIGNMENT = 32
 MAGIC = b"GGUF"

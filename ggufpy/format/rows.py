@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

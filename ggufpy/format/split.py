@@ -19,7 +19,6 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ggufpy.errors import GGUFError
@@ -31,6 +30,7 @@ from ggufpy.format.reader import open as open_gguf
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import TensorInfo, Typed, shown
 from ggufpy.format.writer import Writer
+from ggufpy.support.records import dataclass
 
 DEFAULT_TENSORS = 128
 MAX_FILES = 65_535  # split.count is a uint16

@@ -6,13 +6,13 @@ Source of the numbering: the GGUF specification in ggml's docs (gguf.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 
 class ValueType(NamedTuple):

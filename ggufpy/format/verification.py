@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ggufpy.format.reader import GGUFFile
 from ggufpy.format.tensor import Tensor
 from ggufpy.format.values import shown
 from ggufpy.quants.base import Records
+from ggufpy.support.records import dataclass
 
 PIECE = 8 << 20  # bytes of a tensor that a thread takes at a time
 _TOKENS = "tokenizer.ggml.tokens"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
 from types import TracebackType
@@ -32,6 +31,7 @@ from ggufpy.format.values import (
     shown,
 )
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 _COPY_BYTES = 16 << 20  # bytes of a tensor swapped and written at a time
 _ALIGNMENT = "general.alignment"

@@ -8,7 +8,6 @@ matrices behind it: build_pooling and build_dense_out in its src/llama-graph.cpp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Request
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.generate.loop import Loop

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
 from ggufpy.hub import resolve
 from ggufpy.support.options import ScaledPaths, Whole, option
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate

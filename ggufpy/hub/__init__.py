@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 from ggufpy.support.folders import cache_dir
+from ggufpy.support.records import dataclass
 
 ProgressCall = Callable[[str, int, int], None]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import console
+from ggufpy.support.records import dataclass
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")  # which quantisation `hf:owner/repo` means, first that there is
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")

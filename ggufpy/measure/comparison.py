@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.generate.loading import LoadOptions
 from ggufpy.measure.klbase import Header, KlBase, KlBaseWriter
 from ggufpy.measure.perplexity import Ints, Result, measure
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.llm import Llama

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from ggufpy.models.plan import Plan
 from ggufpy.models.source import WeightSource
 from ggufpy.quantizer.options import Advance, Moments, Solve
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.backends.cpu.lowering import Sinks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
 from ggufpy.quantizer.importance import ImportanceMatrix
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.runtime.engine import Engine

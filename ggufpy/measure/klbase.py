@@ -10,7 +10,6 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.format.atomic import AtomicFile
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.backends.cpu.score import Tokens

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.measure.klbase import LEAST, SMALLEST, BaseChunk, KlBase, KlBaseWriter, Scored, scored
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.backends.cpu.score import Likely, LogitRows, Tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from ggufpy import quants
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from .op import Weight
 from .plan import Pooling

@@ -8,7 +8,6 @@ and a classifier with relu (transformers, models/distilbert/modeling_distilbert.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Joined, Numbers, Plain, Rows, Window
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys
 from .checkpoint import SIZES, Checkpoint, Derived, Field, HfConfig, Rule, Written, linear, one, shortest, u32

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -29,6 +28,7 @@ from ggufpy.format.rows import (
     Window,
     rows_of,
 )
+from ggufpy.support.records import dataclass
 
 Order = NDArray[np.int64]
 Tensors = Sequence[Rows]

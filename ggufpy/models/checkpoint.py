@@ -7,7 +7,7 @@ and back, its `rules` tensors of a GGUF file from those of a checkpoint and back
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Numbers, Rows
 from ggufpy.format.values import Typed
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from .changes import SAME, Change, Stack
 from .hf_config import MOST, REQUIRED, first_name

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys
 from .op import Weight

@@ -8,13 +8,13 @@ llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed, shown
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys
 from .changes import Order, Reordering

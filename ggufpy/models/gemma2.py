@@ -7,10 +7,10 @@ model).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys
 from .checkpoint import RMS, SIZES, Checkpoint, Derived, HfConfig, Item, Rule, Written, f32, shortest

@@ -6,7 +6,9 @@ In: the ops of a layer. Out: the ops with taps, and for each tap the weights who
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ggufpy.support.records import dataclass
 
 from .op import Op
 from .ops import ExpertMatMul, MatMul, Tap

@@ -6,13 +6,14 @@ Names of metadata and tensors: https://github.com/ggml-org/ggml/blob/master/docs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from .base import SENSIBLE, Counts, Inventory, Keys
 from .changes import PairHalves

@@ -9,7 +9,6 @@ Hu et al. 2021, https://arxiv.org/abs/2106.09685. Facts of the files: src/llama-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from ggufpy.format.arrays import in_memory
 from ggufpy.format.metadata import Metadata
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from .ops import MatMul
 from .plan import Plan

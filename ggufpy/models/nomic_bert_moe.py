@@ -7,13 +7,14 @@ other, (experts · hidden, width), also those that go down.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ggufpy.format.rows import Joined, Rows, Shaped, Transposed
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys
 from .checkpoint import Checkpoint, Derived, Field, HfConfig, Rule, Written, linear, one, u32

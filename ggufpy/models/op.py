@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ggufpy.support.records import dataclass
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,7 @@ class Weight:
 
 
 class Op:
-    """What every op can tell: buffers that it reads, the width of those that it writes, and its weights.
-
-    Ops are frozen dataclasses whose comparison and text are here: making them for each class takes 3 ms of a start.
-    """
+    """What every op can tell: buffers that it reads, the width of those that it writes, and its weights."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -34,12 +32,3 @@ class Op:
     def weights(self) -> tuple[Weight, ...]:
         """Every field that is a weight, in order."""
         return tuple(value for value in vars(self).values() if isinstance(value, Weight))
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

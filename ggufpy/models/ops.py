@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from ggufpy.support.records import dataclass
 
 from .op import Op, Weight
 
@@ -50,7 +51,7 @@ class Onto(IntoY):
         return self.x, self.y
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Embed(Op):
     """y = scale · the row of `weight` (vocabulary, width) that a token names.
 
@@ -74,7 +75,7 @@ class Embed(Op):
         return {self.y: self.weight.shape[1]}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Input(IntoY):
     """y is given: what the layers before these have left. It stands for `Embed` in a part of a plan."""
 
@@ -86,7 +87,7 @@ class Input(IntoY):
         return ()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class View(FromX, IntoY):
     """From here on y is columns at to at + width of x: what changes one changes the other. It computes nothing.
 
@@ -100,7 +101,7 @@ class View(FromX, IntoY):
     y: str
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Norm(FromX):
     """y = f(x) · weight + bias for each of `groups` equal parts of a row.
 
@@ -128,7 +129,7 @@ class Norm(FromX):
         return {self.y: self.groups * self.part}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class MatMul(Op):
     """y = weight · x + bias, or y += where `add` is set."""
 
@@ -147,7 +148,7 @@ class MatMul(Op):
         return {self.y: self.weight.shape[0]}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Add(Onto):
     """y += x."""
 
@@ -156,7 +157,7 @@ class Add(Onto):
     width: int
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class AddScaled(Onto):
     """y += factor · s · x, where s is what the row's sequence says of `adapter`; rows where s is 0 stay as they are."""
 
@@ -167,7 +168,7 @@ class AddScaled(Onto):
     factor: float = 1.0
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Tap(InPlace):
     """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens."""
 
@@ -176,7 +177,7 @@ class Tap(InPlace):
     width: int
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Scale(InPlace):
     """x *= factor."""
 
@@ -185,7 +186,7 @@ class Scale(InPlace):
     factor: float
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class SoftCap(InPlace):
     """x = cap · tanh(x / cap): next to x where it is small, and never beyond cap."""
 
@@ -221,7 +222,7 @@ class Rope:
     truncated: bool = True
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Rotate(FromX):
     """Turns each of the `heads` heads of x, `length` wide, by its token's position, in place."""
 
@@ -250,7 +251,7 @@ class Heads:
         return self.queries // self.shared
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class StoreKv(Op):
     """Appends k and v to the keys and values of the sequence, in the cache of `layer`."""
 
@@ -268,7 +269,7 @@ class StoreKv(Op):
         return {}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Attend(Op):
     """y = softmax(s) · values with scores s = q · keys · scale, of the cache of `layer`, by head.
 
@@ -300,7 +301,7 @@ class Attend(Op):
         return {self.y: self.heads.queries * self.heads.value_length}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Gate(IntoY):
     """y = f(gate) · up by element, or f(gate) where `up` is None.
 
@@ -320,7 +321,7 @@ class Gate(IntoY):
         return (self.gate,) if self.up is None else (self.gate, self.up)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Route(FromX):
     """Chooses `count` of `experts` by their logits x; writes their numbers, best first, to `chosen`, and to `shares` by
     what the output of each is multiplied.
@@ -350,7 +351,7 @@ class Route(FromX):
         return {self.chosen: self.count, self.shares: self.count}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class ExpertMatMul(Op):
     """Products of the `count` experts in `chosen` (see `Route`), of which expert e has the matrix weight[e].
 

@@ -9,10 +9,10 @@ Facts: create_tensor_qkv in src/llama-model.cpp, build_ffn and build_moe_ffn in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 from .base import Inventory, Keys, vocabulary_of
 from .op import Op, Weight

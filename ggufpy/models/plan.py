@@ -9,9 +9,11 @@ rewrite) need not know the ops there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
+
+from ggufpy.support.records import dataclass
 
 from .op import Op, Weight
 from .ops import AddScaled, Attend, Embed, Input, Tap

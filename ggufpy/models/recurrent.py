@@ -6,13 +6,14 @@ No backend runs them yet; the interpreter says what they mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ggufpy.support.records import dataclass
 
 from .op import Op, Weight
 from .ops import Heads
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Conv(Op):
     """y_t = Σ_j weight[:, j] · x_(t - n + 1 + j) + bias by column, for n taps; before the text x is 0.
 
@@ -34,7 +35,7 @@ class Conv(Op):
         return {self.y: self.weight.shape[0]}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Scan(Op):
     """A matrix S of values by keys for each head, 0 before the text, which every token fades, writes to and reads:
 

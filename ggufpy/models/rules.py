@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from .base import POOLINGS
 from .changes import SAME, Change, SplitEach

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from ggufpy.support.records import dataclass
 
 from .op import Weight
 from .ops import InPlace, Onto
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class ScaleByGate(Onto):
     """y *= sigmoid(weight · x): a number for each row, from `weight` (n,) and the n columns of x.
 
@@ -44,7 +44,7 @@ class PositionScale:
         return factors
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class ScaleByPosition(InPlace):
     """x *= the factor of `by` for the row's position."""
 
@@ -53,7 +53,7 @@ class ScaleByPosition(InPlace):
     by: PositionScale
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class Clamp(InPlace):
     """x = min(max(x, low), high)."""
 

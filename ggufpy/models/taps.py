@@ -16,11 +16,12 @@ logits). The last two are computed for rows whose logits are wanted, and for no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ggufpy.support.records import dataclass
 
 from .op import Op
 from .ops import Add, AddScaled, Attend, Embed, ExpertMatMul, Gate, MatMul

@@ -7,7 +7,6 @@ tensor's error is reckoned from.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ggufpy.quantizer.recipe import Job
 from ggufpy.quantizer.types import FLOATS
 from ggufpy.quants.base import PlainType
 from ggufpy.quants.encoding import Encoder, NotFinite
+from ggufpy.support.records import dataclass
 
 TOGETHER = 1 << 20  # weights that a thread takes at a time
 SAMPLE = 1 << 14  # weights of a tensor that its error is measured on

@@ -12,7 +12,6 @@ Columns have their turn in order of what they are fed (the method's "act-order")
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.quantizer.options import DAMPING, MOST_DAMPING
 from ggufpy.quants.base import BlockType, Bytes, Floats, IntPanel
 from ggufpy.quants.encoding import Encoder
+from ggufpy.support.records import dataclass
 
 TOGETHER = 256  # rows that a thread takes at a time
 RUN = 32  # columns whose errors are handed on one by one

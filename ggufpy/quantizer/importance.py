@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 CHUNK_SIZE = 512  # tokens of a chunk where a .dat file does not say

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from ggufpy.format import Blocks, GGUFFile
 from ggufpy.format.split import Limits
 from ggufpy.support import checks
 from ggufpy.support.cores import default_threads
+from ggufpy.support.records import dataclass
 
 Advance = Callable[[str, int, int], None]
 DAMPING, MOST_DAMPING = 0.05, 10.0  # of GPTQ, over the mean of a Hessian's diagonal

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ from ggufpy.quantizer.rules import (
 )
 from ggufpy.quantizer.source import QuantizeSource, RowTensor
 from ggufpy.quantizer.types import COPY, FLOATS, WHOLE, FileType
+from ggufpy.support.records import dataclass
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")

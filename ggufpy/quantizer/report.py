@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ggufpy.support.progress import human_bytes
+from ggufpy.support.records import dataclass
 
 
 @dataclass(frozen=True)

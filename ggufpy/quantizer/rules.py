@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format import blocktypes
 from ggufpy.format.values import shown
 from ggufpy.quantizer.types import FileType
+from ggufpy.support.records import dataclass
 
 Shape = tuple[int, ...]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ggufpy.format import Typed
@@ -15,6 +14,7 @@ from ggufpy.format.writer import file_size
 from ggufpy.quantizer.options import QuantizeOptions
 from ggufpy.quantizer.recipe import Job
 from ggufpy.quantizer.source import QuantizeSource
+from ggufpy.support.records import dataclass
 
 _ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 

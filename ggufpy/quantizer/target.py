@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ggufpy.quantizer.rules import Kind, divides, kind_of
 from ggufpy.quantizer.types import FLOATS
 from ggufpy.quants.base import PlainType
 from ggufpy.quants.encoding import Encoder
+from ggufpy.support.records import dataclass
 
 SAMPLE = 1 << 15  # weights of a tensor that are measured
 HALVINGS = 100  # of the price of a byte

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 WHOLE = ("I8", "I16", "I32", "I64")

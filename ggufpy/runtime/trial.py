@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -47,6 +47,7 @@ from ggufpy.models.recurrent import Conv, Scan
 from ggufpy.models.scaling import Clamp, ScaleByGate, ScaleByPosition
 from ggufpy.quants.base import IntPanel
 from ggufpy.simd import isa
+from ggufpy.support.records import dataclass
 
 WIDTH, VOCABULARY, POSITIONS = 256, 96, 160  # a row of any block type; more than a page of positions
 PROMPT = 141

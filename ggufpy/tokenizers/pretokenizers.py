@@ -8,10 +8,10 @@ of Unicode classes, the model's own is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 _CONTRACTION = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -8,13 +8,13 @@ overridden types.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers.strings import decode_strings
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ggufpy.support.records import dataclass
 
 from .base import PAGE, Cache, pages_of
 

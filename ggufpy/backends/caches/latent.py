@@ -5,7 +5,7 @@ Source: DeepSeek-V2, section 2.1 (https://arxiv.org/abs/2405.04434).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ggufpy.support.records import dataclass
 
 from .kv import Kv
 

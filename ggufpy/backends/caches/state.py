@@ -6,7 +6,8 @@ It is one page, so that forks share it until one of them goes on. There is no wa
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+
+from ggufpy.support.records import dataclass
 
 from .base import Cache
 

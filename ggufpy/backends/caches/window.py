@@ -6,7 +6,7 @@ up; with a page (128) to go back, pages from position 4,361 on are held, which a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ggufpy.support.records import dataclass
 
 from .base import PAGE, pages_of
 from .kv import Kv

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ggufpy.backends.caches import layers_by_cache
 from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
@@ -12,6 +11,7 @@ from ggufpy.backends.cpu.kernels.kv_types import PAGE, KvType
 from ggufpy.backends.program import Group
 from ggufpy.models.ops import Attend, Heads, StoreKv
 from ggufpy.models.plan import Plan
+from ggufpy.support.records import dataclass
 
 from .memory import Region
 

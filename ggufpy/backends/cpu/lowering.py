@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +20,7 @@ from ggufpy.models.op import Op
 from ggufpy.models.ops import Rope, Tap, View
 from ggufpy.models.scaling import PositionScale
 from ggufpy.models.views import Views
+from ggufpy.support.records import dataclass
 
 from . import ops as op_modules
 from .memory import Region

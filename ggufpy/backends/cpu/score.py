@@ -6,7 +6,6 @@ Nothing of the size of the vocabulary is copied: rows are reduced to a few numbe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.likely import SCRATCH
 from ggufpy.jit.spec import kernel
+from ggufpy.support.records import dataclass
 
 from .lowering import Call
 from .memory import Region

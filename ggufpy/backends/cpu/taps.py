@@ -6,7 +6,6 @@ In: the rows of a step, and a workspace between two pieces of a tape. Out: the w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.models.ops import Tap
 from ggufpy.models.taps import Hook, TapRows
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from .lowering import Call, Cut, Lowering
 from .workspace import Workspace

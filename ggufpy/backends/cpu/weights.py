@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.jit.spec import Kernel, kernel
 from ggufpy.models.source import SourceTensor
 from ggufpy.quants.base import BlockType, FloatPanel, IntPanel
+from ggufpy.support.records import dataclass
 
 from .memory import Region
 

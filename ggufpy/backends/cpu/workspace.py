@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK, quantised_row_bytes
 from ggufpy.backends.cpu.kernels.to_tiles import tiles_bytes
+from ggufpy.support.records import dataclass
 
 from .experts import ExpertLists
 from .memory import Region

@@ -11,7 +11,6 @@ OCP Microscaling Formats 1.0; NVFP4 as in compressed-tensors (`nvfp4/base.py`) a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
@@ -21,6 +20,7 @@ from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Rows, rows_of
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from ._blocks import halves, nibbles
 from ._quantised import Decoded, InBlocks

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.format.rows import PIECE, Bytes, Floats, Rows
+from ggufpy.support.records import dataclass
 
 from ._blocks import BLOCK, fifth_bits, fit_halves, halves, nibbles
 from ._packed import Codes

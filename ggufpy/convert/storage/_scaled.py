@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
@@ -22,6 +21,7 @@ from ggufpy.convert.safetensors import Stored, floats_of_eight
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Plain, Rows, of_bf16
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from ._blocks import BLOCK, fit_halves, halves
 from ._quantised import Decoded, InBlocks

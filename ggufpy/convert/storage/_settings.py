@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ggufpy.convert.safetensors import Stored
@@ -11,6 +10,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Rows, Transposed
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 Tensors = Mapping[str, Stored]
 FLOATS = ("F16", "BF16", "F32")

@@ -12,13 +12,13 @@ it to f16. Other versions have layouts for one kind of GPU, and are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ggufpy.convert.safetensors import Stored
 from ggufpy.format.rows import Floats, Rows
+from ggufpy.support.records import dataclass
 
 from ._groups import Grouped, Groups
 from ._packed import Codes, some_columns, unpacked

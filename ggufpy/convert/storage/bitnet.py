@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +25,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Rows
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from ._quantised import Decoded, InBlocks
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -30,6 +29,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Floats, Rows
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from ._groups import Grouped, Groups
 from ._packed import Codes

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Floats, Rows
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from ._fp4 import mx, nv
 from ._groups import Grouped, Groups

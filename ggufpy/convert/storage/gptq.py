@@ -15,7 +15,6 @@ Settings of single layers ("dynamic") are read from shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from ggufpy.convert.safetensors import Stored
 from ggufpy.format.rows import Floats, Rows
+from ggufpy.support.records import dataclass
 
 from ._groups import Grouped, Groups
 from ._packed import Codes, some_columns, unpacked

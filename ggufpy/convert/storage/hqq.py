@@ -13,7 +13,6 @@ it where its compute_dtype is float32. In f16 and bf16 it rounds both the differ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from ggufpy.convert.safetensors import Stored
 from ggufpy.format.rows import Floats, Rows
 from ggufpy.format.values import shown
+from ggufpy.support.records import dataclass
 
 from ._groups import Grouped, Groups
 from ._packed import Codes

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +29,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Rows, Window
 from ggufpy.format.values import shown
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 from ._blocks import BLOCK, fifth_bits, fit_halves, halves, nibbles
 from ._fp4 import MX, NV, mx, nv

@@ -14,7 +14,6 @@ roundings of many weights are averaged. Any d is right that gives the run's bits
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from ggufpy.convert.safetensors import Stored
 from ggufpy.errors import GGUFError
 from ggufpy.format.rows import Bytes, Floats, Rows, Single, decoded, rows_of
+from ggufpy.support.records import dataclass
 
 from ._blocks import BLOCK, nibbles
 from ._quantised import InBlocks

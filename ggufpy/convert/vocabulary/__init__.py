@@ -9,7 +9,6 @@ package reads the tokenizer from there, others take the nearest thing they have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ggufpy.convert.vocabulary.templates import template_keys
 from ggufpy.convert.vocabulary.tokens import Pieces, with_settings
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers.hf import KEY as WHOLE
 
 __all__ = ["Vocabulary", "export_vocabulary", "vocabulary"]

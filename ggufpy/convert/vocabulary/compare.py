@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 
 from ggufpy.convert.vocabulary import probes
 from ggufpy.format.memory import ArraySource
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers import Tokenizer, tokenizer_of
 from ggufpy.tokenizers.hf import KEY
 from ggufpy.tokenizers.library import guarded, import_library

@@ -6,12 +6,12 @@ In: a folder. Out: `Sources`, whose parts are plain JSON values that nothing is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ggufpy.convert.reading import checked_object, parsed, read_object, read_text
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 

@@ -10,13 +10,14 @@ import json
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ggufpy.convert.reading import read_object, read_text
 from ggufpy.convert.vocabulary.files import Sources, part, read_optional
 from ggufpy.convert.vocabulary.tokens import Added, added_tokens, checked_vocabulary
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers import pretokenizers
 from ggufpy.tokenizers.bpe import byte_letters
 

@@ -7,7 +7,7 @@ Source of field numbers: sentencepiece_model.proto.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import isfinite
 from pathlib import Path
 from struct import unpack
@@ -17,6 +17,7 @@ from ggufpy.convert.vocabulary.files import SENTENCEPIECE, Sources
 from ggufpy.convert.vocabulary.tokens import Added, Pieces, Table, added_tokens, table
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from ggufpy.convert.vocabulary.files import Sources, part
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import Typed
+from ggufpy.support.records import dataclass
 from ggufpy.tokenizers.vocab import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 SPACE = "\u2581"

@@ -7,7 +7,6 @@ layer has stored. A Rotate that something else follows, as norms of what has bee
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.cpu.lowering import Call, Lowering
@@ -15,6 +14,7 @@ from ggufpy.backends.cpu.step import Step
 from ggufpy.jit.spec import kernel
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Attend, Heads, Rope, Rotate, StoreKv
+from ggufpy.support.records import dataclass
 
 LOWERS = (Rotate, StoreKv, Attend)
 
