@@ -18,9 +18,7 @@ from ggufpy.errors import GGUFError
 CARD_MAX = 1 << 20  # bytes of a head that is looked at
 DEPTH_MAX = 64  # of values within values
 _NULL = "tag:yaml.org,2002:null"
-_SIZE = re.compile(
-    r"(?:(?:A|\d+x)?\d+(?:[._]\d+)?[KMBT]\d?|small|mini|medium|large|x?xl)", re.IGNORECASE
-)
+_SIZE = re.compile(r"(?:(?:A|\d+x)?\d+(?:[._]\d+)?[KMBT]\d?|small|mini|medium|large|x?xl)", re.IGNORECASE)
 _COUNT = re.compile(r"\d+(?:\.\d+)?[KMBT]")
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _TYPE = re.compile(r"i?q\d(?:_\w)*|b?fp?(?:16|32)", re.IGNORECASE)

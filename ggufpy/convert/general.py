@@ -41,7 +41,7 @@ TEXTS = (
     ("source.uuid", ("uuid", "model_uuid")), ("source.repo_url", ("repo_url", "model_repo_url")),
 )  # fmt: skip
 GUESSED = ("version", "finetune", "basename", "size_label")  # of a folder's name, where a card does not say null
-LISTS = (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language")))
+_LISTS = (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language")))
 SOURCES = (
     ("base_model", ("base_model", "base_models", "base_model_sources")),
     ("dataset", ("datasets", "dataset", "dataset_sources")),
@@ -58,8 +58,9 @@ def general(
     guessed = {"name": title(parts.name), "version": parts.version, "finetune": parts.finetune,
                "basename": parts.basename, "organization": title(parts.organization) if parts.organization else None,
                "size_label": parts.size or size_label(tensors)}  # fmt: skip
-    texts = {f"general.{key}": Typed("string", text) for key, text in guessed.items() if text}
-    texts = {key: text for key, text in texts.items() if key not in _nowhere(card)} | said
+    nowhere = _nowhere(card)
+    texts = {f"general.{key}": Typed("string", text) for key, text in guessed.items() if text and key not in nowhere}
+    texts = {"general.name": Typed("string", ""), **texts, **said}
     if name:
         texts["general.name"] = Typed("string", name)
     keys = {"general.type": Typed("string", "model"), **_sampling(folder)}
@@ -79,7 +80,7 @@ def of_card(card: Mapping[str, Any]) -> tuple[dict[str, Typed], list[str]]:
         keys |= _entries(key, entries[:SOURCES_MAX])
         if len(entries) > SOURCES_MAX:
             notes.append(f"README.md names {len(entries)} of {several[0]}; the file has the first {SOURCES_MAX}")
-    for key, pair in LISTS:
+    for key, pair in _LISTS:
         words = [word for name in pair for word in _words(card.get(name))]
         if words:
             keys[f"general.{key}"] = Typed("array[string]", words)
@@ -87,9 +88,8 @@ def of_card(card: Mapping[str, Any]) -> tuple[dict[str, Typed], list[str]]:
 
 
 def _nowhere(card: Mapping[str, Any]) -> list[str]:
-    """Keys that a card says there is nothing to say of: null is an answer, and nothing is guessed."""
-    names = {key: several for key, several in TEXTS if key in GUESSED}
-    return [f"general.{key}" for key in names if any(card.get(name, "") is None for name in names[key])]
+    """What a card says there is nothing to say of: null is an answer, and nothing is guessed."""
+    return [key for key, names in TEXTS if key in GUESSED and any(card.get(name, "") is None for name in names)]
 
 
 def _named(folder: Path, config: Mapping[str, Any], weights: int) -> Parts:
