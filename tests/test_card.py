@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from ggufpy.convert import card
-from ggufpy.convert.card import read_card
+from ggufpy.convert.card import Parts, parts_of, read_card
 from ggufpy.convert.general import SOURCES_MAX, general, overriding
 from ggufpy.errors import GGUFError
 from ggufpy.format.encode import encode
@@ -90,11 +91,67 @@ def test_models_and_data_have_the_keys_that_gguf_has(tmp_path: Path) -> None:
     keys, _ = said(tmp_path / "m", f"---\nbase_model: {json.dumps(entries)}\n---\n")
     assert {key: value for key, value in keys.items() if "base_model" in key} == {
         "general.base_model.count": 2, "general.base_model.0.name": "A", "general.base_model.0.repo_url": "u",
-        "general.base_model.1.name": "5",
+        "general.base_model.1.name": "5", "general.base_model.1.version": "5",
     }  # fmt: skip
     keys, notes = said(tmp_path / "m", f"---\ndatasets: {json.dumps(['a/b'] * (SOURCES_MAX + 5))}\n---\n")
     assert keys["general.dataset.count"] == SOURCES_MAX
     assert notes == [f"README.md names {SOURCES_MAX + 5} of datasets; the file has the first {SOURCES_MAX}"]
+
+
+@pytest.mark.parametrize("word", ["null", "~", "", "Null"])
+def test_null_says_that_there_is_nothing(tmp_path: Path, word: str) -> None:
+    """Nothing is guessed of a folder's name where a card has a word for nothing; a model has a name always."""
+    names = ("model_name", "version", "finetune", "size_label", "license", "language", "base_model")
+    head = "".join(f"{name}: {word}\n" for name in names) + f"tags:\n- a\n- {word}\n- b\n"
+    keys, notes = said(tmp_path / "Tiny-16K-chat-v2", f"---\n{head}---\n")
+    assert keys == {
+        "general.type": "model", "general.name": "Tiny 16K Chat v2", "general.basename": "Tiny",
+        "general.tags": ["a", "b"],
+    }  # fmt: skip
+    assert notes == []
+    keys, _ = said(tmp_path / "Tiny-16K-chat-v2", f"---\nversion: '{word}'\nlicense: no\n---\n")
+    assert (keys["general.version"], keys["general.license"]) == (word or "v2", "no")
+
+
+def test_several_licenses_and_an_id(tmp_path: Path) -> None:
+    keys, _ = said(tmp_path / "m", "---\nlicense:\n- mit\n- gemma\nmodel_uuid: u\n---\n")
+    assert (keys["general.license"], keys["general.source.uuid"]) == ("mit,gemma", "u")
+
+
+NAMES = [
+    ("gemma-3-270m", 268_000_000, Parts("gemma-3-270m", None, "gemma-3", None, None, "270M")),
+    ("gemma-3-270m-hf", 0, Parts("gemma-3-270m-hf", None, "gemma-3", "hf", None, "270M")),
+    ("gemma-3", 0, Parts("gemma-3", None, "gemma", None, "3")),
+    ("o/Yarn-7b-128k", 7_000_000_000, Parts("Yarn-7b-128k", "o", "Yarn", "128k", None, "7B")),
+    ("8x7b-x", 0, Parts("8x7b-x", None, None, "8x7b-x")),
+    ("Mix-8x7b-A3B-bf16", 0, Parts("Mix-8x7b-A3B-bf16", None, "Mix", None, None, "8x7B-A3B")),
+    ("bloom-7b1", 0, Parts("bloom-7b1", None, "bloom", None, None, "7.1B")),
+    ("x-small-1_5b", 0, Parts("x-small-1_5b", None, "x-small", None, None, "1.5B")),
+    ("x-small", 0, Parts("x-small", None, "x", None, None, "small")),
+    ("./x-v2", 0, Parts("x-v2", None, "x", None, "v2")),
+    ("a b-7b", 0, Parts("a b-7b")), ("plain", 0, Parts("plain")), ("--", 0, Parts("--")), ("", 0, Parts("")),
+    ("x-" + "9" * 400 + "b", 5, Parts("x-" + "9" * 400 + "b", None, "x", "9" * 400 + "b")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "weights", "parts"), NAMES)
+def test_names_are_taken_apart(name: str, weights: int, parts: Parts) -> None:
+    assert parts_of(name, weights) == parts
+
+
+def test_names_are_taken_apart_as_llama_cpp_does() -> None:
+    """With gguf's own reader of names, on names that its words make."""
+    components = pytest.importorskip("gguf.metadata").Metadata.get_model_id_components
+    words = ["gemma", "3", "270m", "7B", "8x7b", "A3B", "it", "Instruct", "v0.2", "128k", "7b1", "small", "XL", "bf16",
+             "Q4_K", "lora", "1_5B", "iter2", "Foo.1", "_", ""]  # fmt: skip
+    pick = random.Random(5)
+    for _ in range(3_000):
+        name = pick.choice(["", "", "own/", "./"]) + "-".join(pick.choices(words, k=pick.randint(1, 6))).strip("-")
+        weights = pick.choice([0, 268_000_000, 7_000_000_000])
+        if name and name[-1] != "/":
+            parts = parts_of(name, weights)
+            made = (parts.name, parts.organization, parts.basename, parts.finetune, parts.version, parts.size)
+            assert made == components(name, weights), name
 
 
 def test_numbers_that_no_file_can_say_are_left_out(tmp_path: Path) -> None:

@@ -424,7 +424,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_the_user_says_wins(tmp_path: Path) -> None:
-    folder = write(tmp_path / "Tiny-1B-Instruct-v2", weights())
+    folder = write(tmp_path / "Tiny-70K-Instruct-v2", weights())
     (folder / "README.md").write_text("---\nlicense: mit\nlanguage: [en, no]\nbase_model: a/B-1B\n---\ntext")
     said = tmp_path / "said.json"
     said.write_text(json.dumps({"general.license": "apache-2.0", "general.author": "me"}))
@@ -432,8 +432,8 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     convert(folder, tmp_path / "m.gguf", options)
     with gguf.open(tmp_path / "m.gguf") as file:
         values = {key: value for key, value in file.metadata.items() if key.startswith("general.")}
-    assert values["general.name"] == "Tiny 1B Instruct v2"
-    assert (values["general.basename"], values["general.size_label"]) == ("Tiny", "1B")
+    assert values["general.name"] == "Tiny 70K Instruct v2"
+    assert (values["general.basename"], values["general.size_label"]) == ("Tiny", "70K")
     assert (values["general.finetune"], values["general.version"]) == ("Instruct", "v2")
     assert (values["general.license"], values["general.author"]) == ("apache-2.0", "me")
     assert values["general.languages"] == ["en", "no"]

@@ -11,7 +11,8 @@ from ggufpy.support import console
 from ggufpy.support.progress import human_bytes
 
 HELP = "make a Hugging Face folder of a GGUF file"
-DESCRIPTION = """Write MODEL to the new folder DIR as Hugging Face has models: config.json, safetensors, tokenizer.
+DESCRIPTION = """Write MODEL to the new folder DIR as Hugging Face has models: config.json, safetensors, tokenizer,
+and a model card (README.md) of what the file says of its license, makers, tags and sources.
 
 Weights in blocks are decoded to BF16 (--dtype F32 for every bit of them), plain ones stay what they are. What was
 converted comes back bit for bit. The folder gets its name when it is whole.

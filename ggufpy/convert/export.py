@@ -1,4 +1,4 @@
-"""A GGUF file back to a folder as Hugging Face has them: config.json, safetensors, the tokenizer's files.
+"""A GGUF file back to a folder as Hugging Face has them: config.json, safetensors, the tokenizer's files, a card.
 
 In: an open file. Out: a folder, whole or not at all. Rules of the architecture are gone through backwards; tensors in
 blocks become BF16, plain ones stay what they are, and vectors that a file keeps as F32 go back to the type of the
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ggufpy import models
+from ggufpy.convert.card_export import card_of
 from ggufpy.convert.general import SAMPLING
 from ggufpy.convert.sentence import KEYS, weight_names, write_modules
 from ggufpy.convert.vocabulary.export import export_vocabulary
@@ -108,7 +109,7 @@ def export(file: GGUFFile, folder: Path, dtype: str | None = None, progress: Pro
             _write_configs(stage, file, config)
             size = write_modules(stage, sentence, width, tensors)
             size += _write_weights(stage, own, progress)
-            notes = _vocabulary(file, stage)
+            notes = [*_vocabulary(file, stage), *_write_card(stage, file)]
             names = tuple(sorted(path.name for path in stage.iterdir()))
             sync_folder(stage)
             if folder.exists():
@@ -245,6 +246,14 @@ def _write_weights(folder: Path, tensors: Mapping[str, Rows], progress: Progress
     index = {"metadata": {"total_size": total}, "weight_map": where}
     write_json(folder / "model.safetensors.index.json", index)
     return total
+
+
+def _write_card(folder: Path, file: GGUFFile) -> list[str]:
+    """README.md, where there is something to say; a line that names what it cannot say."""
+    text, notes = card_of(file.metadata)
+    if text:
+        (folder / "README.md").write_text(text, "utf-8", newline="\n")
+    return notes
 
 
 def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +23,59 @@ from ggufpy.format.values import Typed, shown
 SAMPLING = (
     ("temp", "temperature", "float32"), ("top_k", "top_k", "int32"), ("top_p", "top_p", "float32"),
     ("min_p", "min_p", "float32"), ("penalty_repeat", "repetition_penalty", "float32"),
+    ("xtc_probability", "xtc_probability", "float32"), ("xtc_threshold", "xtc_threshold", "float32"),
+    ("penalty_last_n", "penalty_last_n", "int32"), ("mirostat", "mirostat", "int32"),
+    ("mirostat_tau", "mirostat_tau", "float32"), ("mirostat_eta", "mirostat_eta", "float32"),
 )  # fmt: skip
 _MOST = {"int32": 2**31 - 1, "float32": float(np.finfo(np.float32).max)}
 SOURCES_MAX = 256  # models, or sets of data, that another was made of
 _ON_HUB = re.compile(r"[^./][^/]*(?:/[^/]*)?")  # "owner/model", or "model"
 # Keys of general.* that are texts, and what cards call them, the first that is there.
-_TEXTS = (
+TEXTS = (
+    ("name", ("name", "model_name")),
     ("author", ("author", "model_author", "model_creator")), ("version", ("version", "model_version")),
     ("organization", ("organization", "model_organization")), ("finetune", ("finetune", "model_finetune")),
     ("basename", ("basename", "model_basename")), ("description", ("description", "model_description")),
     ("size_label", ("size_label", "model_size_label")), ("license", ("license",)), ("license.name", ("license_name",)),
     ("license.link", ("license_link",)), ("source.url", ("url", "model_url")), ("source.doi", ("doi", "model_doi")),
-    ("source.repo_url", ("repo_url", "model_repo_url")),
+    ("source.uuid", ("uuid", "model_uuid")), ("source.repo_url", ("repo_url", "model_repo_url")),
 )  # fmt: skip
+GUESSED = ("version", "finetune", "basename", "size_label")  # of a folder's name, where a card does not say null
 _LISTS = (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language")))
-_SOURCES = (
+SOURCES = (
     ("base_model", ("base_model", "base_models", "base_model_sources")),
     ("dataset", ("datasets", "dataset", "dataset_sources")),
 )
 
 
 def general(
-    folder: Path, config: Mapping[str, Any], name: str | None, tensors: Iterable[Rows]
+    folder: Path, config: Mapping[str, Any], name: str | None, tensors: Collection[Rows]
 ) -> tuple[dict[str, Typed], list[str]]:
     """The keys of a checkpoint in `folder`, and lines for the user; `name` is what the user calls it."""
     card, notes = read_card(folder)
-    parts = _named(folder, config)
-    texts = {key: _text(card, names) for key, names in _TEXTS}
-    texts = {"version": parts.version, "finetune": parts.finetune, "basename": parts.basename,
-             "organization": title(parts.organization) if parts.organization else None,
-             "size_label": parts.size or size_label(tensors)} | {k: v for k, v in texts.items() if v}  # fmt: skip
-    called = name or _text(card, ("name", "model_name")) or title(parts.name)
-    keys = {"general.type": Typed("string", "model"), **_sampling(folder), "general.name": Typed("string", called)}
-    order = [key for key, _ in _TEXTS]
-    keys |= {f"general.{key}": Typed("string", texts[key]) for key in order if texts.get(key)}
-    for key, several in _SOURCES:
+    said, more = of_card(card)
+    parts = _named(folder, config, sum(math.prod(rows.shape) for rows in tensors))
+    guessed = {"name": title(parts.name), "version": parts.version, "finetune": parts.finetune,
+               "basename": parts.basename, "organization": title(parts.organization) if parts.organization else None,
+               "size_label": parts.size or size_label(tensors)}  # fmt: skip
+    nowhere = _nowhere(card)
+    texts = {f"general.{key}": Typed("string", text) for key, text in guessed.items() if text and key not in nowhere}
+    texts = {"general.name": Typed("string", ""), **texts, **said}
+    if name:
+        texts["general.name"] = Typed("string", name)
+    keys = {"general.type": Typed("string", "model"), **_sampling(folder)}
+    order = [f"general.{key}" for key, _ in TEXTS]
+    keys |= {key: texts[key] for key in order if key in texts}
+    return {**keys, **{key: value for key, value in said.items() if key not in keys}}, [*notes, *more]
+
+
+def of_card(card: Mapping[str, Any]) -> tuple[dict[str, Typed], list[str]]:
+    """The keys that a card says, and lines for the user."""
+    texts = {key: _text(card, names) for key, names in TEXTS}
+    texts["license"] = texts["license"] or ",".join(_words(card.get("license"))).strip()
+    keys = {f"general.{key}": Typed("string", text) for key, text in texts.items() if text}
+    notes = []
+    for key, several in SOURCES:
         entries = sources(next((card[name] for name in several if card.get(name)), []))
         keys |= _entries(key, entries[:SOURCES_MAX])
         if len(entries) > SOURCES_MAX:
@@ -69,12 +87,17 @@ def general(
     return keys, notes
 
 
-def _named(folder: Path, config: Mapping[str, Any]) -> Parts:
+def _nowhere(card: Mapping[str, Any]) -> list[str]:
+    """What a card says there is nothing to say of: null is an answer, and nothing is guessed."""
+    return [key for key, names in TEXTS if key in GUESSED and any(card.get(name, "") is None for name in names)]
+
+
+def _named(folder: Path, config: Mapping[str, Any], weights: int) -> Parts:
     """The name that config.json has for the model, if it is none of a folder somewhere; else the folder's."""
     said = config.get("_name_or_path")
     if isinstance(said, str) and said.isprintable() and _ON_HUB.fullmatch(said):
-        return parts_of(said)
-    return parts_of(folder.resolve().name)
+        return parts_of(said, weights)
+    return parts_of(folder.resolve().name, weights)
 
 
 def _text(card: Mapping[str, Any], names: Iterable[str]) -> str | None:
