@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.support.records import dataclass
 
 CARD_MAX = 1 << 20  # bytes of a head that is looked at
 DEPTH_MAX = 64  # of values within values

@@ -11,7 +11,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ggufpy.format.values import shown
 from ggufpy.models.base import Keys
 from ggufpy.models.checkpoint import Checkpoint, HfConfig, Rule, config_of, shortest
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 SHARD_BYTES = 5_000_000_000
 SMALL = 1 << 22  # numbers of a tensor that is looked through for bits that a shorter type would lose
