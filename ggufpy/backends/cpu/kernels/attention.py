@@ -159,14 +159,15 @@ def _scores(v: Any, key_length: int, kind: KvType, queries: int) -> tuple[Any, i
                         if scaled:
                             scales[i] = scale(tile + i * tile_bytes, b)
                     for d in range(b * block, b * block + block):
+                        here = v.floats(tiles)  # one number of each query at a time, or there are too few registers
                         for i in range(tiles):
                             key = code(tile + i * tile_bytes, d)
-                            if scaled:
-                                key = key * scales[i]
+                            here[i] = key * scales[i] if scaled else key
                             v.prefetch(ahead + ((first // L + i) * key_length + d) * ahead_step)
-                            for n in range(count):
-                                x = v.splat_f(v.load_f32(rows + 4 * (n * key_length + d)))
-                                acc[i * count + n] = v.fma(key, x, acc[i * count + n])
+                        for n in range(count):
+                            x = v.splat_f(v.load_f32(rows + 4 * (n * key_length + d)))
+                            for i in range(tiles):
+                                acc[i * count + n] = v.fma(here[i], x, acc[i * count + n])
                 for i in range(tiles):
                     for n in range(count):
                         v.store_f(room + 4 * ((n0 + n) * PAGE + first + i * L), acc[i * count + n])
@@ -199,11 +200,13 @@ def _weighted(v: Any, value_length: int, kind: KvType, queries: int) -> Any:
                     row = values + i * row_bytes
                     for at in range(0, ahead_step * wide // vectors, 64):
                         v.prefetch(ahead + i * ahead_step + d0 * ahead_step // vectors + at)
+                    here = v.floats(wide)
                     for d in range(wide):
-                        here = value(row, d0 + d)
-                        for n in range(count):
-                            weight = v.splat_f(v.load_f32(weights + 4 * (n * PAGE + i)))
-                            acc[n * wide + d] = v.fma(here, weight, acc[n * wide + d])
+                        here[d] = value(row, d0 + d)
+                    for n in range(count):
+                        weight = v.splat_f(v.load_f32(weights + 4 * (n * PAGE + i)))
+                        for d in range(wide):
+                            acc[n * wide + d] = v.fma(here[d], weight, acc[n * wide + d])
                 for n in range(count):
                     for d in range(wide):
                         v.store_f(to + 4 * (n * padded + (d0 + d) * L), acc[n * wide + d])
