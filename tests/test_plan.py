@@ -16,7 +16,7 @@ from ggufpy import format as gguf
 from ggufpy.backends.cpu.model import Model, load_kernels, read_plan
 from ggufpy.backends.cpu.ops import attend
 from ggufpy.backends.cpu.program import CpuProgram, _spans
-from ggufpy.backends.cpu.step import Spans, Step
+from ggufpy.backends.cpu.step import Span, Spans, Step
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Rows, page_table
 from ggufpy.backends.split import SplitModel, SplitProgram
@@ -181,29 +181,33 @@ def test_a_step_of_several_parts_has_the_rows_of_each_alone() -> None:
     placed = [(1, 0, 7, False), (3, 4, 130, True), (2, 1, 9, False)]
     parts = [Rows(np.arange(count), row, position, pages, bulk) for count, row, position, bulk in placed]
     spans = _spans(parts, 2, tiles=True)
-    rows, positions, tables = spans.each()
+    rows, positions, tables = spans.each
     assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([0, 4, 5, 6, 1, 2], [7, 130, 131, 132, 9, 10])
     assert tables.tolist() == [[pages.ctypes.data] * 6, [pages.ctypes.data + 16] * 6]
     order = spans.in_order()
-    assert [order.kind.tolist(), order.row.tolist(), order.count.tolist()] == [[0, 1, 2], [0, 1, 4], [1, 2, 3]]
-    rows, positions, _ = _spans(parts[1:2], 2, tiles=False).each()
+    assert [(span.kind, span.row, span.rows) for span in order.all] == [(0, 0, 1), (1, 1, 2), (2, 4, 3)]
+    assert order.tables.tolist() == [[pages.ctypes.data] * 3, [pages.ctypes.data + 16] * 3]
+    assert (spans.end, order.end) == (7, 7)
+    rows, positions, _ = _spans(parts[1:2], 2, tiles=False).each
     assert (np.arange(8)[rows].tolist(), positions.tolist()) == ([4, 5, 6], [130, 131, 132])
 
 
 def test_rows_that_do_not_fit_are_refused_where_addresses_are_taken() -> None:
-    with pytest.raises(ValueError, match="with pages for \\[256\\]"):
+    with pytest.raises(ValueError, match="with pages for 256"):
         _spans([Rows(np.arange(3), 0, 254, page_table(1, 2), False)], 1, tiles=False)
     with pytest.raises(ValueError, match="of 2 groups"):
         _spans([Rows(np.arange(3), 0, 0, page_table(1, 2), False)], 2, tiles=False)
-    one, tables = np.ones(2, np.int64), np.ones((1, 2), np.int64)
+    with pytest.raises(ValueError, match="from position -1"):
+        _spans([Rows(np.arange(3), 0, -1, page_table(1, 2), False)], 1, tiles=False)
+    tables = np.ones((1, 2), np.int64)
     with pytest.raises(ValueError, match="kinds"):  # a run before a single row
-        Step(8).set_spans(Spans(np.array([0, 2]), np.array([2, 1]), one, tables, 0 * one), one[:1])
+        Step(8).set_spans(Spans([Span(0, 2, 1, 1), Span(2, 1, 1, 0)], tables), [1])
     with pytest.raises(ValueError, match="parts"):
-        Step(8).set_spans(Spans(one[:1], one[:1], one[:1], tables[:, :1], 0 * one[:1]), one)
-    with pytest.raises(ValueError, match="of 8"):
-        Step(8).set_spans(Spans(7 * one[:1], 2 * one[:1], one[:1], tables[:, :1], one[:1]), one[:0])
+        Step(8).set_spans(Spans([Span(1, 1, 1, 0)], tables[:, :1]), [1, 1])
+    with pytest.raises(ValueError, match="of 8 rows"):
+        Step(8).set_spans(Spans([Span(7, 2, 1, 1)], tables[:, :1]), [])
     with pytest.raises(ValueError, match="1 page tables, of 2 groups"):
-        Step(8, groups=2).set_spans(Spans(one[:1], one[:1], one[:1], tables[:, :1], one[:1]), one[:0])
+        Step(8, groups=2).set_spans(Spans([Span(1, 1, 1, 1)], tables[:, :1]), [])
 
 
 STORE, ATTEND = StoreKv(0, "k", "v", HEADS), Attend(0, "q", "y", HEADS, 1.0)

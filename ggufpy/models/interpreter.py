@@ -91,7 +91,11 @@ class _Run:
     """Buffers and caches of one text. What is written to a view is written to the buffer that it is in."""
 
     def __init__(
-        self, weights: Mapping[str, Doubles], tokens: NDArray[np.int64], scales: Mapping[int, float], keep: Keep
+        self,
+        weights: Mapping[str, Doubles],
+        tokens: NDArray[np.int64],
+        scales: Mapping[int, float],
+        keep: Keep = as_it_is,
     ) -> None:
         self._weights, self._tokens, self._scales, self._keep = weights, tokens, scales, keep
         self.buffers: dict[str, Doubles] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from .model import Model
 from .needs import body_widths, head_widths, position_scales
 from .ops.attend import ropes, shift_calls
 from .rope import FactorTable, RopeTable
-from .step import Spans, Step
+from .step import Span, Spans, Step
 from .tape import Tape, stretches
 from .threads import Team
 from .workspace import GROUPS, MOST, Workspace
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from .taps import Given
 
 HEAD_ROWS = 64  # rows of logits computed at a time
-NO_PARTS = np.empty(0, np.int64)
 
 
 class CpuProgram:
@@ -71,7 +71,7 @@ class CpuProgram:
                 "the model's tokens see the whole text, so it must be evaluated in one step: begin a new sequence"
             )
         spans = _spans(step, len(self.groups), self.model.tiled_attention)
-        rows, positions, _ = spans.each()
+        rows, positions, _ = spans.each
         width = self.model.plan.width
         if x is None:
             self._x[rows, :width] = self.model.embeddings(np.concatenate([part.tokens for part in step]), positions)
@@ -85,7 +85,7 @@ class CpuProgram:
         if self.model.plan.adapters:
             self._set_scales(step)
         self._set_spans(spans.in_order())
-        self._run_body(step, int((spans.row + spans.count).max()))
+        self._run_body(step, spans.end)
         return self._x[:, :width]
 
     def _set_scales(self, step: Sequence[Rows]) -> None:
@@ -98,10 +98,10 @@ class CpuProgram:
 
     def _set_spans(self, spans: Spans) -> None:
         """What attends together, and where single rows leave their parts."""
-        pages = spans.position[spans.kind == 0] // PAGE + 1
-        ends = np.cumsum(pages) * self._kv.part_bytes
-        first = self._kv.parts.at(0, int(ends[-1]) if len(ends) else 0)
-        self._work.step.set_spans(spans, first + ends - pages * self._kv.part_bytes)
+        size = self._kv.part_bytes
+        starts = list(accumulate((size * (s.position // PAGE + 1) for s in spans.all if s.kind == 0), initial=0))
+        first = self._kv.parts.at(0, starts[-1])
+        self._work.step.set_spans(spans, [first + start for start in starts[:-1]])
 
     def _run_body(self, step: Sequence[Rows], end: int) -> None:
         """Runs the layers on the step's rows, which end there."""
@@ -201,10 +201,9 @@ class CpuProgram:
         for start in range(positions.start, positions.stop, size):
             count = min(size, positions.stop - start)
             for step, first, table in zip((self._source, self._work.step), (start, start - drop), tables, strict=True):
-                row, rows, position = (np.array([number]) for number in (0, count, first))
                 addresses = np.full((len(self.groups), 1), table.ctypes.data)  # only this group's are read
                 step.set_rows(count, 0, 0)
-                step.set_spans(Spans(row, rows, position, addresses, np.ones(1, np.int64)), NO_PARTS)  # nothing attends
+                step.set_spans(Spans([Span(0, count, first, 2)], addresses), [])  # nothing attends
             for angles in self._ropes:
                 angles.turn(np.full(count, -drop), slice(0, count))
             self._run(("shift", group), calls, self._work)
@@ -215,17 +214,18 @@ class CpuProgram:
 
 def _spans(step: Sequence[Rows], groups: int, tiles: bool) -> Spans:
     """A step as kernels take it; bulk rows attend by tiles where there are `tiles`."""
-    facts = [(part.row, len(part.tokens), part.position, part.pages.address, part.bulk and tiles) for part in step]
-    row, count, position, address, tiled = np.array(facts, np.int64).T
-    shapes = [part.pages.shape for part in step]
-    pages = np.array([shapes[0][1]]) if len(set(shapes)) == 1 else np.array([shape[1] for shape in shapes])
-    if any(shape[0] != groups for shape in set(shapes)):
-        raise ValueError(f"rows with page tables of {shapes}, of {groups} groups")
-    if (position < 0).any() or (position + count > pages * PAGE).any():
-        room = (pages * PAGE).tolist()
-        raise ValueError(f"{count.tolist()} rows from positions {position.tolist()}, with pages for {room}")
-    tables = address[None] if groups == 1 else address + np.arange(groups)[:, None] * pages * 8
-    return Spans(row, count, position, tables, tiled)
+    spans: list[Span] = []
+    for part in step:
+        count, (n_groups, pages) = len(part.tokens), part.pages.shape
+        if n_groups != groups:
+            raise ValueError(f"rows with a page table of {part.pages.shape}, of {groups} groups")
+        if not 0 <= part.position <= pages * PAGE - count:
+            raise ValueError(f"{count} rows from position {part.position}, with pages for {pages * PAGE}")
+        spans.append(Span(part.row, count, part.position, 2 if part.bulk and tiles else int(count > 1)))
+    tables = np.array([[part.pages.address for part in step]])
+    if groups != 1:  # a row of the table each
+        tables = tables + np.arange(groups)[:, None] * [part.pages.shape[1] * 8 for part in step]
+    return Spans(spans, tables)
 
 
 def _group(rows: int) -> int:

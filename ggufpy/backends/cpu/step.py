@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +18,53 @@ COUNTS = 32  # bytes of the counts that every step has
 NOWHERE = -1  # the position of a row that only fills up
 
 
+class Span(NamedTuple):
+    """Consecutive rows of one sequence: the first one, how many, the first's position, and how they attend."""
+
+    row: int
+    rows: int
+    position: int
+    kind: int  # 0 for a row that is alone, 1 for a run of several, 2 where attention takes them by tiles
+
+
 class Spans:
-    """Runs of consecutive rows, each of one sequence: arrays (n,) of the first row, how many, the first's position, and
-    whether attention takes them by tiles; and (groups, n) of the addresses of the page tables.
+    """The spans of a step, and (groups, spans) of the addresses of their page tables.
+
+    They are numbers of Python's, which for the one or few spans of most steps are quicker than arrays.
     """
 
-    def __init__(self, row: Ints, count: Ints, position: Ints, tables: Ints, tiled: Ints) -> None:
-        self.row, self.count, self.position, self.tables = row, count, position, tables
-        self.kind = np.where(tiled, 2, count > 1)  # single rows, runs, and what is tiled stand in this order
+    def __init__(self, spans: Sequence[Span], tables: Ints) -> None:
+        self.all, self.tables = spans, tables
 
+    @property
+    def end(self) -> int:
+        """The row behind the last."""
+        return max(span.row + span.rows for span in self.all)
+
+    @cached_property
+    def columns(self) -> Ints:
+        """(4, spans): what a Span has."""
+        columns: Ints = np.array(self.all, np.int64).T
+        return columns
+
+    @cached_property
     def each(self) -> tuple[slice | Ints, Ints, Ints]:
         """Of every row its number, its position and its page tables (groups, rows or 1)."""
-        if len(self.row) == 1:  # as most are: a slice is quicker
-            first, count, start = int(self.row[0]), int(self.count[0]), int(self.position[0])
-            return slice(first, first + count), np.arange(start, start + count), self.tables
-        inside = np.arange(self.count.sum()) - np.repeat(np.cumsum(self.count) - self.count, self.count)
-        row, position = (np.repeat(part, self.count) for part in (self.row, self.position))
-        return row + inside, position + inside, np.repeat(self.tables, self.count, axis=1)
+        if len(self.all) == 1:  # a slice is quicker
+            row, count, start, _ = self.all[0]
+            return slice(row, row + count), np.arange(start, start + count), self.tables
+        row, count, position, _ = self.columns
+        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        rows, positions = np.repeat(row, count) + inside, np.repeat(position, count) + inside
+        return rows, positions, np.repeat(self.tables, count, axis=1)
 
     def in_order(self) -> Spans:
         """The same by kind, and by row within a kind."""
-        if len(self.row) == 1:
+        keys = [(span.kind, span.row) for span in self.all]
+        if keys == sorted(keys):
             return self
-        order = np.lexsort((self.row, self.kind))
-        row, count, position, tiled = (part[order] for part in (self.row, self.count, self.position, self.kind == 2))
-        return Spans(row, count, position, self.tables[:, order], tiled)
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return Spans([self.all[i] for i in order], self.tables[:, order])
 
 
 class Step:
@@ -121,24 +145,26 @@ class Step:
         self._count_view[:4] = (rows, exact, bulk_first, bulk)
         self._count_view[COUNTS // 8 :] = rows * self._parts
 
-    def set_spans(self, spans: Spans, parts: Ints) -> None:
+    def set_spans(self, spans: Spans, parts: Sequence[int]) -> None:
         """What belongs together, in order, single rows each with the address of its parts. Other rows go nowhere."""
-        counts = np.bincount(spans.kind, minlength=3)
-        if (np.diff(spans.kind) < 0).any() or len(parts) != counts[0]:
-            raise ValueError(f"spans of kinds {spans.kind.tolist()} with {len(parts)} parts")
-        if spans.row.min() < 0 or (spans.row + spans.count).max() > self._rows:
-            raise ValueError(f"spans of {spans.count.tolist()} rows from {spans.row.tolist()}, of {self._rows}")
+        kinds = [span.kind for span in spans.all]
+        counts = [kinds.count(kind) for kind in range(3)]
+        if kinds != sorted(kinds) or sum(counts) != len(kinds) or len(parts) != counts[0]:
+            raise ValueError(f"spans of kinds {kinds} with {len(parts)} parts")
+        if any(span.row < 0 or span.row + span.rows > self._rows for span in spans.all):
+            raise ValueError(f"spans of {list(spans.all)}, of {self._rows} rows")
         if len(spans.tables) != self._groups:
             raise ValueError(f"spans with {len(spans.tables)} page tables, of {self._groups} groups")
         first = RECORDS // 8
         self._span_view[:, :first] = counts
-        rows, positions, tables = spans.each()
+        rows, positions, tables = spans.each
         self.places[:, :, 0] = NOWHERE
         for group, table in enumerate(spans.tables):
-            records = self._span_view[group, first : first + RECORD * len(spans.row)].reshape(-1, RECORD)
-            records[:, 0], records[:, 1], records[:, 2], records[:, 3] = spans.row, spans.count, spans.position, table
-            records[:, 4] = 0
-            records[: len(parts), 4] = parts
+            records = self._span_view[group, first : first + RECORD * len(kinds)].reshape(-1, RECORD)
+            records[:, :3] = spans.columns[:3].T
+            records[:, 3], records[:, 4] = table, 0
+            if parts:
+                records[: len(parts), 4] = parts
             places = self.places[group]
             places[rows, 0] = positions
             places[rows, 1] = tables[group]
