@@ -346,7 +346,8 @@ def test_a_half_character_at_the_end_is_shown_as_such(
 
 
 SCRIPT = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 sys.path.insert(0, {tests!r})
 import llm_fakes
 from ggufpy import cli

@@ -431,7 +431,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("empty", "is empty, not a GGUF file"),
         ("other", "is not a GGUF file"),
         ("pipe", "is not a regular file"),
-        (".", "is not a regular file"),
+        (".", "is a folder: give a .gguf file"),
     ):
         assert main(["edit", str(tmp_path / name), "--set", "a=b"]) == 1
         assert message in capsys.readouterr().err
