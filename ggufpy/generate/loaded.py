@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ggufpy.chat import ChatTemplate
-    from ggufpy.generate.sampling import Sampler, Sampling
+    from ggufpy.generate.sampling import Guides, Sampler, Sampling
     from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
@@ -205,13 +205,16 @@ class LoadedModel:
         context_shift: bool = False,
         keep: int = 0,
         limit: int | None = None,
+        guides: Guides | None = None,
+        scales: Sequence[float] | None = None,
         **options: Any,
     ) -> Stream:
         """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
 
         `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
         unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again.
-        `limit` is how many ids there may be.
+        `limit` is how many ids there may be, `guides` a grammar and functions that change logits, `scales` how much
+        each of the model's adapters counts, where that is not what it was loaded with.
         `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
         all of it; a beginning token is always kept), and the text goes on.
         """
@@ -221,24 +224,27 @@ class LoadedModel:
         ends = frozenset() if ignore_eos else self.end_tokens()
         never = self.end_tokens() if ignore_eos else frozenset()
         most = None if limit is None else checks.whole("limit", limit, 1)
-        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=self._parts.scales)
+        counts = self._parts.scales if scales is None else tuple(scales)
+        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=counts)
         stream = self.loop.stream(request)
         checks.whole("keep", keep, -1)
         if checks.flag("context_shift", context_shift):
             request.keep = self._kept(request.prompt, keep)
-        request.sampler = self._sampler(self.sampling(**options) if sampling is None else sampling, never)
+        chosen = self.sampling(**options) if sampling is None else sampling
+        request.sampler = self._sampler(chosen, never, guides)
         if self._new_drafter is not None:
             request.drafts = Speculation(self._new_drafter(), ends)
         return stream
 
-    def _sampler(self, sampling: Sampling, never: frozenset[int]) -> Sampler:
+    def _sampler(self, sampling: Sampling, never: frozenset[int], guides: Guides | None) -> Sampler:
         """What draws the tokens of one text, those of `never` excepted."""
-        from ggufpy.generate.sampling import Sampler, Sampling
+        from ggufpy.generate.sampling import Guides, Sampler, Sampling
 
         if not isinstance(sampling, Sampling):
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
         forbidden = tuple((token, float("-inf")) for token in never)
-        return Sampler(replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden)), self.n_vocab(), self.n_known())
+        sampling = replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden))
+        return Sampler(sampling, self.n_vocab(), self.n_known(), guides or Guides())
 
     @contextmanager
     def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:

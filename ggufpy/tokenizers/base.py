@@ -111,9 +111,9 @@ class Tokenizer(ABC):
         """`decode_bytes` as text; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids, special).decode("utf-8", "replace")
 
-    def stream(self, special: bool = False) -> TokenStream:
-        """A decoder for ids that come one by one."""
-        return TokenStream(self, special)
+    def stream(self, special: bool = False, shown: frozenset[int] = frozenset()) -> TokenStream:
+        """A decoder for ids that come one by one; control tokens give nothing unless `special` or in `shown`."""
+        return TokenStream(self, special, shown)
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
         """A text as pieces of plain text, and ids of what is found before plain text is tokenized."""
@@ -162,14 +162,14 @@ class TokenStream:
     What was pushed and flushed is `decode` of the same ids, except that no space prefix is ever taken away.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, special: bool = False, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._special, self._shown = special, shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that is complete with this token, possibly none."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token, self._special))
+        return self._decoder.decode(self._tokenizer.token_bytes(token, self._special or token in self._shown))
 
     def flush(self) -> str:
         """What is left (U+FFFD for the beginning of a character); the stream starts anew."""

@@ -12,10 +12,10 @@ from ggufpy.support.lazy import lazy
 
 if TYPE_CHECKING:
     from ggufpy.generate.sampling.options import Sampling
-    from ggufpy.generate.sampling.sampler import Sampler
+    from ggufpy.generate.sampling.sampler import Constraint, Guides, Sampler
 
-__all__ = ["Sampler", "Sampling"]
+__all__ = ["Constraint", "Guides", "Sampler", "Sampling"]
 
-_HOME = {"Sampler": "sampler", "Sampling": "options"}
+_HOME = {"Constraint": "sampler", "Guides": "sampler", "Sampler": "sampler", "Sampling": "options"}
 
 __getattr__ = lazy(__name__, _HOME)

@@ -1,7 +1,7 @@
 """From logits to the next token: the chain of steps that the options of one text ask for.
 
-In: `Sampling` and float32 logits (n_vocab,). Out: a token id. The hook of a grammar comes first, then steps that adjust
-logits, then those that cut candidates, of which the last one draws.
+In: `Sampling` and float32 logits (n_vocab,). Out: a token id. Functions of the caller come first, then what a grammar
+allows, then steps that adjust logits, then those that cut candidates, of which the last one draws.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,31 @@ from ggufpy.generate.sampling.candidates import Candidates, Floats
 from ggufpy.generate.sampling.options import Sampling
 from ggufpy.generate.sampling.step import Adjust, Cut
 from ggufpy.generate.sampling.steps import chain
+from ggufpy.support.records import dataclass
 
-Mask = Callable[[], NDArray[np.uint32]]
+Processor = Callable[[NDArray[np.int64], Floats], Floats]  # ids of the text so far and logits (n_vocab,) to new logits
+
+
+class Constraint(Protocol):
+    """What a grammar allows in one text (`grammar/`); it hears of drawn tokens only, not of the prompt."""
+
+    def mask(self) -> NDArray[np.uint32]:
+        """Which tokens may come next: (ceil(n_vocab / 32),), token t by bit t % 32 of word t // 32 (of 70 tokens,
+        token 33 is bit 1 of word 1)."""
+
+    def accept(self, token: int) -> None:
+        """A token has been drawn."""
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What beside options decides about one text: a grammar, and functions of the caller, called in order."""
+
+    constraint: Constraint | None = None
+    processors: tuple[Processor, ...] = ()
+
+
+NO_GUIDES = Guides()
 
 
 class Sampler:
@@ -27,20 +51,19 @@ class Sampler:
 
     The same seed, logits and accepted tokens give the same tokens. Of `n_vocab` logits only the first `n_known` can be
     drawn: what follows are rows of padding, which stand for no token.
-
-    `mask` is the hook of a grammar. It is called for every token to be drawn, and says which may be: uint32
-    (ceil(n_vocab / 32),), token t by bit t % 32 of word t // 32 (of 70 tokens, token 33 is bit 1 of word 1).
     """
 
     def __init__(
-        self, sampling: Sampling, n_vocab: int, n_known: int | None = None, mask: Mask | None = None
+        self, sampling: Sampling, n_vocab: int, n_known: int | None = None, guides: Guides = NO_GUIDES
     ) -> None:
         sampling.check_tokens(n_vocab)
         self.sampling = sampling
         self.n_vocab = n_vocab
         self.n_known = n_vocab if n_known is None else n_known
         steps = [step(sampling) for step in chain() if step.is_on(sampling)]
-        self._mask = mask
+        self._constraint, self._processors = guides.constraint, guides.processors
+        self._text: list[int] = []  # kept for functions of the caller
+        self._drawing = False  # whether a token has been asked for: what comes from then on is no prompt
         self._adjusts = [step for step in steps if isinstance(step, Adjust)]
         self._cuts = [] if sampling.greedy else [step for step in steps if isinstance(step, Cut)]
         self._floor = _floor(self._cuts)
@@ -51,6 +74,10 @@ class Sampler:
         index = operator.index(token)
         if not 0 <= index < self.n_vocab:
             raise GGUFError(f"token {index} is not in the vocabulary of {self.n_vocab:,} tokens")
+        if self._processors:
+            self._text.append(index)
+        if self._constraint is not None and self._drawing:
+            self._constraint.accept(index)
         for step in self._adjusts:
             step.accept(index)
 
@@ -62,20 +89,33 @@ class Sampler:
         logits = np.asarray(logits, np.float32)
         if logits.shape != (self.n_vocab,):
             raise GGUFError(f"logits have the shape {logits.shape}, and must have ({self.n_vocab},)")
+        self._drawing = True
         logits = self.adjusted(logits)[: self.n_known]
         best = int(logits.argmax())  # the first of equals; NaN counts as the largest
         if not math.isfinite(logits[best]):
-            raise GGUFError(_no_choice(float(logits[best]), self._mask is not None))
+            raise GGUFError(_no_choice(float(logits[best]), self._constraint is not None))
         return self._drawn(logits) if self._cuts else best
 
     def adjusted(self, logits: Floats) -> Floats:
-        """Logits after the mask and the steps that adjust them; a copy if there are any."""
-        if self._mask is None and not self._adjusts:
+        """Logits after the caller's functions, the mask and the steps that adjust them; a copy if there are any."""
+        if self._constraint is None and not self._adjusts and not self._processors:
             return logits
-        logits = logits.copy() if self._mask is None else self._masked(logits, self._mask())
+        logits = self._processed(logits)
+        logits = logits.copy() if self._constraint is None else self._masked(logits, self._constraint.mask())
         with np.errstate(over="ignore", invalid="ignore"):
             for step in self._adjusts:
                 step.adjust(logits)
+        return logits
+
+    def _processed(self, logits: Floats) -> Floats:
+        """What the caller's functions make of a copy of `logits`. Raises GGUFError for another shape."""
+        if not self._processors:
+            return logits
+        ids, logits = np.array(self._text, np.int64), logits.copy()
+        for process in self._processors:
+            logits = np.asarray(process(ids, logits), np.float32)
+            if logits.shape != (self.n_vocab,):
+                raise GGUFError(f"a logits processor gave the shape {logits.shape}, and must give ({self.n_vocab},)")
         return logits
 
     def _masked(self, logits: Floats, words: NDArray[np.uint32]) -> Floats:

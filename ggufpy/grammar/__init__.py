@@ -1,0 +1,1 @@
+"""What a text may look like: JSON schemas, GBNF, regular expressions, Lark; tokens that may come next."""
