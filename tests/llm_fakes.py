@@ -160,7 +160,7 @@ class FakeTokenizer:
     end_tokens = frozenset({EOS})
 
     def __init__(self, texts: list[str] | None = None) -> None:
-        self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)])
+        self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)], ids={})
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
@@ -178,7 +178,7 @@ class FakeTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> Any:
+    def stream(self, shown: frozenset[int] = frozenset()) -> Any:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return SimpleNamespace(
             push=lambda token: decoder.decode(self.token_bytes(token)),
