@@ -40,9 +40,10 @@ class FormSyntax(Syntax):
         if thoughts is None:
             return False
         opens, closes = thoughts.opens.strip(), thoughts.closes.strip()
-        _, found, message = prompt.rpartition(self.header)
-        if not self.header or not found:
+        found = prompt.rfind(self.header) if self.header else -1
+        if found < 0:
             return bool(opens) and prompt.rstrip().endswith(opens)
+        message = prompt[found + len(self.header) :]
         if not opens:
             return closes not in message
         return message.lstrip().startswith(opens) and message.rfind(opens) > message.rfind(closes)
