@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.model import Record
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ggufpy.api.openai.prompts import ChatPrompt
+    from ggufpy.api.openai.prompts import Answers, ChatPrompt
     from ggufpy.api.openai.texts import Job
     from ggufpy.chat.formats import Format
     from ggufpy.chat.syntax import Syntax
@@ -30,9 +30,9 @@ class Completions(LoadedModel):
 
     _chat_format: Format | None = None
     _spm_infill = False
-    _syntax: Syntax | None = None
+    _answers: Answers | None = None
     _vocabulary: Vocabulary | None = None
-    _making = Lock()
+    _making = RLock()
 
     def __call__(self, prompt: str | Sequence[int], max_tokens: int | None = 16, **options: Any) -> Any:
         """`create_completion`."""
@@ -108,10 +108,10 @@ class Completions(LoadedModel):
         """The prompt of a chat, written by the model's template or the chat format."""
         from ggufpy.api.openai import prompts
 
-        tools = None if offer is None or offer.choice == "none" else list(offer.tools)
+        tools = None if offer is None or not offer.chosen else list(offer.tools)
         form = self._chat_format
         if form is not None:
-            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops, form.syntax)
+            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops)
         template = self.chat_template
         if template is None:
             raise GGUFError(
@@ -119,19 +119,25 @@ class Completions(LoadedModel):
                 'chat_format ("chatml")'
             )
         text = template.render(messages, **{"add_generation_prompt": True, **variables, "tools": tools})
-        return prompts.chat_prompt(self.tokenizer, text, (), self.chat_syntax)
+        return prompts.chat_prompt(self.tokenizer, text, ())
 
     @property
-    def chat_syntax(self) -> Syntax:
-        """How the model writes calls of tools and thoughts."""
+    def chat_answers(self) -> Answers:
+        """How answers are read: what the template or the chat format shows of calls of tools and thoughts."""
         with self._making:
-            if self._syntax is None:
-                from ggufpy.chat.syntax import syntax_of
+            if self._answers is None:
+                from ggufpy.api.openai.prompts import answers_of
 
-                template = self.chat_template
-                assert template is not None
-                self._syntax = syntax_of(template, self.metadata.get("general.architecture"))
-            return self._syntax
+                self._answers = answers_of(self.tokenizer, self._syntax())
+            return self._answers
+
+    def _syntax(self) -> Syntax:
+        from ggufpy.chat.syntax import syntax_of
+
+        if self._chat_format is not None:
+            return self._chat_format.syntax
+        assert self.chat_template is not None
+        return syntax_of(self.chat_template, self.metadata.get("general.architecture"))
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""

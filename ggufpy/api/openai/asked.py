@@ -19,6 +19,7 @@ from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
+    from ggufpy.api.openai.prompts import ChatPrompt
     from ggufpy.chat.syntax import Parser
     from ggufpy.chat.tools import Offer
     from ggufpy.generate.sampling import Guides, Sampling
@@ -82,8 +83,9 @@ def chat_request(
     prompt = llm.chat_prompt(messages, offer, **variables)
     fixed: Record = {"logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
     fixed["guides"] = _guides(llm, options, (prompt, offer))
-    fixed["parser"] = partial(prompt.syntax.parser, prompt.text, offer.tools if offer else None)
-    fixed["shown"] = prompt.shown
+    answers = llm.chat_answers
+    fixed["parser"] = partial(answers.syntax.parser, prompt.text, offer.chosen if offer else None)
+    fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
 
@@ -125,7 +127,7 @@ def _alternatives(llm: Model, name: str, count: object) -> int | None:
     return None if count is None else checks.whole(name, count)
 
 
-def _guides(llm: Model, options: Record, chat: tuple[Any, Offer | None] | None) -> Callable[[], Guides]:
+def _guides(llm: Model, options: Record, chat: tuple[ChatPrompt, Offer | None] | None) -> Callable[[], Guides]:
     """What makes the grammar and the caller's functions of a text."""
     processors = _functions("logits_processor", options.pop("logits_processor", None))
     grammar = answer_grammar(options.pop("response_format", None), options.pop("grammar", None))
@@ -133,9 +135,9 @@ def _guides(llm: Model, options: Record, chat: tuple[Any, Offer | None] | None) 
     if chat is not None:
         prompt, offer = chat
         if grammar is not None:
-            after = prompt.syntax.answer_after(prompt.text)
-        elif offer is not None and offer.choice != "none":
-            grammar = prompt.syntax.grammar(offer, prompt.text, prompt.is_token)
+            after = llm.chat_answers.syntax.answer_after(prompt.text)
+        elif offer is not None:
+            grammar = llm.chat_answers.syntax.grammar(offer, prompt.text, llm.chat_answers.control)
     if grammar is not None:
         llm.constraint(grammar, after)  # a grammar that cannot be is refused here
 

@@ -21,11 +21,12 @@ def chunks(job: Job) -> Iterator[Record]:
     asked, llm = job.asked, job.llm
     first = head(asked, CHUNK)
     for number in range(len(asked.samplings)):
-        yield {**first, "choices": [_delta(number, {"role": "assistant", "content": None}, None, None)]}
+        yield {**first, "choices": [_delta(number, {"role": "assistant"}, None, None)]}
     called = [False] * len(asked.samplings)
     for number, delta in job.deltas():
         logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(llm, [delta])
-        for piece in delta.pieces or ([Content("")] if logprobs is not None else []):
+        pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
+        for piece in pieces or ([Content("")] if logprobs is not None else []):
             called[number] |= isinstance(piece, Call)
             yield {**first, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None
@@ -76,6 +77,11 @@ def _finish(reason: str, called: bool, legacy: bool) -> str:
     if not called or reason != "stop":
         return reason
     return "function_call" if legacy else "tool_calls"
+
+
+def _is_told(piece: Piece, legacy: bool) -> bool:
+    """Whether a delta has room for a piece: `function_call` has it for the first call."""
+    return not (legacy and isinstance(piece, Call | Arguments) and piece.index)
 
 
 def _said(piece: Piece, legacy: bool) -> Record:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ggufpy.api.openai.prompts import ChatPrompt
+    from ggufpy.api.openai.prompts import Answers, ChatPrompt
     from ggufpy.chat.tools import Offer
     from ggufpy.generate.loop import Stream
     from ggufpy.generate.sampling import Constraint, Guides, Sampling
@@ -31,6 +31,8 @@ class Model(Protocol):
     def chat_prompt(
         self, messages: Sequence[Mapping[str, Any]], offer: Offer | None = None, **variables: Any
     ) -> ChatPrompt: ...
+    @property
+    def chat_answers(self) -> Answers: ...
     def infill_tokens(self, prompt: str, suffix: str) -> list[int]: ...
     def adapter_scales(self, lora: object) -> tuple[float, ...] | None: ...
     def constraint(self, grammar: Grammar, after: str | None = None) -> Constraint: ...

@@ -34,6 +34,10 @@ class FormSyntax(Syntax):
     def lark(self, offer: Offer, prompt: str, control: Control) -> str | None:
         return FormGrammar(self.form, offer, control).text(self.thinks(prompt), prompt)
 
+    def answer_after(self, prompt: str) -> str | None:
+        thoughts = self.form.thoughts
+        return thoughts.closes.strip() if thoughts is not None and self.thinks(prompt) else None
+
     def thinks(self, prompt: str) -> bool:
         """Whether the end of `prompt` has begun a thought."""
         thoughts = self.form.thoughts
