@@ -174,10 +174,10 @@ class FakeTokenizer:
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         return bytes([token]) if token < 256 else b""
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int], special: bool = False) -> bytes:
         return b"".join(self.token_bytes(i) for i in ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def stream(self, shown: frozenset[int] = frozenset()) -> Any:

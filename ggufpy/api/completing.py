@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ggufpy.api.openai.prompts import Answers, ChatPrompt
     from ggufpy.api.openai.texts import Job
+    from ggufpy.api.openai.turns import Turns
     from ggufpy.chat.formats import Format
     from ggufpy.chat.syntax import Syntax
     from ggufpy.chat.tools import Offer
@@ -31,6 +32,7 @@ class Completions(LoadedModel):
     _chat_format: Format | None = None
     _spm_infill = False
     _answers: Answers | None = None
+    _turns: Turns | None = None
     _vocabulary: Vocabulary | None = None
     _making = RLock()
 
@@ -111,7 +113,7 @@ class Completions(LoadedModel):
         tools = None if offer is None or not offer.chosen else list(offer.tools)
         form = self._chat_format
         if form is not None:
-            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops)
+            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops, self.turns)
         template = self.chat_template
         if template is None:
             raise GGUFError(
@@ -119,7 +121,17 @@ class Completions(LoadedModel):
                 'chat_format ("chatml")'
             )
         text = template.render(messages, **{"add_generation_prompt": True, **variables, "tools": tools})
-        return prompts.chat_prompt(self.tokenizer, text, ())
+        return prompts.chat_prompt(self.tokenizer, text, (), self.turns)
+
+    @property
+    def turns(self) -> Turns:
+        """What its chats have said."""
+        with self._making:
+            if self._turns is None:
+                from ggufpy.api.openai.turns import Turns
+
+                self._turns = Turns()
+            return self._turns
 
     @property
     def chat_answers(self) -> Answers:

@@ -115,6 +115,9 @@ class _Text:
                     break
         finally:
             stream.close()
+            if asked.chat is not None:
+                drawn = stream.request.produced[: self.count]
+                self._llm.turns.keep(self._llm.tokenizer, asked.chat, asked.tokens, drawn)
         rest = stop.push(decoder.flush()) + stop.flush()
         pieces = (*parser.push(rest), *parser.finish()) if parser else ()
         finish = "stop" if stop.hit or stopped else stream.finish or "length"
