@@ -9,6 +9,8 @@ from typing import Any
 from ggufpy.chat.probe import Calls, Message, Probe
 from ggufpy.errors import GGUFError
 
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+
 
 def checked(messages: Any) -> list[Message]:
     """New messages of plain dicts and lists. Raises GGUFError naming the message and the field that is wrong.
@@ -21,6 +23,28 @@ def checked(messages: Any) -> list[Message]:
     if not messages:
         raise GGUFError("messages is empty: give at least one {role, content}")
     return [_checked_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def checked_tools(tools: Any) -> list[Message] | None:
+    """Tools on offer as plain dicts, None without any. Raises GGUFError for what is no list of mappings."""
+    if tools is None:
+        return None
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise GGUFError(f"tools must be a list of {{type, function}}, not {type(tools).__name__}")
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise GGUFError(f"tools[{i}] must be a mapping such as {{type, function}}, not {_kind(tool)}")
+    return [dict(tool) for tool in tools]
+
+
+def with_reasoning(messages: list[Any]) -> list[Any]:
+    """Thoughts under each of the names by which templates know them, as Hugging Face has it (transformers:
+    chat_template_utils.py)."""
+    made = []
+    for message in messages:
+        thought = next((message[name] for name in _THOUGHTS if message.get(name) is not None), None)
+        made.append(message if thought is None else {"thinking": thought, **message, "reasoning_content": thought})
+    return made
 
 
 def adapted(messages: list[Message], probe: Probe) -> list[Message]:

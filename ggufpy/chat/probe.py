@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from threading import RLock
 from typing import Any, Literal, TypeVar
 
+from ggufpy.chat.limits import TemplateFailure, TooMuch
 from ggufpy.support.records import dataclass
 
 Message = dict[str, Any]
-Render = Callable[[list[Message], Any], str]  # messages and tools to text; raises whatever templates raise
+Render = Callable[[list[Message], Any], str]  # messages and tools to text; raises TemplateFailure
 Form = Literal["text", "part", "parts"]  # a text, a list of one part, a list of any number
 T = TypeVar("T")
 
@@ -70,8 +70,6 @@ class Probe:
         self._names_developer = re.search(r"\bdeveloper\b", source) is not None
         self._answers: dict[Hashable, Any] = {}
         self._lock = RLock()
-        self._seconds = 0.0  # what all probes took
-        self._stopped = False
 
     def form(self, role: str, parts: bool) -> Form:
         """The form that a content of `role` must have, where one was given as a text or as `parts`.
@@ -183,25 +181,14 @@ class Probe:
         return all(word in text for place in places for word in _texts(place))
 
     def _written(self, chat: list[Message], tools: Any) -> str | None:
-        """What the template makes of a chat; None if it fails.
-
-        After one that meets a limit, and once all took as long as a rendering may, none is tried any more.
-        """
-        from ggufpy.chat.sandbox import MAX_SECONDS, TooMuch
-
-        if self._stopped:
-            return None
-        start = time.monotonic()
+        """What the template makes of a chat; None if it refuses it. Raises TooMuch when it meets a limit: what such a
+        template takes cannot be found out, and no chat that it renders would be right."""
         try:
             return self._render(chat, tools)
         except TooMuch:
-            self._stopped = True
-        except Exception:  # a refusal is an answer, and templates raise whatever Python's operators raise
-            pass
-        finally:
-            self._seconds += time.monotonic() - start
-            self._stopped |= self._seconds > MAX_SECONDS
-        return None
+            raise
+        except TemplateFailure:
+            return None
 
 
 def _texts(number: int) -> tuple[str, str]:
