@@ -54,6 +54,7 @@ def adapted(messages: list[Message], probe: Probe) -> list[Message]:
         messages = [_renamed(message, "developer", "system") for message in messages]
     if any(message["role"] == "system" for message in messages):
         messages = _with_systems(messages, probe)
+    messages = _alternating(messages, probe)
     return [_with_content(message, probe) for message in messages]
 
 
@@ -203,7 +204,7 @@ def _within_users(messages: list[Message], probe: Probe) -> list[Message]:
             held.append(message)
         elif not held:
             made.append(message)
-        elif message["role"] == "user" and (not _ends_with_user(made) or probe.takes_users_in_a_row()):
+        elif message["role"] == "user" and (not _ends_with_user(made) or probe.takes_in_a_row("user")):
             made.append(_joined(message, [*held, message]))
             held = []
         else:
@@ -213,6 +214,19 @@ def _within_users(messages: list[Message], probe: Probe) -> list[Message]:
             held = []
     if held:
         _add_to_user(made, held)
+    return made
+
+
+def _alternating(messages: list[Message], probe: Probe) -> list[Message]:
+    """Two of a user's in a row in one, and of an assistant's that calls nothing, where the template refuses two."""
+    made = messages[:1]
+    for message in messages[1:]:
+        role = message["role"]
+        plain = role == made[-1]["role"] and role in ("user", "assistant")
+        if plain and not ("tool_calls" in message or "tool_calls" in made[-1] or probe.takes_in_a_row(role)):
+            made[-1] = _joined({**made[-1], **message}, [made[-1], message])
+        else:
+            made.append(message)
     return made
 
 

@@ -49,6 +49,7 @@ _PLACES = {
     "later": ("system", "user", "assistant", "system", "user"),
     "alone": ("system",),
 }
+_ROWS = {"user": ("user", "user"), "assistant": ("user", "assistant", "assistant", "user")}
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Probe:
         """
         return self._once(("system", place), lambda: self._ask_system(_PLACES[place]))
 
-    def takes_users_in_a_row(self) -> bool:
-        """Whether two messages of a user are shown without an assistant's between them."""
-        return self._once("row", lambda: self._shows_all(("user", "user")))
+    def takes_in_a_row(self, role: str) -> bool:
+        """Whether two messages of a "user", or of an "assistant", are shown without another's between them."""
+        return self._once((role, "row"), lambda: self._shows_all(_ROWS[role]))
 
     def knows_developer(self) -> bool:
         """Whether the template names the role and shows it; many print any role, which the model never saw."""
@@ -153,7 +154,8 @@ class Probe:
                 if _shows_arguments(text, objects):
                     shown.add((content, objects))
         forms = {objects for _, objects in shown}
-        contents = {content for content, _ in shown} or rendered or {""}
+        plain = {""} if "" in rendered or not rendered else rendered
+        contents = {content for content, _ in shown} or plain
         return Calls(frozenset(contents), False in forms, True in forms)
 
     def _chat(self, roles: tuple[str, ...], forms: Mapping[str, Form]) -> list[Message]:
