@@ -300,7 +300,7 @@ class LoadedModel:
         loop.close()
         if self._draft_model is not None:
             self._draft_model.close()
-        self._parts.template.wait()
+        loading.close_template(self._parts.template)
         self._parts.tokenizer.wait()
         for file in (self._parts.file, *self._parts.adapters):
             file.close()

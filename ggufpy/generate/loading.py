@@ -102,6 +102,11 @@ class Later(Generic[T]):
         if self._thread is not None:
             self._thread.join()
 
+    def made(self) -> T | None:
+        """The value if it was made, once the thread is done."""
+        self.wait()
+        return self._made[0] if self._made else None
+
     def get(self) -> T:
         """The value; raises what making it raised."""
         self.wait()
@@ -155,9 +160,16 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         return tokenizer_of(source, options.pre)
 
     def make_template() -> ChatTemplate | None:
-        from ggufpy.chat import ChatTemplate, template_key
+        from ggufpy.chat import ChatTemplate, Renderer, template_key
 
-        return ChatTemplate.from_metadata(source, tokenizer.get()) if template_key(source.metadata) else None
+        if not template_key(source.metadata):
+            return None
+        renderer = Renderer()  # its process starts while the tokeniser is built
+        try:
+            return ChatTemplate.from_metadata(source, tokenizer.get(), renderer=renderer)
+        except BaseException:
+            renderer.close()
+            raise
 
     has_text = options.text and "tokenizer.ggml.model" in source.metadata
     tokenizer, template = Later(make_tokenizer), Later(make_template)
@@ -179,7 +191,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
             how = replace(options, n_ctx=_context_size(options, source.metadata))
             engine = runtime.load(source, how, start_text, _adapters(opened[1:], options))
     except BaseException:
-        template.wait()  # it reads the file that is about to be closed
+        close_template(template)  # it reads the file that is about to be closed
         tokenizer.wait()
         for one in opened:
             one.close()
@@ -196,6 +208,13 @@ def _changed(file: GGUFFile, options: LoadOptions) -> GGUFFile | Overlaid:
     from ggufpy.format.overlay import overlaid
 
     return overlaid(file, options.changes)
+
+
+def close_template(template: Later[ChatTemplate | None]) -> None:
+    """End the process of a template that was made."""
+    made = template.made()
+    if made is not None:
+        made.close()
 
 
 def _adapters(files: Sequence[GGUFFile], options: LoadOptions) -> list[Adapter]:
