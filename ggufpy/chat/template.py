@@ -100,7 +100,7 @@ class ChatTemplate:
         return made
 
     @classmethod
-    def _of_key(cls, key: str, file: GGUFFile, tokenizer: Tokenizer, renderer: Renderer) -> ChatTemplate:
+    def _of_key(cls, key: str, file: Described, tokenizer: Tokenizer, renderer: Renderer) -> ChatTemplate:
         source = file.metadata[key]
         if not isinstance(source, str):
             raise GGUFError(f"{key} must be a text, not {type(source).__name__}")
@@ -198,7 +198,7 @@ def template_key(metadata: Mapping[str, Any]) -> str | None:
     return next((key for key in (_KEY, f"{_KEY}.{_TOOL_USE}") if metadata.get(key, "") != ""), None)
 
 
-def _token_text(file: GGUFFile, tokenizer: Tokenizer, name: str) -> str:
+def _token_text(file: Described, tokenizer: Tokenizer, name: str) -> str:
     """The text of a special token, empty for one that the file does not have."""
     known = {"bos": tokenizer.bos, "eos": tokenizer.eos}
     token = known[name] if name in known else file.metadata.get(f"tokenizer.ggml.{name}_token_id")
