@@ -120,6 +120,10 @@ class Completions(LoadedModel):
                 "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
                 'chat_format ("chatml")'
             )
+        if self._generic(messages, offer):
+            from ggufpy.chat import generic
+
+            messages, tools = generic.told(messages, offer), None
         text = template.render(messages, **{"add_generation_prompt": True, **variables, "tools": tools})
         return prompts.chat_prompt(self.tokenizer, text, (), self.turns)
 
@@ -143,13 +147,22 @@ class Completions(LoadedModel):
                 self._answers = answers_of(self.tokenizer, self._syntax())
             return self._answers
 
+    def _generic(self, messages: Sequence[Mapping[str, Any]], offer: Offer | None) -> bool:
+        """Whether tools are told in a way of our own, because the template knows none."""
+        from ggufpy.chat import generic
+
+        return generic.needs(messages, offer) and self.chat_answers.syntax.name == "generic"
+
     def _syntax(self) -> Syntax:
+        from ggufpy.chat import generic
         from ggufpy.chat.syntax import syntax_of
 
         if self._chat_format is not None:
             return self._chat_format.syntax
-        assert self.chat_template is not None
-        return syntax_of(self.chat_template, self.metadata.get("general.architecture"))
+        template = self.chat_template
+        assert template is not None
+        syntax = syntax_of(template, self.metadata.get("general.architecture"))
+        return generic.with_calls(syntax) if generic.is_wanted(template, syntax) else syntax
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
