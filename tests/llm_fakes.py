@@ -12,6 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.llm import Llama
+from ggufpy.tokenizers.texts import TokenTexts
 
 BOS, EOS, VOCAB = 256, 257, 258
 Rows = Callable[[Sequence[int]], np.ndarray]
@@ -161,6 +162,7 @@ class FakeTokenizer:
 
     def __init__(self, texts: list[str] | None = None) -> None:
         self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)])
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
