@@ -12,6 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.llm import Llama
+from ggufpy.tokenizers.texts import TokenTexts
 
 BOS, EOS, VOCAB = 256, 257, 258
 Rows = Callable[[Sequence[int]], np.ndarray]
@@ -163,6 +164,7 @@ class FakeTokenizer:
         self.vocab = SimpleNamespace(
             texts=texts or [str(i) for i in range(VOCAB)], ids={}, types=np.array([1] * 256 + [3] * 2, np.int32)
         )
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text

@@ -244,7 +244,10 @@ class LoadedModel:
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
         forbidden = tuple((token, float("-inf")) for token in never)
         sampling = replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden))
-        return Sampler(sampling, self.n_vocab(), self.n_known(), guides or Guides())
+        guides = guides or Guides()
+        if guides.vocabulary is None and self._has_text:
+            guides = replace(guides, vocabulary=self.tokenizer)
+        return Sampler(sampling, self.n_vocab(), self.n_known(), guides)
 
     @contextmanager
     def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:
