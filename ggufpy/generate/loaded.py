@@ -253,9 +253,19 @@ class LoadedModel:
     def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:
         """Within it, `function(values, rows)` sees the activation `name` of every step, and may change it.
 
-        `values` are float32 (rows, width), there during the call; what it returns, unless None, takes their place.
-        Names are llama.cpp's, as "blk.3.ffn_out" (`ggufpy/models/taps.py` lists them); `rows` says which tokens they
-        are of. Raises GGUFError for a name that the model does not have, or that has a hook already.
+        Names are llama.cpp's, as "blk.3.ffn_out" (`activations` has them all); "blk.*.l_out" stands for all that fit.
+        `values` are float32, a row for each token: (rows, width), of "result_output" the logits that are drawn from.
+        They are there during the call, and may be changed in place; what the function returns, unless None, takes
+        their place. `rows.token`, `rows.position` and `rows.sequence` (rows,) say which tokens they are of, `rows.name`
+        which activation.
+
+        "blk.3.Qcur", "Kcur" and "Vcur" are (rows, heads, length), turned by position. "blk.3.kq_soft_max" are the
+        probabilities of attention, (rows, query heads, positions), of one text a call: column j is its position j, 0
+        where a row does not see it (that must stay so). They are computed only where they are hooked; the output of a
+        head whose row is changed follows.
+
+        Of several functions of one activation each is given what those before it leave. What was read before the hook
+        is read anew within it, and the other way round. Raises GGUFError for a name that the model does not have.
         """
         hooked = self.engine.hooked({name: function})
         with self.loop.alone():
@@ -265,6 +275,10 @@ class LoadedModel:
         finally:
             with nullcontext() if self._loop is None else self._loop.alone():
                 hooked.__exit__(None, None, None)
+
+    def activations(self) -> dict[str, tuple[int | None, ...]]:
+        """What `hook` can have, in order: by name the shape of a row, None for as many as there are positions."""
+        return self.engine.activations()
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""

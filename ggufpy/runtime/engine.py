@@ -244,19 +244,26 @@ class Engine:
     def hooked(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
         """Steps within it give activations (`models/taps.py`) to hooks: f(values, rows) → None, or other values.
 
-        values are float32 (rows, width), there during the call, and may be changed in place; `rows` says whose they
-        are. What a hook raises ends its step, whose sequences stay as they were. A hook has no use of the engine. What
-        is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits may differ from those
-        without a hook. Raises GGUFError for a name that the plan does not have, or that has a hook already.
+        Hooks are by name, or by pattern ("blk.*.l_out"). Of hooks of one activation each is given what those that were
+        there before it leave. values are float32, a row each, there during the call, and may be changed in place;
+        `rows` says whose they are. What a hook raises ends its step, whose sequences stay as they were. A hook has no
+        use of the engine. What is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits
+        may differ from those without a hook. Raises GGUFError for a name that the plan does not have.
         """
         new = dict(checks.mapping("hooks", hooks))
         with self._alone():
-            self._hooks.begin(new)
+            installed = self._hooks.begin(new)
         try:
             yield
         finally:
             with self._lock:
-                self._hooks.end(new)
+                self._hooks.end(installed)
+
+    def activations(self) -> dict[str, tuple[int | None, ...]]:
+        """What hooks can have, in order: by name the shape of a row, None for as many as there are positions."""
+        from ggufpy.models.taps import activations
+
+        return {name: place.shape for name, place in activations(self._model.plan).items()}
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:

@@ -115,7 +115,7 @@ class CpuProgram:
         if self._sinks:
             from .taps import of_step
 
-            self._given[self._work] = of_step(step)
+            self._given[self._work] = of_step(step, self._spread)
 
         def calls() -> Iterable[Call | Cut]:
             return self._lowering(self._work, kind).calls(self._plan.body)
@@ -183,7 +183,7 @@ class CpuProgram:
             self._tapes[name] = stretches(calls(), self.model.library)
         for stretch in self._tapes[name]:
             if isinstance(stretch, Cut):
-                self._given[work].give(stretch, work)
+                stretch.give(self._given[work], work)
             elif self.profile is None:
                 stretch.run(self._team)
             else:
