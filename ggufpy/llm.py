@@ -12,12 +12,13 @@ from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
-from ggufpy.generate.loaded import LoadedModel
+from ggufpy.generate.draft_functions import LlamaDraftModel
 from ggufpy.generate.loading import LoadOptions
+from ggufpy.generate.stateful import StatefulModel
 from ggufpy.support import checks, console
 
 
-class Llama(LoadedModel):
+class Llama(StatefulModel):
     """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
     Calls of several threads are evaluated together, as many as `n_parallel` says; others wait their turn. Text that a
@@ -43,7 +44,7 @@ class Llama(LoadedModel):
         verbose: bool = False,
         *,
         lookup: int = 0,
-        draft_model: str | os.PathLike[str] | Llama | None = None,
+        draft_model: str | os.PathLike[str] | Llama | LlamaDraftModel | None = None,
         n_parallel: int = 1,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
@@ -59,7 +60,7 @@ class Llama(LoadedModel):
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
         checks.flag("embedding", embedding)
-        if not isinstance(draft_model, Llama | None):
+        if not isinstance(draft_model, Llama | LlamaDraftModel | None):
             checks.path("draft_model", draft_model)
         seed = checks.seed("seed", seed)
         with Progress() as progress:

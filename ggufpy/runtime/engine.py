@@ -99,6 +99,11 @@ class Engine:
         return self._model.plan.hidden[2]
 
     @property
+    def makes_logits(self) -> bool:
+        """Whether it makes logits, not embeddings alone."""
+        return self._model.plan.makes_logits
+
+    @property
     def whole_texts(self) -> bool:
         """Whether a text must be evaluated in one step, from its beginning."""
         return self._model.plan.whole_texts
