@@ -67,7 +67,7 @@ class FakeEngine:
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
-    weight_bytes, kv_bytes, type_name, whole_texts = 1000, 100, "F32", False
+    weight_bytes, kv_bytes, type_name, whole_texts, makes_logits = 1000, 100, "F32", False, True
 
     def __init__(
         self,

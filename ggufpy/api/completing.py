@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.model import Record
 from ggufpy.errors import GGUFError
-from ggufpy.generate.loaded import LoadedModel
+from ggufpy.generate.stateful import StatefulModel
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHAT_TEMPERATURE = 0.2  # llama-cpp-python's default for chats; elsewhere it is that of `ggufpy.Sampling`
 
 
-class Completions(LoadedModel):
+class Completions(StatefulModel):
     """What makes completions. `_chat_format` writes prompts in place of the model's template, if there is one."""
 
     _chat_format: Format | None = None
@@ -185,6 +185,13 @@ class Completions(LoadedModel):
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self.tokenizer, self.n_vocab())
         return Constraint(grammar, self._vocabulary, after)
+
+    def _constraint(self, grammar: object) -> Constraint:
+        from ggufpy.api.openai.formats import answer_grammar
+
+        known = answer_grammar(None, grammar)
+        assert known is not None
+        return self.constraint(known)
 
     def adapter_scales(self, lora: object) -> tuple[float, ...] | None:
         """How much each adapter counts in a call: by its path, as it was loaded, or by its number; others do not.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
     from ggufpy.format.overlay import Overlaid
+    from ggufpy.generate.draft_functions import LlamaDraftModel
     from ggufpy.generate.drafters import Model
     from ggufpy.models.lora import Adapter
     from ggufpy.runtime import Engine
@@ -35,7 +36,8 @@ class LoadOptions(EngineOptions):
     """How to load a model: how to run it, and what is wanted beside.
 
     `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
-    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
+    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`,
+    or a function of the caller (`draft_functions.py`).
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
     tokeniser alone until it is asked for. `changes` are put over the file's metadata (`format/overlay.py`);
     `vocab_only` loads no weights.
@@ -50,7 +52,7 @@ class LoadOptions(EngineOptions):
         metavar="N",
         default_text="0, off; 8 is a good start",
     )
-    draft_model: str | os.PathLike[str] | Model | None = None
+    draft_model: str | os.PathLike[str] | Model | LlamaDraftModel | None = None
     draft_max: int = option(
         16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
     )

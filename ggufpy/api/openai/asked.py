@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_CHOICES = 1024
 SEEDS = 1 << 64
-Criterion = Callable[[Any, Any], bool]  # ids (n,) of the text before a token, logits (n_vocab,) it was drawn from
+Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
-from ggufpy.backends.program import Floats, Ints, Rows
+from ggufpy.backends.program import Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op
 from ggufpy.models.plan import Plan
@@ -207,6 +207,18 @@ class CpuProgram:
             for angles in self._ropes:
                 angles.turn(np.full(count, -drop), slice(0, count))
             self._run(("shift", group), calls, self._work)
+
+    def form(self, group: int) -> str:
+        return self._kv.form(group)
+
+    def row_bytes(self, group: int) -> int:
+        return self._kv.row_bytes(group)
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        return self._kv.read_page(group, page)
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        self._kv.write_page(group, page, rows)
 
     def close(self) -> None:
         self._team.close()
