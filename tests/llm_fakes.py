@@ -198,6 +198,9 @@ class FakeTemplate:
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any) -> str:
         return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt
 
+    def close(self) -> None:
+        pass
+
 
 def parts(
     n_ctx: int = 64,

@@ -151,8 +151,8 @@ def test_what_sampling_cannot_do(llm: Llama) -> None:
         llm.sample(idx=4)
     with pytest.raises(GGUFError, match="logits_processor is 5"):
         llm.sample(logits_processor=5)
-    with pytest.raises(GGUFError, match="grammar is 'root ::= x'"):
-        llm.sample(grammar="root ::= x")
+    with pytest.raises(GGUFError, match="grammar is 7"):
+        llm.sample(grammar=7)
     with pytest.raises(TypeError, match="unknown sampling option 'heat'"):
         llm.sample(heat=1.0)
     with pytest.warns(UserWarning, match="tfs_z has no effect"):

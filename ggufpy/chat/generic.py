@@ -7,7 +7,7 @@ that most models have seen (Hermes'); whether a model follows it is its own matt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ggufpy.chat.messages import checked
@@ -44,10 +44,12 @@ def with_calls(syntax: Syntax) -> Syntax:
     return FormSyntax("generic", Form(form.thoughts, (JSON,), form.wraps), header)
 
 
-def needs(messages: Sequence[Mapping[str, Any]], offer: Offer | None) -> bool:
+def needs(messages: object, offer: Offer | None) -> bool:
     """Whether there is an offer, or messages that call tools or come from them."""
     if offer is not None and offer.chosen:
         return True
+    if not isinstance(messages, list | tuple):
+        return False  # what is wrong with it is said elsewhere
     return any(isinstance(m, Mapping) and (m.get("role") == "tool" or m.get("tool_calls")) for m in messages)
 
 
