@@ -160,7 +160,9 @@ class FakeTokenizer:
     end_tokens = frozenset({EOS})
 
     def __init__(self, texts: list[str] | None = None) -> None:
-        self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)])
+        self.vocab = SimpleNamespace(
+            texts=texts or [str(i) for i in range(VOCAB)], ids={}, types=np.array([1] * 256 + [3] * 2, np.int32)
+        )
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
@@ -178,7 +180,7 @@ class FakeTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> Any:
+    def stream(self, shown: frozenset[int] = frozenset()) -> Any:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return SimpleNamespace(
             push=lambda token: decoder.decode(self.token_bytes(token)),
@@ -188,6 +190,8 @@ class FakeTokenizer:
 
 class FakeTemplate:
     """Renders `role:content;` for each message."""
+
+    source = ""
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any) -> str:
         return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt

@@ -11,8 +11,8 @@ from ggufpy.chat.probe import Message, Probe
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
-    from ggufpy.format.reader import GGUFFile
     from ggufpy.tokenizers import Tokenizer
+    from ggufpy.tokenizers.vocab import Described
 
 MAX_SOURCE = 1 << 17  # characters of a template
 MAX_OUTPUT = 1 << 26  # characters of a prompt
@@ -48,7 +48,7 @@ class ChatTemplate:
 
     @classmethod
     def from_metadata(
-        cls, file: GGUFFile, tokenizer: Tokenizer, name: str | None = None
+        cls, file: Described, tokenizer: Tokenizer, name: str | None = None
     ) -> ChatTemplate | None:
         """The template of `file` (`template_key`), or the one called `name`; None if there is none.
 

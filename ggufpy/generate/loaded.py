@@ -92,7 +92,7 @@ class LoadedModel:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """The file's metadata, plain Python values by key."""
-        return self._parts.file.metadata
+        return self._parts.metadata
 
     @property
     def engine(self) -> Engine:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
+from ggufpy.generate.unweighted import Unweighted
 from ggufpy.hub import resolve
 from ggufpy.support.options import ScaledPaths, Whole, option
 from ggufpy.support.records import dataclass
@@ -20,6 +21,7 @@ from ggufpy.support.records import dataclass
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
+    from ggufpy.format.overlay import Overlaid
     from ggufpy.generate.drafters import Model
     from ggufpy.models.lora import Adapter
     from ggufpy.runtime import Engine
@@ -35,7 +37,8 @@ class LoadOptions(EngineOptions):
     `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
     from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
-    tokeniser alone until it is asked for.
+    tokeniser alone until it is asked for. `changes` are put over the file's metadata (`format/overlay.py`);
+    `vocab_only` loads no weights.
     """
 
     shorten: bool = False
@@ -62,6 +65,8 @@ class LoadOptions(EngineOptions):
     )
     pre: str | None = None
     text: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    vocab_only: bool = False
 
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
@@ -121,6 +126,13 @@ class Parts:
     template: Later[ChatTemplate | None]
     adapters: tuple[GGUFFile, ...] = ()
     scales: tuple[float, ...] = ()  # how much each adapter counts
+    adapter_names: tuple[str, ...] = ()
+    source: GGUFFile | Overlaid | None = None  # the file with changes over its metadata, where there are any
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata that counts."""
+        return (self.source or self.file).metadata
 
 
 def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
@@ -131,18 +143,23 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
     file = gguf_format.open(path)
     opened = [file]
+    try:
+        source = _changed(file, options)
+    except BaseException:
+        file.close()
+        raise
 
     def make_tokenizer() -> Tokenizer:
-        from ggufpy.tokenizers import load_tokenizer
+        from ggufpy.tokenizers import tokenizer_of
 
-        return load_tokenizer(file, pre=options.pre)
+        return tokenizer_of(source, options.pre)
 
     def make_template() -> ChatTemplate | None:
         from ggufpy.chat import ChatTemplate, template_key
 
-        return ChatTemplate.from_metadata(file, tokenizer.get()) if template_key(file.metadata) else None
+        return ChatTemplate.from_metadata(source, tokenizer.get()) if template_key(source.metadata) else None
 
-    has_text = options.text and "tokenizer.ggml.model" in file.metadata
+    has_text = options.text and "tokenizer.ggml.model" in source.metadata
     tokenizer, template = Later(make_tokenizer), Later(make_template)
 
     def start_text() -> None:
@@ -155,8 +172,12 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
         for name, _ in options.lora:
             opened.append(gguf_format.open(name))
-        how = replace(options, n_ctx=_context_size(options, file.metadata))
-        engine = runtime.load(file, how, start_text, _adapters(opened[1:], options))
+        if options.vocab_only:
+            start_text()
+            engine: Engine = Unweighted(source.metadata)  # type: ignore[assignment]
+        else:
+            how = replace(options, n_ctx=_context_size(options, source.metadata))
+            engine = runtime.load(source, how, start_text, _adapters(opened[1:], options))
     except BaseException:
         template.wait()  # it reads the file that is about to be closed
         tokenizer.wait()
@@ -164,7 +185,17 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
             one.close()
         raise
     scales = tuple(float(scale) for _, scale in options.lora)
-    return Parts(os.fspath(path), engine, file, tokenizer, template, tuple(opened[1:]), scales)
+    names = tuple(os.fspath(name) for name, _ in options.lora)
+    return Parts(os.fspath(path), engine, file, tokenizer, template, tuple(opened[1:]), scales, names, source)
+
+
+def _changed(file: GGUFFile, options: LoadOptions) -> GGUFFile | Overlaid:
+    """The file, or what its metadata is with the changes that were asked for."""
+    if not options.changes:
+        return file
+    from ggufpy.format.overlay import overlaid
+
+    return overlaid(file, options.changes)
 
 
 def _adapters(files: Sequence[GGUFFile], options: LoadOptions) -> list[Adapter]:

@@ -76,6 +76,7 @@ class Request:
     # "stop" (an end), "length" (limit or context), "read", "cancelled" or "error"
     finish: str | None = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)
+    reused: int = field(default=0, init=False)  # tokens of the prompt that were read before it began
     begun: bool = field(default=False, init=False)  # whether it has had a place
     _told: int = field(default=0, init=False)  # tokens of the prompt that the sampler knows
 

@@ -191,6 +191,8 @@ class Scheduler:
             held = Held(self._engine.sequence(request.scales))
         elif request.reuse == "any":
             in_bulk = self._engine.reads_in_bulk(len(request.prompt) - len(held.tokens))
+        if not request.begun:
+            request.reused = len(held.tokens)
         try:
             request.begin()
         except BaseException:  # of whoever draws or guesses, or an interrupt: others can have what it holds

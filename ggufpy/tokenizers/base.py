@@ -82,6 +82,12 @@ class Tokenizer(ABC):
             after_special = isinstance(part, int)
         return ids + after
 
+    def pair(self, first: str, second: str) -> list[int]:
+        """Ids of two texts as one, as models that rank texts want them, with what the model adds around texts and
+        between them: BOS first EOS SEP second EOS."""
+        before, after = self._frame()
+        return [*before, *self.encode(first), *self._between(), *self.encode(second), *after]
+
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         """The bytes that a token stands for; nothing for a control token without `special`.
 
@@ -124,6 +130,11 @@ class Tokenizer(ABC):
         vocab = self.vocab
         before = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
         return before, [vocab.eos] if vocab.add_eos and vocab.eos is not None else []
+
+    def _between(self) -> list[int]:
+        """Ids between the two texts of a pair."""
+        sep = self.vocab.sep if self.vocab.add_sep else None
+        return [*self._frame()[1], *([] if sep is None else [sep])]
 
     def _checked(self, token: int) -> int:
         try:

@@ -81,6 +81,10 @@ class Syntax(ABC):
 
         return Grammar.from_lark(text)
 
+    def answer_after(self, prompt: str) -> str | None:
+        """The text behind which the answer to `prompt` begins, where a thought comes before it for sure."""
+        return None
+
     def shows(self, token: str) -> bool:
         """Whether the text of this control token must be in what the parser sees."""
         return bool(token) and any(token in marker for marker in self.markers)

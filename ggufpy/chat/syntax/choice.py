@@ -24,8 +24,8 @@ def syntax_of(template: Renders, architecture: str | None = None) -> Syntax:
         syntax: Syntax | None = module.syntax(shown, architecture or "")
         if syntax is not None:
             return syntax
-    form = learned(shown)
-    return FormSyntax("learned" if form.calls or form.thoughts else "plain", form, shown.header)
+    form, header = learned(shown)
+    return FormSyntax("learned" if form.calls or form.thoughts else "plain", form, header)
 
 
 def modules() -> list[ModuleType]:

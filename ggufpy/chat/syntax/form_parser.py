@@ -22,6 +22,7 @@ class Opening:
         self.section = calls.opens.strip().rstrip(_WRAPPERS).rstrip()
         self.closes = calls.closes.strip().lstrip("]}").lstrip()
         self.start = leading(calls)
+        self.between = calls.between.strip() if is_marker(calls.between.strip()) else ""
         last = max((i for i, part in enumerate(calls.parts) if not isinstance(part, Marker)), default=-1)
         self.parts = calls.parts
         self.after = last + 1
@@ -220,6 +221,8 @@ class FormReader:
 
     def _another(self, opening: Opening) -> Steps[bool]:
         """Whether another call begins here."""
+        if opening.between and (yield from self._reader.literal(opening.between)):
+            yield from self._reader.space()
         char = yield from self._reader.peek()
         if opening.start:
             return (yield from self._reader.starts(opening.start))

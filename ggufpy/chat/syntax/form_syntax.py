@@ -34,15 +34,20 @@ class FormSyntax(Syntax):
     def lark(self, offer: Offer, prompt: str, control: Control) -> str | None:
         return FormGrammar(self.form, offer, control).text(self.thinks(prompt), prompt)
 
+    def answer_after(self, prompt: str) -> str | None:
+        thoughts = self.form.thoughts
+        return thoughts.closes.strip() if thoughts is not None and self.thinks(prompt) else None
+
     def thinks(self, prompt: str) -> bool:
         """Whether the end of `prompt` has begun a thought."""
         thoughts = self.form.thoughts
         if thoughts is None:
             return False
         opens, closes = thoughts.opens.strip(), thoughts.closes.strip()
-        _, found, message = prompt.rpartition(self.header)
-        if not self.header or not found:
+        found = prompt.rfind(self.header) if self.header else -1
+        if found < 0:
             return bool(opens) and prompt.rstrip().endswith(opens)
+        message = prompt[found + len(self.header) :]
         if not opens:
             return closes not in message
         return message.lstrip().startswith(opens) and message.rfind(opens) > message.rfind(closes)

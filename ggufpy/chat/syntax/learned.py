@@ -20,15 +20,20 @@ _PAIRS = (
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<reasoning>", "</reasoning>"),
 )
+_WORD_AT_END = re.compile(r"\s+[\w=\"]+$")
 _WORDS = re.compile(r"\S+\s*")
 
 
-def learned(shown: Shown) -> Form:
-    """What the template shows. A form without calls where it shows none."""
+def learned(shown: Shown) -> tuple[Form, str]:
+    """What the template shows, and the text with which an assistant's message begins. A form without calls where it
+    shows none."""
     thoughts = thoughts_of(shown)
     wraps, ends = _wraps(shown, thoughts)
     calls = _calls(shown, thoughts, wraps, ends)
-    return Form(thoughts, (calls,) if calls else (), wraps)
+    header = shown.start
+    if thoughts and not thoughts.opens.strip():
+        thoughts, header = _with_opening(thoughts, header, shown)
+    return Form(thoughts, (calls,) if calls else (), wraps), header
 
 
 # -- thoughts --
@@ -40,13 +45,25 @@ def thoughts_of(shown: Shown) -> Thoughts | None:
     if found:
         closes = found[1].after
         if shown.thought_then_call:
-            closes = common_start([closes, shown.thought_then_call])
+            closes = _WORD_AT_END.sub("", common_start([closes, shown.thought_then_call]))
         if is_marker(closes.strip()):
             return Thoughts(found[1].before, closes)
     for opens, closes in _PAIRS:
         if closes in shown.source or any(prompt.rstrip().endswith(opens) for prompt in shown.prompts):
             return Thoughts(opens, closes)
     return None
+
+
+def _with_opening(thoughts: Thoughts, header: str, shown: Shown) -> tuple[Thoughts, str]:
+    """Thoughts whose opening is part of every message, or of every prompt: it is taken from there."""
+    tag = thoughts.closes.strip().replace("/", "", 1)
+    head = header.rstrip()
+    if tag != thoughts.closes.strip() and head.endswith(tag):
+        return Thoughts(tag + header[len(head) :], thoughts.closes), head[: -len(tag)]
+    prompts = [prompt[len(shown.header) :] for prompt in shown.prompts if prompt.startswith(shown.header)]
+    if prompts and prompts[0].strip() and thoughts.closes.strip() not in prompts[0]:
+        return Thoughts(prompts[0], thoughts.closes), header
+    return thoughts, header
 
 
 def _without_thought(text: str, thoughts: Thoughts | None) -> str:
@@ -69,9 +86,14 @@ def _wraps(shown: Shown, thoughts: Thoughts | None) -> tuple[tuple[str, ...], st
     # What ends content also stands between it and a call; what ends a message does not.
     text = shown.calls(1, CONTENT)
     behind = text.partition(CONTENT)[2] if text else ""
-    after = common_start([plain.after, behind]).strip() if behind else ""
-    wraps = tuple(text for text in (before, after) if is_marker(text))
-    return wraps, plain.after
+    after = common_start([plain.after, behind]) if behind else ""
+    if not is_marker(after.strip()) or after.strip() == plain.after.strip():
+        after = ""
+    ends = plain.after[len(after) :]
+    more = re.sub(r"<[^<>]*>\s*$", "", ends).strip() if after else ""
+    opens = thoughts.opens.strip() if thoughts else ""
+    wraps = tuple(text for text in (before, after.strip(), more) if is_marker(text) and text != opens)
+    return wraps, ends
 
 
 # -- calls --
@@ -85,22 +107,33 @@ def _calls(shown: Shown, thoughts: Thoughts | None, wraps: tuple[str, ...], ends
     before = _before(shown, one, first, thoughts, wraps)
     if two and (second := find(two, 1)):
         return _of_two(first, before, two, second, ends)
-    after = one[first.end :]
-    end = common_end([after, ends]) if ends else ""
-    return _made(first, "", before, after[: len(after) - len(end)], "", several=False)
+    return _made(first, "", before, _without_end(one[first.end :], ends), "", several=False)
 
 
 def _before(shown: Shown, one: str, first: Written, thoughts: Thoughts | None, wraps: tuple[str, ...]) -> str:
     """What opens a call, without the marks of content and thoughts."""
+    found = [_unwrapped(_without_thought(one[: first.start], thoughts), wraps)]
     text = shown.calls(1, CONTENT)
     written = find(text, 0) if text else None
     if text and written and CONTENT in text[: written.start]:
-        before = text[: written.start].partition(CONTENT)[2]
-        return before.lstrip().removeprefix(wraps[-1]) if wraps else before
-    before = _without_thought(one[: first.start], thoughts)
+        found.append(_unwrapped(text[: written.start].partition(CONTENT)[2], wraps))
+    return min((text for text in found if is_marker(text.strip())), key=len, default=found[-1])
+
+
+def _unwrapped(text: str, wraps: tuple[str, ...]) -> str:
+    """A text without the marks of content at its beginning."""
     for wrap in wraps:
-        before = before.lstrip().removeprefix(wrap)
-    return before
+        if text.lstrip().startswith(wrap):
+            text = text.lstrip()[len(wrap) :]
+    return text
+
+
+def _without_end(text: str, ends: str) -> str:
+    """A text without what ends a message."""
+    if ends and text.endswith(ends):
+        return text[: -len(ends)]
+    end = common_end([text, ends]) if ends else ""
+    return text[: len(text) - len(end)]
 
 
 def _of_two(first: Written, before: str, two: str, second: Written, ends: str) -> Calls | None:
@@ -108,9 +141,7 @@ def _of_two(first: Written, before: str, two: str, second: Written, ends: str) -
     again = find(two, 0)
     if again is None:
         return None
-    middle, after = two[again.end : second.start], two[second.end :]
-    end = common_end([after, ends]) if ends else ""
-    after = after[: len(after) - len(end)] if end else after
+    middle, after = two[again.end : second.start], _without_end(two[second.end :], ends)
     closes = common_start([middle, after])
     rest = middle[len(closes) :]
     opens = common_end([before, rest]) if is_marker(rest.strip()) else ""

@@ -8,8 +8,18 @@ from typing import Any
 
 from ggufpy.chat.syntax.form import Part
 from ggufpy.chat.syntax.keywords import Keywords
-from ggufpy.chat.syntax.parts import Id, Name, Text
-from ggufpy.chat.syntax.shown import ARGUMENTS, IDS, NAMES, NUMBER, NUMBER_KEY, TEXT_KEY, common_end, common_start
+from ggufpy.chat.syntax.parts import Id, Name, Number, Text
+from ggufpy.chat.syntax.shown import (
+    ARGUMENTS,
+    IDS,
+    NAMES,
+    NUMBER,
+    NUMBER_KEY,
+    TEXT_KEY,
+    common_end,
+    common_start,
+    shared_end,
+)
 from ggufpy.chat.syntax.tagged import Tagged
 from ggufpy.chat.syntax.written import Json, Wrapped
 from ggufpy.support.records import dataclass
@@ -94,20 +104,23 @@ def _name_and_id(text: str, at: int, stop: int, number: int) -> tuple[list[Part]
     parts: list[Part] = [Name(form)]
     early = text.rfind(IDS[number], 0, begin)
     if early >= 0 and not any(word in text[early:begin] for word in NAMES):
-        parts[:0] = [Id(), *cut(text[early + len(IDS[number]) : begin])]
+        parts[:0] = [Id(), *_cut(text[early + len(IDS[number]) : begin], number)]
         begin = early
     while position < stop:
         spots = [(text.find(word, position, stop), word) for word in (IDS[number], name)]
         spot, word = min(((i, w) for i, w in spots if i >= 0), default=(stop, ""))
-        parts += cut(text[position:spot])
+        parts += _cut(text[position:spot], number)
         parts += [Id() if word == IDS[number] else Name()] if word else []
         position = spot + len(word)
     return parts, begin
 
 
-def cut(text: str) -> list[Text]:
-    """A text as markers, cut at white space."""
-    return [Text(word) for word in re.findall(r"\S+\s*|^\s+(?=\S)", text) if word.strip()]
+def _cut(text: str, number: int) -> list[Part]:
+    """A text as markers, cut at white space and around a number that counts calls."""
+    parts: list[Part] = []
+    for i, piece in enumerate(re.split(rf"(?<=\")({number}|{number + 1})(?=\")", text)):
+        parts += [Number()] if i % 2 else [Text(word) for word in re.findall(r"\S+\s*", piece)]
+    return parts
 
 
 # -- others --
@@ -170,7 +183,7 @@ def _tags(text: str, name: str, number: int) -> Tagged | None:
     lines = middles[0].endswith("\n") and closes.startswith("\n")
     if middles[0] == middles[1]:
         return Tagged(opens, middles[0], closes, rest, None, lines)
-    before, behind = common_start(middles), common_end(middles)
+    before, behind = common_start(middles), shared_end(middles)
     said = [middle[len(before) : len(middle) - len(behind)] for middle in middles]
     if not before.strip() or not behind.strip() or not all(said):
         return None

@@ -10,6 +10,7 @@ from ggufpy.chat.syntax.ongoing import Ongoing
 from ggufpy.chat.syntax.reader import NoCall, Steps
 from ggufpy.support.records import dataclass
 
+_DIGITS = re.compile(r"\d+")
 _WORD = re.compile(r"[^\s<>{}()\[\]\"'=,|]+")
 
 
@@ -74,6 +75,23 @@ class Id:
 
     def lark(self, tool: Tool, lark: Lark) -> str:
         return f"/{self.pattern}/"
+
+    def texts(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that counts calls."""
+
+    def read(self, call: Ongoing) -> Steps[None]:
+        yield from call.reader.run(_DIGITS, MAX_NAME)
+
+    def fits(self, char: str) -> bool:
+        return char.isdigit()
+
+    def lark(self, tool: Tool, lark: Lark) -> str:
+        return "/[0-9]+/"
 
     def texts(self) -> tuple[str, ...]:
         return ()

@@ -56,9 +56,17 @@ class Shown:
     def header(self) -> str:
         """The text with which an assistant's message begins."""
         plain = self._tail({"content": CONTENT}, False)
-        starts = [text.partition(CONTENT)[0] for text in (plain, self._tail(self._call(1, ""), False)) if text]
-        texts = [*self.prompts[:1], *starts]
+        thoughts = (self._tail({"content": CONTENT, field: THOUGHT}, False) for field in _FIELDS)
+        starts = [(plain, CONTENT), (self._tail(self._call(1, ""), False), NAMES[0])]
+        starts += [(text, THOUGHT) for text in thoughts if text and THOUGHT in text]
+        texts = [*self.prompts, *(text.partition(word)[0] for text, word in starts if text)]
         return common_start(texts) if len(texts) > 1 else (texts or [""])[0]
+
+    @cached_property
+    def start(self) -> str:
+        """The header without what ends the user's message before it."""
+        before = self._tail(None, False)
+        return self.header[len(before) :] if before and self.header.startswith(before) else self.header
 
     @cached_property
     def plain(self) -> Around | None:
@@ -144,6 +152,11 @@ def common_start(texts: list[str]) -> str:
     if cut == start and any(rest[:1].isalnum() for rest in rests):
         cut = re.sub(r"\w+$", "", start)
     return cut
+
+
+def shared_end(texts: list[str]) -> str:
+    """What all end with, from the first character on that is of no word."""
+    return re.sub(r"^\w+", "", _shared([text[::-1] for text in texts])[::-1])
 
 
 def common_end(texts: list[str]) -> str:
