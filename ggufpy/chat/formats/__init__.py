@@ -10,15 +10,12 @@ from __future__ import annotations
 import pkgutil
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+from ggufpy.chat.formats._format import Format
 from ggufpy.chat.formats._handlers import handlers
 from ggufpy.errors import GGUFError
 
-if TYPE_CHECKING:
-    from ggufpy.chat.formats._format import Format
-
-__all__ = ["UnknownFormat", "get", "handlers", "names"]
+__all__ = ["Format", "UnknownFormat", "get", "handlers", "names"]
 
 
 class UnknownFormat(GGUFError):
