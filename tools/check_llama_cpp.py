@@ -272,7 +272,9 @@ def _filling_model(model: Path, folder: Path) -> Path:
     out = folder / "filling.gguf"
     keys = [f"tokenizer.ggml.fim_{part}_token_id:uint32={i}" for i, part in enumerate(("pre", "suf", "mid"), start=3)]
     options = [word for key in keys for word in ("--set", key)]
-    subprocess.run([sys.executable, "-m", "ggufpy", "edit", str(model), "-o", str(out), *options], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "ggufpy", "edit", str(model), "-o", str(out), *options], check=True, capture_output=True
+    )
     return out
 
 
