@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
-from ggufpy.backends.program import Floats, Ints, Rows
+from ggufpy.backends.program import Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op
 from ggufpy.models.plan import Plan
@@ -115,7 +115,7 @@ class CpuProgram:
         if self._sinks:
             from .taps import of_step
 
-            self._given[self._work] = of_step(step)
+            self._given[self._work] = of_step(step, self._spread)
 
         def calls() -> Iterable[Call | Cut]:
             return self._lowering(self._work, kind).calls(self._plan.body)
@@ -183,7 +183,7 @@ class CpuProgram:
             self._tapes[name] = stretches(calls(), self.model.library)
         for stretch in self._tapes[name]:
             if isinstance(stretch, Cut):
-                self._given[work].give(stretch, work)
+                stretch.give(self._given[work], work)
             elif self.profile is None:
                 stretch.run(self._team)
             else:
@@ -207,6 +207,18 @@ class CpuProgram:
             for angles in self._ropes:
                 angles.turn(np.full(count, -drop), slice(0, count))
             self._run(("shift", group), calls, self._work)
+
+    def form(self, group: int) -> str:
+        return self._kv.form(group)
+
+    def row_bytes(self, group: int) -> int:
+        return self._kv.row_bytes(group)
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        return self._kv.read_page(group, page)
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        self._kv.write_page(group, page, rows)
 
     def close(self) -> None:
         self._team.close()

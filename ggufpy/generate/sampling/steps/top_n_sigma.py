@@ -19,6 +19,7 @@ class TopNSigma(Cut):
     """Keeps what is at most n standard deviations below the largest; logits of -inf do not count for those."""
 
     PLACE = 30
+    NAME, LETTER = "top_n_sigma", "s"
     OPTIONS = (
         Option(
             "top_n_sigma",
@@ -29,6 +30,7 @@ class TopNSigma(Cut):
             metavar="N",
         ),
     )
+    sorts = False
 
     def __init__(self, sampling: Sampling) -> None:
         self._n: float = sampling.top_n_sigma
@@ -39,7 +41,7 @@ class TopNSigma(Cut):
         return bool(sampling.top_n_sigma > 0)
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
+        """See Step."""
         import numpy as np
 
         logits = candidates.logits
