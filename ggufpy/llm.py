@@ -101,8 +101,8 @@ class Llama(AsyncCompletions):
         self._spm_infill = checks.flag("spm_infill", spm_infill)
         self.last_n_tokens_size = checks.whole("last_n_tokens_size", last_n_tokens_size, 0)
         self._logits_all = checks.flag("logits_all", others.get("logits_all", False))
-        self.chat_handler = arguments.handler(chat_handler)
-        self._chat_format = _format(chat_format)
+        self.chat_handler = arguments.handler(chat_handler) or _registered(chat_format)
+        self._chat_format = None if self.chat_handler is not None else _format(chat_format)
         with Progress() as progress:
             if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
@@ -164,6 +164,15 @@ class Llama(AsyncCompletions):
             raise GGUFError("create_chat_completion_openai_v1 needs the openai package: pip install openai") from error
         made: Any = self.create_chat_completion(*args, **options)
         return (ChatCompletionChunk(**one) for one in made) if options.get("stream") else ChatCompletion(**made)
+
+
+def _registered(name: object) -> Callable[..., Any] | None:
+    """The handler that the program has registered under the name of a chat format."""
+    if name is None:
+        return None
+    from ggufpy.chat import formats
+
+    return formats.handlers.get(checks.text("chat_format", name))
 
 
 def _format(name: object) -> Any:
