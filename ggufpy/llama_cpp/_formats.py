@@ -70,7 +70,8 @@ class _View:
         from ggufpy.api.openai import prompts
 
         tools = None if offer is None or not offer.chosen else offer.tools
-        return prompts.chat_prompt(self._llama.tokenizer, self._form.render(messages, tools), self._form.stops)
+        text = self._form.render(messages, tools)
+        return prompts.chat_prompt(self._llama.tokenizer, text, self._form.stops, self._llama.turns)
 
 
 format = formatter("vicuna")
