@@ -214,7 +214,6 @@ def test_run_passes_its_options_on(fake: SimpleNamespace, capsys: pytest.Capture
     [
         (["-ngl", "1"], "GPU"),
         (["-ctk", "q5_1"], "the key/value cache cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
-        (["--top-p", "2"], "top_p"),
         (["--logit-bias", "9999=1"], "9999"),
         (["-f", "nowhere.txt"], "nowhere.txt: No such file"),
         (["-p", "x" * 100], "the prompt is 108 tokens and the context holds 64"),

@@ -180,6 +180,22 @@ def test_a_sort_that_stops_early_leaves_the_same(order: str, monkeypatch: pytest
     assert sampled(sampling, logits) == found
 
 
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_p": 0.9999}, {"temp": 3.0}, {"min_keep": 2}], ids=str)
+def test_a_sort_of_enough_draws_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw, and top-p, sort no more than they reach into."""
+    logits = (np.random.default_rng(7).normal(size=20_000) * 3).astype(np.float32).round(2)
+    sampling = Sampling(**{"top_k": 0, "min_p": 0.0, "top_p": 1.0, "seed": 3, **options})
+    sizes: list[int] = []
+    sort = Candidates.sort
+    monkeypatch.setattr(Candidates, "sort", lambda self, most=0: (sort(self, most), sizes.append(len(self)))[0])
+    found = sampled(sampling, logits, 200)
+    assert np.median(sizes) < 5_000 or sampling.top_p == 0.9999  # for so much all are sorted
+    monkeypatch.setattr("ggufpy.generate.sampling.candidates._ENOUGH", ())
+    sizes.clear()
+    assert sampled(sampling, logits, 200) == found
+    assert max(sizes) == 20_000
+
+
 @pytest.mark.parametrize(
     "order", ["top_p;temperature;min_p", "top_p;top_n_sigma;min_p", "xtc;min_p", "typ_p;min_p", "top_p;penalties;min_p"]
 )

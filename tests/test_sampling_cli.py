@@ -53,6 +53,12 @@ def test_words_of_llama_cpp(words: list[str], options: dict[str, Any]) -> None:
         (["--sampler-seq", "kz"], "'z' is no letter of e penalties, d dry"),
         (["--dry-allowed-length", "-1"], "the least is 0"),
         (["--mirostat", "x"], "not a whole number"),
+        (["--mirostat", "3"], "mirostat is 3, and must be one of 0, 1, 2"),
+        (["--top-p", "1.5"], "top_p is 1.5, and must be from 0 to 1"),
+        (["--dry-base", "0.5"], "dry_base is 0.5, and must be 1 or more"),
+        (["--adaptive-decay", "1"], "adaptive_decay is 1.0, and must be from 0 to 0.99"),
+        (["--repeat-penalty", "0"], "repeat_penalty is 0.0, and must be above 0"),
+        (["--seed", "-2"], "seed is -2"),
     ],
 )
 def test_words_that_mean_nothing(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,3 +99,40 @@ def test_processors_see_the_text_and_change_the_logits() -> None:
     assert np.array_equal(logits, LOGITS)
     with pytest.raises(GGUFError, match=r"a logits processor gave the shape \(3,\)"):
         Sampler(PLAIN, 5, guides=Guides(processors=(lambda ids, logits: logits[:3],))).sample(LOGITS)
+
+
+@pytest.mark.parametrize("forbidden", [1, 30, 33, 60, 69])
+def test_masks_of_few_and_of_many_tokens_leave_the_others(forbidden: int) -> None:
+    logits = np.random.default_rng(forbidden).normal(size=70).astype(np.float32)
+    tokens = np.random.default_rng(forbidden).permutation(70)[forbidden:]
+    sampler = Sampler(PLAIN, 70, guides=by(words(70, *tokens.tolist())))
+    left = sampler.adjusted(logits)
+    assert np.flatnonzero(left > -np.inf).tolist() == sorted(tokens)
+    assert np.array_equal(left[tokens], logits[tokens])
+
+
+def test_ids_that_processors_keep_stay_as_they_were() -> None:
+    kept: list[np.ndarray[Any, Any]] = []
+
+    def keep(ids: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        kept.append(ids)
+        return logits
+
+    sampler = Sampler(PLAIN, 5, guides=Guides(processors=(keep,)))
+    text = [i % 5 for i in range(600)]
+    for token in text:
+        sampler.accept(token)
+        sampler.adjusted(LOGITS)
+    assert all(ids.tolist() == text[: len(ids)] for ids in kept)
+    assert len(kept[-1]) == 600
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0][0] = 3
+
+
+def test_a_processor_keeps_the_logits_that_it_gave() -> None:
+    """What it gives back may be its own array: steps change a copy."""
+    own = LOGITS.copy()
+    sampler = Sampler(replace(PLAIN, presence_penalty=3.0), 5, guides=Guides(processors=(lambda ids, logits: own,)))
+    sampler.accept(2)
+    assert sampler.adjusted(LOGITS)[2] == LOGITS[2] - 3
+    assert np.array_equal(own, LOGITS)

@@ -28,7 +28,10 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Draws take `token` where it is a candidate, else the first; `shares` are what they draw from, by token."""
     box: dict[str, Any] = {"token": None}
 
-    def draw(self: Candidates, weights: np.ndarray[Any, Any]) -> int:
+    def draw(self: Candidates, weights: np.ndarray[Any, Any] | None = None) -> int:
+        if weights is None:
+            self.sort()
+            weights = self.shares()
         box["shares"] = np.zeros(len(self.whole))
         box["shares"][self.ids] = weights / weights.sum()
         place = self.ids.tolist().index(box["token"]) if box["token"] in self.ids else 0

@@ -140,6 +140,19 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers", "lora")
 
 
+class _Checked:
+    """What an option takes, checked as it is read: before a model is loaded."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        self.check = option.kind.check
+
+    def read(self, text: str) -> Any:
+        """See Kind; of a repeated option each is read, and what they are together is looked at later."""
+        value = self._option.kind.read(text)
+        return value if self._option.repeated else self._option.check(value)
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """How the next token is chosen: what the steps of sampling declare."""
     from ggufpy.generate.sampling.steps import Letters, options
@@ -150,7 +163,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("sampling", about)
     for option in options():
-        add_option(group, option)
+        add_option(group, option._replace(kind=_Checked(option)))
         if option.name == "samplers":
             group.add_argument(
                 "--sampler-seq",

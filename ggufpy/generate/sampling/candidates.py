@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_SLACK = 1e-3  # the floor is compared in float32 here, and in float64 by the step whose it is
+_SLACK = 1e-3  # floors and shares are compared in float32 here, and in float64 by the steps whose they are
+_ENOUGH = (256, 4096)  # how many candidates are tried to have a share
 _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
 
 
@@ -56,6 +57,17 @@ class Candidates:
         if count < len(self):
             self._left_out = 0.0
             self._ids, self.logits = self.ids[:count], self.logits[:count]
+
+    def first_with(self, share: float, least: int) -> None:
+        """Keep the first that have `share` of the probability, of unsorted candidates too; `least` stay."""
+        if least > 1:
+            self.sort()
+        else:
+            self.cover(share)
+        reached = self.shares().cumsum()
+        self.first(max(int(reached.searchsorted(share)) + 1, least))
+        if reached[-1] >= share:
+            self._left_out = 0.0  # what was left out would go now
 
     def first_above(self, floor: float, least: int = 1) -> None:
         """Keep those of sorted candidates whose logit is at most -`floor` below the largest; `least` stay."""
@@ -100,14 +112,36 @@ class Candidates:
         """The `count` largest logits, largest first; fewer where others are -inf."""
         return self.logits[_largest(self.logits, count)]
 
-    def draw(self, weights: NDArray[np.float64]) -> int:
-        """Leave one candidate, drawn by `weights` (n,); returns the place that it had."""
+    def draw(self, weights: NDArray[np.float64] | None = None) -> int:
+        """Leave one candidate, drawn by `weights` (n,) or else by probability; returns the place that it had.
+
+        By probability as many are sorted as it takes to reach the one that is drawn.
+        """
+        at = self.random.random()
+        if weights is None:
+            self.cover(at)
+            weights = self.shares()
         reached = weights.cumsum()
-        place = int(reached.searchsorted(self.random.random() * reached[-1], side="right"))
+        place = int(reached.searchsorted(at * (reached[-1] + self._left_out), side="right"))
         place = min(place, len(self) - 1)
         self.after(place)
         self.first(1)
         return place
+
+    def cover(self, share: float) -> None:
+        """Sort as many candidates as have more than `share` of the probability, or all; others are left out."""
+        if self._sorted or self._floor is not None:
+            return self.sort()
+        best = np.float32(self.logits.max())
+        weights = np.exp(self.logits - best, dtype=np.float32)
+        least = (share + _SLACK) * float(weights.sum(dtype=np.float64))
+        for count in _ENOUGH:
+            if 2 * count < len(self):
+                bound = float(_below_top(self.logits, count))
+                if weights[self.logits >= bound].sum(dtype=np.float64) >= least:
+                    self._floor = bound - float(best)
+                    break
+        return self.sort()
 
     def sort(self, most: int = 0) -> None:
         """Order candidates, largest logit first, equals by id, unless they are; -inf is left out.

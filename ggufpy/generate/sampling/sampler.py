@@ -135,13 +135,23 @@ class Sampler:
         return logits
 
     def _masked(self, logits: Floats, words: NDArray[np.uint32]) -> Floats:
-        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form."""
+        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form.
+
+        A grammar allows a few tokens, or nearly all: those that are fewer are written.
+        """
         count = -(-self.n_vocab // 32)
         if words.shape != (count,) or words.dtype != np.uint32:
             raise GGUFError(f"a mask is {words.dtype} {words.shape}, and must be uint32 ({count},)")
         octets = words.astype("<u4", order="C", copy=False).view(np.uint8)
         allowed = np.unpackbits(octets, count=self.n_vocab, bitorder="little").view(np.bool_)
-        return np.where(allowed, logits, np.float32(-np.inf))
+        if 2 * np.count_nonzero(allowed) < self.n_vocab:
+            places = np.flatnonzero(allowed)
+            masked = np.full_like(logits, -np.inf)
+            masked[places] = logits[places]
+        else:
+            masked = logits.copy()
+            masked[np.flatnonzero(~allowed)] = -np.inf
+        return masked
 
     def _drawn(self, logits: Floats) -> int:
         candidates = Candidates(logits, self._random, self._floor)

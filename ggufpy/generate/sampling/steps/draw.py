@@ -48,8 +48,7 @@ class Draw(Last):
 
     def apply(self, candidates: Candidates) -> None:
         """See Step."""
-        candidates.sort()
-        candidates.draw(candidates.shares())
+        candidates.draw()
 
 
 STEP = Draw

@@ -58,7 +58,7 @@ class LogitBias(Adjust):
             (),
             Biases(),
             "add to a token's logit, again for more; -inf never takes it",
-            ("--logit-bias",),
+            ("-l", "--logit-bias"),
             metavar="ID=BIAS",
             default_text="",
             repeated=True,

@@ -2,7 +2,8 @@
 
 Facts: llama_sampler_mirostat and llama_sampler_mirostat_v2 in src/llama-sampler.cpp of llama.cpp, and the chain around
 them in common/sampling.cpp: logit_bias, then the temperature, then mirostat. What else is asked for does not run, and a
-temperature of 0 takes the likeliest token.
+temperature of 0 takes the likeliest token. Where version 1's number of tokens does not fit an int, as for flat
+distributions, it takes all of them; there that is undefined, and mostly one.
 """
 
 from __future__ import annotations

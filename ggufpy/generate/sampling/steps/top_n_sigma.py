@@ -1,6 +1,7 @@
 """Top-nσ (Tang et al. 2024): logits within n standard deviations of the largest, whatever the temperature.
 
-Facts: llama_sampler_top_n_sigma in src/llama-sampler.cpp of llama.cpp.
+Facts: llama_sampler_top_n_sigma in src/llama-sampler.cpp of llama.cpp. There what is dropped stays as a candidate of
+-inf, which samplers behind it count (dynamic temperature, min_keep); here it is gone.
 """
 
 from __future__ import annotations

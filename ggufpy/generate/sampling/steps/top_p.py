@@ -31,8 +31,7 @@ class TopP(Cut):
 
     def apply(self, candidates: Candidates) -> None:
         """See Step."""
-        candidates.sort()
-        candidates.first(max(int(candidates.shares().cumsum().searchsorted(self._share)) + 1, self._least))
+        candidates.first_with(self._share, self._least)
 
 
 STEP = TopP
