@@ -21,6 +21,7 @@ from ggufpy.chat.syntax.output import Output, Text, hex_id
 from ggufpy.chat.syntax.reader import Finder, NoCall, Reader, Steps
 from ggufpy.chat.syntax.shown import Shown
 from ggufpy.chat.tools import Offer
+from ggufpy.errors import GGUFError
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
@@ -47,6 +48,11 @@ class Harmony(Syntax):
     def lark(self, offer: Offer, prompt: str, control: Control) -> str | None:
         if not offer.chosen:
             return None
+        missing = [text for text in (_CHANNEL, _MESSAGE, _START, "<|end|>") if control(text) is None]
+        if missing and offer.must_call:
+            raise GGUFError(f"tool_choice {offer.choice!r}: the vocabulary has no token {missing[0]}, which calls need")
+        if missing:
+            return None
         lark = Lark(control)
         lark.rule("start", "")
         calls = []
@@ -61,7 +67,7 @@ class Harmony(Syntax):
         thought = f"{lark.text(f'{_CHANNEL}analysis{_MESSAGE}')} {ANYTHING} {end} {again}"
         said = f"{lark.text(f'{_CHANNEL}commentary{_MESSAGE}')} {ANYTHING} {end} {again}"
         lark.rule("before", f"({thought} | {said})*")
-        lark.rule("call", " | ".join(calls))
+        lark.rule("call", f"({' | '.join(calls)}) ({lark.text('<|call|>')})?")
         final = f" | {lark.text(f'{_CHANNEL}final{_MESSAGE}')} {ANYTHING}" if not offer.must_call else ""
         lark.rule("start", f"before (call{final})")
         return lark.grammar()
