@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_tokenizers import bpe_metadata
 
-from ggufpy.chat import ChatTemplate, limits, template
+from ggufpy.chat import ChatTemplate, limits
 from ggufpy.errors import GGUFError
 from ggufpy.format import open as open_gguf
 from ggufpy.format import write
@@ -156,7 +156,7 @@ def test_a_template_that_is_no_text(tmp_path: Path) -> None:
         ("{% generation %}x", "not a valid"),
         ("{% endgeneration %}", "unknown tag 'endgeneration'"),
         ("{{ 'x' | nothing }}", "No filter named 'nothing'"),
-        ("x" * (template.MAX_SOURCE + 1), "too many for a template"),
+        ("x" * (limits.MAX_SOURCE + 1), "too many for a template"),
         ("{{ " + "(" * 50_000 + " }}", "recursion"),
         ("{% if a %}" * 2000 + "{% endif %}" * 2000, "not a valid"),
     ],

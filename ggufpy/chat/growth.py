@@ -15,6 +15,7 @@ from ggufpy.chat.meter import weigh
 
 Arguments = tuple[Any, ...]
 _WIDTH = re.compile(r"\d{4,}|\*")
+_CODECS = ("utf-8", "utf8", "ascii", "latin-1", "utf-16", "utf-32")
 _MAX_PRECISION = 400  # digits behind the point: a float has no more
 
 
@@ -59,6 +60,17 @@ def _argument(args: Arguments, kwargs: Mapping[str, Any], place: int, name: str,
 def _padded(args: Arguments, kwargs: Mapping[str, Any]) -> float:
     """A text of a width that is given."""
     return _numbers((*args[1:], *kwargs.values()))
+
+
+def _items(args: Arguments, kwargs: Mapping[str, Any]) -> float:
+    """A list of the characters, words or lines of a text."""
+    return _NEVER if isinstance(args[0], (str, bytes)) and len(args[0]) > MAX_ITEMS else 0
+
+
+def _encoded(args: Arguments, kwargs: Mapping[str, Any]) -> float:
+    """Codecs of names of hosts take quadratic time."""
+    name = str(_argument(args, kwargs, 1, "encoding", "utf-8")).lower().replace("_", "-")
+    return 0 if name in _CODECS else _NEVER
 
 
 def _filled(args: Arguments, kwargs: Mapping[str, Any]) -> float:
@@ -144,6 +156,8 @@ _SIZES: Mapping[str, Callable[[Arguments, Mapping[str, Any]], float]] = {
     **dict.fromkeys(("center", "ljust", "rjust", "zfill", "to_bytes"), _padded),
     **dict.fromkeys(("batch", "slice"), _filled),
     **dict.fromkeys(("format", "format_map", "strftime_now"), _formatted),
+    **dict.fromkeys(("sort", "list", "unique", "groupby", "split", "rsplit", "splitlines"), _items),
+    **dict.fromkeys(("encode", "decode"), _encoded),
     "repeat": _repeated,
     "expandtabs": _expanded,
     "replace": _replaced,

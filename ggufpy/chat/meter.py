@@ -20,7 +20,6 @@ class Meter:
 
     def __init__(self, seconds: float, now: datetime) -> None:
         self.now = now
-        self._seconds = seconds
         self._left = limits.MAX_WORK
         self._end = time.monotonic() + seconds
 
@@ -30,7 +29,7 @@ class Meter:
         if self._left < 0:
             raise TooMuch("it does more work than any chat needs")
         if time.monotonic() > self._end:
-            raise TooMuch(f"it takes longer than {self._seconds:.1f} seconds")
+            raise TooMuch(limits.TOO_SLOW)
 
     def made(self, value: Any) -> Any:
         """`value`, charged by its size."""

@@ -162,25 +162,24 @@ class Worker:
         """The answer to a request. Raises TooMuch, and the process is no more, when it takes longer than `seconds`."""
         answer, killed = self._exchange(asked, seconds)
         if answer is None:
-            late = f"it takes longer than {limits.SECONDS:.1f} seconds"
-            raise TooMuch(late if killed else "its process ended, perhaps for want of memory")
+            raise TooMuch(limits.TOO_SLOW if killed else "its process ended, perhaps for want of memory")
         return answer
 
     def _exchange(self, asked: bytes | None, seconds: float) -> tuple[bytes | None, bool]:
         """Sends a request, if there is one, and takes the next message; whether it was killed for being too slow."""
-        killed = threading.Event()
+        process, killed = self._process, threading.Event()
 
-        def kill() -> None:
+        def kill() -> None:  # knows no worker, which would live as long as the thread
             killed.set()
-            self._process.kill()
+            process.kill()
 
         timer = threading.Timer(seconds, kill)
         timer.daemon = True
         timer.start()
         try:
             if asked is not None:
-                send(cast(BinaryIO, self._process.stdin), asked)
-            return receive(cast(BinaryIO, self._process.stdout), _MAX_ANSWER), killed.is_set()
+                send(cast(BinaryIO, process.stdin), asked)
+            return receive(cast(BinaryIO, process.stdout), _MAX_ANSWER), killed.is_set()
         except OSError:  # it has ended
             return None, killed.is_set()
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.chat.limits import TemplateFailure, TooMuch
+from ggufpy.chat.limits import MAX_SOURCE_HERE, TemplateFailure, TooMuch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,8 @@ class Rendering:
         from ggufpy.chat.sandbox import Sandbox
 
         if source not in self._compiled:
+            if not self._killable and len(source) > MAX_SOURCE_HERE:
+                raise TooMuch(f"{len(source):,} characters are too many for a process that must not be killed")
             compiled = Sandbox(self._killable).compile_metered(source)
             while len(self._compiled) >= _KEPT:
                 del self._compiled[next(iter(self._compiled))]

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.chat import continuing
-from ggufpy.chat.limits import SECONDS, Allowance, TemplateFailure
+from ggufpy.chat.limits import MAX_SOURCE, SECONDS, Allowance, TemplateFailure
 from ggufpy.chat.messages import adapted, checked, checked_tools, with_reasoning
 from ggufpy.chat.probe import Message, Probe
 from ggufpy.chat.renderer import Renderer
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ggufpy.tokenizers import Tokenizer
     from ggufpy.tokenizers.vocab import Described
 
-MAX_SOURCE = 1 << 17  # characters of a template
 _KEY = "tokenizer.chat_template"
 _TOOL_USE = "tool_use"
 _LEAST_SECONDS = 0.3  # to render, however long it took to compile

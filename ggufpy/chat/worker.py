@@ -18,12 +18,14 @@ from ggufpy.chat import limits
 from ggufpy.chat.rendering import Rendering
 
 READY = b"ready"
+_DEPTH = 1500  # of Python's calls: metering has some of its own, and as deep a template as ever is to compile
 _ALARM = 2 * limits.SECONDS  # after which a process that nobody kills ends itself
 
 
 def serve() -> None:
     """The life of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked
+    sys.setrecursionlimit(_DEPTH)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # nobody else's output gets between answers
     questions = sys.stdin.buffer
