@@ -2,11 +2,12 @@
 
 Layout, little-endian:
 
-    "GGUFPYST" | u32 version | u32 bytes of the head | head | tokens, i32 each | logits, f32 each | rows, group by group
+    "GGUFPYST" | u32 version | u32 bytes of the head | 16 bytes of hash | head
+    tokens, i32 each | logits, f32 each | rows, group by group
 
 The head is a JSON object: `model` (`fingerprint`), `seed`, `tokens` (how many), `bulk`, `scales`, `logits` (0, or the
-size of the vocabulary: the row behind the last token), `groups` (`form`, `since` and `width`, the bytes of a
-position) and `hash`, XXH3 (128 bits) of all that follows the head. Bytes may come from anywhere: lengths are checked
+size of the vocabulary: the row behind the last token) and `groups` (`form`, `since` and `width`, the bytes of a
+position). The hash is XXH3 (128 bits) of all that follows it. Bytes may come from anywhere: lengths are checked
 before anything is made of them, nothing in them is run, and what is wrong with them is a GGUFError of one line.
 """
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ggufpy.models.plan import Plan
 
 MAGIC, VERSION = b"GGUFPYST", 1
-PREFIX = struct.Struct("<8sII")
+PREFIX = struct.Struct("<8sII16s")
 MOST_HEAD = 1 << 16  # bytes of a head: it has a line for each group of layers
 MOST_TOKENS = 1 << 31
 MOST_WIDTH = 1 << 31  # bytes of a position
@@ -102,11 +103,13 @@ def encode(saved: Saved) -> bytes:
     body = [np.array(snapshot.tokens, "<i4"), logits, *groups]
     head = {
         "model": saved.model, "seed": saved.seed, "tokens": len(snapshot.tokens), "bulk": snapshot.bulk,
-        "scales": snapshot.scales, "logits": len(logits), "hash": _hash(body),
+        "scales": snapshot.scales, "logits": len(logits),
         "groups": [{"form": g.form, "since": g.since, "width": g.rows.shape[1]} for g in snapshot.groups],
     }  # fmt: skip
     text = json.dumps(head).encode()
-    return b"".join([PREFIX.pack(MAGIC, VERSION, len(text)), text, *map(memoryview, body)])  # type: ignore[arg-type]
+    octets = (memoryview(part.reshape(-1).view(np.uint8)) for part in body)  # type: ignore[arg-type]
+    parts: list[bytes | memoryview] = [text, *octets]
+    return b"".join([PREFIX.pack(MAGIC, VERSION, len(text), _hash(parts)), *parts])
 
 
 def decode(data: bytes | memoryview, name: str = "the state") -> Saved:
@@ -115,7 +118,7 @@ def decode(data: bytes | memoryview, name: str = "the state") -> Saved:
     head = read_head(view, name)
     head.check_size(len(view), name)
     body, fields = view[head.start :], head.fields
-    if _hash([body]) != fields["hash"]:
+    if _hash([view[PREFIX.size :]]) != PREFIX.unpack_from(view)[-1]:
         raise GGUFError(f"{name} is damaged: its bytes are not those that were written; save it again")
     end = 4 * head.count
     logits = np.frombuffer(body, "<f4", fields["logits"], end) if fields["logits"] else None
@@ -145,7 +148,7 @@ def read_head(view: memoryview, name: str) -> Head:
     """The head of what begins with these bytes. Raises GGUFError for one that is none."""
     if len(view) < PREFIX.size or bytes(view[:8]) != MAGIC:
         raise GGUFError(f"{name} is no saved state of ggufpy")
-    _, version, size = PREFIX.unpack_from(view)
+    _, version, size, _ = PREFIX.unpack_from(view)
     if version != VERSION:
         raise GGUFError(f"{name} is of version {version}; this ggufpy reads version {VERSION}: save it again")
     if size > MOST_HEAD or len(view) < PREFIX.size + size:
@@ -167,7 +170,7 @@ def _checked(fields: Any) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "model": checks.text("model", fields["model"]), "seed": seed, "tokens": count, "groups": groups,
-        "bulk": _within("bulk", fields["bulk"], count), "hash": checks.text("hash", fields["hash"]),
+        "bulk": _within("bulk", fields["bulk"], count),
         "logits": _within("logits", fields["logits"], MOST_TOKENS),
         "scales": [checks.number("scale", scale) for scale in checks.items("scales", fields["scales"], "a list")],
     }  # fmt: skip
@@ -180,13 +183,13 @@ def _within(name: str, value: object, most: int) -> int:
     return count
 
 
-def _hash(parts: Iterable[Any]) -> str:
+def _hash(parts: Iterable[bytes | memoryview]) -> bytes:
     from xxhash import xxh3_128
 
     digest = xxh3_128()
     for part in parts:
-        digest.update(memoryview(part).cast("B") if len(part) else b"")
-    return digest.hexdigest()
+        digest.update(part)
+    return digest.digest()
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:

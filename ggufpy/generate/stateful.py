@@ -154,16 +154,13 @@ class StatefulModel(CurrentModel):
             return
         prompt = list(tokens)
         try:
-            found = self._cache.find(prompt, self.model_fingerprint)
-        except KeyError:
+            state = copy.copy(self._cache.find(prompt, self.model_fingerprint))
+            shared = self.longest_token_prefix(list(state.input_ids[: state.n_tokens]), prompt)
+            if shared > self.loop.known(prompt, self._parts.scales):
+                state.seed = None  # what is drawn does not depend on what was in the cache
+                self.load_state(state)
+        except KeyError:  # nothing begins so
             return
-        shared = self.longest_token_prefix(list(found.input_ids[: found.n_tokens]), prompt)
-        if shared <= self.loop.known(prompt, self._parts.scales):
-            return
-        state = copy.copy(found)
-        state.seed = None  # what is drawn does not depend on what was in the cache
-        try:
-            self.load_state(state)
         except GGUFError as error:
             warnings.warn(f"what the cache has of the prompt is not used: {error}", stacklevel=2)
 
@@ -173,8 +170,13 @@ class StatefulModel(CurrentModel):
             return
         text = list(tokens)
         known = self.loop.known(text, self._parts.scales)
-        if known:
-            self._cache[tuple(text)] = self._state_of(text[:known], None)
+        if not known:
+            return
+        state = self._state_of(text[:known], None)
+        try:
+            self._cache[tuple(text)] = state
+        except GGUFError as error:  # the answer is there, whatever becomes of the cache
+            warnings.warn(f"what was read is not kept in the cache: {error}", stacklevel=2)
 
     @property
     def ctx(self) -> Any:
