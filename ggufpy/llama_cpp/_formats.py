@@ -69,9 +69,8 @@ class _View:
         """See `ggufpy.api.openai.model.Model`."""
         from ggufpy.api.openai import prompts
 
-        tools = None if offer is None or not offer.chosen else offer.tools
-        text = self._form.render(messages, tools)
-        return prompts.chat_prompt(self._llama.tokenizer, text, self._form.stops, self._llama.turns)
+        llama, tools = self._llama, None if offer is None or not offer.chosen else offer.tools
+        return prompts.chat_prompt(llama.tokenizer, self._form.render(messages, tools), self._form.stops, llama.turns)
 
 
 format = formatter("vicuna")
