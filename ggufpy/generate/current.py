@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
 
 NO_EFFECT = {"tfs_z": 1.0, "penalize_nl": True}  # options that llama_cpp 0.3.36 takes and does not read, unless so
-MIROSTAT = ("mirostat_mode", "mirostat_eta", "mirostat_tau")
 LAST_N = 64  # tokens that penalties look back
 
 
@@ -183,9 +182,6 @@ class CurrentModel(LoadedModel):
         for name, nothing in NO_EFFECT.items():
             if options.pop(name, nothing) not in (nothing, None):
                 warnings.warn(f"{name} has no effect: llama.cpp dropped it, and so has llama_cpp", stacklevel=3)
-        if not options.get("mirostat_mode"):
-            for name in MIROSTAT:
-                options.pop(name, None)
         if options.get("repeat_last_n") is None and self.last_n_tokens_size != LAST_N:
             options["repeat_last_n"] = self.last_n_tokens_size
         return super().sampling(**options)

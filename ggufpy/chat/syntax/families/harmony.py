@@ -45,6 +45,10 @@ class Harmony(Syntax):
         reader.push(head + body if len(head) < _MAX_HEAD and not any(end in head for end in _ENDS) else "")
         return Parser(reader, output, _messages(reader, output, schemas(tools)))
 
+    def answer_after(self, prompt: str) -> str | None:
+        final = f"{_CHANNEL}final{_MESSAGE}"
+        return None if final in prompt.rpartition(f"{_START}assistant")[2] else final
+
     def lark(self, offer: Offer, prompt: str, control: Control) -> str | None:
         if not offer.chosen:
             return None
