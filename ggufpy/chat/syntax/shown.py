@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ TEXT_KEY, TEXT = "orchard", "fig tree"
 NUMBER_KEY, NUMBER = "baskets", 7
 ARGUMENTS = ({TEXT_KEY: TEXT, NUMBER_KEY: NUMBER}, {TEXT_KEY: "plum tree"})
 IDS = ("qcall0001", "qcall0002")  # Mistral's templates want nine letters and digits
+MOST_SECONDS = 2.0  # of all renderings; one takes some milliseconds
 _FIELDS = ("reasoning_content", "thinking", "reasoning")
 _CUT = re.compile(r"(<[^<>\s]*|\[/?[A-Z_]*)$")  # a marker that was cut
 _CUT_END = re.compile(r"^([^<>\s]*>|[A-Z_]*\])")
@@ -45,6 +47,7 @@ class Shown:
     def __init__(self, template: Renders) -> None:
         self.source = template.source
         self._template = template
+        self._seconds = 0.0
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -117,7 +120,16 @@ class Shown:
         return {"content": content, "tool_calls": calls[:count]}
 
     def _tail(self, fields: dict[str, Any] | None, prompt: bool, extra: dict[str, Any] | None = None) -> str | None:
-        """What is written behind the user's text."""
+        """What is written behind the user's text. Once all renderings took their time none is made any more."""
+        if self._seconds > MOST_SECONDS:
+            return None
+        start = time.monotonic()
+        try:
+            return self._rendered(fields, prompt, extra)
+        finally:
+            self._seconds += time.monotonic() - start
+
+    def _rendered(self, fields: dict[str, Any] | None, prompt: bool, extra: dict[str, Any] | None) -> str | None:
         chat: list[dict[str, Any]] = [{"role": "user", "content": USER}]
         if fields is not None:
             chat.append({"role": "assistant", **fields})

@@ -55,7 +55,7 @@ class Wrapped:
             call.write("{}")
 
     def fits(self, char: str) -> bool:
-        return char in ("{", "[")
+        return char == "{"
 
     def lark(self, tool: Tool, lark: Lark) -> str:
         space, arguments = lark.space(), lark.schema(tool.schema)

@@ -122,6 +122,6 @@ def _body(reader: Reader, output: Output, tools: Mapping[str, Any], head: str) -
     reader.forget()
     thinks = kind is not None and kind[1] == "analysis"
     text: Text = output.thought() if thinks else output.content
-    if not thinks:
-        text.trim()
     yield from reader.until(_BODY_ENDS, text.write)
+    if thinks:
+        output.content.trim()
