@@ -157,18 +157,14 @@ def test_the_rest_is_never_kept(name: str) -> None:
 
 # -- anything --
 
-_PARTS = [
-    *"<think> </think> <tool_call> </tool_call> [ ] { } ( ) , \" \\ \\u12 é ]< to= >>> text get_time city='a'".split(
-        " "
-    ),
-    *'{"name": "|get_time", |"arguments": |{"city": "a"}|{"name": "get_time", "arguments": {"city": "a"}}|\n| '.split(
-        "|"
-    ),
-    *"<function=get_time> <parameter=city> </parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|>".split(),
-    *'call:get_time {city: <|"|> <｜tool▁call▁begin｜> <｜tool▁sep｜> <|channel|> analysis <|message|> <|end|>'.split(),
-    *"<arg_key> city </arg_key> <arg_value> </arg_value> <|tool_call_start|> <|tool_call_end|> <|start|>assistant".split(),
-    " to=functions.get_time",
-]
+_WORDS = """
+<think> </think> <tool_call> </tool_call> [ ] { } ( ) , " \\ \\u12 é ]< to= >>> text get_time city='a' {"name":"
+get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time> <parameter=city>
+</parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city: <|"|> <｜tool▁call▁begin｜>
+<｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key> city </arg_key> <arg_value>
+</arg_value> <|tool_call_start|> <|tool_call_end|>
+"""
+_PARTS = [*_WORDS.split(), "\n", " ", " to=functions.get_time"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
