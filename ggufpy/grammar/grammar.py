@@ -19,7 +19,7 @@ from ggufpy.support.records import dataclass
 if TYPE_CHECKING:
     from ggufpy.grammar.vocabulary import Vocabulary
 
-MOST_CHARACTERS = 1_000_000
+MOST_CHARACTERS = 300_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class Grammar:
         from ggufpy.grammar.gbnf import parse
         from ggufpy.grammar.gbnf_lark import source
 
-        return cls("GBNF", source=source(parse(_checked("grammar", text))))._valid("grammar")
+        try:
+            made = source(parse(_checked("grammar", text)))
+        except RecursionError as error:
+            raise GGUFError("grammar: its rules lead too deep into one another; use fewer of them") from error
+        return cls("GBNF", source=made)._valid("grammar")
 
     @classmethod
     def from_regex(cls, text: str) -> Grammar:

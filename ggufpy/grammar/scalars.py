@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.grammar import formats
-from ggufpy.grammar.patterns import MOST_REPEATS, quoted, whole_string
+from ggufpy.grammar.patterns import MOST_REPEATS, whole_string
 from ggufpy.support import checks
 
 Error = Callable[[str], GGUFError]
 
 MOST_WHOLE = 2**53 - 1  # whole numbers that every reader of JSON keeps exactly (RFC 8259, 6)
+MOST_STEP = 100_000  # a state of the library's automaton for each remainder: half a second
 _LEAST_REAL, _MOST_REAL = 1e-15, 1e22  # of which the library writes all digits
 
 
@@ -157,11 +159,13 @@ def _step(value: Any, error: Error) -> int | float:
     step = _real("multipleOf", value, error)
     if step <= 0:
         raise error(f"multipleOf is {value}; it must be above 0")
-    if not 1e-9 <= step <= 1e9:
-        raise error(f"multipleOf is {value}; it can be held to from 1e-9 to 1e9")
+    if common_step([step]) > MOST_STEP:
+        raise error(f"multipleOf is {value}; up to {MOST_STEP:,} and five digits can be held to")
     return step
 
 
-def name_pattern(names: Sequence[str]) -> str:
-    """A regular expression for any of `names`."""
-    return "|".join(quoted(name) for name in names)
+def common_step(steps: Sequence[int | float]) -> int:
+    """What is a multiple of all of `steps`, in units of the last digit that any of them has."""
+    exact = [Decimal(repr(step)) for step in steps]
+    last = min((int(number.as_tuple().exponent) for number in exact), default=0)
+    return math.lcm(*(int(number.scaleb(-min(last, 0))) for number in exact))

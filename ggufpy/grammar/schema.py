@@ -58,6 +58,8 @@ class _Rewriter:
         self._names: dict[tuple[Path, bool], str] = {}
         self._todo: deque[tuple[str, Path, Any, bool]] = deque()
         self._left = MOST_SCHEMAS
+        self._steps: set[float] = set()  # all multipleOf
+        self._joins = False  # whether anything is joined, so that these may come together
 
     def whole(self, path: Path, node: Any) -> dict[str, Any]:
         """One schema with all that its references point to."""
@@ -66,6 +68,8 @@ class _Rewriter:
         while self._todo:
             name, path, node, open_ = self._todo.popleft()
             defs[name] = self.schema(node, path, open_)
+        if self._joins and scalars.common_step([*self._steps]) > scalars.MOST_STEP:
+            raise self.document.error((), "multipleOf cannot be enforced: joined, they have too many remainders")
         made: dict[str, Any] = {"allOf": [root]} if isinstance(root, bool) or "$ref" in root else dict(root)
         if defs:
             made["$defs"] = defs
@@ -75,7 +79,7 @@ class _Rewriter:
         """A schema rewritten."""
         self._left -= 1
         if self._left < 0:
-            raise self.document.error((), f"it comes to more than {MOST_SCHEMAS:,} schemas; say less with oneOf and $ref")
+            raise self.document.error((), f"it comes to more than {MOST_SCHEMAS:,} schemas; use oneOf and $ref less")
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -119,6 +123,7 @@ class _Rewriter:
 
     def _joined(self, node: dict[str, Any], own: dict[str, Any], path: Path, open_: bool) -> Schema:
         """All of several parts, in the order in which the schema has them; closed as a whole."""
+        self._joins = True
         parts: list[Schema] = []
         for key in node:
             if key in _JOINS:
@@ -195,6 +200,7 @@ class _Rewriter:
             made |= scalars.string(node, lambda message: error(path, message))
         if "number" in known or "integer" in known:
             made |= scalars.numbers(node, types or (), lambda message: error(path, message))
+            self._steps |= {made["multipleOf"]} if "multipleOf" in made else set()
         return made
 
     def _types(self, node: dict[str, Any], path: Path) -> list[str] | None:
