@@ -298,6 +298,7 @@ def test_channels() -> None:
     assert calls_of("harmony", "no channel", "<|start|>assistant") == ("no channel", "", [])
     assert calls_of("harmony", "<|channel|>analysis", "<|start|>assistant") == ("", "", [])
     head = "<|start|>assistant<|channel|>final<|message|>So"
+    assert calls_of("harmony", "Hm.", "a prompt of another kind") == ("Hm.", "", [])
     assert calls_of("harmony", " it is.", head) == (" it is.", "", [])
 
 

@@ -88,12 +88,15 @@ class Syntax(ABC):
 
 def held(offer: Offer) -> Offer:
     """An offer whose schemas can all be held. Where a call need not be made and the tool is not strict, a schema that
-    cannot be becomes that of any object; elsewhere it is refused with GGUFError."""
+    cannot be becomes that of any object; elsewhere it is refused with GGUFError. One that names no properties has
+    none."""
     from ggufpy.grammar import check_schema
 
     tools = []
     for tool in offer.tools:
         function = tool["function"]
+        if function["parameters"].get("properties") == {}:
+            function = {**function, "parameters": {"additionalProperties": False, **function["parameters"]}}
         try:
             check_schema(function["parameters"], f"tools: {function['name']}.parameters")
         except GGUFError:
