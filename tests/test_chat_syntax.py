@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import Any
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggufpy.chat import ChatTemplate
-from ggufpy.chat.syntax import Arguments, Call, Content, Thought, choice, syntax_of
+from ggufpy.chat.syntax import Arguments, Call, Content, Thought, choice, shown, syntax_of
 from ggufpy.chat.syntax.form_syntax import FormSyntax
 from ggufpy.chat.syntax.learned import learned
-from ggufpy.chat.syntax.shown import MOST_SECONDS, Shown
+from ggufpy.chat.syntax.shown import Shown
 
 SYNTAXES = {name: syntax_of(template(name)) for name in TEMPLATES}
+PROMPTS = {name: template(name).render([USER], tools=TOOLS) for name in TEMPLATES}
 WRITE_CALLS = [name for name in TEMPLATES if name != "granite"]  # its template writes none
 WRITE_THOUGHTS = ["hermes", "qwen_tags", "gemma", "glm", "harmony", "mistral_named", "own_tags"]
 ONE_CALL = ("llama3", "harmony")  # or a content: their templates write no more
@@ -93,8 +95,7 @@ KNOWN_BY_LEARNING = [name for name in WRITE_CALLS if name not in ("llama3", "gem
 @pytest.mark.parametrize("name", KNOWN_BY_LEARNING)
 def test_what_is_learned_reads_what_families_read(name: str) -> None:
     """Two ways to the same answer: a family's file, and the template's own difference."""
-    shown = Shown(template(name))
-    form, header = learned(shown)
+    form, header = learned(Shown(template(name)))
     syntax = FormSyntax("learned", form, header)
     calls = [call("get_weather", {"city": "Rome", "count": 2}), call("get_time", {"city": "Oslo"}, 2)]
     prompt, text = written(template(name), {"content": "I look.", "tool_calls": calls})
@@ -168,13 +169,13 @@ _PARTS = [*_WORDS.split(), "\n", " ", " to=functions.get_time"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(parts=st.lists(st.sampled_from(_PARTS), max_size=25), seed=st.integers(0, 99), thinking=st.booleans())
 def test_anything_is_read_without_an_error_in_any_pieces(
     name: str, parts: list[str], seed: int, thinking: bool
 ) -> None:
     text = "".join(parts)
-    prompt = template(name).render([USER], tools=TOOLS) + ("<think>\n" if thinking else "")
+    prompt = PROMPTS[name] + ("<think>\n" if thinking else "")
     whole = joined(parsed(SYNTAXES[name], [text], prompt))
     assert joined(parsed(SYNTAXES[name], list(text), prompt)) == whole
     assert joined(parsed(SYNTAXES[name], pieces_of(text, seed), prompt)) == whole
@@ -191,13 +192,35 @@ def test_a_text_without_markers_stays_as_it_is(text: str) -> None:
 # -- what templates do not show --
 
 
-def test_a_template_without_anything_is_content() -> None:
+def test_a_template_that_knows_no_tools_gets_instructions() -> None:
     made = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     syntax = syntax_of(made)
-    assert syntax.name == "plain"
-    assert syntax.markers == ()
+    assert syntax.name == "generic"
     text = ' <think>a</think> {"name": "get_time", "arguments": {}} <tool_call>'
     assert joined(parsed(syntax, [text])) == (text, "", [])
+    assert joined(parsed(syntax, [text], tools=None)) == (text, "", [])
+    told = syntax.instructions(TOOLS)
+    assert told is not None
+    assert all(json.dumps(one["function"]) in told for one in TOOLS)
+    assert syntax.instructions([]) is None
+    call = told.partition("<tool_call>")[2].replace('"..."', '"get_time"').replace("{...}", '{"city": "Rome"}')
+    assert values(joined(parsed(syntax, [f"<tool_call>{call}"]))[2]) == [("get_time", {"city": "Rome"})]
+    assert SYNTAXES["hermes"].instructions(TOOLS) is None
+
+
+def test_a_template_that_tells_of_tools_in_a_way_of_its_own_is_content() -> None:
+    made = ChatTemplate("{{ tools }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    syntax = syntax_of(made)
+    assert (syntax.name, syntax.markers, syntax.instructions(TOOLS)) == ("plain", (), None)
+    text = ' <think>a</think> {"name": "get_time", "arguments": {}} <tool_call>'
+    assert joined(parsed(syntax, [text])) == (text, "", [])
+
+
+def test_an_architecture_tells_where_a_template_does_not() -> None:
+    made = ChatTemplate("{{ 'List of tools: ' ~ tools if tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    assert syntax_of(made).name == "plain"
+    assert syntax_of(made, "lfm2moe").name == "lfm2"
+    assert syntax_of(ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}"), "gpt-oss").name == "harmony"
 
 
 def test_a_template_that_always_fails_is_content() -> None:
@@ -205,14 +228,16 @@ def test_a_template_that_always_fails_is_content() -> None:
     assert joined(parsed(syntax, ["a"])) == ("a", "", [])
 
 
-def test_a_slow_template_is_not_rendered_for_long() -> None:
+def test_a_slow_template_is_not_rendered_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown, "MOST_SECONDS", 0.01)
+
     class Slow:
         source = "<tool_call> </tool_call>"
         count = 0
 
         def render(self, messages: Any, add_generation_prompt: bool = True, **extra: Any) -> str:
             self.count += 1
-            time.sleep(MOST_SECONDS / 3)
+            time.sleep(0.004)
             return str(messages[0]["content"])
 
     slow = Slow()
@@ -235,7 +260,6 @@ def test_thoughts_alone_are_learned() -> None:
         "{% endif %}{{ m.content }}[/]{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     syntax = syntax_of(made)
-    assert syntax.name == "learned"
     assert syntax.parser("[user]a[/][assistant]").push("<muse>a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[user]a[/][assistant]<muse>").push("a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[assistant]<muse>a</muse>b[/][user]a[/][assistant]").push("c d") == [Content("c d")]

@@ -217,7 +217,7 @@ def test_a_schema_that_cannot_be_held_is_refused_where_it_must_be(name: str) -> 
 
 
 def test_a_model_that_calls_nothing_cannot_be_made_to() -> None:
-    syntax = syntax_of(ggufpy.chat.ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}"))
+    syntax = syntax_of(ggufpy.chat.ChatTemplate("{{ tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"))
     with pytest.raises(GGUFError, match="tool_choice 'required': this model's chat template shows no calls of tools"):
         syntax.grammar(offer_of("required"), "", lambda text: None)
     assert syntax.grammar(offer_of("auto"), "", lambda text: None) is None

@@ -81,6 +81,10 @@ class Syntax(ABC):
 
         return Grammar.from_lark(text)
 
+    def instructions(self, tools: Tools) -> str | None:
+        """What a system message must say of tools for a template that does not; None where it does."""
+        return None
+
     def shows(self, token: str) -> bool:
         """Whether the text of this control token must be in what the parser sees."""
         return bool(token) and any(token in marker for marker in self.markers)
