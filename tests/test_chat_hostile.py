@@ -7,7 +7,7 @@ import time
 import pytest
 from chat_renderer import render, renderer
 
-from ggufpy.chat import limits
+from ggufpy.chat import limits, template
 from ggufpy.chat.rendering import Rendering, request, text_of
 from ggufpy.errors import GGUFError
 
@@ -57,15 +57,32 @@ IN_COMPILING = {
 }
 
 
-@pytest.mark.parametrize("source", [*IN_RENDERING.values(), *IN_COMPILING.values()], ids=[*IN_RENDERING, *IN_COMPILING])
-@pytest.mark.usefixtures("deadline")
-def test_hostile_templates(source: str) -> None:
+def check_that_it_is_refused(source: str, seconds: float) -> None:
     assert render("{{ messages[0].content }}", USER) == "Hi"  # the process is there
     begun = time.monotonic()
     with pytest.raises(GGUFError) as caught:
         render(source, [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
-    assert time.monotonic() - begun < limits.SECONDS + SLACK
+    assert time.monotonic() - begun < seconds + SLACK
     assert "\n" not in str(caught.value)
+
+
+ALL = pytest.mark.parametrize(
+    "source", [*IN_RENDERING.values(), *IN_COMPILING.values()], ids=[*IN_RENDERING, *IN_COMPILING]
+)
+
+
+@ALL
+@pytest.mark.usefixtures("deadline")
+def test_hostile_templates(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "SECONDS", 0.3)
+    check_that_it_is_refused(source, 0.3)
+
+
+@pytest.mark.slow
+@ALL
+@pytest.mark.usefixtures("deadline")
+def test_hostile_templates_with_all_their_seconds(source: str) -> None:
+    check_that_it_is_refused(source, limits.SECONDS)
 
 
 @pytest.mark.parametrize(
