@@ -8,7 +8,7 @@ import pytest
 from chat_renderer import render, renderer
 
 from ggufpy.chat import limits, template
-from ggufpy.chat.rendering import Rendering, request, text_of
+from ggufpy.chat.rendering import Rendering, packed, request, text_of
 from ggufpy.errors import GGUFError
 
 SLACK = 4.0  # seconds beside those of a template, for machines that are busy; by itself a machine needs 0.3
@@ -90,7 +90,7 @@ def test_hostile_templates_with_all_their_seconds(source: str) -> None:
 )
 @pytest.mark.usefixtures("deadline")
 def test_hostile_templates_without_a_process(name: str) -> None:
-    answer = Rendering(killable=False).answer(request(IN_RENDERING[name], {"messages": USER}, (), 0.5))
+    answer = Rendering(killable=False).answer(request(IN_RENDERING[name], packed({"messages": USER}), (), 0.5))
     with pytest.raises(limits.TooMuch):
         text_of(answer)
 
@@ -99,7 +99,7 @@ def test_long_templates_without_a_process() -> None:
     source = "x" * (limits.MAX_SOURCE_HERE + 1)
     assert render(source, USER) == source
     with pytest.raises(limits.TooMuch, match="too many for a process"):
-        text_of(Rendering(killable=False).answer(request(source, None, (), 0.5)))
+        text_of(Rendering(killable=False).answer(request(source, packed(None), (), 0.5)))
 
 
 def test_slow_filters_are_for_a_process_of_their_own() -> None:
@@ -108,7 +108,7 @@ def test_slow_filters_are_for_a_process_of_their_own() -> None:
         source = f"{{{{ {{'a': 1}} | {name} }}}}" if name == "xmlattr" else f"{{{{ 'a' | {name} }}}}"
         assert "a" in render(source, USER)
         with pytest.raises(limits.TemplateFailure, match=f"No filter named '{name}'"):
-            text_of(here.answer(request(source, {}, (), 1.0)))
+            text_of(here.answer(request(source, packed({}), (), 1.0)))
 
 
 def test_memory_is_limited() -> None:

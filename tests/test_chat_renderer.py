@@ -219,6 +219,15 @@ def test_values_arrive_as_they_are(value: Any) -> None:
     assert json.loads(render(shared(), source, x=value)) == json.loads(json.dumps(value))
 
 
+def test_long_chats_have_more_time() -> None:
+    """What they may take beside is not counted, as there is none that a template could waste with short ones."""
+    renderer, allowance = Renderer(), Allowance(limits.SECONDS)
+    for _ in range(5):
+        renderer.render("{{ x | upper | lower | upper | length }}", {"x": "a" * 4_000_000}, (), allowance)
+    assert allowance.left > limits.SECONDS / 2
+    renderer.close()
+
+
 def test_long_and_strange_texts() -> None:
     renderer = Renderer()
     for text in ("\ud800\udc00", "\udfff", "\0", "😀", "\r\n", "x" * 5_000_000, "é" * 3_000_000):
