@@ -106,8 +106,16 @@ def test_vectors_of_another_length_make_the_same_rows(
 
 def test_of_a_window_only_what_is_seen_is_saved(windowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(windowed, monkeypatch, n_batch=64) as one, opened(windowed, monkeypatch, n_batch=16) as two:
-        first = one.sequence()
-        one.read(first, TOKENS[:390])
+        free, first = two.free_pages, one.sequence()
+        for n in (1, 19, 20, 128, 147, 148, 276, 277, 300):
+            one.read(first, TOKENS[first.n_past : n])
+            second = two.restored(one.snapshot(first, n), n)
+            assert second.n_past == n
+            expected = one.read(first.fork(n), TOKENS[n : n + 5], "all")
+            np.testing.assert_array_equal(two.read(second, TOKENS[n : n + 5], "all"), expected)
+            second.close()
+            assert two.free_pages == free
+        one.read(first, TOKENS[300:390])
         (saved,) = one.snapshot(first, 390)
         assert saved.since == (390 + 1 - 20 - PAGE) // PAGE * PAGE
         second = two.restored((saved,), 390)

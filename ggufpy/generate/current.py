@@ -53,7 +53,7 @@ class CurrentModel(LoadedModel):
 
     def close(self) -> None:
         """Give back threads, memory and the file; closing twice is fine. Calls of other threads end with GGUFError."""
-        self._known.release()
+        self._known.clear()
         super().close()
 
     # -- the current text --
@@ -94,9 +94,12 @@ class CurrentModel(LoadedModel):
 
         What is not known of them any more is evaluated again.
         """
+        return self._scores_of(self.loop.evaluated)
+
+    def _scores_of(self, text: list[int]) -> Floats:
+        """What `scores` has of a text that was the current one."""
         import numpy as np
 
-        text = self.loop.evaluated
         if not text:
             return np.empty((0, self.n_vocab()), np.float32)
         return self._rows(text) if self._logits_all else self._last_row(text)[None]
