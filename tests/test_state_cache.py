@@ -51,7 +51,8 @@ def test_rows_are_what_a_page_holds(kind: str, lanes: int) -> None:
     pages = HeadPages(heads, KvType(kind), KvType(kind), lanes)
     sizes = KvType(kind).key_page(64, lanes), KvType(kind).value_page(32, lanes)
     keys, values = (rng.integers(0, 60, (2, size), np.uint8) for size in sizes)  # 60: no number without end
-    rows = pages.rows(keys, values)
+    rows = np.empty((PAGE, pages.row_bytes), np.uint8)
+    pages.read(keys, values, rows)
     position, head = 37, 1
     tile, lane = keys[head].reshape(PAGE // lanes, -1)[position // lanes], position % lanes
     if KvType(kind).scaled:

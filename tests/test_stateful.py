@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -280,7 +281,7 @@ def test_states_go_through_files(path: Path, tmp_path: Path) -> None:
         state.save(tmp_path / "a.state")
         assert [p.name for p in tmp_path.iterdir()] == ["a.state"]
         found = LlamaState.load(tmp_path / "a.state")
-        assert found.llama_state == state.llama_state
+        assert found.llama_state == state.llama_state == pickle.loads(pickle.dumps(state)).llama_state
         assert found.model == llm.model_fingerprint == other.model_fingerprint
         other.load_state(found)
         assert other._seed == 9

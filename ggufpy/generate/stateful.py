@@ -40,7 +40,10 @@ class StateCache(Protocol):
 
 
 class StatefulModel(CurrentModel):
-    """What is said above; completions tell it when they begin and end (`prompt_begins`, `prompt_done`)."""
+    """A model whose current text can be saved and gone back to.
+
+    With a cache of states, completions say when they begin and end (`prompt_begins`, `prompt_done`).
+    """
 
     _cache: StateCache | None = None
     _is_recurrent = _is_hybrid = False  # no op keeps a state that cannot be gone back to
