@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ggufpy.chat.syntax.base import Parser, Syntax, Tools, tokens_of
+from ggufpy.chat.syntax.base import Parser, Syntax, Tools
 from ggufpy.chat.syntax.form import Calls, Form
 from ggufpy.chat.syntax.form_syntax import FormSyntax
 from ggufpy.chat.syntax.lark import ANYTHING, Control, Lark, quoted
+from ggufpy.chat.syntax.markers import tokens_of
 from ggufpy.chat.syntax.ongoing import Ongoing, schemas
 from ggufpy.chat.syntax.output import Output, hex_id
 from ggufpy.chat.syntax.reader import Finder, NoCall, Reader, Steps
