@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from grammar_reference import takes
 
 from ggufpy.chat import formats
 from ggufpy.chat.syntax import Arguments, Call, Content, Piece
@@ -16,6 +17,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}},
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
 ]
+CHOICE = {"type": "function", "function": {"name": "now"}}
 NEXT = "\n<|from|>assistant\n<|recipient|>"
 CONTROL = {"<|START_OF_FUNCTION_CALL|>": 5, "<|from|>": 6, "<|recipient|>": 7, "<|content|>": 8}
 FUNCTIONS = [name for name in formats.names() if formats.get(name).takes_tools]
@@ -104,7 +106,7 @@ def grammar(name: str, choice: Any = None, parallel: bool = True, control: Any =
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_grammars_have_the_functions_that_may_be_called(name: str) -> None:
-    free, named = grammar(name), grammar(name, {"type": "function", "function": {"name": "now"}})
+    free, named = grammar(name), grammar(name, CHOICE)
     assert free is not None
     assert named is not None
     assert '"get_weather"' in free
@@ -129,6 +131,54 @@ def test_a_call_within_text_needs_a_token_to_be_told_by() -> None:
     assert "<[5]>" in str(grammar("functionary-v1", "required"))
 
 
+CITY = '{"city": "a"}'
+# Answers that a grammar takes and does not, by format and choice; control tokens are plain text in these.
+ANSWERS: list[tuple[str, Any, list[str], list[str]]] = [
+    (
+        "functionary",
+        None,
+        [":\nHello", f" to=functions.get_weather:\n{CITY}", " to=functions.now:\n{}"],
+        ["Hello", " to=functions.other:\n{}", ' to=functions.get_weather:\n{"city": 1}'],
+    ),
+    ("functionary", "required", [f" to=functions.get_weather:\n{CITY}"], [":\nHello", ":\n"]),
+    (
+        "functionary-v1",
+        "required",
+        ["<|START_OF_FUNCTION_CALL|>now:\n{}"],
+        ["Hello", "<|START_OF_FUNCTION_CALL|>other:\n{}", "<|START_OF_FUNCTION_CALL|>now:\n{}x"],
+    ),
+    (
+        "functionary-v2",
+        None,
+        ["all\n<|content|>Hello", "now\n<|content|>{}", f"now\n<|content|>{{}}{NEXT}get_weather\n<|content|>{CITY}"],
+        ["Hello", "other\n<|content|>{}", "now\n<|content|>[]", f"now\n<|content|>{{}}{NEXT}"],
+    ),
+    ("functionary-v2", CHOICE, ["now\n<|content|>{}"], [f"get_weather\n<|content|>{CITY}", "all\n<|content|>Hello"]),
+    (
+        "chatml-function-calling",
+        None,
+        ["message:\nHello", "functions.now:\n{}", f"functions.now:\n{{}}\nfunctions.get_weather:\n{CITY}"],
+        ["Hello", "functions.other:\n{}", "functions.now:\n{}\nHello"],
+    ),
+    ("chatml-function-calling", CHOICE, ["functions.now:\n{}"], ["message:\nHello", "functions.now:\n{}\n"]),
+    ("chatml", "required", [f'{{"name": "get_weather", "arguments": {CITY}}}'], ["Hello", CITY, '{"name": "other"}']),
+    ("llama-3", CHOICE, ['{"name": "now", "arguments": {}}'], [f'{{"name": "get_weather", "arguments": {CITY}}}']),
+]
+
+
+@pytest.mark.parametrize(("name", "choice", "taken", "refused"), ANSWERS)
+def test_what_grammars_take(name: str, choice: Any, taken: list[str], refused: list[str]) -> None:
+    offer = offered(TOOLS, choice)
+    assert offer is not None
+    held = formats.get(name).syntax.grammar(offer, "", lambda text: None)
+    assert held is not None
+    assert [text for text in taken if not takes(held, text)] == []
+    assert [text for text in refused if takes(held, text)] == []
+    for text in taken:  # what it takes is read as a call, or as the text
+        pieces = read(name, [text])
+        assert all(isinstance(piece, Call | Arguments) for piece in pieces) or pieces == [Content("Hello")]
+
+
 def test_formats_without_functions_are_held_only_where_one_must_be_called() -> None:
     assert grammar("chatml") is None
-    assert '{\\"name\\": \\"now\\", \\"arguments\\": ' in str(grammar("chatml", "required"))
+    assert grammar("chatml", "required") is not None
