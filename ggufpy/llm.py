@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ggufpy.api import arguments
 from ggufpy.api.asynchronous import AsyncCompletions
 from ggufpy.api.openai.model import Record
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
+from ggufpy.generate.draft_functions import LlamaDraftModel
 from ggufpy.generate.loading import LoadOptions
 from ggufpy.support import checks, console
-
-if TYPE_CHECKING:
-    from ggufpy.generate.sampling import Sampling
 
 Path = str | os.PathLike[str]
 
@@ -47,7 +45,6 @@ class Llama(AsyncCompletions):
     """
 
     chat_handler: Callable[..., Any] | None = None
-    _last_n = 64
 
     def __init__(
         self,
@@ -60,7 +57,7 @@ class Llama(AsyncCompletions):
         verbose: bool = False,
         *,
         lookup: int = 0,
-        draft_model: Path | Llama | None = None,
+        draft_model: Path | Llama | LlamaDraftModel | None = None,
         n_parallel: int = 1,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
@@ -97,14 +94,15 @@ class Llama(AsyncCompletions):
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
         checks.flag("embedding", embedding)
-        if not isinstance(draft_model, Llama | None):
+        if not isinstance(draft_model, Llama | LlamaDraftModel | None):
             checks.path("draft_model", draft_model)
         seed = checks.seed("seed", seed)
         self._pooling = arguments.named("pooling_type", pooling_type, arguments.POOLINGS)
         self._spm_infill = checks.flag("spm_infill", spm_infill)
-        self._last_n = checks.whole("last_n_tokens_size", last_n_tokens_size, 0)
-        self.chat_handler = arguments.handler(chat_handler)
-        self._chat_format = _format(chat_format)
+        self.last_n_tokens_size = checks.whole("last_n_tokens_size", last_n_tokens_size, 0)
+        self._logits_all = checks.flag("logits_all", others.get("logits_all", False))
+        self.chat_handler = arguments.handler(chat_handler) or _registered(chat_format)
+        self._chat_format = None if self.chat_handler is not None else _format(chat_format)
         with Progress() as progress:
             if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
@@ -137,10 +135,6 @@ class Llama(AsyncCompletions):
         more = [] if additional_files is None else checks.items("additional_files", additional_files, "a list of names")
         return cls(pretrained(repo_id, filename, more, local_dir, cache_dir), **options)
 
-    def sampling(self, **options: Any) -> Sampling:
-        """See LoadedModel; how many tokens penalties look at is what the model was made with."""
-        return super().sampling(**{"repeat_last_n": self._last_n, **options})
-
     @property
     def model_path(self) -> str:
         """The path of the model's file."""
@@ -170,6 +164,15 @@ class Llama(AsyncCompletions):
             raise GGUFError("create_chat_completion_openai_v1 needs the openai package: pip install openai") from error
         made: Any = self.create_chat_completion(*args, **options)
         return (ChatCompletionChunk(**one) for one in made) if options.get("stream") else ChatCompletion(**made)
+
+
+def _registered(name: object) -> Callable[..., Any] | None:
+    """The handler that the program has registered under the name of a chat format."""
+    if name is None:
+        return None
+    from ggufpy.chat import formats
+
+    return formats.handlers.get(checks.text("chat_format", name))
 
 
 def _format(name: object) -> Any:

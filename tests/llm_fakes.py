@@ -12,6 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.llm import Llama
+from ggufpy.tokenizers.texts import TokenTexts
 
 BOS, EOS, VOCAB = 256, 257, 258
 Rows = Callable[[Sequence[int]], np.ndarray]
@@ -66,7 +67,7 @@ class FakeEngine:
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
-    weight_bytes, kv_bytes, type_name, whole_texts = 1000, 100, "F32", False
+    weight_bytes, kv_bytes, type_name, whole_texts, makes_logits = 1000, 100, "F32", False, True
 
     def __init__(
         self,
@@ -163,6 +164,7 @@ class FakeTokenizer:
         self.vocab = SimpleNamespace(
             texts=texts or [str(i) for i in range(VOCAB)], ids={}, types=np.array([1] * 256 + [3] * 2, np.int32)
         )
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
@@ -174,10 +176,10 @@ class FakeTokenizer:
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         return bytes([token]) if token < 256 else b""
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int], special: bool = False) -> bytes:
         return b"".join(self.token_bytes(i) for i in ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def stream(self, shown: frozenset[int] = frozenset()) -> Any:
@@ -195,6 +197,9 @@ class FakeTemplate:
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any) -> str:
         return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt
+
+    def close(self) -> None:
+        pass
 
 
 def parts(

@@ -87,7 +87,10 @@ def without_ids(message: Any) -> Any:
     }
 
 
-@pytest.mark.parametrize("text", ["plain", THOUGHT + "Rain.", CALL, f"{THOUGHT}Let me see.\n{CALL}\n{CALL}", "<tool_call>\n{oops"])
+ANSWERS = ["plain", THOUGHT + "Rain.", CALL, f"{THOUGHT}Let me see.\n{CALL}\n{CALL}", "<tool_call>\n{oops"]
+
+
+@pytest.mark.parametrize("text", ANSWERS)
 def test_a_stream_says_what_the_whole_answer_says(text: str) -> None:
     options: dict[str, Any] = {"tools": [TOOL], "temperature": 0.0}
     with saying(text) as llm:
@@ -164,7 +167,7 @@ def ggufpy_offer(tool: Any) -> Any:
     ("options", "message"),
     [
         ({"tools": "x"}, "tools must be a list"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "'other', which is not"),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "'other', which is not"),
         ({"tools": [TOOL], "functions": [TOOL["function"]]}, "not both"),
         ({"tool_choice": "required"}, "nothing to call"),
         ({"top_logprobs": 2}, "logprobs=True"),

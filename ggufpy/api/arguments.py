@@ -30,7 +30,6 @@ NO_EFFECT = MappingProxyType(
         "n_ubatch": "n_batch says how many tokens a step has",
         "no_perf": "nothing is timed unless it is asked for",
         "swa_full": "windows keep what they need",
-        "logits_all": "logits are there for whoever asks for them",
     }
 )
 # What was asked for is not done: whoever gives another value than the default is told so.
@@ -58,7 +57,7 @@ _KEYS: Mapping[str, tuple[str, float]] = MappingProxyType(
     }
 )
 ROPE = ("rope_scaling_type", "rope_freq_scale", "yarn_orig_ctx", *_KEYS)
-KNOWN = frozenset({*NO_EFFECT, *WARNED, *ROPE})
+KNOWN = frozenset({*NO_EFFECT, *WARNED, *ROPE, "logits_all"})
 
 
 def check_names(given: Mapping[str, Any], known: frozenset[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.model import Record
 from ggufpy.errors import GGUFError
-from ggufpy.generate.loaded import LoadedModel
+from ggufpy.generate.stateful import StatefulModel
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ggufpy.api.openai.prompts import Answers, ChatPrompt
     from ggufpy.api.openai.texts import Job
+    from ggufpy.api.openai.turns import Turns
     from ggufpy.chat.formats import Format
     from ggufpy.chat.syntax import Syntax
     from ggufpy.chat.tools import Offer
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 CHAT_TEMPERATURE = 0.2  # llama-cpp-python's default for chats; elsewhere it is that of `ggufpy.Sampling`
 
 
-class Completions(LoadedModel):
+class Completions(StatefulModel):
     """What makes completions. `_chat_format` writes prompts in place of the model's template, if there is one."""
 
     _chat_format: Format | None = None
     _spm_infill = False
     _answers: Answers | None = None
+    _turns: Turns | None = None
     _vocabulary: Vocabulary | None = None
     _making = RLock()
 
@@ -111,15 +113,29 @@ class Completions(LoadedModel):
         tools = None if offer is None or not offer.chosen else list(offer.tools)
         form = self._chat_format
         if form is not None:
-            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops)
+            return prompts.chat_prompt(self.tokenizer, form.render(messages, tools=tools), form.stops, self.turns)
         template = self.chat_template
         if template is None:
             raise GGUFError(
                 "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
                 'chat_format ("chatml")'
             )
+        if self._generic(messages, offer):
+            from ggufpy.chat import generic
+
+            messages, tools = generic.told(messages, offer), None
         text = template.render(messages, **{"add_generation_prompt": True, **variables, "tools": tools})
-        return prompts.chat_prompt(self.tokenizer, text, ())
+        return prompts.chat_prompt(self.tokenizer, text, (), self.turns)
+
+    @property
+    def turns(self) -> Turns:
+        """What its chats have said."""
+        with self._making:
+            if self._turns is None:
+                from ggufpy.api.openai.turns import Turns
+
+                self._turns = Turns()
+            return self._turns
 
     @property
     def chat_answers(self) -> Answers:
@@ -131,13 +147,22 @@ class Completions(LoadedModel):
                 self._answers = answers_of(self.tokenizer, self._syntax())
             return self._answers
 
+    def _generic(self, messages: Sequence[Mapping[str, Any]], offer: Offer | None) -> bool:
+        """Whether tools are told in a way of our own, because the template knows none."""
+        from ggufpy.chat import generic
+
+        return generic.needs(messages, offer) and self.chat_answers.syntax.name == "generic"
+
     def _syntax(self) -> Syntax:
+        from ggufpy.chat import generic
         from ggufpy.chat.syntax import syntax_of
 
         if self._chat_format is not None:
             return self._chat_format.syntax
-        assert self.chat_template is not None
-        return syntax_of(self.chat_template, self.metadata.get("general.architecture"))
+        template = self.chat_template
+        assert template is not None
+        syntax = syntax_of(template, self.metadata.get("general.architecture"))
+        return generic.with_calls(syntax) if generic.is_wanted(template, syntax) else syntax
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
@@ -160,6 +185,13 @@ class Completions(LoadedModel):
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self.tokenizer, self.n_vocab())
         return Constraint(grammar, self._vocabulary, after)
+
+    def _constraint(self, grammar: object) -> Constraint:
+        from ggufpy.api.openai.formats import answer_grammar
+
+        known = answer_grammar(None, grammar)
+        assert known is not None
+        return self.constraint(known)
 
     def adapter_scales(self, lora: object) -> tuple[float, ...] | None:
         """How much each adapter counts in a call: by its path, as it was loaded, or by its number; others do not.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
     from ggufpy.format.overlay import Overlaid
+    from ggufpy.generate.draft_functions import LlamaDraftModel
     from ggufpy.generate.drafters import Model
     from ggufpy.models.lora import Adapter
     from ggufpy.runtime import Engine
@@ -35,7 +36,8 @@ class LoadOptions(EngineOptions):
     """How to load a model: how to run it, and what is wanted beside.
 
     `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
-    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
+    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`,
+    or a function of the caller (`draft_functions.py`).
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
     tokeniser alone until it is asked for. `changes` are put over the file's metadata (`format/overlay.py`);
     `vocab_only` loads no weights.
@@ -50,7 +52,7 @@ class LoadOptions(EngineOptions):
         metavar="N",
         default_text="0, off; 8 is a good start",
     )
-    draft_model: str | os.PathLike[str] | Model | None = None
+    draft_model: str | os.PathLike[str] | Model | LlamaDraftModel | None = None
     draft_max: int = option(
         16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
     )
@@ -101,6 +103,11 @@ class Later(Generic[T]):
         """Return once the thread, if there is one, is done."""
         if self._thread is not None:
             self._thread.join()
+
+    def made(self) -> T | None:
+        """The value if it was made, once the thread is done."""
+        self.wait()
+        return self._made[0] if self._made else None
 
     def get(self) -> T:
         """The value; raises what making it raised."""
@@ -155,9 +162,16 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
         return tokenizer_of(source, options.pre)
 
     def make_template() -> ChatTemplate | None:
-        from ggufpy.chat import ChatTemplate, template_key
+        from ggufpy.chat import ChatTemplate, Renderer, template_key
 
-        return ChatTemplate.from_metadata(source, tokenizer.get()) if template_key(source.metadata) else None
+        if not template_key(source.metadata):
+            return None
+        renderer = Renderer()  # its process starts while the tokeniser is built
+        try:
+            return ChatTemplate.from_metadata(source, tokenizer.get(), renderer=renderer)
+        except BaseException:
+            renderer.close()
+            raise
 
     has_text = options.text and "tokenizer.ggml.model" in source.metadata
     tokenizer, template = Later(make_tokenizer), Later(make_template)
@@ -179,7 +193,7 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
             how = replace(options, n_ctx=_context_size(options, source.metadata))
             engine = runtime.load(source, how, start_text, _adapters(opened[1:], options))
     except BaseException:
-        template.wait()  # it reads the file that is about to be closed
+        close_template(template)  # it reads the file that is about to be closed
         tokenizer.wait()
         for one in opened:
             one.close()
@@ -196,6 +210,13 @@ def _changed(file: GGUFFile, options: LoadOptions) -> GGUFFile | Overlaid:
     from ggufpy.format.overlay import overlaid
 
     return overlaid(file, options.changes)
+
+
+def close_template(template: Later[ChatTemplate | None]) -> None:
+    """End the process of a template that was made."""
+    made = template.made()
+    if made is not None:
+        made.close()
 
 
 def _adapters(files: Sequence[GGUFFile], options: LoadOptions) -> list[Adapter]:

@@ -11,7 +11,6 @@ from ggufpy.errors import GGUFError
 class Unweighted:
     """Stands in an engine's place. What wants weights raises GGUFError."""
 
-    n_ctx = 0
     parallel = 1
     rows = 1
 
@@ -19,6 +18,8 @@ class Unweighted:
         architecture = metadata.get("general.architecture")
         tokens = metadata.get(f"{architecture}.vocab_size", metadata.get("tokenizer.ggml.tokens", ()))
         self.n_vocab = tokens if isinstance(tokens, int) else len(tokens)
+        trained = metadata.get(f"{architecture}.context_length", 0)
+        self.n_ctx = trained if isinstance(trained, int) else 0
         width = metadata.get(f"{architecture}.embedding_length", 0)
         self.n_embd = width if isinstance(width, int) else 0
 

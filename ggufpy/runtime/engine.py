@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
     from ggufpy.models.taps import Hook
+
+    from .snapshots import GroupRows
 
 __all__ = ["Chunk", "Engine"]
 
@@ -97,6 +99,11 @@ class Engine:
         return self._model.plan.hidden[2]
 
     @property
+    def makes_logits(self) -> bool:
+        """Whether it makes logits, not embeddings alone."""
+        return self._model.plan.makes_logits
+
+    @property
     def whole_texts(self) -> bool:
         """Whether a text must be evaluated in one step, from its beginning."""
         return self._model.plan.whole_texts
@@ -153,6 +160,37 @@ class Engine:
         if any(abs(scale) > LARGEST_SCALE for scale in numbers):
             raise GGUFError(f"scales of adapters are {list(numbers)}; they may be at most {LARGEST_SCALE:g}")
         return numbers
+
+    def snapshot(self, sequence: Sequence, n: int) -> tuple[GroupRows, ...]:
+        """What a sequence holds of its first n positions, as bytes that any process can put back with `restored`.
+
+        Raises GGUFError as `Sequence.truncate` does.
+        """
+        from . import snapshots
+
+        with self._alone():
+            return snapshots.taken(sequence, n, self._program, self.cache_forms)
+
+    def restored(self, groups: tuple[GroupRows, ...], n: int, scales: Items[float] = ()) -> Sequence:
+        """A new sequence of n positions that holds what another did, here or elsewhere.
+
+        Raises GGUFError for what was saved of a cache of other types or is damaged, and for a text that is too long.
+        """
+        from . import snapshots
+
+        if n > self.n_ctx:
+            raise GGUFError(f"what was saved has {n} tokens, and the context holds {self.n_ctx}: use a larger n_ctx")
+        sequence = self.sequence(scales)
+        with self._alone():
+            snapshots.put_back(sequence, groups, n, self._program, self._pools)
+        return sequence
+
+    @cached_property
+    def cache_forms(self) -> tuple[str, ...]:
+        """What is kept of each group of layers."""
+        from . import snapshots
+
+        return snapshots.forms(self._pools, self._program)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

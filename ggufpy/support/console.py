@@ -49,6 +49,20 @@ def read_input(instead: str) -> bytes:
     return stream.buffer.read()
 
 
+def read_line(instead: str) -> bytes:
+    """The next line of stdin, empty at its end. Raises GGUFError, with what to give `instead`, where there is none."""
+    stream = _usable("stdin")
+    if stream is None:
+        raise GGUFError(f"standard input is closed: {instead}")
+    return stream.buffer.readline()
+
+
+def below(stream: TextIO) -> TextIO:
+    """The stream that an `Output` writes to, for libraries that ask it for more than text. Others are themselves."""
+    inner: object = stream
+    return inner.stream if isinstance(inner, Output) and inner.stream is not None else stream
+
+
 class Output(io.TextIOBase):
     """Stdout that remembers why it could not be written to (`error`). `stream` None is one that was closed."""
 

@@ -11,11 +11,13 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import chain
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 from ggufpy.tokenizers.special import Partition
+from ggufpy.tokenizers.texts import TokenTexts
 from ggufpy.tokenizers.vocab import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocab, token_byte
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -58,6 +60,11 @@ class Tokenizer(ABC):
     def end_tokens(self) -> frozenset[int]:
         """Every id that ends a generation: end of text, of turn, of message."""
         return self.vocab.end_tokens
+
+    @cached_property
+    def texts(self) -> TokenTexts:
+        """The bytes of all tokens, control tokens their own texts, to be searched in."""
+        return TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Ids of `text`.

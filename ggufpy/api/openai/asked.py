@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_CHOICES = 1024
 SEEDS = 1 << 64
-Criterion = Callable[[Any, Any], bool]  # ids (n,) of the text before a token, logits (n_vocab,) it was drawn from
+Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Asked:
     parser: Callable[[], Parser] | None = None
     shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
     legacy_calls: bool = False  # calls are told as `function_call`
+    chat: str | None = None  # the text of a chat's prompt
     include_usage: bool = False
     model: str = ""
     id: str = ""
@@ -81,7 +82,7 @@ def chat_request(
     logprobs = _chat_logprobs(llm, options)
     variables = _variables(options)
     prompt = llm.chat_prompt(messages, offer, **variables)
-    fixed: Record = {"logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
+    fixed: Record = {"chat": prompt.text, "logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
     fixed["guides"] = _guides(llm, options, (prompt, offer))
     answers = llm.chat_answers
     fixed["parser"] = partial(answers.syntax.parser, prompt.text, offer.chosen if offer else None)

@@ -13,6 +13,7 @@ from ggufpy.support.records import dataclass
 from ggufpy.tokenizers.vocab import CONTROL
 
 if TYPE_CHECKING:
+    from ggufpy.api.openai.turns import Turns
     from ggufpy.chat.syntax import Syntax
     from ggufpy.tokenizers import Tokenizer
 
@@ -48,9 +49,9 @@ def answers_of(tokenizer: Tokenizer, syntax: Syntax) -> Answers:
     return Answers(tokenizer, syntax, frozenset(token for token in control if syntax.shows(vocab.texts[token])))
 
 
-def chat_prompt(tokenizer: Tokenizer, text: str, stops: tuple[str, ...]) -> ChatPrompt:
-    """The prompt of a rendered text, with a beginning token if one is due."""
+def chat_prompt(tokenizer: Tokenizer, text: str, stops: tuple[str, ...], turns: Turns) -> ChatPrompt:
+    """The prompt of a rendered text, with a beginning token if one is due; what `turns` has of it has its tokens."""
     tokens = tokenizer.encode(text, add_special=False, parse_special=True)
     if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
         tokens = [tokenizer.bos, *tokens]
-    return ChatPrompt(text, tokens, stops)
+    return ChatPrompt(text, turns.tokens(tokenizer, text, tokens), stops)

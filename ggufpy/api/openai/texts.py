@@ -57,6 +57,7 @@ class Job:
 
     def deltas(self) -> Iterator[tuple[int, Delta]]:
         """The deltas of all choices, each with its choice's number."""
+        self.llm.prompt_begins(self.asked.tokens)
         waiting = list(enumerate(self._texts))
         running: list[tuple[int, Iterator[Delta]]] = []
         try:
@@ -74,6 +75,7 @@ class Job:
                         yield number, delta
         finally:  # also where nobody wants the rest
             self.cancel()
+            self.llm.prompt_done([*self.asked.tokens, *self._texts[0].stream.request.produced])
 
     def cancel(self) -> None:
         """Ends all choices before the next step; from any thread."""
@@ -88,7 +90,12 @@ class _Text:
         self._llm, self._asked = llm, asked
         self.count = 0  # tokens that have come
         self.stream: Stream = llm.generate(
-            asked.tokens, asked.samplings[number], limit=asked.max_tokens, guides=asked.guides(), scales=asked.scales
+            asked.tokens,
+            asked.samplings[number],
+            limit=asked.max_tokens,
+            guides=asked.guides(),
+            scales=asked.scales,
+            stopping_criteria=asked.criteria or None,
         )
 
     @property
@@ -101,12 +108,8 @@ class _Text:
         asked, stream = self._asked, self.stream
         decoder, stop = self._llm.tokenizer.stream(shown=asked.shown), StopFilter(asked.stop)
         parser = asked.parser() if asked.parser is not None else None
-        stopped = False
         try:
             for token in stream:
-                if self._is_enough(token, stream):
-                    stopped = True
-                    break
                 self.count += 1
                 text = stop.push(decoder.push(token))
                 logprob, top = self._logprobs(token, stream)
@@ -115,19 +118,13 @@ class _Text:
                     break
         finally:
             stream.close()
+            if asked.chat is not None:
+                drawn = stream.request.produced[: self.count]
+                self._llm.turns.keep(self._llm.tokenizer, asked.chat, asked.tokens, drawn)
         rest = stop.push(decoder.flush()) + stop.flush()
         pieces = (*parser.push(rest), *parser.finish()) if parser else ()
-        finish = "stop" if stop.hit or stopped else stream.finish or "length"
+        finish = "stop" if stop.hit else stream.finish or "length"
         yield Delta(rest, finish=finish, pieces=pieces)
-
-    def _is_enough(self, token: int, stream: Stream) -> bool:
-        """Whether one of the caller's criteria ends the text before this token."""
-        if not self._asked.criteria:
-            return False
-        import numpy as np
-
-        before = np.array([*self._asked.tokens, *stream.request.produced[: self.count]], np.int64)
-        return any(bool(criterion(before, stream.logits)) for criterion in self._asked.criteria)
 
     def _logprobs(self, token: int, stream: Stream) -> tuple[float, Top]:
         if self._asked.logprobs is None or stream.logits is None:

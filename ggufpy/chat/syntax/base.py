@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ggufpy.grammar import Grammar
 
 Tools = Sequence[Mapping[str, Any]]
-_TOKENS = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 class Parser:
@@ -88,12 +86,3 @@ class Syntax(ABC):
     def shows(self, token: str) -> bool:
         """Whether the text of this control token must be in what the parser sees."""
         return bool(token) and any(token in marker for marker in self.markers)
-
-
-def tokens_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """Texts of markers, those that look like several control tokens in a row apart; in order, each once."""
-    found: dict[str, None] = {}
-    for text in texts:
-        for part in _TOKENS.findall(text) or [text]:
-            found.setdefault(part)
-    return tuple(part for part in found if part)

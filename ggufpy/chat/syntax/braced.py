@@ -6,13 +6,15 @@ import json
 import re
 
 from ggufpy.chat.syntax.json_text import MAX_NAME
-from ggufpy.chat.syntax.lark import Lark, Tool, quoted
+from ggufpy.chat.syntax.lark import ANYTHING, Lark, Tool, quoted
 from ggufpy.chat.syntax.ongoing import Ongoing
 from ggufpy.chat.syntax.reader import Emit, Finder, NoCall, Reader, Steps
+from ggufpy.chat.syntax.typed import Notation, Values
 from ggufpy.support.records import dataclass
 
 _BARE = re.compile(r"[^\s,:{}\[\]<\"]+")
-_WORDS = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null")
+_WORDS = ("true", "false", "null")
+_SCALAR = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null")
 _DEEPEST = 64
 
 
@@ -34,20 +36,12 @@ class Braced:
     def lark(self, tool: Tool, lark: Lark) -> str:
         quote = lark.text(self.quote)
         if lark.is_token(self.quote):
-            text = f"{quote} /(?s:.*)/ {quote}"
+            text = lark.rule("braced_text", f"{quote} {ANYTHING} {quote}")
         else:
-            text = f"{quote} {lark.rule('braced_end[lazy]', f'/(?s:.*)/ {quoted(self.quote)}')}"
-        lark.rule("braced_text", text)
-        lark.rule("braced_word", r'/-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/ | "true" | "false" | "null"')
-        lark.rule("braced_list", '"[" (braced_value ("," braced_value)*)? "]"')
-        lark.rule("braced_object", '"{" (/[^:{}",<]+:/ braced_value ("," /[^:{}",<]+:/ braced_value)*)? "}"')
-        lark.rule("braced_value", "braced_text | braced_word | braced_list | braced_object")
-        names = tool.schema.get("properties") or ()
-        keys = " | ".join(quoted(f"{name}:") for name in names)
-        if not keys:
-            return '"{}"'
-        one = lark.rule(f"braced_{tool.number}", f"({keys}) braced_value")
-        return f'"{{" ({one} ("," {one})*)? "}}"'
+            end = lark.rule("braced_end[lazy]", f"{ANYTHING} {quoted(self.quote)}")
+            text = lark.rule("braced_text", f"{quote} {end}")
+        notation = Notation(text, lambda value: f"{quote} {quoted(value)} {quote}", _key, _WORDS, ",")
+        return Values(tool, notation, lark).arguments('"{"', _key, '"}"')
 
     def texts(self) -> tuple[str, ...]:
         return (self.quote,)
@@ -96,7 +90,7 @@ class Braced:
         if first == "[":
             return (yield from self._list(reader, emit, depth))
         word = yield from reader.run(_BARE, MAX_NAME)
-        emit(word if _WORDS.fullmatch(word) else json.dumps(word, ensure_ascii=False))
+        emit(word if _SCALAR.fullmatch(word) else json.dumps(word, ensure_ascii=False))
         return bool(word)
 
     def _list(self, reader: Reader, emit: Emit, depth: int) -> Steps[bool]:
@@ -113,6 +107,11 @@ class Braced:
             first = False
             if not (yield from self._value(reader, emit, depth + 1)):
                 return False
+
+
+def _key(name: str) -> str:
+    """A key, any where there is no name, and the colon."""
+    return quoted(f"{name}:") if name else r'/[^:{}",<\[\]\s]+:/'
 
 
 def _inside(text: str) -> str:

@@ -162,7 +162,10 @@ class FormReader:
         first = next(part for part in parts if not (isinstance(part, Marker) and part.optional))
         if isinstance(first, Marker):
             return (yield from self._reader.starts(first.text.strip()))
-        return first.fits((yield from self._reader.peek()))
+        text = yield from self._reader.peek(1)
+        if text == "[" and not opening.start and opening.calls.opens.rstrip().endswith("["):
+            text = (yield from self._reader.peek(2))[1:] or text
+        return first.fits(text)
 
     def _bracket(self, opening: Opening) -> Steps[bool]:
         """Takes a bracket around calls, which models also write or leave out where they were taught otherwise."""

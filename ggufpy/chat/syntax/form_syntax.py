@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ggufpy.chat.syntax.base import Parser, Syntax, Tools, tokens_of
+from ggufpy.chat.syntax.base import Parser, Syntax, Tools
 from ggufpy.chat.syntax.form import Form
 from ggufpy.chat.syntax.form_grammar import FormGrammar
 from ggufpy.chat.syntax.form_parser import FormReader
 from ggufpy.chat.syntax.lark import Control
+from ggufpy.chat.syntax.markers import tokens_of
 from ggufpy.chat.syntax.ongoing import schemas
 from ggufpy.chat.syntax.output import Output
 from ggufpy.chat.syntax.reader import Reader

@@ -10,10 +10,12 @@ from ggufpy.chat.syntax.lark import Lark, Tool, quoted
 from ggufpy.chat.syntax.ongoing import Ongoing
 from ggufpy.chat.syntax.parameters import from_python
 from ggufpy.chat.syntax.reader import NoCall, Reader, Steps
+from ggufpy.chat.syntax.typed import Notation, Values
 from ggufpy.support.records import dataclass
 
 _KEY = re.compile(r"\w+")
 _PLAIN = re.compile(r"[^\"'()\[\]{},\\]+")
+_WORDS = ("True", "False", "None")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -49,14 +51,10 @@ class Keywords:
         return char == "("
 
     def lark(self, tool: Tool, lark: Lark) -> str:
-        """Names and Python's literals; the values of a schema are not held."""
-        names = tool.schema.get("properties") or ()
-        value = _literals(lark)
-        keyword = " | ".join(quoted(f"{name}=") for name in names)
-        if not keyword:
-            return '"()"'
-        one = lark.rule(f"keyword_{tool.number}", f"({keyword}) {value}")
-        return f'"(" ({one} (", " {one})*)? ")"'
+        """Python's literals, held to the schema."""
+        text = lark.rule("python_text", r"/'([^'\\\n]|\\[^\n])*'/ | /" + r'"([^"\\\n]|\\[^\n])*"/')
+        notation = Notation(text, _quoted, lambda key: f'{_quoted(key) if key else text} ": "', _WORDS, ", ")
+        return Values(tool, notation, lark).arguments('"("', lambda name: quoted(f"{name}="), '")"')
 
     def texts(self) -> tuple[str, ...]:
         return ()
@@ -102,11 +100,6 @@ def _quotes(reader: Reader, quote: str, parts: list[str]) -> Steps[bool]:
     return False
 
 
-def _literals(lark: Lark) -> str:
-    lark.rule("py_value", "py_text | py_number | py_word | py_list | py_dict")
-    lark.rule("py_text", r"/'([^'\\\n]|\\.)*'/ | /" + r'"([^"\\\n]|\\.)*"/')
-    lark.rule("py_number", r"/-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/")
-    lark.rule("py_word", '"True" | "False" | "None"')
-    lark.rule("py_list", '"[" (py_value (", " py_value)*)? "]"')
-    lark.rule("py_dict", '"{" (py_text ": " py_value (", " py_text ": " py_value)*)? "}"')
-    return "py_value"
+def _quoted(text: str) -> str:
+    """A string as Python writes it."""
+    return quoted(repr(text))

@@ -14,6 +14,8 @@ from ggufpy.support.records import dataclass
 
 # What tokens of control look like within a text: <...>, <｜...｜>, [NAME], [/NAME].
 _TOKENS = re.compile(r"(<[^<>\s]+>|\[/?[A-Z_]+\])")
+_SPACES = re.compile(r"(^\s+|\s+$|[ \t]*\n\s*)")
+SPACE = "space"
 _STYLE = {"x-guidance": {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}}
 ANYTHING = "/(?s:.*)/"
 
@@ -22,11 +24,13 @@ Control = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool as grammars want it: `number` makes the names of its rules."""
+    """A tool as grammars want it: `number` makes the names of its rules; a schema that cannot be held is refused if
+    `held`."""
 
     number: int
     name: str
     schema: Mapping[str, Any]
+    held: bool = False
 
 
 class Lark:
@@ -41,14 +45,27 @@ class Lark:
         self._rules[name] = body
         return name.partition("[")[0]
 
+    def has(self, name: str) -> bool:
+        return name in self._rules
+
     def fresh(self, stem: str, body: str, options: str = "") -> str:
         """As `rule`, under a name that is not yet taken."""
         return self.rule(f"{stem}_{len(self._rules)}{options}", body)
 
     def text(self, text: str) -> str:
-        """A text as terminals: control tokens within it as tokens, the rest as strings."""
-        parts = [self._part(part) for part in _TOKENS.split(text) if part]
-        return " ".join(self._merged(parts)) or '""'
+        """A text as terminals: control tokens within it as tokens, the rest as strings. White space at its ends and
+        around line breaks may be any, as it may be for parsers."""
+        made: list[str] = []
+        for piece in _SPACES.split(text):
+            if not piece or _SPACES.fullmatch(piece):
+                made += [self.space()] if piece and made[-1:] != [SPACE] else []
+                continue
+            made += self._merged([self._part(part) for part in _TOKENS.split(piece) if part])
+        return " ".join(made)
+
+    def space(self) -> str:
+        """Some white space, or none."""
+        return self.rule(SPACE, r"/[ \t\n]{0,16}/")
 
     def is_token(self, text: str) -> bool:
         return self._control(text) is not None

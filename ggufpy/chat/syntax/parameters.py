@@ -10,6 +10,8 @@ from typing import Any
 _DEEPEST = 8
 _KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int}
 
+JSON_TYPES = frozenset([*_KINDS, "number"])
+
 
 def types_of(schema: Any, name: str) -> frozenset[str]:
     """The JSON types that a parameter may have; none where the schema does not say."""

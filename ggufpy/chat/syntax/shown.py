@@ -59,8 +59,13 @@ class Shown:
         thoughts = (self._tail({"content": CONTENT, field: THOUGHT}, False) for field in _FIELDS)
         starts = [(plain, CONTENT), (self._tail(self._call(1, ""), False), NAMES[0])]
         starts += [(text, THOUGHT) for text in thoughts if text and THOUGHT in text]
-        texts = [*self.prompts, *(text.partition(word)[0] for text, word in starts if text)]
+        prompts = self.prompts[:1] + tuple(text for text in self.prompts[1:] if self._alike(text))
+        texts = [*prompts, *(text.partition(word)[0] for text, word in starts if text)]
         return common_start(texts) if len(texts) > 1 else (texts or [""])[0]
+
+    def _alike(self, prompt: str) -> bool:
+        """Whether a prompt ends the user's message as the first one does: some add words to it."""
+        return bool(common_start([prompt, self.prompts[0]]).strip())
 
     @cached_property
     def start(self) -> str:

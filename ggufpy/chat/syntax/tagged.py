@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ggufpy.chat.syntax.json_text import MAX_NAME
-from ggufpy.chat.syntax.lark import Lark, Tool, quoted
+from ggufpy.chat.syntax.lark import ANYTHING, Lark, Tool, quoted
 from ggufpy.chat.syntax.ongoing import Ongoing
-from ggufpy.chat.syntax.parameters import is_text, json_of, types_of
+from ggufpy.chat.syntax.parameters import JSON_TYPES, is_text, json_of, types_of
 from ggufpy.chat.syntax.reader import Emit, Finder, NoCall, Steps
+from ggufpy.errors import GGUFError
 from ggufpy.support.records import dataclass
 
+_UNHELD = ("pattern", "format", "minLength", "maxLength")  # of strings, which end with a tag
 _ATTRIBUTE = re.compile(r"[^<>\"]+")
 
 
@@ -54,7 +56,7 @@ class Tagged:
         required = schema.get("required") or ()
         parts = []
         for number, name in enumerate(names):
-            body = f"{self._head(tool, name, lark)} {self._value(tool, name, lark)}"
+            body = f"{lark.space()} {self._head(tool, name, lark)} {self._value(tool, name, lark)}"
             rule = lark.rule(f"tool_{tool.number}_{number}", body)
             parts.append(rule if name in required else f"{rule}?")
         return " ".join(parts) or '""'
@@ -117,32 +119,39 @@ class Tagged:
     # -- Lark --
 
     def _head(self, tool: Tool, name: str, lark: Lark) -> str:
-        if not self.attribute:
-            return f"{lark.text(self.opens)} {quoted(name)} {lark.text(self.middle + self._line)}"
-        before, text, other = self.attribute
-        said = text if is_text(types_of(tool.schema, name)) else other
-        return f"{lark.text(self.opens)} {quoted(name)} {lark.text(before + said + self.middle)}"
-
-    @property
-    def _line(self) -> str:
-        return "\n" if self.lines and not self.middle.endswith("\n") else ""
+        middle = self.middle
+        if self.attribute:
+            before, text, other = self.attribute
+            kinds = types_of(tool.schema, name)
+            named = next(iter(kinds), other) if other in JSON_TYPES else other
+            named = other if (named, other) == ("integer", "number") else named
+            middle = before + (text if is_text(kinds) else named) + middle
+        return f"{lark.text(self.opens)} {quoted(name)} {lark.text(middle)}"
 
     def _value(self, tool: Tool, name: str, lark: Lark) -> str:
         """A value and its end: text up to it, or JSON of the schema."""
         schema = tool.schema["properties"][name]
-        end = self._line + self.closes + self.between
+        end = lark.text(self.closes + self.between)
         values = _texts_of(schema)
         if values:
-            return f"({' | '.join(map(quoted, values))}) {lark.text(end)}"
+            return f"({' | '.join(map(quoted, values))}) {end}"
         kinds = types_of(tool.schema, name)
+        odd = [key for key in _UNHELD if isinstance(schema, Mapping) and key in schema]
+        if odd and tool.held and (not kinds or "string" in kinds):
+            raise GGUFError(
+                f"tools: {tool.name}.parameters.{name}.{odd[0]} cannot be held in the way that this model writes "
+                "calls: leave it out"
+            )
+        if kinds == {"boolean"}:
+            return f'("true" | "false" | "True" | "False") {end}'
         if kinds and "string" not in kinds:
-            return f"{lark.schema(_with_definitions(schema, tool.schema))} {lark.text(end)}"
+            return f"{lark.schema(_with_definitions(schema, tool.schema))} {end}"
         mark = self.closes.strip()
+        _, _, tail = (self.closes + self.between).partition(mark)
         if lark.is_token(mark):
-            return f"/(?s:.*)/ {lark.text(end)}"
-        head, _, tail = end.partition(mark)
-        rule = lark.fresh("value", f"/(?s:.*)/ {quoted(head + mark)}", "[lazy]")
-        return f"{rule} {lark.text(tail)}" if tail else rule
+            return f"{ANYTHING} {end}"
+        rule = lark.rule(f"value_{tool.number}[lazy]", f"{ANYTHING} {quoted(mark)}")
+        return f"{rule} {lark.text(tail)}" if tail.strip() else f"{rule} {lark.space()}"
 
 
 class _Lines:

@@ -58,17 +58,18 @@ class Wrapped:
         return char in ("{", "[")
 
     def lark(self, tool: Tool, lark: Lark) -> str:
-        start, end = "{", "}"
+        space, arguments = lark.space(), lark.schema(tool.schema)
         if self.keyed:
-            return f"{quoted(f'{{{quoted(tool.name)}: ')} {lark.schema(tool.schema)} {quoted(end)}"
-        if self.id_key and self.id_first:
-            start += f'"{self.id_key}": "\0", '
-        elif self.id_key:
-            end = f', "{self.id_key}": "\0"}}'
-        start += f'"{self.name_key}": {quoted(tool.name)}, "{self.arguments_key}": '
-        pattern = " /[0-9]+/ " if self.id_first else " /[a-zA-Z0-9]{9}/ "
-        before, after = (pattern.join(map(quoted, text.split("\0"))) for text in (start, end))
-        return f"{before} {lark.schema(tool.schema)} {after}"
+            return f'"{{" {space} {quoted(quoted(tool.name) + ":")} {space} {arguments} {space} "}}"'
+        members = [(self.name_key, quoted(quoted(tool.name))), (self.arguments_key, arguments)]
+        if self.id_key:
+            pattern = "[0-9]+" if self.id_first else "[a-zA-Z0-9]{9}"
+            members.insert(0 if self.id_first else 2, (self.id_key, f'/"{pattern}"/'))
+        (first, value), *rest = members
+        # One terminal: where nothing marks a call it competes with free text.
+        start = rf'/\{{[ \t\n]{{0,16}}"{first}":/ {space} {value}'
+        body = "".join(f' {space} "," {space} {quoted(quoted(key) + ":")} {space} {value}' for key, value in rest)
+        return f'{start}{body} {space} "}}"'
 
     def texts(self) -> tuple[str, ...]:
         return ()

@@ -32,7 +32,12 @@ def syntax(shown: Shown, architecture: str) -> Syntax | None:
         if leading(calls) != _OPENS or not own or (isinstance(own[0], Tagged) and "=" not in own[0].opens):
             return None
         return FormSyntax("hermes", Form(form.thoughts, (calls, *_others(own[0])), form.wraps), header)
-    if _OPENS in shown.source and "</tool_call>" in shown.source and "arg_key" not in shown.source:
+    if (
+        not shown.calls(1)
+        and _OPENS in shown.source
+        and "</tool_call>" in shown.source
+        and "arg_key" not in shown.source
+    ):
         first = TAGS if "<function=" in shown.source else JSON
         return FormSyntax("hermes", Form(form.thoughts, (first, JSON, TAGS, _BARE_TAGS), form.wraps), header)
     return None
