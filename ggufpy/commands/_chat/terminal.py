@@ -41,6 +41,8 @@ def run(chat: Chat, screen: Screen, keep_history: bool) -> None:
         screen.say("")
         try:
             chat.take(text)
+        except KeyboardInterrupt:  # between answers: while a prompt is made, or a file is read
+            screen.note("stopped")
         except (GGUFError, MemoryError) as error:
             screen.error(str(error) or "not enough memory: try a smaller -c, or a smaller model")
         screen.say("")
