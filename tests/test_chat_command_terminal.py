@@ -72,9 +72,14 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(tmp_path: Path) -> None:
         it.prompt()
         it.keys("slow\r")
         it.wait("word5 ")
+        it.keys("typed ahead")
+        it.wait("word20 ")
+        assert "typed" not in it.text  # it would be in the midst of what is drawn
         it.keys("\x03")
         it.wait("stopped; what came is kept")
         it.prompt()
+        assert "^C" not in it.text
+        assert "typed" not in it.text
         it.say("/save cut.json")
         said = json.loads(Path("cut.json").read_text())["messages"]
         assert said[0] == {"role": "user", "content": "slow"}
@@ -215,6 +220,8 @@ def test_a_window_that_changes_its_size() -> None:
         words = set(re.findall(r"word\d+", it.text))
         assert {f"word{i}" for i in range(120)} <= words
         it.resize(30, 10)
+        it.keys("\x0c")  # the emulator leaves its cursor where it was: all is drawn anew
+        it.wait(lambda: it.shown[0] == ">")
         it.say("hello")
         assert "heard 'hello' in 3" in " ".join(it.text.split())
 
