@@ -1,23 +1,29 @@
 """`Llama`: a loaded model as an application holds it, with the names that llama-cpp-python users know.
 
-In: a model's name and options. Out: tokens, logits, text, and OpenAI-shaped completions.
+What it does is in the classes that it is made of: tokens and logits (`generate/loaded.py`), completions, embeddings and
+their twins for asyncio (`api/`). Here is how it is made.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ggufpy.api import arguments
+from ggufpy.api.asynchronous import AsyncCompletions
+from ggufpy.api.openai.model import Record
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
-from ggufpy.generate.loaded import LoadedModel
+from ggufpy.generate.draft_functions import LlamaDraftModel
 from ggufpy.generate.loading import LoadOptions
 from ggufpy.support import checks, console
 
+Path = str | os.PathLike[str]
 
-class Llama(LoadedModel):
+
+class Llama(AsyncCompletions):
     """A loaded model. `model_path` is a path, a known name ("smollm2") or "hf:owner/repo[:file-or-quant]".
 
     Calls of several threads are evaluated together, as many as `n_parallel` says; others wait their turn. Text that a
@@ -27,14 +33,22 @@ class Llama(LoadedModel):
 
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
-    `lora_path` is a file with an adapter, which counts `lora_scale` times. The key-value cache is kept as
-    `cache_type_k` and `cache_type_v` say: f16, bf16, q8_0 or q4_0. Any model makes embeddings (`embed`); `embedding`
-    is there for programs that say so.
+    `lora_path` is a file with an adapter, or several, which count `lora_scale` times. The key-value cache is kept as
+    `cache_type_k` and `cache_type_v` say (`type_k`, `type_v`): f16, bf16, q8_0 or q4_0. Any model makes embeddings
+    (`embed`), pooled as `pooling_type` says; `embedding` is there for programs that say so.
+
+    `chat_format` names a format that writes chats in place of the model's template ("chatml"), `chat_handler` is
+    called in its place as llama-cpp-python does. `vocab_only` loads no weights. `kv_overrides` and what arguments say
+    about rotary positions (`rope_freq_base`, ...) replace the file's metadata. Other arguments of `llama_cpp.Llama` are
+    taken: `ggufpy/api/arguments.py` says what becomes of each, and what has no effect warns by its name. Names that
+    neither has raise TypeError.
     """
+
+    chat_handler: Callable[..., Any] | None = None
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str],
+        model_path: Path,
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_batch: int = 512,
@@ -43,95 +57,88 @@ class Llama(LoadedModel):
         verbose: bool = False,
         *,
         lookup: int = 0,
-        draft_model: str | os.PathLike[str] | Llama | None = None,
+        draft_model: Path | Llama | LlamaDraftModel | None = None,
         n_parallel: int = 1,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
-        lora_path: str | os.PathLike[str] | None = None,
-        lora_scale: float = 1.0,
+        type_k: int | str | None = None,
+        type_v: int | str | None = None,
+        lora_path: Path | Sequence[Path] | None = None,
+        lora_scale: float | Sequence[float] = 1.0,
         embedding: bool = False,
+        pooling_type: int | str | None = None,
+        chat_format: str | None = None,
+        chat_handler: Callable[..., Any] | None = None,
+        vocab_only: bool = False,
+        kv_overrides: Mapping[str, bool | int | float | str] | None = None,
+        last_n_tokens_size: int = 64,
+        spm_infill: bool = False,
+        **others: Any,
     ) -> None:
         from ggufpy.support.progress import Progress
 
-        options = LoadOptions(n_ctx, n_threads, n_batch, n_gpu_layers, cache_type_k, cache_type_v, n_parallel)
-        lora = () if lora_path is None else ((lora_path, lora_scale),)
-        options = replace(options, lookup=lookup, draft_model=draft_model, lora=lora)
+        arguments.check_names(others, frozenset(self.__init__.__annotations__))  # type: ignore[misc]
+        checks.whole("n_gpu_layers", n_gpu_layers, -1)
+        arguments.warn({"n_gpu_layers": n_gpu_layers, **others})
+        types = [arguments.named("type_k", type_k, arguments.CACHE_TYPES) or cache_type_k,
+                 arguments.named("type_v", type_v, arguments.CACHE_TYPES) or cache_type_v]  # fmt: skip
+        options = LoadOptions(n_ctx, n_threads, n_batch, 0, types[0], types[1], n_parallel)
+        options = replace(
+            options,
+            lookup=lookup,
+            draft_model=draft_model,
+            lora=arguments.adapters(lora_path, lora_scale),
+            changes=arguments.metadata_changes(others, kv_overrides),
+            vocab_only=checks.flag("vocab_only", vocab_only),
+        )
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
         checks.flag("embedding", embedding)
-        if not isinstance(draft_model, Llama | None):
+        if not isinstance(draft_model, Llama | LlamaDraftModel | None):
             checks.path("draft_model", draft_model)
         seed = checks.seed("seed", seed)
+        self._pooling = arguments.named("pooling_type", pooling_type, arguments.POOLINGS)
+        self._spm_infill = checks.flag("spm_infill", spm_infill)
+        self.last_n_tokens_size = checks.whole("last_n_tokens_size", last_n_tokens_size, 0)
+        self._logits_all = checks.flag("logits_all", others.get("logits_all", False))
+        self.chat_handler = arguments.handler(chat_handler) or _registered(chat_format)
+        self._chat_format = None if self.chat_handler is not None else _format(chat_format)
         with Progress() as progress:
             if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
-            e = self._parts.engine
-            how = f"{e.type_name}, {e.n_threads} threads, {e.isa}, context {e.n_ctx}"
-            console.note(f"ggufpy: {self._parts.name}: {how}")
+            self._report()
 
-    # -- embeddings --
+    def _report(self) -> None:
+        e = self._parts.engine
+        console.note(f"ggufpy: {self._parts.name}: {e.type_name}, {e.n_threads} threads, {e.isa}, context {e.n_ctx}")
 
-    def embed(
-        self, input: str | Sequence[str], *, normalize: bool = False, pooling: str | None = None
-    ) -> list[list[float]]:
-        """A vector for each text, or with `pooling` "none" for each token of one text.
-
-        `pooling` is "mean", "cls" (the first token), "last" or "none"; None for what the model says, and where it says
-        nothing the last token of a model whose tokens see only what is before them, the mean of another. A model that
-        ranks texts ("rank") has scores in place of a vector.
-        `normalize` makes vectors 1 long. Raises GGUFError for a text longer than the context.
-        """
-        return self._embeddings(input, normalize, pooling)[0]
-
-    def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None, *, normalize: bool = True,
-        pooling: str | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """As `embed`, in OpenAI's shape, vectors 1 long; `model` is the name in the answer."""
-        from ggufpy.api import openai
-
-        name = self.name if model is None else checks.text("model", model)
-        return openai.embeddings(name, *self._embeddings(input, normalize, pooling))
-
-    def _embeddings(
-        self, given: str | Sequence[str], normalize: bool, pooling: str | None
-    ) -> tuple[list[list[float]], int]:
-        """The rows of all texts, and how many tokens these have."""
-        from ggufpy.generate.embeddings import Embedder
-
-        tensors = self._parts.file.tensors
-        embedder = Embedder(self.loop, lambda weight: tensors[weight.name].to_numpy(), self._parts.scales)
-        return embedder.of_texts(self.tokenizer, given, pooling, normalize)
-
-    # -- completions, in OpenAI's shapes --
-
-    def __call__(self, prompt: str, max_tokens: int | None = 16, **options: Any) -> Any:
-        """`create_completion`."""
-        return self.create_completion(prompt, max_tokens, **options)
-
-    def create_completion(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int | None = 16,
-        *,
-        stream: bool = False,
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        additional_files: Sequence[str] | None = None,
+        local_dir: Path | None = None,
+        local_dir_use_symlinks: bool | str = "auto",
+        cache_dir: Path | None = None,
         **options: Any,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """Continue `prompt`: OpenAI's text completion as a dict, with `stream` an iterator of chunks.
+    ) -> Llama:
+        """A model of a Hugging Face repository: `filename` is a file's name or a pattern that one file matches.
 
-        `max_tokens` None or below 1: no limit but the context. Options: `stop` (string or strings), `echo`,
-        `logprobs` (how many), `model`, and for sampling those of `ggufpy.Sampling` (`temperature`, `top_p`,
-        `seed`, ...). Others raise TypeError.
+        `options` are those of `Llama`. Needs the extra `hub`. Raises GGUFError where it cannot be fetched.
         """
+        from ggufpy.hub.pretrained import pretrained
 
-        from ggufpy.api import openai
+        checks.text("repo_id", repo_id), checks.text("filename", filename)
+        more = [] if additional_files is None else checks.items("additional_files", additional_files, "a list of names")
+        return cls(pretrained(repo_id, filename, more, local_dir, cache_dir), **options)
 
-        one_by_one = checks.switch("stream", stream)
-        asked = openai.text_request(self, prompt, max_tokens, options)
-        tokens = self.generate(asked.tokens, asked.sampling, limit=asked.max_tokens)
-        return openai.text_chunks(self, asked, tokens) if one_by_one else openai.whole_text(self, asked, tokens)
+    @property
+    def model_path(self) -> str:
+        """The path of the model's file."""
+        return self.name
 
     def create_chat_completion(
         self,
@@ -140,31 +147,38 @@ class Llama(LoadedModel):
         *,
         stream: bool = False,
         **options: Any,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """Answer `messages` ({"role", "content"} each) through the model's chat template, as OpenAI does.
+    ) -> Record | Iterator[Record]:
+        """See Completions; where there is a `chat_handler`, what that makes of it."""
+        if self.chat_handler is None:
+            return super().create_chat_completion(messages, max_tokens, stream=stream, **options)
+        made: Record | Iterator[Record] = self.chat_handler(
+            llama=self, messages=messages, max_tokens=max_tokens, stream=stream, **options
+        )
+        return made
 
-        Contents are texts or text parts, and a message may hold `tool_calls`; they are brought into the form
-        that the template takes. Options as `create_completion`, but `logprobs` is a bool and `top_logprobs` a
-        count. Raises GGUFError for messages of another form and for a model without a template.
-        """
+    def create_chat_completion_openai_v1(self, *args: Any, **options: Any) -> Any:
+        """`create_chat_completion` as the objects of the `openai` package, which must be installed."""
+        try:
+            from openai.types.chat import ChatCompletion, ChatCompletionChunk
+        except ImportError as error:
+            raise GGUFError("create_chat_completion_openai_v1 needs the openai package: pip install openai") from error
+        made: Any = self.create_chat_completion(*args, **options)
+        return (ChatCompletionChunk(**one) for one in made) if options.get("stream") else ChatCompletion(**made)
 
-        from ggufpy.api import openai
 
-        one_by_one = checks.switch("stream", stream)
-        asked = openai.chat_request(self, messages, max_tokens, options)
-        tokens = self.generate(asked.tokens, asked.sampling, limit=asked.max_tokens)
-        return openai.chat_chunks(self, asked, tokens) if one_by_one else openai.whole_chat(self, asked, tokens)
+def _registered(name: object) -> Callable[..., Any] | None:
+    """The handler that the program has registered under the name of a chat format."""
+    if name is None:
+        return None
+    from ggufpy.chat import formats
 
-    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""
-        template = self.chat_template
-        if template is None:
-            raise GGUFError(
-                "the model has no chat template: use create_completion (on the command line: --raw)"
-            )
-        tokenizer = self.tokenizer
-        text = template.render(messages, add_generation_prompt=True)
-        tokens = tokenizer.encode(text, add_special=False, parse_special=True)
-        if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
-            tokens = [tokenizer.bos, *tokens]
-        return tokens
+    return formats.handlers.get(checks.text("chat_format", name))
+
+
+def _format(name: object) -> Any:
+    """A chat format by its name; None is the model's own template."""
+    if name is None:
+        return None
+    from ggufpy.chat import formats
+
+    return formats.get(checks.text("chat_format", name))

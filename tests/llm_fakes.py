@@ -12,6 +12,7 @@ import numpy as np
 from ggufpy.errors import GGUFError
 from ggufpy.generate.loading import Later, LoadOptions, Parts
 from ggufpy.llm import Llama
+from ggufpy.tokenizers.texts import TokenTexts
 
 BOS, EOS, VOCAB = 256, 257, 258
 Rows = Callable[[Sequence[int]], np.ndarray]
@@ -66,7 +67,7 @@ class FakeEngine:
     """
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
-    weight_bytes, kv_bytes, type_name, whole_texts = 1000, 100, "F32", False
+    weight_bytes, kv_bytes, type_name, whole_texts, makes_logits = 1000, 100, "F32", False, True
 
     def __init__(
         self,
@@ -160,7 +161,10 @@ class FakeTokenizer:
     end_tokens = frozenset({EOS})
 
     def __init__(self, texts: list[str] | None = None) -> None:
-        self.vocab = SimpleNamespace(texts=texts or [str(i) for i in range(VOCAB)])
+        self.vocab = SimpleNamespace(
+            texts=texts or [str(i) for i in range(VOCAB)], ids={}, types=np.array([1] * 256 + [3] * 2, np.int32)
+        )
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
@@ -172,13 +176,13 @@ class FakeTokenizer:
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         return bytes([token]) if token < 256 else b""
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int], special: bool = False) -> bytes:
         return b"".join(self.token_bytes(i) for i in ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> Any:
+    def stream(self, shown: frozenset[int] = frozenset()) -> Any:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return SimpleNamespace(
             push=lambda token: decoder.decode(self.token_bytes(token)),
@@ -189,8 +193,13 @@ class FakeTokenizer:
 class FakeTemplate:
     """Renders `role:content;` for each message."""
 
+    source = ""
+
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any) -> str:
         return "".join(f"{m['role']}:{m['content']};" for m in messages) + "a" * add_generation_prompt
+
+    def close(self) -> None:
+        pass
 
 
 def parts(

@@ -104,5 +104,17 @@ class NumpyProgram:
     def move(self, group: int, tables: Any, positions: range, drop: int) -> None:
         raise AssertionError("no test shifts what is computed anew")
 
+    def form(self, group: int) -> str:
+        return f"rows of {self._memory.shape[2]} numbers"
+
+    def row_bytes(self, group: int) -> int:
+        return int(self._memory.shape[2] * 8)
+
+    def read_page(self, group: int, page: int) -> Any:
+        return self._memory[page].view(np.uint8)
+
+    def write_page(self, group: int, page: int, rows: Any) -> None:
+        self._memory[page] = np.ascontiguousarray(rows).view(np.float64)
+
     def close(self) -> None:
         self.closed = True

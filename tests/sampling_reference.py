@@ -1,4 +1,7 @@
-"""Sampling in plain NumPy, in one function: what the chain of steps must draw, to the token; and draws on record."""
+"""Sampling in plain NumPy, from the definitions: what the chain of steps must draw, to the token; and draws on record.
+
+`Plain` looks at all tokens in every step and sorts them after each, and looks through the whole text for repetitions.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+
+from ggufpy.tokenizers.texts import TokenTexts
 
 Logits = np.ndarray[Any, Any]
 
@@ -42,58 +47,225 @@ def softmax(logits: Logits) -> Logits:
     return weights / weights.sum()
 
 
-def reach(p: Logits, share: float) -> int:
-    """How many of `p` reach `share`."""
-    return int(np.searchsorted(np.cumsum(p), share)) + 1
+class Words:
+    """A vocabulary of byte strings, those of `ends` control tokens; a text is cut into the longest that fit."""
+
+    def __init__(self, words: list[bytes], ends: tuple[int, ...] = ()) -> None:
+        self.words, self.end_tokens = words, frozenset(ends)
+        self.n_vocab = len(words)
+        self.texts = TokenTexts(self)
+
+    def token_bytes(self, token: int, special: bool = True) -> bytes:
+        return b"" if token in self.end_tokens and not special else self.words[token]
+
+    def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        rest, ids = text.encode() if isinstance(text, str) else text, []
+        while rest:
+            fitting = [t for t, word in enumerate(self.words) if word and rest.startswith(word)]
+            if not fitting:
+                break
+            ids.append(max(fitting, key=lambda t: (len(self.words[t]), -t)))
+            rest = rest[len(self.words[ids[-1]]) :]
+        return ids
 
 
-def adjusted(logits: Logits, s: Any, text: list[int]) -> Logits:
-    """Logits with bias, and penalties for the newest of `text`."""
-    logits = logits.copy()
-    for token, bias in s.logit_bias:
-        logits[token] += np.float32(bias)
-    recent = text if s.repeat_last_n < 0 else text[max(len(text) - s.repeat_last_n, 0) :]
-    for token, count in Counter(recent).items():
-        logit, factor = logits[token], np.float32(s.repeat_penalty)
-        logit = logit / factor if logit > 0 else logit * factor
-        logits[token] = logit - np.float32(count) * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
-    return logits
+def repeated(text: list[int], token: int, breakers: list[list[int]]) -> int:
+    """How many tokens at the end of `text` stand before some `token` in it too; none of it reaches across a breaker."""
+    limit = len(text)
+    for begin in range(len(text) - 1, -1, -1):  # the last place where one begins, and the longest that does
+        found = [len(b) for b in breakers if text[begin : begin + len(b)] == b]
+        if found:
+            limit = len(text) - begin - max(found)
+            break
+    lengths = [-1]
+    for at in range(1, len(text)):
+        if text[at] == token:
+            length = 0
+            while length < min(at, limit) and text[at - 1 - length] == text[len(text) - 1 - length]:
+                length += 1
+            lengths.append(length)
+    return max(lengths) if limit >= 0 else -1
 
 
-def above_floor(logits: Logits, order: Logits, min_p: float) -> tuple[Logits, float]:
-    """Of `order` what min-p may leave, and the probability of the rest: min-p alone needs no sorted vocabulary."""
-    best = float(logits.max())
-    order = order[logits[order] >= best + math.log(min_p) - 1e-3]
-    weights = np.exp(logits - np.float32(best), dtype=np.float32)
-    return order, 1 - float(weights[order].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+def breaker_sequences(words: Words, breakers: tuple[str, ...]) -> list[list[int]]:
+    """Tokens that hold a breaker, and tokens that end with its beginning with those that its rest is cut into."""
+    found = []
+    for text in breakers:
+        data = text.encode()
+        for token, word in enumerate(words.words):
+            if data in word:
+                found.append([token])
+                continue
+            for size in range(1, len(data)):
+                if word.endswith(data[:size]):
+                    found.append([token, *words.encode(data[size:])[:20]])
+    return found
 
 
-def draw(logits: Logits, s: Any, text: list[int], random: np.random.Generator) -> int:
-    """The token that `s` draws behind `text`, with the next numbers of `random`."""
-    logits = adjusted(logits, s, text)
-    if s.temp <= 0 or s.top_k == 1:
-        return int(logits.argmax())
-    if s.top_n_sigma > 0:
-        deviation = np.std(logits[logits > -np.inf].astype(np.float64))
-        logits = np.where(logits >= np.float32(logits.max() - s.top_n_sigma * deviation), logits, np.float32(-np.inf))
-    ids = np.argsort(-logits, kind="stable")[: s.top_k if s.top_k > 0 else len(logits)]
-    ids, rest = ids[logits[ids] > -np.inf], 0.0
-    if s.top_k <= 0 and s.typical >= 1 and s.min_p > 0:
-        ids, rest = above_floor(logits, ids, s.min_p)
-    left = logits[ids].astype(np.float64)
-    if s.typical < 1:
-        p = softmax(left)
-        surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
-        order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
-        kept = np.sort(order[: reach(p[order], s.typical)])
-        ids, left = ids[kept], left[kept]
-    if s.top_p < 1:
-        left = left[: reach(softmax(left) * (1 - rest), s.top_p)]
-    if s.min_p > 0:
-        left = left[left >= left[0] + math.log(s.min_p)]
-    if s.xtc_probability > 0 and s.xtc_threshold <= 0.5 and len(left) > 1 and random.random() < s.xtc_probability:
-        passed = sum(p >= s.xtc_threshold for p in softmax(left)[1:])
-        ids, left = ids[passed:], left[passed:]
-    reached = np.cumsum(softmax((left - left[0]) / s.temp))
-    place = int(np.searchsorted(reached, random.random() * reached[-1], side="right"))
-    return int(ids[min(place, len(left) - 1)])
+class Plain:
+    """One text: `draw` gives the token that the options `s` draw, `accept` hears of tokens as a Sampler does."""
+
+    def __init__(self, s: Any, words: Words | None = None) -> None:
+        self.s, self.words = s, words
+        self.text: list[int] = []
+        self.random = np.random.Generator(np.random.PCG64(s.seed))
+        self.breakers = [] if words is None else breaker_sequences(words, s.dry_sequence_breakers)
+        self.mu = 2 * s.mirostat_tau
+        self.drawn: list[float] = []  # probabilities of what was drawn, for adaptive-p
+
+    def accept(self, token: int) -> None:
+        self.text.append(token)
+
+    def draw(self, logits: Logits) -> int:
+        """The next token for float32 logits, by the next random numbers."""
+        self.whole = logits.copy()
+        for token, bias in self.s.logit_bias:
+            self.whole[token] += np.float32(bias)
+        self.ids, self.left = np.arange(len(logits)), self.whole  # float32 until something else than a penalty runs
+        for name in ("temperature",) if self.s.mirostat else self.s.samplers:
+            if name not in ("penalties", "dry") and self.left.dtype != np.float64:
+                self.whole, self.left = self.left, self.left.astype(np.float64)
+                self.order()
+            if name != "adaptive_p":
+                getattr(self, name)()
+                self.order()
+        self.left = self.left.astype(np.float64)
+        self.order()
+        return self.last()
+
+    def order(self) -> None:
+        """Largest first, equals by id; what is forbidden is no candidate."""
+        if self.left.dtype == np.float64:
+            self.keep(np.lexsort((self.ids, -self.left)))
+            self.keep(np.flatnonzero(self.left > -np.inf))
+
+    def keep(self, places: Any) -> None:
+        self.ids, self.left = self.ids[places], self.left[places]
+
+    def one_by(self, weights: Logits) -> int:
+        reached = np.cumsum(weights)
+        return min(int(np.searchsorted(reached, self.random.random() * reached[-1], side="right")), len(reached) - 1)
+
+    # -- samplers, by their names --
+
+    def penalties(self) -> None:
+        s, kind = self.s, self.left.dtype.type
+        recent = self.text if s.repeat_last_n < 0 else self.text[max(len(self.text) - s.repeat_last_n, 0) :]
+        for token, count in Counter(recent).items():
+            for place in np.flatnonzero(self.ids == token):
+                logit, factor = self.left[place], kind(np.float32(s.repeat_penalty))
+                logit = logit / factor if logit > 0 else logit * factor
+                less = kind(np.float32(count) * np.float32(s.frequency_penalty))
+                self.left[place] = logit - less - kind(np.float32(s.presence_penalty))
+
+    def dry(self) -> None:
+        s, n = self.s, self.s.dry_penalty_last_n
+        window = self.text if n < 0 else self.text[max(len(self.text) - n, 0) :]
+        if not s.dry_multiplier or len(window) <= s.dry_allowed_length:
+            return
+        single = {b[0] for b in self.breakers if len(b) == 1}
+        for place, token in enumerate(self.ids.tolist()):
+            length = repeated(window, token, self.breakers)
+            if length >= s.dry_allowed_length and token not in single:
+                most = int(88.7228391 / math.log(s.dry_base)) if s.dry_base > 1 else 0  # then it is float32's largest
+                penalty = s.dry_multiplier * s.dry_base ** min(length - s.dry_allowed_length, most)
+                self.left[place] -= self.left.dtype.type(np.float32(penalty))
+
+    def top_n_sigma(self) -> None:
+        if self.s.top_n_sigma > 0:
+            least = self.left.max() - self.s.top_n_sigma * np.std(self.left)
+            self.keep(np.flatnonzero(self.left >= least))
+
+    def top_k(self) -> None:
+        self.keep(slice(self.s.top_k if self.s.top_k > 0 else None))
+
+    def typ_p(self) -> None:
+        if self.s.typical < 1:
+            p = softmax(self.left)
+            surprise = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
+            order = np.argsort(np.abs(surprise - (p * surprise).sum()), kind="stable")
+            count = sum(np.cumsum(p[order]) <= self.s.typical) + 1  # the first whose sum is above it is the last
+            self.keep(np.sort(order[: max(count, self.s.min_keep)]))
+
+    def top_p(self) -> None:
+        if self.s.top_p < 1:
+            count = sum(np.cumsum(softmax(self.left)) < self.s.top_p) + 1
+            self.keep(slice(max(count, self.s.min_keep)))
+
+    def min_p(self) -> None:
+        if self.s.min_p > 0:
+            count = sum(self.left >= self.left[0] + math.log(self.s.min_p))
+            self.keep(slice(max(count, self.s.min_keep)))
+
+    def xtc(self) -> None:
+        s = self.s
+        off = s.xtc_probability == 0 or s.xtc_threshold > 0.5 or len(self.left) < 2
+        if not off and self.random.random() < s.xtc_probability:
+            passed = sum(p >= s.xtc_threshold for p in softmax(self.left)) - 1
+            if passed > 0 and len(self.left) - passed >= s.min_keep:
+                self.keep(slice(passed, None))
+
+    def temperature(self) -> None:
+        s, temp = self.s, self.s.temp
+        if s.dynatemp_range and not s.mirostat and len(self.left) > 1:
+            p = softmax(self.left)
+            entropy = -sum(x * math.log(x) for x in p if x > 0) / math.log(len(p))
+            low = max(0.0, temp - s.dynatemp_range)
+            temp = low + (temp + s.dynatemp_range - low) * min(max(entropy, 0.0), 1.0) ** s.dynatemp_exponent
+        if temp <= 0:
+            self.keep(slice(1))
+        else:
+            self.left = self.left / temp
+
+    def infill(self) -> None:
+        assert self.words is not None
+        p, end = softmax(self.left), np.array([t in self.words.end_tokens for t in self.ids.tolist()])
+        if 3 * p[end].sum() * len(p) > p[~end].sum():
+            return self.keep(end)
+        words = [self.words.token_bytes(token, special=False) for token in self.ids.tolist()]
+        gone = np.zeros(len(p), bool)
+        for i, word in enumerate(words):
+            for j, longer in enumerate(words):
+                if word and i != j and not gone[i] and not gone[j] and longer.startswith(word):
+                    to, of = (j, i) if p[j] > p[i] else (i, j)
+                    p[to], p[of], gone[of] = p[to] + p[of], 0.0, True
+        kept = end | (p >= 0.2)
+        if not (kept & ~end).any():
+            usable = [token for token in sorted(self.words.end_tokens) if self.whole[token] > -np.inf]
+            best = max(usable, key=lambda token: self.whole[token], default=int(self.ids[0]))
+            self.ids, self.left = np.array([best]), np.zeros(1)
+            return None
+        p = p / p[kept].sum()
+        return self.keep(kept & ~gone & (end | (p >= 1 / ((kept & ~end).sum() + 1))))
+
+    # -- what draws --
+
+    def last(self) -> int:
+        s, p = self.s, softmax(self.left)
+        if s.mirostat:
+            count = zipf(self.left[:100], len(self.whole), self.mu) if s.mirostat == 1 else sum(-np.log2(p) <= self.mu)
+            self.keep(slice(max(count, 1)))
+            p = softmax(self.left)
+            place = self.one_by(p)
+            self.mu -= s.mirostat_eta * (-math.log2(p[place]) - s.mirostat_tau)
+        elif "adaptive_p" in s.samplers and s.adaptive_target >= 0:
+            weights = s.adaptive_decay ** np.arange(len(self.drawn))[::-1]
+            start = s.adaptive_decay ** len(self.drawn) / (1 - s.adaptive_decay)  # the target, drawn for ever before
+            mean = (np.dot(weights, self.drawn) + start * s.adaptive_target) / (weights.sum() + start)
+            far = np.abs(p - np.clip(2 * s.adaptive_target - mean, 0, 1)) / 0.3
+            place = self.one_by(softmax(5 - 10 * far**2 / (1 + far)))
+            self.drawn.append(p[place])
+        else:
+            place = self.one_by(p)
+        return int(self.ids[place])
+
+
+def zipf(top: Logits, n: int, mu: float) -> int:
+    """How many tokens mirostat takes: Basu et al. 2021, algorithm 1, with natural logarithms."""
+    t = [math.log((i + 2) / (i + 1)) for i in range(len(top) - 1)]
+    b = [float(top[i] - top[i + 1]) for i in range(len(top) - 1)]
+    s = sum(x * y for x, y in zip(t, b, strict=True)) / sum(x * x for x in t) if t else 0.0
+    if s == 0 or s == 1:
+        return 1 if not t or s == 1 or 2**mu < n - 1 else n
+    log_k = (math.log((s - 1) / (1 - n ** -(s - 1))) + mu * math.log(2)) / s
+    return n if log_k > 50 else min(int(math.exp(log_k)), n)

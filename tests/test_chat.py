@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import chat_renderer
 import numpy as np
 import pytest
 from test_tokenizers import bpe_metadata
 
-from ggufpy.chat import ChatTemplate, template
+from ggufpy.chat import ChatTemplate, limits
 from ggufpy.errors import GGUFError
 from ggufpy.format import open as open_gguf
 from ggufpy.format import write
@@ -27,7 +29,7 @@ USER = [{"role": "user", "content": "Hi <b>"}]
 
 
 def render(source: str, messages: Any = USER, **extra: Any) -> str:
-    return ChatTemplate(source, "<s>", "</s>").render(messages, **extra)
+    return chat_renderer.render(source, messages, **extra)
 
 
 def test_chatml() -> None:
@@ -72,6 +74,13 @@ def test_chatml() -> None:
             "  {%- endgeneration %}\n.{% endfor %}",
             "1.",
         ),
+        (
+            "{% for m in [{'n': 1, 'c': [{'n': 2, 'c': []}]}] recursive %}<{{ m.n }}{{ loop(m.c) }}>{% endfor %}",
+            "<1<2>>",
+        ),
+        ("{% generation %}{% set x = 1 %}{{ x }}{% endgeneration %}{{ x is defined }}", "1False"),
+        ("{{ [3, 1] | pprint }}{{ 'a b' | wordwrap(1) }}{{ '<b>x</b>' | striptags }}", "[3, 1]a\nbx"),
+        ("{{ 1763000000 | tojson }}{{ 1763000000 | string | length }}", "176300000010"),
         ("{{ raise_exception is defined }}{{ range(3) | list }}{{ dict(a=1).a }}", "True[0, 1, 2]1"),
     ],
 )
@@ -80,10 +89,7 @@ def test_what_templates_use(source: str, text: str) -> None:
 
 
 def test_further_variables() -> None:
-    assert (
-        render("{{ tools[0].name }}{{ enable_thinking }}", tools=[{"name": "f"}], enable_thinking=True)
-        == "fTrue"
-    )
+    assert render("{{ tools[0].name }}{{ enable_thinking }}", tools=[{"name": "f"}], enable_thinking=True) == "fTrue"
 
 
 def test_from_metadata(tmp_path: Path) -> None:
@@ -150,16 +156,14 @@ def test_a_template_that_is_no_text(tmp_path: Path) -> None:
         ("{% generation %}x", "not a valid"),
         ("{% endgeneration %}", "unknown tag 'endgeneration'"),
         ("{{ 'x' | nothing }}", "No filter named 'nothing'"),
-        ("{{ 'x' | urlize }}", "No filter named 'urlize'"),
-        ("x" * (template.MAX_SOURCE + 1), "too many for a template"),
+        ("x" * (limits.MAX_SOURCE + 1), "too many for a template"),
         ("{{ " + "(" * 50_000 + " }}", "recursion"),
         ("{% if a %}" * 2000 + "{% endif %}" * 2000, "not a valid"),
-        ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "recursive loops"),
     ],
 )
 def test_no_templates(source: str, message: str) -> None:
     with pytest.raises(GGUFError, match=message) as caught:
-        ChatTemplate(source)
+        ChatTemplate(source, renderer=chat_renderer.renderer())
     assert "\n" not in str(caught.value)
 
 
@@ -221,13 +225,11 @@ GROW = "{% set ns = namespace(x='a', l=[1], d={'k': 1}) %}{% for i in range(60) 
     ],
 )
 @pytest.mark.usefixtures("deadline")
-def test_templates_that_do_too_much(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ggufpy.chat import sandbox
-
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.3)
-    monkeypatch.setattr(sandbox, "MAX_ITEMS", 1 << 14)
+def test_templates_that_do_too_much(source: str) -> None:
+    begun = time.monotonic()
     with pytest.raises(GGUFError):
         render(source)
+    assert time.monotonic() - begun < 2 * limits.START_SECONDS  # a bound for machines that are busy
 
 
 def test_namespaces_are_not_written_out() -> None:

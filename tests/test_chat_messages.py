@@ -7,8 +7,9 @@ import threading
 from typing import Any
 
 import pytest
+from chat_renderer import render
 
-from ggufpy.chat import ChatTemplate, sandbox
+from ggufpy.chat import ChatTemplate, template
 from ggufpy.errors import GGUFError
 
 ADD = "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}{% endfor %}"
@@ -85,10 +86,6 @@ def call(arguments: Any, **fields: Any) -> list[dict[str, Any]]:
     calls = [{"id": "1", "type": "function", "function": function}]
     assistant = {"role": "assistant", "content": None, "tool_calls": calls} | fields
     return [user(), assistant, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
-
-
-def render(source: str, messages: Any, **extra: Any) -> str:
-    return ChatTemplate(source, "<s>", "</s>").render(messages, **extra)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +232,9 @@ A = {"role": "assistant", "content": "yes"}
         (FOLD, [system()], "[S]"),
         (PARTS + "{% if messages[0].role == 'system' %}{{ raise_exception('') }}{% endif %}", [system(), user()],
          "<user>(S\nhi)"),
+        (ALTERNATE, [user(), user("ho"), A, A, user()], "[hi\nho][yes\nyes][hi]"),
+        (ALTERNATE, [user(texts("hi")), user(texts("ho", "he"))], "[hi\nho\nhe]"),
+        (ADD, [user(), user("ho"), A, A], "<user>hi<user>ho<assistant>yes<assistant>yes"),
         (ADD, [{"role": "developer", "content": "S"}, user()], "<system>S<user>hi"),
         (ALTERNATE, [{"role": "developer", "content": "S"}, user()], "[S\nhi]"),
         (DEVELOPER, [{"role": "developer", "content": "S"}, user()], "D<developer>S<user>hi"),
@@ -341,16 +341,16 @@ def test_threads_share_what_is_found() -> None:
     ],
 )
 def test_probes_stop_at_the_first_limit(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(template, "SECONDS", 0.5)
     chat = Counted("{% set text = 1 %}" + loop)
     with pytest.raises(GGUFError, match="cannot render these messages: it "):
         chat.render([system(texts("hi")), *call('{"a": 1}')])
     assert chat.tried == 1
 
 
-def test_probes_together_take_no_longer_than_a_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1.0)
+def test_probes_and_the_rendering_share_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = Counted("{{ raise_exception('text') }}")
-    with pytest.raises(GGUFError):
+    monkeypatch.setattr(chat, "_seconds", 1e-9)
+    with pytest.raises(GGUFError, match="takes longer than"):
         chat.render([system(texts("hi")), *call('{"a": 1}')])
-    assert chat.tried == 1
+    assert chat.tried <= 2

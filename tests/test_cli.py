@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from llm_fakes import EOS, parts
@@ -213,7 +214,6 @@ def test_run_passes_its_options_on(fake: SimpleNamespace, capsys: pytest.Capture
     [
         (["-ngl", "1"], "GPU"),
         (["-ctk", "q5_1"], "the key/value cache cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
-        (["--top-p", "2"], "top_p"),
         (["--logit-bias", "9999=1"], "9999"),
         (["-f", "nowhere.txt"], "nowhere.txt: No such file"),
         (["-p", "x" * 100], "the prompt is 108 tokens and the context holds 64"),
@@ -414,9 +414,13 @@ def test_every_sampling_option_reaches_the_sampler(
     seen: list[Sampling] = []
     make = Llama.sampling
     monkeypatch.setattr(Llama, "sampling", lambda self, **given: seen.append(make(self, **given)) or seen[0])
-    words = [word for option in options() for word in (option.flags[-1], "7=1" if option.repeated else "1")]
+    given = {option.name: "1" for option in options()}
+    given |= {"samplers": "top_k;adaptive_p", "logit_bias": "7=1", "adaptive_decay": "0.5"}
+    words = [word for option in options() for word in (option.flags[-1], given[option.name])]
     assert run(capsys, "run", "--raw", "-p", "a", "-n", "1", *words)[0] == 0
-    assert seen == [Sampling(**{option.name: {7: 1.0} if option.repeated else 1 for option in options()})]
+    kept: dict[str, Any] = {option.name: 1 for option in options()}
+    kept |= {"samplers": ("top_k", "adaptive_p"), "logit_bias": {7: 1.0}, "adaptive_decay": 0.5}
+    assert seen == [Sampling(**{**kept, "dry_sequence_breakers": ["1"]})]
 
 
 # -- argument types, progress --

@@ -206,7 +206,8 @@ def test_completion_has_openais_shape() -> None:
     assert out["model"] == "fake.gguf"
     assert before <= out["created"] <= time.time()
     assert out["choices"] == [{"text": "xyz", "index": 0, "logprobs": None, "finish_reason": "stop"}]
-    assert out["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    counts = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert out["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
 def test_max_tokens_and_echo() -> None:
@@ -278,10 +279,10 @@ def test_characters_are_never_broken() -> None:
 
 
 def test_logprobs_of_a_completion() -> None:
-    out = fake_llama()("a", max_tokens=3, temperature=0.0, logprobs=2, echo=True)["choices"][0]["logprobs"]
+    out = fake_llama()("a", max_tokens=3, temperature=0.0, logprobs=2)["choices"][0]["logprobs"]
     expected = 10 - np.log(np.exp(10) + VOCAB - 1)
     assert out["tokens"] == ["b", "c", "d"]
-    assert out["text_offset"] == [1, 2, 3]
+    assert out["text_offset"] == [0, 1, 2]
     assert out["token_logprobs"] == pytest.approx([expected] * 3)
     assert [len(top) for top in out["top_logprobs"]] == [2, 2, 2]
     assert out["top_logprobs"][0]["b"] == pytest.approx(expected)
@@ -300,7 +301,7 @@ def test_chat_completion() -> None:
     assert choice["finish_reason"] == "length"
     assert [entry["token"] for entry in choice["logprobs"]["content"]] == ["b", "c", "d"]
     assert choice["logprobs"]["content"][0]["top_logprobs"][0]["bytes"] == [98]
-    assert out["usage"] == {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    assert [out["usage"][name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")] == [10, 3, 13]
 
 
 def test_chat_messages_meet_the_template() -> None:

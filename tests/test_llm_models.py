@@ -57,7 +57,7 @@ def test_adapters_are_not_for_a_draft_model(model: Path, adapter: Path, monkeypa
 def test_adapters_that_cannot_be(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ggufpy.GGUFError, match="is no LoRA adapter"):
         ggufpy.Llama(model, lora_path=model)
-    with pytest.raises(ggufpy.GGUFError, match="the scale of"):
+    with pytest.raises(ggufpy.GGUFError, match="lora_scale is 'much'"):
         ggufpy.Llama(model, lora_path=model, lora_scale="much")  # type: ignore[arg-type]
     with pytest.raises(ggufpy.GGUFError, match="lora"):
         LoadOptions(lora=((5, 1.0),)).check()  # type: ignore[arg-type]

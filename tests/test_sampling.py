@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_reference import RECORDED, draw
+from sampling_reference import RECORDED, Plain
 
 from ggufpy.errors import GGUFError
-from ggufpy.generate.sampling import Guides, Sampler, Sampling, steps
+from ggufpy.generate.sampling import Sampler, Sampling, steps
 from ggufpy.generate.sampling.candidates import Candidates
-from ggufpy.generate.sampling.steps import chain, options
+from ggufpy.generate.sampling.steps import chain, named, options
 
 PLAIN = Sampling(temp=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
 P = np.array([0.5, 0.25, 0.15, 0.06, 0.04])
@@ -31,9 +31,7 @@ def drawn(sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 40
     return [sampler.sample(logits) for _ in range(n)]
 
 
-def shares(
-    sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 12_000
-) -> np.ndarray[Any, Any]:
+def shares(sampling: Sampling, logits: np.ndarray[Any, Any] = LOGITS, n: int = 12_000) -> np.ndarray[Any, Any]:
     return np.bincount(drawn(sampling, logits, n), minlength=len(logits)) / n
 
 
@@ -101,7 +99,7 @@ def test_draws_follow_the_distribution() -> None:
         ({"xtc_probability": 1.0, "xtc_threshold": 0.0}, {4}),
         ({"xtc_probability": 1.0, "min_p": 0.29}, {2}),  # behind min-p, and by what that leaves
         ({"xtc_probability": 1.0, "top_k": 1}, {0}),
-        ({"xtc_probability": 1.0, "temp": 0.0}, {0}),
+        ({"xtc_probability": 1.0, "temp": 0.0}, {2}),  # the likeliest of what is left
         ({"top_k": 2, "top_p": 0.6}, {0}),  # 0.5 of the 0.75 left is enough
         ({"logit_bias": ((0, -math.inf),)}, {1, 2, 3, 4}),
         ({"logit_bias": {3: 100.0}}, {3}),
@@ -182,9 +180,7 @@ def test_the_same_seed_gives_the_same_tokens() -> None:
 
 
 def test_options_by_name() -> None:
-    assert Sampling.from_options(temperature=0.5, typical_p=0.9, top_k=None) == Sampling(
-        temp=0.5, typical=0.9
-    )
+    assert Sampling.from_options(temperature=0.5, typical_p=0.9, top_k=None) == Sampling(temp=0.5, typical=0.9)
     assert Sampling.from_options(logit_bias={"5": 1}).logit_bias == ((5, 1.0),)
     with pytest.raises(TypeError, match="unknown sampling option 'heat'"):
         Sampling.from_options(heat=1)
@@ -202,6 +198,19 @@ def test_options_by_name() -> None:
         ("top_k", 1.5),
         ("top_p", 1.1),
         ("top_p", -0.1),
+        ("min_keep", -1),
+        ("dynatemp_range", -0.5),
+        ("dynatemp_exponent", math.inf),
+        ("mirostat", 3),
+        ("mirostat_tau", -1.0),
+        ("mirostat_eta", "x"),
+        ("dry_multiplier", -1.0),
+        ("dry_base", 0.5),
+        ("dry_allowed_length", -1),
+        ("dry_penalty_last_n", -2),
+        ("samplers", 5),
+        ("samplers", ["top_k", 5]),
+        ("samplers", {"top_k": 1}),
         ("min_p", math.nan),
         ("typical", 2),
         ("top_n_sigma", math.nan),
@@ -258,7 +267,7 @@ def test_rows_without_a_token_are_never_drawn(change: dict[str, Any]) -> None:
     drawn = {sampler.sample(logits) for _ in range(200)}
     assert drawn <= set(range(5))
     assert 1 in drawn
-    assert drawn == {1} if sampling.greedy else len(drawn) > 1
+    assert drawn == {1} if sampling.temp == 0 or sampling.top_k == 1 else len(drawn) > 1
 
 
 @pytest.mark.parametrize(("change", "tokens"), RECORDED)
@@ -297,16 +306,16 @@ OPTIONS = st.fixed_dictionaries(
 @given(OPTIONS, st.sampled_from([2, 7, 300, 6000]), st.sampled_from([0.5, 2.0, 6.0]), st.integers(0, 1 << 32))
 def test_the_steps_draw_what_plain_numpy_draws(change: dict[str, Any], size: int, spread: float, seed: int) -> None:
     sampling = Sampling(seed=seed, **change)
-    sampler, text = Sampler(sampling, size), [0]
+    sampler, plain, rng = Sampler(sampling, size), Plain(sampling), np.random.default_rng(seed)
     sampler.accept(0)
-    random, rng = np.random.Generator(np.random.PCG64(seed)), np.random.default_rng(seed)
+    plain.accept(0)
     for turn in range(4):
         logits = (rng.normal(size=size) * spread).astype(np.float32).round(1 + turn)
         logits[rng.integers(1, size, turn)] = -np.inf
         token = sampler.sample(logits)
-        assert token == draw(logits, sampling, text, random)
+        assert token == plain.draw(logits)
         sampler.accept(token)
-        text.append(token)
+        plain.accept(token)
 
 
 @settings(max_examples=60, deadline=None)
@@ -351,6 +360,9 @@ def test_every_step_has_its_place_and_options() -> None:
     places = [step.PLACE for step in chain()]
     assert places == sorted(set(places))
     assert chain()[-1].__name__ == "Draw"
+    assert [step.NAME for step in chain() if step.NAME] == list(named())
+    letters = [step.LETTER for step in chain() if step.LETTER]
+    assert len(letters) == len(set(letters))
     names = [name for option in options() for name in (option.name, *option.aliases)]
     flags = [flag for option in options() for flag in option.flags]
     assert len(names) == len(set(names))
@@ -367,6 +379,7 @@ from ggufpy.support.options import Option, Whole
 
 class Last(Cut):
     PLACE = 75
+    NAME = "last"
     OPTIONS = (Option("last", 0, Whole(0), "drop all but the last N", ("--last",), metavar="N"),)
 
     def __init__(self, sampling):
@@ -392,6 +405,8 @@ import numpy as np
 from ggufpy.generate.sampling import Sampler, Sampling
 sampling = Sampling.from_options(last=parser.parse_args(["--last", "1"]).last, min_p=0.0, top_k=3)
 assert Sampler(sampling, 5).sample(np.array([5, 4, 3, 2, 1], np.float32)) == 2
+sampling = Sampling.from_options(last=1, samplers="last;top-k;top_p", top_k=3, top_p=0.5)
+assert Sampler(sampling, 5).sample(np.array([5, 4, 3, 2, 1], np.float32)) == 4
 """
 
 
@@ -405,90 +420,3 @@ def test_options_need_no_numpy() -> None:
     """The command line asks steps for their options before it knows whether there is work to do."""
     code = "import sys, ggufpy; ggufpy.Sampling(temp=1); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-# -- the hook of a grammar --
-
-
-class Allowing:
-    """A grammar whose masks come one after the other, the last again and again; what was drawn is in `heard`."""
-
-    def __init__(self, *masks: np.ndarray[Any, Any]) -> None:
-        self._masks, self.heard = list(masks), list[int]()
-
-    def mask(self) -> np.ndarray[Any, Any]:
-        return self._masks.pop(0) if len(self._masks) > 1 else self._masks[0]
-
-    def accept(self, token: int) -> None:
-        self.heard.append(token)
-
-
-def words(n_vocab: int, *tokens: int) -> np.ndarray[Any, Any]:
-    """A mask that allows `tokens`."""
-    mask = np.zeros(-(-n_vocab // 32), np.uint32)
-    for token in tokens:
-        mask[token // 32] |= np.uint32(1 << token % 32)
-    return mask
-
-
-def by(*masks: np.ndarray[Any, Any]) -> Guides:
-    return Guides(Allowing(*masks))
-
-
-@pytest.mark.parametrize("change", [{}, {"temp": 0.0}, {"top_k": 3}, {"logit_bias": {2: 5.0}, "repeat_penalty": 1.2}])
-def test_a_mask_leaves_what_a_grammar_allows(change: dict[str, Any]) -> None:
-    logits = np.arange(70, 0, -1).astype(np.float32) / 50
-    sampler = Sampler(replace(PLAIN, **change), 70, 69, by(words(70, 31, 33, 64, 69)))
-    sampler.accept(33)
-    found = {sampler.sample(logits) for _ in range(100)}
-    assert found <= {31, 33, 64}  # 69 is padding
-    assert found == ({31} if change == {"temp": 0.0} else {31, 33, 64})
-    assert logits[0] == np.float32(1.4)
-
-
-def test_a_mask_is_asked_for_every_token() -> None:
-    sampler = Sampler(Sampling(temp=0.0), 5, guides=by(words(5, 1), words(5, 3), words(5, 2, 1)))
-    assert [sampler.sample(LOGITS) for _ in range(3)] == [1, 3, 1]
-
-
-def test_masks_that_cannot_be() -> None:
-    with pytest.raises(GGUFError, match="the grammar allows no token"):
-        Sampler(PLAIN, 5, guides=by(words(5))).sample(LOGITS)
-    for wrong in (np.zeros(2, np.uint32), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint32)):
-        with pytest.raises(GGUFError, match=r"must be uint32 \(1,\)"):
-            Sampler(PLAIN, 5, guides=by(wrong)).sample(LOGITS)
-
-
-def test_a_grammar_hears_of_drawn_tokens_only() -> None:
-    grammar = Allowing(words(5, 1, 2))
-    sampler = Sampler(Sampling(temp=0.0), 5, guides=Guides(grammar))
-    for token in (3, 4):  # the prompt
-        sampler.accept(token)
-    sampler.accept(sampler.sample(LOGITS))
-    assert grammar.heard == [1]
-
-
-# -- functions of the caller --
-
-
-def test_processors_see_the_text_and_change_the_logits() -> None:
-    seen: list[list[int]] = []
-
-    def first(ids: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        seen.append(ids.tolist())
-        logits[4] += 100  # a copy: the caller's logits stay
-        return logits
-
-    def second(ids: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.where(logits > 90, -logits, logits)
-
-    logits = LOGITS.copy()
-    sampler = Sampler(Sampling(temp=0.0), 5, guides=Guides(processors=(first, second)))
-    sampler.accept(3)
-    best = sampler.sample(logits)
-    sampler.accept(best)
-    assert sampler.sample(logits) == best == int(LOGITS[:4].argmax())
-    assert seen == [[3], [3, best]]
-    assert np.array_equal(logits, LOGITS)
-    with pytest.raises(GGUFError, match=r"a logits processor gave the shape \(3,\)"):
-        Sampler(PLAIN, 5, guides=Guides(processors=(lambda ids, logits: logits[:3],))).sample(LOGITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -46,12 +47,15 @@ def model() -> ArraySource:
 
 def test_activations_of_a_llama(model: ArraySource) -> None:
     found = activations(read_plan(model))
-    of_layer = ["attn_norm", "attn_q", "attn_k", "attn_v", "kqv_out", "attn_out", "ffn_inp", "ffn_norm", "ffn_gate",
-                "ffn_up", "ffn_gate_par", "ffn_out", "l_out"]  # fmt: skip
+    of_layer = ["attn_norm", "attn_q", "attn_k", "attn_v", "Qcur", "Kcur", "Vcur", "kq_soft_max", "kqv_out", "attn_out",
+                "ffn_inp", "ffn_norm", "ffn_gate", "ffn_up", "ffn_gate_par", "ffn_out", "l_out"]  # fmt: skip
     layers = [f"blk.{i}.{name}" for i in range(2) for name in of_layer]
     assert list(found) == ["inp_embd", *layers, "result_norm", "result_output"]
     assert {name: found[f"blk.1.{name}"].width for name in ("attn_k", "ffn_gate_par", "l_out")} == {
         "attn_k": 20, "ffn_gate_par": 52, "l_out": 40,
+    }  # fmt: skip
+    assert {name: found[f"blk.1.{name}"].shape for name in ("l_out", "Qcur", "Vcur", "kq_soft_max")} == {
+        "l_out": (40,), "Qcur": (2, 20), "Vcur": (1, 20), "kq_soft_max": (2, None),
     }  # fmt: skip
     assert [name for name, place in found.items() if place.added and name.startswith("blk.0")] == [
         "blk.0.attn_out", "blk.0.ffn_out",
@@ -111,13 +115,21 @@ def changing(name: str, seen: dict[str, list[Any]]) -> Hook:
 
     def hook(rows: Any, about: TapRows) -> Any:
         seen.setdefault(name, []).append((rows.copy(), about))
-        factor = 1 + 0.1 * np.cos(about.position)[:, None]
+        factor = 1 + 0.1 * np.cos(about.position).reshape(-1, *[1] * (rows.ndim - 1))
         if len(name) % 2:
             rows *= factor
             return None
         return rows * factor
 
     return hook
+
+
+def side_by_side(parts: Sequence[Any]) -> Any:
+    """(rows, numbers) of all parts; those of attention are as wide as the positions that they end at."""
+    if parts[0].ndim == 3:
+        last = max(part.shape[2] for part in parts)
+        parts = [np.pad(part, ((0, 0), (0, 0), (0, last - part.shape[2]))) for part in parts]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts])
 
 
 def read_text(engine: Engine, tokens: Sequence[int], scales: Sequence[float] = ()) -> Any:
@@ -154,8 +166,9 @@ def test_hooks_see_and_change_what_they_do_in_the_interpreter(level: Level, plan
     limit = 0.06 if level.lowering.startswith("amx") else 0.01
     assert np.sqrt(((truth - found) ** 2).mean(axis=1)).max() / truth.std() < limit
     for name in names:
-        rows, right = np.concatenate([rows for rows, _ in seen[name]]), exact[name][0][0]
+        rows, right = side_by_side([rows for rows, _ in seen[name]]), exact[name][0][0].reshape(len(TOKENS), -1)
         assert np.sqrt(((rows - right) ** 2).mean(axis=1)).max() / right.std() < limit
+        assert {about.name for _, about in seen[name]} == {name}
         assert np.concatenate([about.position for _, about in seen[name]]).tolist() == list(range(len(TOKENS)))
         assert np.concatenate([about.token for _, about in seen[name]]).tolist() == TOKENS
 
@@ -303,17 +316,65 @@ def test_hooks_come_and_go_one_by_one(model: ArraySource) -> None:
     outer = ExitStack()
     outer.enter_context(engine.hooked({"blk.0.l_out": kept("outer", seen)}))
     with engine.hooked({"blk.1.l_out": kept("inner", seen)}):
-        for name, match in (("blk.0.l_out", "has a hook already"), ("no", "there is no activation 'no'")):
-            with pytest.raises(GGUFError, match=match), engine.hooked({name: kept("again", seen)}):
-                pass
+        with pytest.raises(GGUFError, match="no activation 'no'"), engine.hooked({"no": kept("again", seen)}):
+            pass
         engine.step([Chunk(sequence, [1])])
-    for wrong, match in (({"blk.1.l_out": 3}, "the hook of blk.1.l_out is 3; a function"), ([], "hooks is")):
-        with pytest.raises(GGUFError, match=match), engine.hooked(wrong):  # type: ignore[arg-type]
+    wrongs: Any = [
+        ({"blk.1.l_out": 3}, "the hook of blk.1.l_out is 3; a function"), ([], "hooks is"),
+        ({5: kept("outer", seen)}, "the name of an activation is 5; it must be a text"),
+        ({"blk.*.no": kept("outer", seen)}, "no activation 'blk.*.no'; the nearest are"),
+    ]  # fmt: skip
+    for wrong, match in wrongs:
+        with pytest.raises(GGUFError, match=re.escape(match)), engine.hooked(wrong):
             pass
     engine.step([Chunk(sequence, [2])])
     outer.close()
     engine.step([Chunk(sequence, [3])])
     assert {name: len(found) for name, found in seen.items()} == {"outer": 2, "inner": 1}
+    engine.close()
+
+
+def test_hooks_of_one_activation_are_asked_in_turn(model: ArraySource) -> None:
+    """Each is given what those before it leave, those of several names too; each ends by itself."""
+    engine = engine_of(model, read_plan(model), [], BEST)
+    sequence, order = engine.sequence(), []
+
+    def hook(i: int) -> Hook:
+        def act(values: Any, about: TapRows) -> Any:
+            order.append((i, about.name, float(values[0, 0])))
+            return np.full_like(values, i)
+
+        return act
+
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(engine.hooked({"blk.1.l_out": hook(1)}))
+    second.enter_context(engine.hooked({"blk.?.l_out": hook(2), "blk.1.*_out": hook(3)}))
+    engine.step([Chunk(sequence, [1])])
+    names = [(i, name) for i, name, _ in order]
+    assert names == [
+        (2, "blk.0.l_out"), (3, "blk.1.kqv_out"), (3, "blk.1.attn_out"), (3, "blk.1.ffn_out"), (1, "blk.1.l_out"),
+        (2, "blk.1.l_out"), (3, "blk.1.l_out"),
+    ]  # fmt: skip
+    assert [value for _, _, value in order[-2:]] == [1.0, 2.0]
+    order.clear()
+    first.close()
+    with engine.hooked({"blk.1.l_out": hook(4)}):
+        second.close()
+        engine.step([Chunk(sequence, [1])])
+    assert [i for i, _, _ in order] == [4]
+    engine.close()
+
+
+def test_what_an_engine_can_be_hooked_at(model: ArraySource) -> None:
+    engine = engine_of(model, read_plan(model), [], BEST)
+    found, seen = engine.activations(), dict[str, list[Any]]()
+    with engine.hooked({"*": lambda values, about: seen.setdefault(about.name, []).append(values.shape)}):
+        engine.step([Chunk(engine.sequence(), [1, 2, 3])])
+    assert list(found) == list(activations(engine.model.plan))
+    assert set(seen) == set(found)
+    for name, (shape,) in seen.items():
+        rows = 1 if name.startswith("result") else 3
+        assert shape == (rows, *(3 if size is None else size for size in found[name])), name
     engine.close()
 
 

@@ -17,6 +17,7 @@ from .caches import Cache
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 
 class PageTable(np.ndarray[Any, np.dtype[np.int64]]):
@@ -98,6 +99,18 @@ class Program(Protocol):
 
         It is read by the first of the tables of pages, and written by the second, in order of position.
         """
+
+    def form(self, group: int) -> str:
+        """What a row of `read_page` is made of: the same text, the same bytes, on whatever machine."""
+
+    def row_bytes(self, group: int) -> int:
+        """Bytes of such a row."""
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        """What a page of a group has, (PAGE, bytes of a position): of every layer, in their order."""
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        """The inverse of `read_page`. Raises GGUFError for numbers that are not finite."""
 
     def close(self) -> None:
         """Ends its threads. It cannot be used afterwards."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from .caches import Cache
-from .program import Floats, Group, Ints, Loaded, PageTable, Program, Rows
+from .program import Bytes, Floats, Group, Ints, Loaded, PageTable, Program, Rows
 
 
 class SplitModel:
@@ -68,14 +70,32 @@ class SplitProgram:
         return self._parts[-1].hidden(rows, bulk)
 
     def copy(self, group: int, source: int, target: int) -> None:
-        for part, own in zip(self._parts, self._own, strict=True):
-            if group in own:
-                part.copy(own.index(group), source, target)
+        for part, i in self._having(group):
+            part.copy(i, source, target)
 
     def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
-        for part, own in zip(self._parts, self._own, strict=True):
-            if group in own:
-                part.move(own.index(group), tables, positions, drop)
+        for part, i in self._having(group):
+            part.move(i, tables, positions, drop)
+
+    def _having(self, group: int) -> list[tuple[Program, int]]:
+        """The parts that have layers of a group, and its number in each."""
+        return [(part, own.index(group)) for part, own in zip(self._parts, self._own, strict=True) if group in own]
+
+    def form(self, group: int) -> str:
+        return "; ".join(part.form(i) for part, i in self._having(group))
+
+    def row_bytes(self, group: int) -> int:
+        return sum(part.row_bytes(i) for part, i in self._having(group))
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        return np.concatenate([part.read_page(i, page) for part, i in self._having(group)], axis=1)
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        start = 0
+        for part, i in self._having(group):
+            end = start + part.row_bytes(i)
+            part.write_page(i, page, rows[:, start:end])
+            start = end
 
     def close(self) -> None:
         for part in self._parts:

@@ -9,6 +9,8 @@ from typing import Any
 from ggufpy.chat.probe import Calls, Message, Probe
 from ggufpy.errors import GGUFError
 
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+
 
 def checked(messages: Any) -> list[Message]:
     """New messages of plain dicts and lists. Raises GGUFError naming the message and the field that is wrong.
@@ -23,6 +25,28 @@ def checked(messages: Any) -> list[Message]:
     return [_checked_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
+def checked_tools(tools: Any) -> list[Message] | None:
+    """Tools on offer as plain dicts, None without any. Raises GGUFError for what is no list of mappings."""
+    if tools is None:
+        return None
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise GGUFError(f"tools must be a list of {{type, function}}, not {type(tools).__name__}")
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise GGUFError(f"tools[{i}] must be a mapping such as {{type, function}}, not {_kind(tool)}")
+    return [dict(tool) for tool in tools]
+
+
+def with_reasoning(messages: list[Any]) -> list[Any]:
+    """Thoughts under each of the names by which templates know them, as Hugging Face has it (transformers:
+    chat_template_utils.py)."""
+    made = []
+    for message in messages:
+        thought = next((message[name] for name in _THOUGHTS if message.get(name) is not None), None)
+        made.append(message if thought is None else {"thinking": thought, **message, "reasoning_content": thought})
+    return made
+
+
 def adapted(messages: list[Message], probe: Probe) -> list[Message]:
     """Checked messages as the template takes them. Raises GGUFError for arguments that cannot become objects."""
     messages = [_with_calls(message, f"messages[{i}]", probe) for i, message in enumerate(messages)]
@@ -30,6 +54,7 @@ def adapted(messages: list[Message], probe: Probe) -> list[Message]:
         messages = [_renamed(message, "developer", "system") for message in messages]
     if any(message["role"] == "system" for message in messages):
         messages = _with_systems(messages, probe)
+    messages = _alternating(messages, probe)
     return [_with_content(message, probe) for message in messages]
 
 
@@ -179,7 +204,7 @@ def _within_users(messages: list[Message], probe: Probe) -> list[Message]:
             held.append(message)
         elif not held:
             made.append(message)
-        elif message["role"] == "user" and (not _ends_with_user(made) or probe.takes_users_in_a_row()):
+        elif message["role"] == "user" and (not _ends_with_user(made) or probe.takes_in_a_row("user")):
             made.append(_joined(message, [*held, message]))
             held = []
         else:
@@ -189,6 +214,19 @@ def _within_users(messages: list[Message], probe: Probe) -> list[Message]:
             held = []
     if held:
         _add_to_user(made, held)
+    return made
+
+
+def _alternating(messages: list[Message], probe: Probe) -> list[Message]:
+    """Two of a user's in a row in one, and of an assistant's that calls nothing, where the template refuses two."""
+    made = messages[:1]
+    for message in messages[1:]:
+        role = message["role"]
+        plain = role == made[-1]["role"] and role in ("user", "assistant")
+        if plain and not ("tool_calls" in message or "tool_calls" in made[-1] or probe.takes_in_a_row(role)):
+            made[-1] = _joined({**made[-1], **message}, [made[-1], message])
+        else:
+            made.append(message)
     return made
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from threading import RLock
 from typing import Any, Literal, TypeVar
 
+from ggufpy.chat.limits import TemplateFailure, TooMuch
 from ggufpy.support.records import dataclass
 
 Message = dict[str, Any]
-Render = Callable[[list[Message], Any], str]  # messages and tools to text; raises whatever templates raise
+Render = Callable[[list[Message], Any], str]  # messages and tools to text; raises TemplateFailure
 Form = Literal["text", "part", "parts"]  # a text, a list of one part, a list of any number
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ _PLACES = {
     "later": ("system", "user", "assistant", "system", "user"),
     "alone": ("system",),
 }
+_ROWS = {"user": ("user", "user"), "assistant": ("user", "assistant", "assistant", "user")}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,6 @@ class Probe:
         self._names_developer = re.search(r"\bdeveloper\b", source) is not None
         self._answers: dict[Hashable, Any] = {}
         self._lock = RLock()
-        self._seconds = 0.0  # what all probes took
-        self._stopped = False
 
     def form(self, role: str, parts: bool) -> Form:
         """The form that a content of `role` must have, where one was given as a text or as `parts`.
@@ -95,9 +94,9 @@ class Probe:
         """
         return self._once(("system", place), lambda: self._ask_system(_PLACES[place]))
 
-    def takes_users_in_a_row(self) -> bool:
-        """Whether two messages of a user are shown without an assistant's between them."""
-        return self._once("row", lambda: self._shows_all(("user", "user")))
+    def takes_in_a_row(self, role: str) -> bool:
+        """Whether two messages of a "user", or of an "assistant", are shown without another's between them."""
+        return self._once((role, "row"), lambda: self._shows_all(_ROWS[role]))
 
     def knows_developer(self) -> bool:
         """Whether the template names the role and shows it; many print any role, which the model never saw."""
@@ -155,7 +154,8 @@ class Probe:
                 if _shows_arguments(text, objects):
                     shown.add((content, objects))
         forms = {objects for _, objects in shown}
-        contents = {content for content, _ in shown} or rendered or {""}
+        plain = {""} if "" in rendered or not rendered else rendered
+        contents = {content for content, _ in shown} or plain
         return Calls(frozenset(contents), False in forms, True in forms)
 
     def _chat(self, roles: tuple[str, ...], forms: Mapping[str, Form]) -> list[Message]:
@@ -183,25 +183,14 @@ class Probe:
         return all(word in text for place in places for word in _texts(place))
 
     def _written(self, chat: list[Message], tools: Any) -> str | None:
-        """What the template makes of a chat; None if it fails.
-
-        After one that meets a limit, and once all took as long as a rendering may, none is tried any more.
-        """
-        from ggufpy.chat.sandbox import MAX_SECONDS, TooMuch
-
-        if self._stopped:
-            return None
-        start = time.monotonic()
+        """What the template makes of a chat; None if it refuses it. Raises TooMuch when it meets a limit: what such a
+        template takes cannot be found out, and no chat that it renders would be right."""
         try:
             return self._render(chat, tools)
         except TooMuch:
-            self._stopped = True
-        except Exception:  # a refusal is an answer, and templates raise whatever Python's operators raise
-            pass
-        finally:
-            self._seconds += time.monotonic() - start
-            self._stopped |= self._seconds > MAX_SECONDS
-        return None
+            raise
+        except TemplateFailure:
+            return None
 
 
 def _texts(number: int) -> tuple[str, str]:

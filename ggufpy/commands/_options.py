@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -139,22 +140,59 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers", "lora")
 
 
+class _Checked:
+    """What an option takes, checked as it is read: before a model is loaded."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        self.check = option.kind.check
+
+    def read(self, text: str) -> Any:
+        """See Kind; of a repeated option each is read, and what they are together is looked at later."""
+        value = self._option.kind.read(text)
+        return value if self._option.repeated else self._option.check(value)
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """How the next token is chosen: what the steps of sampling declare."""
-    from ggufpy.generate.sampling.steps import options
+    from ggufpy.generate.sampling.steps import Letters, options
 
-    about = "how the next token is chosen, in the order of the steps; --temp 0 takes the likeliest"
+    about = (
+        "how the next token is chosen: samplers run one after the other, in the order below unless --samplers says "
+        "another, and one token is drawn of what they leave; --temp 0 takes the likeliest"
+    )
     group = parser.add_argument_group("sampling", about)
     for option in options():
-        add_option(group, option)
+        add_option(group, option._replace(kind=_Checked(option)))
+        if option.name == "samplers":
+            group.add_argument(
+                "--sampler-seq",
+                "--sampling-seq",
+                dest=option.name,
+                type=argument_type(Letters()),
+                metavar="LETTERS",
+                help=f"the same by letters: {Letters().help}",
+            )
     group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of `add_sampling_arguments` by name, None for what was not given."""
+    """The values of `add_sampling_arguments` by name, None for what was not given.
+
+    As in llama.cpp, -e also replaces escapes in sequence breakers.
+    """
     from ggufpy.generate.sampling.steps import options
 
-    return {option.name: vars(args)[option.name] for option in options()}
+    values = {option.name: vars(args)[option.name] for option in options()}
+    breakers = values["dry_sequence_breakers"]
+    if breakers and vars(args).get("escape", True):
+        values["dry_sequence_breakers"] = [each and _unescaped_word(each) for each in breakers]
+    return values
+
+
+def _unescaped_word(word: str) -> str:
+    """A word of the command line with its escapes replaced; bytes that are not UTF-8 stay lone surrogates."""
+    return os.fsdecode(unescaped(os.fsencode(word)))
 
 
 def add_cache_arguments(parser: argparse.ArgumentParser) -> None:

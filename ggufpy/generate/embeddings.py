@@ -57,17 +57,19 @@ class Embedder:
         return kind
 
     def of_texts(
-        self, tokenizer: Tokenizer, given: object, pooling: str | None, normalize: bool
+        self, tokenizer: Tokenizer, given: object, pooling: str | None, normalize: bool, truncate: bool = False
     ) -> tuple[list[list[float]], int]:
-        """The rows of a text or of several, and how many tokens these have together; `normalize` makes vectors 1 long.
+        """The rows of a text or of several, and how many tokens these have together; `normalize` makes vectors 1 long,
+        `truncate` takes what the context holds of a text.
 
         Raises GGUFError for no text, for several where nothing is pooled, and as `of_tokens` does.
         """
         unit, kind = checks.flag("normalize", normalize), self.pooling(pooling)
+        most = self.loop.engine.n_ctx if checks.flag("truncate", truncate) else None
         vectors: list[list[float]] = []
         count = 0
         for text in _texts(given, kind):
-            tokens = tokenizer.encode(text, add_special=True, parse_special=True)
+            tokens = tokenizer.encode(text, add_special=True, parse_special=True)[:most]
             rows = self.of_tokens(tokens, kind)
             vectors += (of_length_one(rows) if unit and kind != "rank" else rows).tolist()
             count += len(tokens)
@@ -78,8 +80,8 @@ class Embedder:
         engine = self.loop.engine
         if len(tokens) > engine.n_ctx:
             raise GGUFError(
-                f"a text of {len(tokens)} tokens is longer than the context of {engine.n_ctx}: shorten it, or load the "
-                "model with a larger n_ctx (-c)"
+                f"a text of {len(tokens)} tokens is longer than the context of {engine.n_ctx}: shorten it, load the "
+                "model with a larger n_ctx (-c), or say that its beginning is enough (truncate)"
             )
         hidden = np.empty((len(tokens), engine.n_hidden), np.float32)
 

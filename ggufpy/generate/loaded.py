@@ -9,13 +9,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
+from ggufpy.generate.draft_functions import LlamaDraftModel, drafter_of
 from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculation
 from ggufpy.generate.loading import LoadOptions, Parts
 from ggufpy.generate.loop import Loop, Stream
+from ggufpy.generate.reopening import Reopened
 from ggufpy.runtime.request import Request
 from ggufpy.support import checks
 
@@ -30,12 +33,16 @@ if TYPE_CHECKING:
     from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
+CLOSED = "this model is closed: open it again with Llama(...)"
+NO_TOKEN = -1  # in place of a token where there is none
+POOLINGS = ("none", "mean", "cls", "last", "rank")  # by number: enum llama_pooling_type in include/llama.h of llama.cpp
+SEED_BITS = 63  # of a text's seed
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
 
 Self = TypeVar("Self", bound="LoadedModel")
 
 
-class LoadedModel:
+class LoadedModel(Reopened):
     """A model that is ready, and whose calls are evaluated together: `ggufpy.Llama` says what that promises."""
 
     @classmethod
@@ -55,44 +62,50 @@ class LoadedModel:
         return self
 
     def _setup(self, parts: Parts, seed: int | None, options: LoadOptions) -> None:
-        self._parts = parts
+        self._made_of: Parts | None = parts  # None once this is closed
+        self._name = parts.name
         self._loop: Loop | None = Loop(parts.engine)
         self._draft_model: LoadedModel | None = None  # one that was opened here
-        self._seeds: Iterator[int] | None = None
-        if seed not in NEW_SEED:
-            from random import Random
-
-            source = Random(seed)
-            self._seeds = iter(lambda: source.getrandbits(32), None)
+        self._seeding = Lock()
+        self._seed = None if seed in NEW_SEED else seed
         try:
-            self._new_drafter = self._drafting(options)
+            self._drafting = self._drafting_by(options)
         except BaseException:
             self.close()
             raise
 
-    def _drafting(self, options: LoadOptions) -> Callable[[], Drafter] | None:
-        """What makes a drafter for a text, if `options` ask for drafts."""
-        draft = options.draft_model
+    def _drafting_by(self, options: LoadOptions) -> Callable[[LoadedModel], Drafter] | None:
+        """What makes a drafter of a text for this model, if `options` ask for drafts; it does not hold the model."""
+        draft, most, lookup = options.draft_model, options.draft_max, options.lookup
         if draft is None:
-            return (lambda: PromptLookup(options.lookup)) if options.lookup else None
+            return (lambda target: PromptLookup(lookup)) if lookup else None
+        if isinstance(draft, LlamaDraftModel):
+            function = draft
+            return lambda target: drafter_of(function, target.n_known())
         if isinstance(draft, str | os.PathLike):
             own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None, lora=())
             draft = self._draft_model = type(self).from_options(draft, own)
         small = draft
-        DraftModel(small, self, options.draft_max)  # whether they fit
-        return lambda: DraftModel(small, self, options.draft_max)
+        DraftModel(small, self, most)  # whether they fit
+        return lambda target: DraftModel(small, target, most)
 
     # -- the model --
 
     @property
+    def _parts(self) -> Parts:
+        if self._made_of is None:
+            raise GGUFError(CLOSED)
+        return self._made_of
+
+    @property
     def name(self) -> str:
         """The path of the model's file."""
-        return self._parts.name
+        return self._name
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """The file's metadata, plain Python values by key."""
-        return self._parts.file.metadata
+        return self._parts.metadata
 
     @property
     def engine(self) -> Engine:
@@ -103,7 +116,7 @@ class LoadedModel:
     def loop(self) -> Loop:
         """The requests that are evaluated."""
         if self._loop is None:
-            raise GGUFError("this model is closed: open it again with Llama(...)")
+            raise GGUFError(CLOSED)
         return self._loop
 
     @property
@@ -138,18 +151,47 @@ class LoadedModel:
         """The width of the model."""
         return self.engine.n_embd
 
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens of the latest call's text are evaluated."""
-        return len(self.loop.evaluated)
-
     def token_eos(self) -> int:
         """The id of the end-of-text token, -1 without one."""
-        return -1 if self.tokenizer.eos is None else self.tokenizer.eos
+        return NO_TOKEN if self.tokenizer.eos is None else self.tokenizer.eos
 
     def token_bos(self) -> int:
         """The id of the beginning-of-text token, -1 without one."""
-        return -1 if self.tokenizer.bos is None else self.tokenizer.bos
+        return NO_TOKEN if self.tokenizer.bos is None else self.tokenizer.bos
+
+    def token_nl(self) -> int:
+        """The id of a line break, -1 without one."""
+        if not self._has_text:
+            return NO_TOKEN
+        ids = self.tokenizer.encode("\n")
+        return ids[-1] if ids else NO_TOKEN
+
+    def token_eot(self) -> int:
+        """The id of the end of a turn, -1 without one."""
+        return self._special_token("eot")
+
+    def token_cls(self) -> int:
+        """The id of the token that begins a text in a model of BERT's kind, else that of the beginning token."""
+        return self.token_bos() if self._has_text else NO_TOKEN
+
+    def token_sep(self) -> int:
+        """The id of the token that separates texts, -1 without one."""
+        sep = self.tokenizer.vocab.sep if self._has_text else None
+        return NO_TOKEN if sep is None else sep
+
+    def _special_token(self, name: str) -> int:
+        """What the file says of a special token, -1 without one."""
+        token = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        known = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < self.n_vocab()
+        return int(token) if known and token is not None else NO_TOKEN
+
+    def n_ctx_train(self) -> int:
+        """How many tokens the model was made for."""
+        return self.engine.model.plan.context
+
+    def pooling_type(self) -> int:
+        """How one vector is made of a text's, by the model: llama.cpp's number (llama_pooling_type), 0 for none."""
+        return POOLINGS.index(self.engine.model.plan.pooling or "none")
 
     # -- text and tokens --
 
@@ -158,27 +200,16 @@ class LoadedModel:
         add, tags = checks.flag("add_bos", add_bos), checks.flag("special", special)
         return self.tokenizer.encode(text, add_special=add, parse_special=tags)
 
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        """The bytes of `tokens`, which need not be whole characters."""
-        return self.tokenizer.decode_bytes(checks.items("tokens", tokens, "a list of token ids (whole numbers)"))
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
+        """The bytes of `tokens`, which need not be whole characters; `special` writes control tokens too.
+
+        They are the same whatever came before (`prev_tokens`)."""
+        ids = checks.items("tokens", tokens, "a list of token ids (whole numbers)")
+        return self.tokenizer.decode_bytes(ids, special=checks.flag("special", special))
 
     # -- evaluation --
-
-    def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` behind the latest call's text; raises GGUFError when the context is full."""
-        loop, ids = self.loop, self._ids(tokens)
-        before = loop.evaluated
-        if len(ids) > self.n_ctx() - len(before):
-            raise GGUFError(
-                f"{len(ids)} tokens do not fit: {len(before)} of the {self.n_ctx()} in the context are taken; "
-                "shorten the prompt, or load the model with a larger n_ctx (-c)"
-            )
-        if ids:
-            loop.run(Request(before + ids, reuse="any", scales=self._parts.scales))
-
-    def reset(self) -> None:
-        """Forget everything that was evaluated."""
-        self.loop.forget()
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each of `tokens`, float32 (len(tokens), n_vocab), from a fresh context."""
@@ -232,8 +263,8 @@ class LoadedModel:
             request.keep = self._kept(request.prompt, keep)
         chosen = self.sampling(**options) if sampling is None else sampling
         request.sampler = self._sampler(chosen, never, guides)
-        if self._new_drafter is not None:
-            request.drafts = Speculation(self._new_drafter(), ends)
+        if self._drafting is not None:
+            request.drafts = Speculation(self._drafting(self), ends)
         return stream
 
     def _sampler(self, sampling: Sampling, never: frozenset[int], guides: Guides | None) -> Sampler:
@@ -244,15 +275,28 @@ class LoadedModel:
             raise GGUFError(f"sampling is {checks.shown(sampling)}; a ggufpy.Sampling is wanted")
         forbidden = tuple((token, float("-inf")) for token in never)
         sampling = replace(sampling, logit_bias=(*sampling.logit_bias, *forbidden))
-        return Sampler(sampling, self.n_vocab(), self.n_known(), guides or Guides())
+        guides = guides or Guides()
+        if guides.vocabulary is None and self._has_text:
+            guides = replace(guides, vocabulary=self.tokenizer)
+        return Sampler(sampling, self.n_vocab(), self.n_known(), guides)
 
     @contextmanager
     def hook(self, name: str, function: Callable[..., Any]) -> Iterator[None]:
         """Within it, `function(values, rows)` sees the activation `name` of every step, and may change it.
 
-        `values` are float32 (rows, width), there during the call; what it returns, unless None, takes their place.
-        Names are llama.cpp's, as "blk.3.ffn_out" (`ggufpy/models/taps.py` lists them); `rows` says which tokens they
-        are of. Raises GGUFError for a name that the model does not have, or that has a hook already.
+        Names are llama.cpp's, as "blk.3.ffn_out" (`activations` has them all); "blk.*.l_out" stands for all that fit.
+        `values` are float32, a row for each token: (rows, width), of "result_output" the logits that are drawn from.
+        They are there during the call, and may be changed in place; what the function returns, unless None, takes
+        their place. `rows.token`, `rows.position` and `rows.sequence` (rows,) say which tokens they are of, `rows.name`
+        which activation.
+
+        "blk.3.Qcur", "Kcur" and "Vcur" are (rows, heads, length), turned by position. "blk.3.kq_soft_max" are the
+        probabilities of attention, (rows, query heads, positions), of one text a call: column j is its position j, 0
+        where a row does not see it (that must stay so). They are computed only where they are hooked; the output of a
+        head whose row is changed follows.
+
+        Of several functions of one activation each is given what those before it leave. What was read before the hook
+        is read anew within it, and the other way round. Raises GGUFError for a name that the model does not have.
         """
         hooked = self.engine.hooked({name: function})
         with self.loop.alone():
@@ -262,6 +306,10 @@ class LoadedModel:
         finally:
             with nullcontext() if self._loop is None else self._loop.alone():
                 hooked.__exit__(None, None, None)
+
+    def activations(self) -> dict[str, tuple[int | None, ...]]:
+        """What `hook` can have, in order: by name the shape of a row, None for as many as there are positions."""
+        return self.engine.activations()
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Plain ints, from a list or an integer array. Raises GGUFError for what is no token of this model."""
@@ -284,7 +332,16 @@ class LoadedModel:
         chosen.check_tokens(self.n_vocab())
         if chosen.seed not in NEW_SEED:
             return chosen
-        return replace(chosen, seed=None if self._seeds is None else next(self._seeds))
+        return replace(chosen, seed=self._next_seed())
+
+    def _next_seed(self) -> int | None:
+        """The seed of a text without one of its own: the last one's successor, None where every text has a new one."""
+        from random import Random
+
+        with self._seeding:
+            if self._seed is not None:
+                self._seed = Random(self._seed).getrandbits(SEED_BITS)
+            return self._seed
 
     def end_tokens(self) -> frozenset[int]:
         """Ids that end a generation; none for a model without a vocabulary."""
@@ -298,11 +355,14 @@ class LoadedModel:
         if loop is None:
             return
         loop.close()
-        if self._draft_model is not None:
-            self._draft_model.close()
-        self._parts.template.wait()
-        self._parts.tokenizer.wait()
-        for file in (self._parts.file, *self._parts.adapters):
+        self._drafting = None
+        draft, self._draft_model = self._draft_model, None
+        if draft is not None:
+            draft.close()
+        parts, self._made_of = self._parts, None  # nothing of it is held: weights, vocabulary, the file
+        loading.close_template(parts.template)
+        parts.tokenizer.wait()
+        for file in (parts.file, *parts.adapters):
             file.close()
 
     def __enter__(self: Self) -> Self:

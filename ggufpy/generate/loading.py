@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ggufpy.backends.options import EngineOptions
 from ggufpy.errors import GGUFError
+from ggufpy.generate.unweighted import Unweighted
 from ggufpy.hub import resolve
 from ggufpy.support.options import ScaledPaths, Whole, option
 from ggufpy.support.records import dataclass
@@ -20,6 +21,8 @@ from ggufpy.support.records import dataclass
 if TYPE_CHECKING:
     from ggufpy.chat import ChatTemplate
     from ggufpy.format import GGUFFile
+    from ggufpy.format.overlay import Overlaid
+    from ggufpy.generate.draft_functions import LlamaDraftModel
     from ggufpy.generate.drafters import Model
     from ggufpy.models.lora import Adapter
     from ggufpy.runtime import Engine
@@ -33,9 +36,11 @@ class LoadOptions(EngineOptions):
     """How to load a model: how to run it, and what is wanted beside.
 
     `shorten`: an `n_ctx` above the model's own is not refused, but becomes that. `lookup` is how many tokens to draft
-    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`.
+    from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`,
+    or a function of the caller (`draft_functions.py`).
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
-    tokeniser alone until it is asked for.
+    tokeniser alone until it is asked for. `changes` are put over the file's metadata (`format/overlay.py`);
+    `vocab_only` loads no weights.
     """
 
     shorten: bool = False
@@ -47,7 +52,7 @@ class LoadOptions(EngineOptions):
         metavar="N",
         default_text="0, off; 8 is a good start",
     )
-    draft_model: str | os.PathLike[str] | Model | None = None
+    draft_model: str | os.PathLike[str] | Model | LlamaDraftModel | None = None
     draft_max: int = option(
         16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
     )
@@ -62,6 +67,8 @@ class LoadOptions(EngineOptions):
     )
     pre: str | None = None
     text: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    vocab_only: bool = False
 
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
@@ -97,6 +104,11 @@ class Later(Generic[T]):
         if self._thread is not None:
             self._thread.join()
 
+    def made(self) -> T | None:
+        """The value if it was made, once the thread is done."""
+        self.wait()
+        return self._made[0] if self._made else None
+
     def get(self) -> T:
         """The value; raises what making it raised."""
         self.wait()
@@ -121,6 +133,13 @@ class Parts:
     template: Later[ChatTemplate | None]
     adapters: tuple[GGUFFile, ...] = ()
     scales: tuple[float, ...] = ()  # how much each adapter counts
+    adapter_names: tuple[str, ...] = ()
+    source: GGUFFile | Overlaid | None = None  # the file with changes over its metadata, where there are any
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata that counts."""
+        return (self.source or self.file).metadata
 
 
 def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
@@ -131,18 +150,30 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
     file = gguf_format.open(path)
     opened = [file]
+    try:
+        source = _changed(file, options)
+    except BaseException:
+        file.close()
+        raise
 
     def make_tokenizer() -> Tokenizer:
-        from ggufpy.tokenizers import load_tokenizer
+        from ggufpy.tokenizers import tokenizer_of
 
-        return load_tokenizer(file, pre=options.pre)
+        return tokenizer_of(source, options.pre)
 
     def make_template() -> ChatTemplate | None:
-        from ggufpy.chat import ChatTemplate, template_key
+        from ggufpy.chat import ChatTemplate, Renderer, template_key
 
-        return ChatTemplate.from_metadata(file, tokenizer.get()) if template_key(file.metadata) else None
+        if not template_key(source.metadata):
+            return None
+        renderer = Renderer()  # its process starts while the tokeniser is built
+        try:
+            return ChatTemplate.from_metadata(source, tokenizer.get(), renderer=renderer)
+        except BaseException:
+            renderer.close()
+            raise
 
-    has_text = options.text and "tokenizer.ggml.model" in file.metadata
+    has_text = options.text and "tokenizer.ggml.model" in source.metadata
     tokenizer, template = Later(make_tokenizer), Later(make_template)
 
     def start_text() -> None:
@@ -155,16 +186,37 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
 
         for name, _ in options.lora:
             opened.append(gguf_format.open(name))
-        how = replace(options, n_ctx=_context_size(options, file.metadata))
-        engine = runtime.load(file, how, start_text, _adapters(opened[1:], options))
+        if options.vocab_only:
+            start_text()
+            engine: Engine = Unweighted(source.metadata)  # type: ignore[assignment]
+        else:
+            how = replace(options, n_ctx=_context_size(options, source.metadata))
+            engine = runtime.load(source, how, start_text, _adapters(opened[1:], options))
     except BaseException:
-        template.wait()  # it reads the file that is about to be closed
+        close_template(template)  # it reads the file that is about to be closed
         tokenizer.wait()
         for one in opened:
             one.close()
         raise
     scales = tuple(float(scale) for _, scale in options.lora)
-    return Parts(os.fspath(path), engine, file, tokenizer, template, tuple(opened[1:]), scales)
+    names = tuple(os.fspath(name) for name, _ in options.lora)
+    return Parts(os.fspath(path), engine, file, tokenizer, template, tuple(opened[1:]), scales, names, source)
+
+
+def _changed(file: GGUFFile, options: LoadOptions) -> GGUFFile | Overlaid:
+    """The file, or what its metadata is with the changes that were asked for."""
+    if not options.changes:
+        return file
+    from ggufpy.format.overlay import overlaid
+
+    return overlaid(file, options.changes)
+
+
+def close_template(template: Later[ChatTemplate | None]) -> None:
+    """End the process of a template that was made."""
+    made = template.made()
+    if made is not None:
+        made.close()
 
 
 def _adapters(files: Sequence[GGUFFile], options: LoadOptions) -> list[Adapter]:

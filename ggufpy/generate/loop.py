@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,15 +45,31 @@ class Loop:
     """The requests of one engine, which belongs to it from now on."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._scheduler = Scheduler(engine)
+        self._at_work: tuple[Engine, Scheduler] | None = (engine, Scheduler(engine))  # None once this is closed
         self._leader = threading.Lock()  # of whoever makes a step: the scheduler is theirs
         self._leading: threading.Thread | None = None  # who that is
         self._changed = threading.Condition()  # guards what follows
         self._boxes: dict[Request, _Box] = {}
         self._new: list[Request] = []
-        self._closed = False
         self.latest: Request | None = None  # of those that were begun
+
+    @property
+    def engine(self) -> Engine:
+        return self._open()[0]
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        return self._open()[1]
+
+    @property
+    def _closed(self) -> bool:
+        return self._at_work is None
+
+    def _open(self) -> tuple[Engine, Scheduler]:
+        """What is at work. Raises GGUFError once this is closed."""
+        if self._at_work is None:
+            raise GGUFError("this model is closed: open it again with Llama(...)")
+        return self._at_work
 
     def stream(self, request: Request) -> Stream:
         """The request's tokens; nothing is evaluated before they are asked for.
@@ -65,7 +81,7 @@ class Loop:
 
     def check(self, request: Request) -> None:
         """Raises GGUFError for a prompt that cannot be, and once this is closed."""
-        self._check_open()
+        self._open()
         self._scheduler.check(request)
 
     def run(self, request: Request, patient: bool = True) -> bool:
@@ -91,7 +107,7 @@ class Loop:
         """Between two steps, and nothing counts as read before or behind: what is changed here changes texts."""
         self._check_outside()
         with self._leader:
-            self._check_open()
+            self._open()
             self._scheduler.forget()
             try:
                 yield
@@ -108,10 +124,22 @@ class Loop:
         self._check_outside()
         with self._leader:
             with self._changed:
-                closed, self._closed = self._closed, True
+                at_work, self._at_work, self.latest = self._at_work, None, None
                 self._changed.notify_all()
-            if not closed:
-                self.engine.close()
+            if at_work is not None:
+                at_work[0].close()
+
+    def known(self, tokens: list[int], scales: tuple[float, ...] = ()) -> int:
+        """How many tokens of a text, from the first on, need not be evaluated again."""
+        self._check_outside()
+        with self._leader:
+            return self._scheduler.known(tokens, scales)
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """This is the latest text, and evaluated. What of it is not in the cache will be when it goes on."""
+        request = Request(tokens)
+        request.evaluated, request.finish = len(tokens), "read"
+        self.latest = request
 
     @property
     def evaluated(self) -> list[int]:
@@ -137,13 +165,13 @@ class Loop:
 
     def next(self, box: _Box, patient: bool = True, take: bool = True) -> Event | None:
         """What comes next of a request, left there unless `take`; None if it cannot begin and is not `patient`."""
-        self._check_open()
+        self._open()
         self._check_outside()
         with self._changed:
             box.asking, box.thread = True, threading.current_thread()
         try:
             while not box.events:
-                self._check_open()
+                self._open()
                 if self._boxes.get(box.request) is not box:  # another thread has ended it
                     return Finished(box.request)
                 self._lead(box, patient)
@@ -156,10 +184,6 @@ class Loop:
         box.request.taken += take and isinstance(event, Token)
         return event
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise GGUFError("this model is closed: open it again with Llama(...)")
-
     def _check_outside(self) -> None:
         """Whoever makes a step waits for it to end: what it calls cannot wait for another."""
         if self._leading is threading.current_thread():
@@ -169,6 +193,8 @@ class Loop:
         """Makes a step, or waits a little for those that others make."""
         if self._leader.acquire(blocking=False):
             try:
+                if self._closed:
+                    return
                 with self._changed:
                     self._prepare()
                 if not (box.events or self._closed or self._scheduler.idle):

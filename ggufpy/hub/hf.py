@@ -107,14 +107,14 @@ def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     cached = None if force else _cached(ref, cache)
     if cached is not None:
         return cached
-    client = _client(name)
+    library = client(name)
 
     def fetch() -> Path:
-        files = choose(client.HfApi().list_repo_files(ref.repo), ref)
-        paths = [client.hf_hub_download(ref.repo, file, cache_dir=cache, force_download=force) for file in files]
+        files = choose(library.HfApi().list_repo_files(ref.repo), ref)
+        paths = [library.hf_hub_download(ref.repo, file, cache_dir=cache, force_download=force) for file in files]
         return Path(paths[0])
 
-    return _fetched(name, fetch, lambda: None if force else choose_offline(ref, cache))
+    return fetched(name, fetch, lambda: None if force else choose_offline(ref, cache))
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,13 @@ def pull_checkpoint(name: str, cache: Path, wanted: Wanted) -> Path:
     ref = parse(name)
     if ref.choice:
         raise GGUFError(f"{name}: a checkpoint is a whole repository, hf:{ref.repo}")
-    client = _client(name)
+    library = client(name)
 
     def fetch() -> Path:
-        files = checkpoint_files(ref.repo, client.HfApi().list_repo_files(ref.repo), wanted)
-        return Path(client.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=files))
+        files = checkpoint_files(ref.repo, library.HfApi().list_repo_files(ref.repo), wanted)
+        return Path(library.snapshot_download(ref.repo, cache_dir=cache, allow_patterns=files))
 
-    return _fetched(name, fetch, lambda: _kept_checkpoint(ref.repo, cache, wanted))
+    return fetched(name, fetch, lambda: _kept_checkpoint(ref.repo, cache, wanted))
 
 
 def _kept_checkpoint(repo: str, cache: Path, wanted: Wanted) -> Path | None:
@@ -170,10 +170,10 @@ def _kept_checkpoint(repo: str, cache: Path, wanted: Wanted) -> Path | None:
     return folder if not wanted.weights or any(file.suffix in ends for file in folder.iterdir()) else None
 
 
-def _client(name: str) -> Any:
+def client(name: str) -> Any:
     """huggingface_hub, quiet: its warnings of every retry would hide our one line. GGUFError where it is missing."""
     try:
-        client = import_module("huggingface_hub")
+        library = import_module("huggingface_hub")
     except ImportError as error:
         raise GGUFError(
             f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
@@ -182,10 +182,10 @@ def _client(name: str) -> Any:
     utils.logging.set_verbosity_error()
     if not console.is_terminal("stderr"):
         utils.disable_progress_bars()
-    return client
+    return library
 
 
-def _fetched(name: str, fetch: Callable[[], Path], kept: Callable[[], Path | None]) -> Path:
+def fetched(name: str, fetch: Callable[[], Path], kept: Callable[[], Path | None]) -> Path:
     """What `fetch` brings; where the network fails, what was `kept` of earlier times. GGUFError where there is none."""
     try:
         return fetch()

@@ -172,7 +172,7 @@ class _Unit:
 
         sums = {one.tap: _Products(one.columns) for one in inputs if not isinstance(one.of, ExpertMatMul)}
         squares = {one.tap: SquaresSink(one) for one in inputs if isinstance(one.of, ExpertMatMul)}
-        sinks: Sinks = {**{tap: HookSink(total.add) for tap, total in sums.items()}, **squares}
+        sinks: Sinks = {**{tap: HookSink((total.add,)) for tap, total in sums.items()}, **squares}
         for _ in self._read(source, sinks):
             pass
         every = []

@@ -123,9 +123,18 @@ class _Run:
         return otherwise if weight is None else self._weights[weight.name]
 
     def show(self, op: Tap, hook: Hook) -> None:
-        values, count = self._read(op.x).copy(), len(self._tokens)
-        changed = hook(values, TapRows(np.zeros(count, np.int64), np.arange(count), self._tokens))
-        self._write(op.x, values if changed is None else np.asarray(changed, np.float64))
+        count = len(self._tokens)
+        if op.attention is not None:
+            values = self._probabilities(op.attention).swapaxes(0, 1).copy()
+        else:
+            values = self._split(self._read(op.x), op.heads) if op.heads else self._read(op.x)
+            values = values.copy()
+        changed = hook(values, TapRows(np.zeros(count, np.int64), np.arange(count), self._tokens, op.name))
+        values = values if changed is None else np.asarray(changed, np.float64)
+        if op.attention is not None:
+            self._weigh(op.attention, values.swapaxes(0, 1))
+        else:
+            self._write(op.x, _joined(values))
 
     def embed(self, op: Embed) -> None:
         rows = self._weights[op.weight.name][self._tokens] * op.scale
@@ -185,7 +194,16 @@ class _Run:
         self._stored[op.layer] = self._keep(keys, values)
 
     def attend(self, op: Attend) -> None:
-        keys, values = (part.repeat(op.heads.group, axis=1) for part in self._stored[op.layer])
+        self._weigh(op, self._probabilities(op))
+
+    def _weigh(self, op: Attend, weights: Doubles) -> None:
+        """Sums of values by `weights` (heads, tokens, positions)."""
+        values = self._stored[op.layer][1].repeat(op.heads.group, axis=1)
+        self._write(op.y, _joined(np.einsum("hnm,mhd->nhd", weights, values)))
+
+    def _probabilities(self, op: Attend) -> Doubles:
+        """(heads, tokens, positions), without those of sinks."""
+        keys = self._stored[op.layer][0].repeat(op.heads.group, axis=1)
         scores = np.einsum("nhd,mhd->hnm", self._split(self._read(op.q), op.heads.queries), keys) * op.scale
         if op.softcap:
             scores = op.softcap * np.tanh(scores / op.softcap)
@@ -199,7 +217,8 @@ class _Run:
             scores = np.concatenate([scores, sinks], axis=2)
         weights = np.exp(scores - scores.max(axis=2, keepdims=True))
         weights /= weights.sum(axis=2, keepdims=True)
-        self._write(op.y, _joined(np.einsum("hnm,mhd->nhd", weights[..., : len(keys)], values)))
+        shown: Doubles = weights[..., : len(keys)]
+        return shown
 
     def gate(self, op: Gate) -> None:
         y, up = _ACTIVATIONS[op.kind](self._read(op.gate)), None if op.up is None else self._read(op.up)

@@ -170,11 +170,21 @@ class AddScaled(Onto):
 
 @dataclass(frozen=True)
 class Tap(InPlace):
-    """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens."""
+    """A place where x may be looked at and changed, by whoever runs the plan and knows `name`; else nothing happens.
+
+    With `heads` it is looked at as so many equal parts. With `attention`, which has just written x, it is not x that is
+    looked at but the probabilities by which values became x; where they are changed, x follows.
+    """
 
     name: str
     x: str
     width: int
+    heads: int = 0
+    attention: Attend | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x,) if self.attention is None else (self.attention.q, self.x)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 from ggufpy.errors import GGUFError
 from ggufpy.format.values import shown
@@ -16,7 +15,7 @@ from .lora import Adapter, tensor_name
 from .op import Op, Weight
 from .ops import Add, AddScaled, ExpertMatMul, MatMul, Tap
 from .plan import Plan
-from .taps import Place, activations
+from .taps import Place, activations, matching
 
 
 def with_lora(plan: Plan, adapters: Sequence[Adapter]) -> Plan:
@@ -73,23 +72,19 @@ def _inner(adapter: int, rank: int) -> str:
 
 
 def with_taps(plan: Plan, names: Iterable[str]) -> Plan:
-    """With a `Tap` where each of these activations is whole (`taps.py`).
+    """With a `Tap` where each of these activations is whole (`taps.py`); names may be patterns.
 
     What is added to a buffer as it is computed gets a buffer of its own, and is added behind the tap. Raises GGUFError
     for a name that the plan has no activation of.
     """
     places = activations(plan)
+    wanted = {name for pattern in names for name in matching(places, pattern)}
     parts = [list(ops) for ops in (*plan.layers, plan.head)]
     behind: dict[tuple[int, int], list[Op]] = {}
-    for name in dict.fromkeys(names):
-        if name not in places:
-            raise GGUFError(_unknown(name, list(places)))
-        place = places[name]
-        there = behind.setdefault((place.part, place.last), [])
-        if place.added:
-            there[:0] = _apart(parts[place.part], place, name)
-        else:
-            there.append(Tap(name, place.buffer, place.width))
+    for name, place in places.items():  # in order: at one place each sees what those before it leave
+        if name in wanted:
+            there = behind.setdefault((place.part, place.last), [])
+            there += _apart(parts[place.part], place, name) if place.added else [place.tap(name)]
     for part, last in sorted(behind, reverse=True):
         parts[part][last + 1 : last + 1] = behind[part, last]
     *layers, head = map(tuple, parts)
@@ -106,8 +101,3 @@ def _apart(ops: list[Op], place: Place, name: str) -> tuple[Op, Op]:
         elif isinstance(op, AddScaled):
             ops[at] = replace(op, y=buffer)
     return Tap(name, buffer, place.width), Add(buffer, place.buffer, place.width)
-
-
-def _unknown(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 3, 0.5) or known[:3]
-    return f"there is no activation {shown(name)}; the nearest are {', '.join(near)}"

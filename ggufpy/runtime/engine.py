@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.profile import Profile
     from ggufpy.backends.cpu.score import LogitRows
     from ggufpy.models.taps import Hook
+
+    from .snapshots import GroupRows
 
 __all__ = ["Chunk", "Engine"]
 
@@ -97,6 +99,11 @@ class Engine:
         return self._model.plan.hidden[2]
 
     @property
+    def makes_logits(self) -> bool:
+        """Whether it makes logits, not embeddings alone."""
+        return self._model.plan.makes_logits
+
+    @property
     def whole_texts(self) -> bool:
         """Whether a text must be evaluated in one step, from its beginning."""
         return self._model.plan.whole_texts
@@ -153,6 +160,37 @@ class Engine:
         if any(abs(scale) > LARGEST_SCALE for scale in numbers):
             raise GGUFError(f"scales of adapters are {list(numbers)}; they may be at most {LARGEST_SCALE:g}")
         return numbers
+
+    def snapshot(self, sequence: Sequence, n: int) -> tuple[GroupRows, ...]:
+        """What a sequence holds of its first n positions, as bytes that any process can put back with `restored`.
+
+        Raises GGUFError as `Sequence.truncate` does.
+        """
+        from . import snapshots
+
+        with self._alone():
+            return snapshots.taken(sequence, n, self._program, self.cache_forms)
+
+    def restored(self, groups: tuple[GroupRows, ...], n: int, scales: Items[float] = ()) -> Sequence:
+        """A new sequence of n positions that holds what another did, here or elsewhere.
+
+        Raises GGUFError for what was saved of a cache of other types or is damaged, and for a text that is too long.
+        """
+        from . import snapshots
+
+        if n > self.n_ctx:
+            raise GGUFError(f"what was saved has {n} tokens, and the context holds {self.n_ctx}: use a larger n_ctx")
+        sequence = self.sequence(scales)
+        with self._alone():
+            snapshots.put_back(sequence, groups, n, self._program, self._pools)
+        return sequence
+
+    @cached_property
+    def cache_forms(self) -> tuple[str, ...]:
+        """What is kept of each group of layers."""
+        from . import snapshots
+
+        return snapshots.forms(self._pools, self._program)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -244,19 +282,26 @@ class Engine:
     def hooked(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
         """Steps within it give activations (`models/taps.py`) to hooks: f(values, rows) → None, or other values.
 
-        values are float32 (rows, width), there during the call, and may be changed in place; `rows` says whose they
-        are. What a hook raises ends its step, whose sequences stay as they were. A hook has no use of the engine. What
-        is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits may differ from those
-        without a hook. Raises GGUFError for a name that the plan does not have, or that has a hook already.
+        Hooks are by name, or by pattern ("blk.*.l_out"). Of hooks of one activation each is given what those that were
+        there before it leave. values are float32, a row each, there during the call, and may be changed in place;
+        `rows` says whose they are. What a hook raises ends its step, whose sequences stay as they were. A hook has no
+        use of the engine. What is added as it is computed (attn_out, ffn_out) is computed apart: in bulk its last bits
+        may differ from those without a hook. Raises GGUFError for a name that the plan does not have.
         """
         new = dict(checks.mapping("hooks", hooks))
         with self._alone():
-            self._hooks.begin(new)
+            installed = self._hooks.begin(new)
         try:
             yield
         finally:
             with self._lock:
-                self._hooks.end(new)
+                self._hooks.end(installed)
+
+    def activations(self) -> dict[str, tuple[int | None, ...]]:
+        """What hooks can have, in order: by name the shape of a row, None for as many as there are positions."""
+        from ggufpy.models.taps import activations
+
+        return {name: place.shape for name, place in activations(self._model.plan).items()}
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:

@@ -101,6 +101,19 @@ class Holding:
         self._assign(other.pages[: other.cache.end(n)])
         self.since = other.since if n else 0
 
+    def wanted(self, n: int) -> tuple[int, tuple[int, ...]]:
+        """The first position that is still wanted of the first n, and the pages from its own on."""
+        since = max(self.since, self.cache.first(n) * PAGE)
+        return since, self.pages[since // PAGE : self.cache.end(n)]
+
+    def begin(self, since: int, n: int) -> tuple[int, ...]:
+        """Holds new pages for positions `since` to n, in place of what it had; those pages."""
+        first = since // PAGE
+        pages = self._all.take(max(self.cache.end(n) - first, 0))
+        self.since = since
+        self._assign((FORGOTTEN,) * first + pages)
+        return pages
+
     def moved(self, keep: int, drop: int, n: int) -> Move:
         """What becomes of n positions when `drop` of them behind the first `keep` are forgotten.
 

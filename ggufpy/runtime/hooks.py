@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # what few steps want is imported by them: 10 ms of a start
     from ggufpy.backends.cpu.lowering import Sink
     from ggufpy.models.taps import Hook, TapRows
 
+Installed = dict[str, "list[Hook]"]  # functions that come and go together, by the activations that they are for
+
 
 def on_the_cpu(program: Program) -> CpuProgram:
     """The program, for what only one on this CPU can do. Raises GGUFError for another."""
@@ -34,55 +36,68 @@ def on_the_cpu(program: Program) -> CpuProgram:
 
 
 class Hooks:
-    """Of one engine, which holds its lock around every change; `plan` is the model's."""
+    """Of one engine, which holds its lock around every change; `plan` is the model's.
+
+    An activation may have several functions: each is given what those before it leave.
+    """
 
     def __init__(self, plan: Plan, program: Program) -> None:
         self._plan, self._program = plan, program
-        self._functions: dict[str, Hook] = {}
+        self._installed: list[Installed] = []
         self._collector: Collector | None = None
         self._sequences: tuple[Sequence, ...] = ()  # of the step that functions look at
         self.running = False
 
-    def begin(self, new: Mapping[str, Hook]) -> None:
-        """Adds functions. Raises GGUFError for what is none, a name that the plan has not, or that has one already."""
-        for name, hook in new.items():
+    def begin(self, new: Mapping[str, Hook]) -> Installed:
+        """Adds functions, by names or patterns. Raises GGUFError for what is none, and for names of no activation."""
+        from ggufpy.models.taps import activations, matching
+
+        on_the_cpu(self._program)
+        places, installed = activations(self._plan), Installed()
+        for pattern, hook in new.items():
+            name = checks.text("the name of an activation", pattern)
             if not callable(hook):
                 raise GGUFError(f"the hook of {name} is {checks.shown(hook)}; a function (values, rows) is wanted")
-            if name in self._functions:
-                raise GGUFError(f"{name} has a hook already: end that one first")
-        self._tap({**self._functions, **new}, self._collector)
+            for one in matching(places, name):
+                installed.setdefault(one, []).append(hook)
+        self._tap([*self._installed, installed], self._collector)
+        return installed
 
-    def end(self, names: Mapping[str, Hook]) -> None:
+    def end(self, installed: Installed) -> None:
         """Takes functions away."""
-        self._tap({name: hook for name, hook in self._functions.items() if name not in names}, self._collector)
+        self._tap([one for one in self._installed if one is not installed], self._collector)
 
     def collect(self, collector: Collector | None) -> None:
         """Has steps add to this collector's sums. Raises GGUFError if there is another."""
         if collector is not None and self._collector is not None:
             raise GGUFError("what the model multiplies is being summed already: end that first")
-        self._tap(self._functions, collector)
+        self._tap(self._installed, collector)
 
     def see(self, sequences: Callable[[], tuple[Sequence, ...]]) -> None:
         """Says of which sequences the step is that begins."""
-        if self._functions:
+        if self._installed:
             self._sequences = sequences()
 
     def forget(self) -> None:
         """The step has ended: its sequences may go."""
         self._sequences = ()
 
-    def _tap(self, functions: dict[str, Hook], collector: Collector | None) -> None:
+    def _tap(self, installed: list[Installed], collector: Collector | None) -> None:
         from ggufpy.backends.cpu.taps import HookSink
         from ggufpy.models.rewrite import with_taps
 
         program = on_the_cpu(self._program)
+        functions: dict[str, list[Hook]] = {}
+        for one in installed:
+            for name, hooks in one.items():
+                functions.setdefault(name, []).extend(partial(self._call, hook) for hook in hooks)
         plan = with_taps(self._plan, functions)
-        sinks: dict[str, Sink] = {name: HookSink(partial(self._call, hook)) for name, hook in functions.items()}
+        sinks: dict[str, Sink] = {name: HookSink(tuple(hooks)) for name, hooks in functions.items()}
         if collector is not None:
             plan = collector.tapped(plan)
             sinks |= collector.sinks
         program.rewrite(plan, sinks)
-        self._functions, self._collector = functions, collector
+        self._installed, self._collector = installed, collector
 
     def _call(self, hook: Hook, values: NDArray[Any], rows: TapRows) -> NDArray[Any] | None:
         """Calls a function, which is told the sequences too. Where it fails, its step ends."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .snapshots import Snapshot
 
 Floats = NDArray[np.float32]
 Take = Callable[[int, Floats], None]
@@ -55,6 +58,9 @@ class Request:
     `reuse` says which of what others have read counts as read: "alike" what was read as this prompt is going to be (in
     bulk or not), so that its tokens do not depend on what ran before; "any" whatever is there, so that a chat's next
     turn costs its new tokens only; "none".
+
+    `origin` is what a sequence once held of a text: its tokens count as read too. With `saves`, what the request has
+    read at its end is taken out into `saved`; it has no sampler then.
     """
 
     prompt: Items[int]
@@ -68,6 +74,8 @@ class Request:
     hidden: bool = False
     reuse: Reuse = "alike"
     scales: tuple[float, ...] = ()
+    origin: Snapshot | None = None
+    saves: bool = False
     paused: bool = field(default=False, init=False)  # whether nobody wants its tokens now: it has no part in steps
     produced: list[int] = field(default_factory=list, init=False)
     taken: int = field(default=0, init=False)  # how many of those whoever asked has had
@@ -76,7 +84,9 @@ class Request:
     # "stop" (an end), "length" (limit or context), "read", "cancelled" or "error"
     finish: str | None = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)
+    reused: int = field(default=0, init=False)  # tokens of the prompt that were read before it began
     begun: bool = field(default=False, init=False)  # whether it has had a place
+    saved: Snapshot | None = field(default=None, init=False)
     _told: int = field(default=0, init=False)  # tokens of the prompt that the sampler knows
 
     def __post_init__(self) -> None:
@@ -93,6 +103,11 @@ class Request:
         if self.drafts is not None:
             self.drafts.begin(self.prompt)
         self.begun = True
+
+    @property
+    def moves(self) -> bool:
+        """Whether all that is wanted is that what was read of a text is taken out, or put back."""
+        return (self.saves or self.origin is not None) and self.sampler is None and self.take is None
 
     @property
     def done(self) -> bool:

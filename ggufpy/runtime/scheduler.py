@@ -21,6 +21,7 @@ from .engine import Engine
 from .held import Beginnings, Held, Kind
 from .prefixes import common
 from .request import Event, Failed, Finished, Request, Token
+from .snapshots import Snapshot
 
 Floats = NDArray[np.float32]
 
@@ -191,26 +192,61 @@ class Scheduler:
             held = Held(self._engine.sequence(request.scales))
         elif request.reuse == "any":
             in_bulk = self._engine.reads_in_bulk(len(request.prompt) - len(held.tokens))
+        if not request.begun:
+            request.reused = len(held.tokens)
         try:
             request.begin()
+            if len(held.tokens) == len(request.text):
+                self._end_reading(request, held)
         except BaseException:  # of whoever draws or guesses, or an interrupt: others can have what it holds
             self._kept.append(held)
             raise
         request.evaluated = len(held.tokens)
         return _Running(request, held, common(request.prompt, request.text) if in_bulk else 0)
 
+    def known(self, tokens: list[int], scales: tuple[float, ...] = ()) -> int:
+        """How many tokens of a text, from the first on, have been read and are there."""
+        nearest = self._nearest(tokens, "any", scales)
+        return 0 if nearest is None else nearest[1]
+
+    def _nearest(self, tokens: list[int], kind: Kind, scales: tuple[float, ...]) -> tuple[Held, int] | None:
+        """What holds most of a text, and how many tokens of it can be gone on from."""
+        some = [*self._kept, *(running.held for running in self._running)]
+        nearest = self._beginnings.longest(some, tokens, kind, scales)
+        if nearest is None:
+            return None
+        shared = nearest[0].sequence.keepable(nearest[1])  # windows may have forgotten what would be gone back to
+        return (nearest[0], shared) if shared else None
+
+    def _restored(self, request: Request, most: int) -> Held | None:
+        """What the request brings along, if that is more of its text, up to `most` tokens, than others have read."""
+        origin = request.origin
+        if origin is None or origin.scales != request.scales:
+            return None
+        shared = common(origin.tokens, request.text[:most])
+        if shared <= self.known(request.text[:most], request.scales):
+            return None
+        self._free_place()
+        sequence = self._engine.restored(origin.groups, len(origin.tokens), origin.scales)
+        if not sequence.keepable(shared):
+            sequence.close()
+            return None
+        held = Held(sequence, list(origin.tokens), origin.bulk)
+        held.cut(shared)
+        return held
+
     def _taken_over(self, request: Request, in_bulk: bool) -> Held | None:
         """What holds most of the request's text: the place of an ended one, or a fork where that may be wanted."""
+        most = len(request.text) - (not request.moves)  # the last one is read again for its logits
+        if restored := self._restored(request, most):
+            return restored
         if request.reuse == "none":
             return None
         kind: Kind = "any" if request.reuse == "any" else "bulk" if in_bulk else "exact"
-        some = [*self._kept, *(running.held for running in self._running)]
-        nearest = self._beginnings.longest(some, request.text[:-1], kind, request.scales)
+        nearest = self._nearest(request.text[:most], kind, request.scales)
         if nearest is None:
             return None
-        held, shared = nearest[0], nearest[0].sequence.keepable(nearest[1])
-        if not shared:  # windows have forgotten what would be gone back to
-            return None
+        held, shared = nearest
         if held in self._kept:
             if shared == len(held.tokens) or self._free_places < 1:
                 held.cut(shared)
@@ -311,7 +347,7 @@ class Scheduler:
         if running.left:
             return
         if request.sampler is None:
-            request.finish = "read"
+            self._end_reading(request, running.held)
             return
         for row in logits[len(logits) - 1 - len(one.draft) :]:
             if not self._next(running, row):
@@ -319,6 +355,13 @@ class Scheduler:
             running.held.read(request.text[-1:], False)
             request.evaluated = running.at
         running.held.cut(running.at)  # what was guessed and did not come
+
+    def _end_reading(self, request: Request, held: Held) -> None:
+        """The prompt of a request without a sampler has been read."""
+        if request.saves:
+            groups = self._engine.snapshot(held.sequence, len(held.tokens))
+            request.saved = Snapshot(tuple(held.tokens), held.bulk, request.scales, groups)
+        request.finish = "read"
 
     def _next(self, running: _Running, logits: Floats) -> bool:
         """Draws the next token. Whether it has been guessed, so that it is evaluated already."""

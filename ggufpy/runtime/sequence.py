@@ -136,6 +136,20 @@ class Sequence:
             other.n_past, other.scales = count, self.scales
             return other
 
+    def wanted(self, n: int) -> list[tuple[int, tuple[int, ...]]]:
+        """Of each group, the first position that is still wanted of the first n, and the pages from its own on.
+
+        Raises GGUFError as `truncate` does.
+        """
+        count = self._check(n, "save")
+        return [holding.wanted(count) for holding in self._holdings]
+
+    def begin(self, since: Items[int], n: int) -> list[tuple[int, ...]]:
+        """Pages to write positions `since` (of each group) to n to, in place of what it held; then `advance` by n."""
+        self._change()
+        self.n_past = 0
+        return [holding.begin(first, n) for holding, first in zip(self._holdings, since, strict=True)]
+
     def checkpoint(self) -> Sequence:
         """A fork of all that there is now, for `restore`. It holds its pages until it is closed or dropped."""
         return self.fork(self.n_past)

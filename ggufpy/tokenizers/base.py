@@ -11,11 +11,13 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import chain
 
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 from ggufpy.tokenizers.special import Partition
+from ggufpy.tokenizers.texts import TokenTexts
 from ggufpy.tokenizers.vocab import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocab, token_byte
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -59,6 +61,11 @@ class Tokenizer(ABC):
         """Every id that ends a generation: end of text, of turn, of message."""
         return self.vocab.end_tokens
 
+    @cached_property
+    def texts(self) -> TokenTexts:
+        """The bytes of all tokens, control tokens their own texts, to be searched in."""
+        return TokenTexts(self)
+
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Ids of `text`.
 
@@ -81,6 +88,12 @@ class Tokenizer(ABC):
                 ids += self._encode_text(part, after_special)
             after_special = isinstance(part, int)
         return ids + after
+
+    def pair(self, first: str, second: str) -> list[int]:
+        """Ids of two texts as one, as models that rank texts want them, with what the model adds around texts and
+        between them: BOS first EOS SEP second EOS."""
+        before, after = self._frame()
+        return [*before, *self.encode(first), *self._between(), *self.encode(second), *after]
 
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         """The bytes that a token stands for; nothing for a control token without `special`.
@@ -124,6 +137,11 @@ class Tokenizer(ABC):
         vocab = self.vocab
         before = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
         return before, [vocab.eos] if vocab.add_eos and vocab.eos is not None else []
+
+    def _between(self) -> list[int]:
+        """Ids between the two texts of a pair."""
+        sep = self.vocab.sep if self.vocab.add_sep else None
+        return [*self._frame()[1], *([] if sep is None else [sep])]
 
     def _checked(self, token: int) -> int:
         try:

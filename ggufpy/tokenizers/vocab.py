@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 from ggufpy.support.records import dataclass
+from ggufpy.tokenizers.fill import FILL_TEXTS
 from ggufpy.tokenizers.strings import decode_strings
 
 if TYPE_CHECKING:
@@ -63,32 +64,6 @@ _FILL = (
     (("fim_pad_token_id",), ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]")),
     (("fim_rep_token_id",), ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
     (("fim_sep_token_id",), ("<|file_sep|>",)),
-)
-_FILL_PARTS = (
-    "<|fim_prefix|>",
-    "<fim-prefix>",
-    "<fim_prefix>",
-    "<\uff5cfim\u2581begin\uff5c>",
-    "<PRE>",
-    "\u2581<PRE>",
-    "<|code_prefix|>",
-    "<|prefix|>",
-    "<|fim_suffix|>",
-    "<fim-suffix>",
-    "<fim_suffix>",
-    "<\uff5cfim\u2581hole\uff5c>",
-    "<SUF>",
-    "\u2581<SUF>",
-    "<|code_suffix|>",
-    "<|suffix|>",
-    "<|fim_middle|>",
-    "<fim-middle>",
-    "<fim_middle>",
-    "<\uff5cfim\u2581end\uff5c>",
-    "<MID>",
-    "\u2581<MID>",
-    "<|code_middle|>",
-    "<|middle|>",
 )
 _ALWAYS_SHOWN = (
     "<|channel|>",
@@ -142,6 +117,7 @@ class Vocab:
     add_space_prefix: bool
     end_tokens: frozenset[int]
     strip_after_special: frozenset[int]
+    add_sep: bool = False  # between the texts of a pair, beside what ends each
 
 
 def load_vocab(file: Described, rules: Rules) -> Vocab:
@@ -178,6 +154,7 @@ def load_vocab(file: Described, rules: Rules) -> Vocab:
         eos=eos,
         unknown=_special(metadata, "unknown", n, rules.unknown),
         sep=_special(metadata, "seperator", n, rules.sep),
+        add_sep=bool(flag(metadata, "add_sep_token")),
         add_bos=(rules.add_bos and bos is not None) if add_bos is None else add_bos,
         add_eos=(rules.add_eos and eos is not None) if add_eos is None else add_eos,
         add_space_prefix=rules.add_space_prefix if prefix is None else prefix,
@@ -273,7 +250,7 @@ def _end_tokens(
         if text in ids:
             types[ids[text]] = CONTROL
             ends.add(ids[text])
-    for text in _FILL_PARTS:
+    for text in FILL_TEXTS:
         if text in ids:
             types[ids[text]] = CONTROL
     for text in _ALWAYS_SHOWN:

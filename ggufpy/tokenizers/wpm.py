@@ -34,6 +34,10 @@ class WPMTokenizer(Tokenizer):
         vocab = self.vocab
         return [] if vocab.bos is None else [vocab.bos], [] if vocab.sep is None else [vocab.sep]
 
+    def _between(self) -> list[int]:
+        """One SEP, which ends the first text."""
+        return self._frame()[1]
+
     def _encode_text(self, text: str, after_special: bool) -> list[int]:
         encoded = guarded(
             "the text cannot be tokenized",

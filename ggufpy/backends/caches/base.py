@@ -50,3 +50,7 @@ class Cache:
     def rewinds_to(self, since: int, n: int) -> int:
         """The least number of positions, from 1 to n, that can be gone back to; 0 where any can."""
         raise NotImplementedError
+
+    def suffices(self, since: int, n: int) -> bool:
+        """Whether with positions from `since` to n there is all that the next row sees."""
+        return since == 0

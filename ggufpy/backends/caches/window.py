@@ -40,3 +40,6 @@ class WindowKv(Kv):
 
     def rewinds_to(self, since: int, n: int) -> int:
         return since + self.window - 1 if since else 0
+
+    def suffices(self, since: int, n: int) -> bool:
+        return since <= max(n + 1 - self.window, 0)

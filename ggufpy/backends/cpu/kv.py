@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ggufpy.backends.caches import layers_by_cache
 from ggufpy.backends.cpu.kernels.attention import part_bytes, scratch_bytes
@@ -14,6 +18,9 @@ from ggufpy.models.plan import Plan
 from ggufpy.support.records import dataclass
 
 from .memory import Region
+from .portable import HeadPages
+
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class KvMemory:
 
     def __init__(self, heads: Heads, layers: Sequence[int], pages: int, shape: CacheShape, lanes: int) -> None:
         self.shape, self.pages = shape, pages
+        self.form = HeadPages(heads, shape.key_type, shape.value_type, lanes)
         self._layers = {layer: i for i, layer in enumerate(layers)}
         self.key_head_bytes = shape.key_type.key_page(heads.key_length, lanes)
         self.value_head_bytes = shape.value_type.value_page(heads.value_length, lanes)
@@ -63,12 +71,22 @@ class KvMemory:
 
     def copy(self, source: int, target: int) -> None:
         """Copies a page, in every layer."""
-        for i in range(len(self._layers)):
-            start = i * self._layer_bytes
-            for size in self._page_bytes:
-                pages = self._memory.bytes[start : start + self.pages * size].reshape(self.pages, size)
+        for layer in self._layers:
+            for pages in self._pages(layer):
                 pages[target] = pages[source]
-                start += self.pages * size
+
+    def page(self, layer: int, page: int) -> tuple[Bytes, Bytes]:
+        """A page's keys and values where they lie, (heads, bytes of a head's page) each."""
+        keys, values = (pages[page].reshape(self.form.heads.shared, -1) for pages in self._pages(layer))
+        return keys, values
+
+    def _pages(self, layer: int) -> list[Bytes]:
+        """A layer's pages of keys and of values, (pages, bytes) each."""
+        found, start = [], self._layers[layer] * self._layer_bytes
+        for size in self._page_bytes:
+            found.append(self._memory.bytes[start : start + self.pages * size].reshape(self.pages, size))
+            start += self.pages * size
+        return found
 
 
 class CacheMemory:
@@ -124,3 +142,28 @@ class CacheMemory:
         """Copies a page of a group, in every layer."""
         for memory in self._memories[group]:
             memory.copy(source, target)
+
+    def form(self, group: int) -> str:
+        """What a row of `read_page` is made of, as "30 layers of 3 x (64 f16 + 64 f16)"."""
+        names = groupby(self._of[layer].form.name for layer in self._layers_of(group))
+        return ", ".join(f"{len(list(some))} layers of {name}" for name, some in names)
+
+    def row_bytes(self, group: int) -> int:
+        """Bytes of such a row."""
+        return sum(self._of[layer].form.row_bytes for layer in self._layers_of(group))
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        """(PAGE, bytes of a position): what `portable.py` makes of a page, layer after layer."""
+        layers = self._layers_of(group)
+        return np.concatenate([self._of[i].form.rows(*self._of[i].page(i, page)) for i in layers], axis=1)
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        """The inverse of `read_page`. Raises GGUFError for numbers that are not finite."""
+        start = 0
+        for layer in self._layers_of(group):
+            form = self._of[layer].form
+            form.fill(*self._of[layer].page(layer, page), rows[:, start : start + form.row_bytes])
+            start += form.row_bytes
+
+    def _layers_of(self, group: int) -> list[int]:
+        return sorted(layer for layer, its in self._group_of.items() if its == group)

@@ -28,7 +28,7 @@ from .weights import Matrix
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ggufpy.models.taps import Hook
+    from .taps import Given
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,12 @@ class StepKind:
     bulk: bool
 
 
-@dataclass(frozen=True)
 class Cut:
-    """Where a tape ends for a hook to be given a tap's buffer; what follows goes on with what the hook leaves."""
+    """Where a tape ends for Python to have its turn; what follows goes on with what that leaves."""
 
-    op: Tap
-    hook: Hook
-    buffer: str
-    at: int  # the first column
+    def give(self, given: Given, work: Workspace) -> None:
+        """Its turn: what is given of a step, whose rows are in a workspace."""
+        raise NotImplementedError
 
 
 class Sink(Protocol):
@@ -200,9 +198,9 @@ class Lowering:
         wanted = self.kind.group or buffer in self.work.forms.quantised_in_bulk
         return self.work.codes_address(buffer) if wanted else 0
 
-    def cut(self, op: Tap, hook: Hook) -> Iterator[Call | Cut]:
-        """Gives a tap's buffer to a hook; what has been made of the buffer is made anew where it is read."""
-        yield Cut(op, hook, *self.views.place(op.x))
+    def cut(self, op: Tap, cut: Cut) -> Iterator[Call | Cut]:
+        """Has a tap's buffer changed by Python; what has been made of the buffer is made anew where it is read."""
+        yield cut
         self._spoil([op.x])
 
     def forms(self, buffer: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
-from ggufpy.backends.program import Floats, Ints, Rows
+from ggufpy.backends.program import Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op
 from ggufpy.models.plan import Plan
@@ -115,7 +115,7 @@ class CpuProgram:
         if self._sinks:
             from .taps import of_step
 
-            self._given[self._work] = of_step(step)
+            self._given[self._work] = of_step(step, self._spread())
 
         def calls() -> Iterable[Call | Cut]:
             return self._lowering(self._work, kind).calls(self._plan.body)
@@ -157,11 +157,12 @@ class CpuProgram:
         """What `logits` has computed last, where it lies."""
         from .score import LogitRows
 
-        return LogitRows(self._head, count, self.model.plan.vocabulary, self.model.threads, self._spread)
+        return LogitRows(self._head, count, self.model.plan.vocabulary, self.model.threads, self._spread())
 
-    def _spread(self, call: Call) -> None:
-        """Runs one kernel on every thread."""
-        Tape([call], self.model.library).run(self._team)
+    def _spread(self) -> Callable[[Call], None]:
+        """What runs one kernel on every thread; it does not hold this program."""
+        library, team = self.model.library, self._team
+        return lambda call: Tape([call], library).run(team)
 
     def rewrite(self, plan: Plan, sinks: Sinks) -> None:
         """Steps run the model's plan with other ops on the same matrices from now on, and what stands behind its taps.
@@ -183,7 +184,7 @@ class CpuProgram:
             self._tapes[name] = stretches(calls(), self.model.library)
         for stretch in self._tapes[name]:
             if isinstance(stretch, Cut):
-                self._given[work].give(stretch, work)
+                stretch.give(self._given[work], work)
             elif self.profile is None:
                 stretch.run(self._team)
             else:
@@ -207,6 +208,18 @@ class CpuProgram:
             for angles in self._ropes:
                 angles.turn(np.full(count, -drop), slice(0, count))
             self._run(("shift", group), calls, self._work)
+
+    def form(self, group: int) -> str:
+        return self._kv.form(group)
+
+    def row_bytes(self, group: int) -> int:
+        return self._kv.row_bytes(group)
+
+    def read_page(self, group: int, page: int) -> Bytes:
+        return self._kv.read_page(group, page)
+
+    def write_page(self, group: int, page: int, rows: Bytes) -> None:
+        self._kv.write_page(group, page, rows)
 
     def close(self) -> None:
         self._team.close()

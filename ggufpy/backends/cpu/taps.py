@@ -5,7 +5,7 @@ In: the rows of a step, and a workspace between two pieces of a tape. Out: the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,31 +23,64 @@ from .workspace import Workspace
 
 
 @dataclass(frozen=True)
-class HookSink:
-    """The tape is cut at taps of this name, for a function."""
-
-    hook: Hook
-
-    def lower(self, to: Lowering, op: Tap) -> Iterator[Call | Cut]:
-        return to.cut(op, self.hook)
-
-
-@dataclass(frozen=True)
 class Given:
-    """Which rows of a workspace are real, and what they are. A slice where they stand together, so they are a view."""
+    """Which rows of a workspace are real, and what they are. A slice where they stand together, so they are a view.
+
+    `parts` are the texts that they are of, in the order of rows, and `run` runs a kernel on every thread; a head's
+    rows have neither.
+    """
 
     rows: slice | Ints
     about: TapRows
+    parts: tuple[Rows, ...] = ()
+    run: Callable[[Call], None] | None = None
 
-    def give(self, cut: Cut, work: Workspace) -> None:
-        """Has the hook look at them. Raises GGUFError if it returns something else than as many rows of numbers."""
-        buffer = work.rows_of(cut.buffer)[:, cut.at : cut.at + cut.op.width]
-        values = buffer[self.rows]
-        changed = cut.hook(values, self.about)
+    def named(self, name: str, part: slice = slice(None)) -> TapRows:
+        """What some of the rows are, for hooks of an activation."""
+        about = self.about
+        return TapRows(about.sequence[part], about.position[part], about.token[part], name)
+
+
+@dataclass(frozen=True)
+class HookSink:
+    """The tape is cut at taps of this name, for functions that are called in turn."""
+
+    hooks: tuple[Hook, ...]
+
+    def lower(self, to: Lowering, op: Tap) -> Iterator[Call | Cut]:
+        if op.attention is None:
+            return to.cut(op, RowsCut(op, self.hooks, *to.views.place(op.x)))
+        from .attention_taps import weights_cut  # what few hooks want
+
+        return to.cut(op, weights_cut(to, op, op.attention, self.hooks))
+
+
+@dataclass(frozen=True)
+class RowsCut(Cut):
+    """Where hooks are given a tap's buffer, from column `at` on."""
+
+    op: Tap
+    hooks: tuple[Hook, ...]
+    buffer: str
+    at: int
+
+    def give(self, given: Given, work: Workspace) -> None:
+        """Has the hooks look at the rows. Raises GGUFError if one returns something else than as many numbers."""
+        op = self.op
+        buffer = work.rows_of(self.buffer)[:, self.at : self.at + op.width]
+        values = buffer[given.rows]
+        by_head = values.reshape(len(values), op.heads, -1) if op.heads else values
+        ask(self.hooks, by_head, given.named(op.name))
+        if not isinstance(given.rows, slice):  # a copy, and changed perhaps
+            buffer[given.rows] = values
+
+
+def ask(hooks: Sequence[Hook], values: NDArray[Any], about: TapRows) -> None:
+    """Has each hook in turn look at the values and change them. Raises GGUFError for what does not fit them."""
+    for hook in hooks:
+        changed = hook(values, about)
         if changed is not None:
-            buffer[self.rows] = _checked(changed, values.shape, cut.op.name)
-        elif not isinstance(self.rows, slice):  # a copy, and changed perhaps
-            buffer[self.rows] = values
+            values[...] = _checked(changed, values.shape, about.name)
 
 
 def _checked(changed: object, shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -57,10 +90,10 @@ def _checked(changed: object, shape: tuple[int, ...], name: str) -> NDArray[Any]
     raise GGUFError(f"the hook of {name} returned {what}; None, or an array {shape} of numbers must come of it")
 
 
-def of_step(step: Sequence[Rows]) -> Given:
+def of_step(step: Sequence[Rows], run: Callable[[Call], None]) -> Given:
     """The rows of a step, in their order."""
     order = sorted(range(len(step)), key=lambda i: step[i].row)
-    parts = [step[i] for i in order]
+    parts = tuple(step[i] for i in order)
     each = np.concatenate([np.arange(part.row, part.end) for part in parts])
     about = TapRows(
         np.repeat(np.array(order, np.int64), [len(part.tokens) for part in parts]),
@@ -68,7 +101,7 @@ def of_step(step: Sequence[Rows]) -> Given:
         np.concatenate([part.tokens for part in parts]),
     )
     together = len(each) == each[-1] - each[0] + 1
-    return Given(slice(int(each[0]), int(each[-1]) + 1) if together else each, about)
+    return Given(slice(int(each[0]), int(each[-1]) + 1) if together else each, about, parts, run)
 
 
 def of_head(step: Given, rows: Sequence[int]) -> Given:

@@ -12,6 +12,14 @@ from ggufpy.generate.sampling.steps import chain, options
 
 _ABOUT = """How the next token is chosen; the defaults are llama.cpp's. Raises GGUFError for a value out of range.
 
+The samplers of a text run in the order that `samplers` gives: a list of names, a text of names with ";" between them,
+or one of letters ("edskypmxt" is the usual order). One that is not named does not run, whatever its options say:
+without "temperature" temp=0 takes no likeliest token. `logit_bias` comes first and one token is drawn at the end, in
+any order. With `mirostat` nothing runs but logit_bias and the temperature.
+
+The same `seed`, prompt and options give the same text, whatever else runs. llama.cpp has other random numbers: its
+texts are of the same distribution, but not the same.
+
 The options in the order of the steps that they belong to:
 
 """
@@ -23,6 +31,8 @@ class _Checked:
     def __post_init__(self) -> None:
         for option in options():
             object.__setattr__(self, option.name, option.check(getattr(self, option.name)))
+        for step in chain():
+            step.check(self)  # type: ignore[arg-type]  # it is a Sampling
 
     @classmethod
     def from_options(cls, **given: Any) -> Sampling:
@@ -43,12 +53,7 @@ class _Checked:
     def check_tokens(self, n_vocab: int) -> None:
         """Raise GGUFError where an option has a token that is not among `n_vocab`."""
         for step in chain():
-            step.check_tokens(self, n_vocab)  # type: ignore[arg-type]  # it is a Sampling
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return any(step.is_greedy(self) for step in chain())  # type: ignore[arg-type]
+            step.check_tokens(self, n_vocab)  # type: ignore[arg-type]
 
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
         """The options that the library itself reads have their types here; `steps/` declares all of them."""
 
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+        samplers: tuple[str, ...]
         logit_bias: tuple[tuple[int, float], ...]
         seed: int | None
 

@@ -1,7 +1,8 @@
 """From logits to the next token: the chain of steps that the options of one text ask for.
 
 In: `Sampling` and float32 logits (n_vocab,). Out: a token id. Functions of the caller come first, then what a grammar
-allows, then steps that adjust logits, then those that cut candidates, of which the last one draws.
+allows, then the steps: those that change logits of the whole vocabulary, then all from the first that leaves some of it
+out, of which the last one draws.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from itertools import dropwhile, takewhile
 from typing import Protocol
 
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.candidates import Candidates, Floats
 from ggufpy.generate.sampling.options import Sampling
-from ggufpy.generate.sampling.step import Adjust, Cut
-from ggufpy.generate.sampling.steps import chain
+from ggufpy.generate.sampling.repetition import Text
+from ggufpy.generate.sampling.step import Adjust, Cut, Step, Vocabulary
+from ggufpy.generate.sampling.steps import wanted
 from ggufpy.support.records import dataclass
 
 Processor = Callable[[NDArray[np.int64], Floats], Floats]  # ids of the text so far and logits (n_vocab,) to new logits
@@ -37,10 +40,14 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class Guides:
-    """What beside options decides about one text: a grammar, and functions of the caller, called in order."""
+    """What beside options decides about one text: a grammar, and functions of the caller, called in order.
+
+    `vocabulary`, a model's tokenizer, is for steps that go by what tokens say (DRY's breakers, infill).
+    """
 
     constraint: Constraint | None = None
     processors: tuple[Processor, ...] = ()
+    vocabulary: Vocabulary | None = None
 
 
 NO_GUIDES = Guides()
@@ -60,13 +67,18 @@ class Sampler:
         self.sampling = sampling
         self.n_vocab = n_vocab
         self.n_known = n_vocab if n_known is None else n_known
-        steps = [step(sampling) for step in chain() if step.is_on(sampling)]
         self._constraint, self._processors = guides.constraint, guides.processors
-        self._text: list[int] = []  # kept for functions of the caller
+        self._text = Text()  # kept for functions of the caller
         self._drawing = False  # whether a token has been asked for: what comes from then on is no prompt
-        self._adjusts = [step for step in steps if isinstance(step, Adjust)]
-        self._cuts = [] if sampling.greedy else [step for step in steps if isinstance(step, Cut)]
-        self._floor = _floor(self._cuts)
+        steps = [step(sampling) for step in wanted(sampling)]
+        for step in steps:
+            step.learn(guides.vocabulary)
+        self._hearing = [step for step in steps if type(step).accept is not Step.accept]
+        first = takewhile(lambda step: isinstance(step, Adjust), steps)
+        self._adjusts = [step for step in first if isinstance(step, Adjust)]
+        rest = steps[len(self._adjusts) :]
+        self._rest = [] if _takes_best(rest) else rest
+        self._floor = _floor(rest)
         self._random = np.random.Generator(np.random.PCG64(None if sampling.seed == -1 else sampling.seed))
 
     def accept(self, token: int) -> None:
@@ -75,10 +87,10 @@ class Sampler:
         if not 0 <= index < self.n_vocab:
             raise GGUFError(f"token {index} is not in the vocabulary of {self.n_vocab:,} tokens")
         if self._processors:
-            self._text.append(index)
+            self._text.add(index)
         if self._constraint is not None and self._drawing:
             self._constraint.accept(index)
-        for step in self._adjusts:
+        for step in self._hearing:
             step.accept(index)
 
     def sample(self, logits: Floats) -> int:
@@ -94,24 +106,28 @@ class Sampler:
         best = int(logits.argmax())  # the first of equals; NaN counts as the largest
         if not math.isfinite(logits[best]):
             raise GGUFError(_no_choice(float(logits[best]), self._constraint is not None))
-        return self._drawn(logits) if self._cuts else best
+        return self._drawn(logits) if self._rest else best
 
     def adjusted(self, logits: Floats) -> Floats:
-        """Logits after the caller's functions, the mask and the steps that adjust them; a copy if there are any."""
-        if self._constraint is None and not self._adjusts and not self._processors:
-            return logits
+        """Logits after the caller's functions, the mask and the steps that change them ahead of all others.
+
+        They are a copy if there are any of these.
+        """
         logits = self._processed(logits)
-        logits = logits.copy() if self._constraint is None else self._masked(logits, self._constraint.mask())
-        with np.errstate(over="ignore", invalid="ignore"):
-            for step in self._adjusts:
-                step.adjust(logits)
+        if self._constraint is not None:
+            logits = self._masked(logits, self._constraint.mask())
+        elif self._adjusts:
+            logits = logits.copy()
+        for step in self._adjusts:
+            ids = step.tokens()
+            logits[ids] = step.adjusted(logits[ids], slice(None))
         return logits
 
     def _processed(self, logits: Floats) -> Floats:
         """What the caller's functions make of a copy of `logits`. Raises GGUFError for another shape."""
         if not self._processors:
             return logits
-        ids, logits = np.array(self._text, np.int64), logits.copy()
+        ids, logits = self._text.ids, logits.copy()
         for process in self._processors:
             logits = np.asarray(process(ids, logits), np.float32)
             if logits.shape != (self.n_vocab,):
@@ -119,32 +135,49 @@ class Sampler:
         return logits
 
     def _masked(self, logits: Floats, words: NDArray[np.uint32]) -> Floats:
-        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form."""
+        """A copy of `logits` with -inf where the bit of a token is 0. Raises GGUFError for words of another form.
+
+        A grammar allows a few tokens, or nearly all: those that are fewer are written.
+        """
         count = -(-self.n_vocab // 32)
         if words.shape != (count,) or words.dtype != np.uint32:
             raise GGUFError(f"a mask is {words.dtype} {words.shape}, and must be uint32 ({count},)")
         octets = words.astype("<u4", order="C", copy=False).view(np.uint8)
-        bits = np.unpackbits(octets, count=self.n_vocab, bitorder="little")
-        allowed = np.flatnonzero(bits.view(np.bool_))
-        masked = np.full_like(logits, -np.inf)
-        masked[allowed] = logits[allowed]
+        allowed = np.unpackbits(octets, count=self.n_vocab, bitorder="little").view(np.bool_)
+        if 2 * np.count_nonzero(allowed) < self.n_vocab:
+            places = np.flatnonzero(allowed)
+            masked = np.full_like(logits, -np.inf)
+            masked[places] = logits[places]
+        else:
+            masked = logits.copy()
+            masked[np.flatnonzero(~allowed)] = -np.inf
         return masked
 
     def _drawn(self, logits: Floats) -> int:
         candidates = Candidates(logits, self._random, self._floor)
         with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
-            for step in self._cuts:
+            for step in self._rest:
                 step.apply(candidates)
         return int(candidates.ids[0])  # the last step has drawn
 
 
-def _floor(cuts: Sequence[Cut]) -> float | None:
-    """How far below the largest logit nothing is drawn, if the likeliest is still there where that is decided."""
-    for step in cuts:
-        if step.floor is not None:
-            return step.floor
-        if not step.keeps_best:
+def _takes_best(steps: Sequence[Step]) -> bool:
+    """Whether no more than the likeliest token is left of all, so that no step needs to run."""
+    for step in steps:
+        if not isinstance(step, Cut) or not step.keeps_best:
+            return False
+        if step.takes_best:
+            return True
+    return False
+
+
+def _floor(steps: Sequence[Step]) -> float | None:
+    """How far below the largest logit nothing is drawn, where that is known as candidates are sorted."""
+    for step in dropwhile(lambda step: isinstance(step, Cut) and not step.sorts, steps):
+        if not isinstance(step, Cut):
             return None
+        if step.floor is not None or not step.blind_below:
+            return step.floor
     return None
 
 

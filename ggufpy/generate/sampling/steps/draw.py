@@ -1,10 +1,16 @@
-"""The draw: one of the tokens that are left, by chance."""
+"""The draw: one of the tokens that are left, by chance.
+
+The random numbers are NumPy's PCG64 with the text's seed: one for each token that is drawn, and one more for each turn
+of a step that leaves something to chance (XTC). They are a text's own: what else runs, and tokens that are guessed and
+not taken (drafts), change nothing. llama.cpp draws with mt19937, a generator for each sampler of its chain: the same
+seed gives other tokens there, of the same distribution.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufpy.generate.sampling.step import Cut
+from ggufpy.generate.sampling.step import Last
 from ggufpy.support import checks
 from ggufpy.support.options import Option, Whole
 
@@ -24,10 +30,10 @@ class Seed:
         return Whole().read(text)
 
 
-class Draw(Cut):
+class Draw(Last):
     """Leaves one token, drawn by the probabilities of all that are left."""
 
-    PLACE = 100
+    PLACE = 130
     OPTIONS = (
         Option(
             "seed",
@@ -41,12 +47,8 @@ class Draw(Cut):
     )
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
-        candidates.sort()
-        reached = candidates.shares().cumsum()
-        place = int(reached.searchsorted(candidates.random.random() * reached[-1], side="right"))
-        candidates.after(min(place, len(candidates) - 1))
-        candidates.first(1)
+        """See Step."""
+        candidates.draw()
 
 
 STEP = Draw

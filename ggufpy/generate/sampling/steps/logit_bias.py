@@ -58,7 +58,7 @@ class LogitBias(Adjust):
             (),
             Biases(),
             "add to a token's logit, again for more; -inf never takes it",
-            ("--logit-bias",),
+            ("-l", "--logit-bias"),
             metavar="ID=BIAS",
             default_text="",
             repeated=True,
@@ -68,7 +68,7 @@ class LogitBias(Adjust):
     def __init__(self, sampling: Sampling) -> None:
         import numpy as np
 
-        self._ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
+        self._ids: NDArray[np.int64] = np.array([token for token, _ in sampling.logit_bias], np.int64)
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
 
     @classmethod
@@ -83,9 +83,13 @@ class LogitBias(Adjust):
             if token >= n_vocab:
                 raise GGUFError(f"logit_bias: token {token} is not in the vocabulary of {n_vocab:,} tokens")
 
-    def adjust(self, logits: NDArray[np.float32]) -> None:
+    def tokens(self) -> NDArray[np.int64]:
         """See Adjust."""
-        logits[self._ids] += self._biases
+        return self._ids
+
+    def adjusted(self, logits: NDArray[Any], which: NDArray[np.int64] | slice) -> NDArray[Any]:
+        """See Adjust."""
+        return logits + self._biases[which]
 
 
 STEP = LogitBias

@@ -17,13 +17,13 @@ class MinP(Cut):
     """Drops tokens below a share of the likeliest: 0.05 is a logit of 3.0 (ln 20) below the largest."""
 
     PLACE = 70
-    OPTIONS = (
-        Option("min_p", 0.05, Share(), "drop tokens below this share of the likeliest; 0: none", ("--min-p",)),
-    )
+    NAME, LETTER = "min_p", "m"
+    OPTIONS = (Option("min_p", 0.05, Share(), "drop tokens below this share of the likeliest; 0: none", ("--min-p",)),)
 
     def __init__(self, sampling: Sampling) -> None:
         self._log_share: float = math.log(sampling.min_p)
-        self.floor = self._log_share
+        self._least: int = max(sampling.min_keep, 1)
+        self.floor = self._log_share if self._least == 1 else None
 
     @classmethod
     def is_on(cls, sampling: Sampling) -> bool:
@@ -31,9 +31,9 @@ class MinP(Cut):
         return bool(sampling.min_p > 0)
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
+        """See Step."""
         candidates.sort()
-        candidates.first_above(self._log_share)
+        candidates.first_above(self._log_share, self._least)
 
 
 STEP = MinP

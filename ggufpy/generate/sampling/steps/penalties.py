@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ggufpy.errors import GGUFError
+from ggufpy.generate.sampling.kinds import Factor, Recent, Within
 from ggufpy.generate.sampling.step import Adjust
-from ggufpy.support import checks
-from ggufpy.support.options import Option, Real, Whole
+from ggufpy.support.options import Option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,28 +16,7 @@ if TYPE_CHECKING:
     from ggufpy.generate.sampling.options import Sampling
 
 _MOST_RECENT = 1 << 31
-
-
-class Factor(Real):
-    """Numbers above 0."""
-
-    def check(self, name: str, value: object) -> float:
-        """See Kind."""
-        factor = super().check(name, value)
-        if factor <= 0:
-            raise GGUFError(f"{name} is {factor}, and must be above 0 (1 turns it off)")
-        return factor
-
-
-class Recent(Whole):
-    """How many tokens are recent."""
-
-    def check(self, name: str, value: object) -> int:
-        """See Kind."""
-        count = checks.whole(name, value)
-        if count < -1:
-            raise GGUFError(f"{name} is {count}, and must be 0 or more, or -1 for all tokens")
-        return count
+_MOST_PENALTY = 1e9  # so that a logit stays one: what is forbidden is -inf
 
 
 class Penalties(Adjust):
@@ -48,6 +26,7 @@ class Penalties(Adjust):
     """
 
     PLACE = 20
+    NAME, LETTER = "penalties", "e"
     OPTIONS = (
         Option(
             "repeat_penalty",
@@ -59,17 +38,21 @@ class Penalties(Adjust):
         Option(
             "repeat_last_n",
             64,
-            Recent(-1),
+            Recent(),
             "how many tokens are recent; 0: none, -1: the whole context",
             ("--repeat-last-n",),
         ),
         Option(
-            "presence_penalty", 0.0, Real(), "subtract from tokens that occurred", ("--presence-penalty",)
+            "presence_penalty",
+            0.0,
+            Within(-_MOST_PENALTY, _MOST_PENALTY),
+            "subtract from tokens that occurred",
+            ("--presence-penalty",),
         ),
         Option(
             "frequency_penalty",
             0.0,
-            Real(),
+            Within(-_MOST_PENALTY, _MOST_PENALTY),
             "subtract for every time they did",
             ("--frequency-penalty",),
         ),
@@ -99,15 +82,21 @@ class Penalties(Adjust):
         self._recent.append(token)
         self._counts[token] += 1
 
-    def adjust(self, logits: NDArray[np.float32]) -> None:
+    def tokens(self) -> NDArray[np.int64]:
         """See Adjust."""
         import numpy as np
 
-        ids = np.fromiter(self._counts.keys(), np.int64, len(self._counts))
-        counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
-        recent, repeat = logits[ids], np.float32(self._repeat)
-        recent = np.where(recent > 0, recent / repeat, recent * repeat)
-        logits[ids] = recent - counts * np.float32(self._frequency) - np.float32(self._presence)
+        return np.fromiter(self._counts.keys(), np.int64, len(self._counts))
+
+    def adjusted(self, logits: NDArray[Any], which: NDArray[np.int64] | slice) -> NDArray[Any]:
+        """See Adjust."""
+        import numpy as np
+
+        counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))[which]
+        repeat = np.float32(self._repeat)
+        logits = np.where(logits > 0, logits / repeat, logits * repeat)
+        adjusted: NDArray[Any] = logits - counts * np.float32(self._frequency) - np.float32(self._presence)
+        return adjusted
 
 
 STEP = Penalties

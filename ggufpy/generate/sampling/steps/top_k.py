@@ -16,23 +16,21 @@ class TopK(Cut):
     """Keeps the k likeliest."""
 
     PLACE = 40
+    NAME, LETTER = "top_k", "k"
     OPTIONS = (Option("top_k", 40, Whole(), "keep the K likeliest; 0: all", ("--top-k",), metavar="K"),)
+    blind_below = True
 
     def __init__(self, sampling: Sampling) -> None:
         self._k: int = sampling.top_k
+        self.takes_best = self._k == 1
 
     @classmethod
     def is_on(cls, sampling: Sampling) -> bool:
         """See Step."""
         return bool(sampling.top_k > 0)
 
-    @classmethod
-    def is_greedy(cls, sampling: Sampling) -> bool:
-        """See Step."""
-        return bool(sampling.top_k == 1)
-
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
+        """See Step."""
         candidates.sort(self._k)
 
 

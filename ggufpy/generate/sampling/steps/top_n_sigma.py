@@ -1,6 +1,7 @@
 """Top-nσ (Tang et al. 2024): logits within n standard deviations of the largest, whatever the temperature.
 
-Facts: llama_sampler_top_n_sigma in src/llama-sampler.cpp of llama.cpp.
+Facts: llama_sampler_top_n_sigma in src/llama-sampler.cpp of llama.cpp. There what is dropped stays as a candidate of
+-inf, which samplers behind it count (dynamic temperature, min_keep); here it is gone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class TopNSigma(Cut):
     """Keeps what is at most n standard deviations below the largest; logits of -inf do not count for those."""
 
     PLACE = 30
+    NAME, LETTER = "top_n_sigma", "s"
     OPTIONS = (
         Option(
             "top_n_sigma",
@@ -29,6 +31,7 @@ class TopNSigma(Cut):
             metavar="N",
         ),
     )
+    sorts = False
 
     def __init__(self, sampling: Sampling) -> None:
         self._n: float = sampling.top_n_sigma
@@ -39,7 +42,7 @@ class TopNSigma(Cut):
         return bool(sampling.top_n_sigma > 0)
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
+        """See Step."""
         import numpy as np
 
         logits = candidates.logits

@@ -16,12 +16,13 @@ class TopP(Cut):
     """Keeps the likeliest until they reach the share: at least one."""
 
     PLACE = 60
-    OPTIONS = (
-        Option("top_p", 0.95, Share(), "keep the likeliest that make up this share; 1: all", ("--top-p",)),
-    )
+    NAME, LETTER, SPELLINGS = "top_p", "p", ("nucleus",)
+    OPTIONS = (Option("top_p", 0.95, Share(), "keep the likeliest that make up this share; 1: all", ("--top-p",)),)
+    blind_below = True
 
     def __init__(self, sampling: Sampling) -> None:
         self._share: float = sampling.top_p
+        self._least: int = sampling.min_keep
 
     @classmethod
     def is_on(cls, sampling: Sampling) -> bool:
@@ -29,9 +30,8 @@ class TopP(Cut):
         return bool(sampling.top_p < 1)
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
-        candidates.sort()
-        candidates.first(int(candidates.shares().cumsum().searchsorted(self._share)) + 1)
+        """See Step."""
+        candidates.first_with(self._share, self._least)
 
 
 STEP = TopP

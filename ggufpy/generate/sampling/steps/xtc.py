@@ -24,6 +24,7 @@ class Xtc(Cut):
     """
 
     PLACE = 80
+    NAME, LETTER = "xtc", "x"
     OPTIONS = (
         Option(
             "xtc_probability",
@@ -45,6 +46,7 @@ class Xtc(Cut):
     def __init__(self, sampling: Sampling) -> None:
         self._probability: float = sampling.xtc_probability
         self._threshold: float = sampling.xtc_threshold
+        self._least: int = sampling.min_keep
 
     @classmethod
     def is_on(cls, sampling: Sampling) -> bool:
@@ -52,12 +54,13 @@ class Xtc(Cut):
         return bool(sampling.xtc_probability > 0 and sampling.xtc_threshold <= 0.5)
 
     def apply(self, candidates: Candidates) -> None:
-        """See Cut."""
+        """See Step."""
         candidates.sort()
         if len(candidates) < 2 or candidates.random.random() >= self._probability:
             return
         reached = int((candidates.shares() >= self._threshold).sum())
-        candidates.after(max(reached - 1, 0))
+        if reached > 1 and len(candidates) - (reached - 1) >= self._least:
+            candidates.after(reached - 1)
 
 
 STEP = Xtc

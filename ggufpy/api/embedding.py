@@ -1,0 +1,84 @@
+"""Embeddings and scores of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.api.openai.model import Record
+from ggufpy.generate.loaded import LoadedModel
+from ggufpy.support import checks
+
+if TYPE_CHECKING:
+    from ggufpy.generate.embeddings import Embedder
+
+
+class Embeddings(LoadedModel):
+    """What makes vectors of texts. `_pooling` is what calls take that name none; None: as the model says."""
+
+    _pooling: str | None = None
+
+    def embed(
+        self, input: str | Sequence[str], normalize: bool = False, truncate: bool = False,
+        return_count: bool = False, *, pooling: str | None = None,
+    ) -> Any:  # fmt: skip
+        """A vector for a text, a list of them for a list of texts; with `pooling` "none" one for each token of a text.
+
+        `pooling` is "mean", "cls" (the first token), "last" or "none"; None for what the model says, and where it says
+        nothing the last token of a model whose tokens see only what is before them, the mean of another. A model that
+        ranks texts ("rank") has scores in place of a vector. `normalize` makes vectors 1 long. A text longer than the
+        context raises GGUFError; with `truncate` its beginning counts. `return_count`: with how many tokens were read.
+        """
+        rows, count = self._embeddings(input, normalize, pooling, truncate)
+        embedder = self._embedder()
+        single = isinstance(input, str) and embedder.pooling(self._pooling if pooling is None else pooling) != "none"
+        found = rows[0] if single else rows
+        return (found, count) if checks.flag("return_count", return_count) else found
+
+    def create_embedding(
+        self, input: str | Sequence[str], model: str | None = None, *, normalize: bool = True,
+        pooling: str | None = None,
+    ) -> Record:  # fmt: skip
+        """As `embed`, in OpenAI's shape, vectors 1 long; `model` is the name in the answer."""
+        from ggufpy.api.openai import embeddings
+
+        name = self.name if model is None else checks.text("model", model)
+        return embeddings.embeddings(name, *self._embeddings(input, normalize, pooling, False))
+
+    def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each document answers a query, by a model that ranks texts: its first score, in their order.
+
+        Raises GGUFError for another model, and for a pair that is longer than the context.
+        """
+        checks.text("query", query)
+        embedder = self._embedder()
+        kind = embedder.pooling("rank")
+        texts = checks.items("documents", documents, "a list of texts")
+        scores = []
+        for i, document in enumerate(texts):
+            tokens = self._pair(query, checks.text(f"documents[{i}]", document))
+            scores.append(float(embedder.of_tokens(tokens, kind)[0, 0]))
+        return scores
+
+    def _pair(self, query: str, document: str) -> list[int]:
+        """A query and a document as one text: by the file's template for it, else one behind the other as the model's
+        tokenizer frames pairs (llama.cpp: tools/server, format_prompt_rerank)."""
+        tokenizer = self.tokenizer
+        template = self.metadata.get("tokenizer.chat_template.rerank")
+        if isinstance(template, str):
+            parts = template.replace("{document}", "\0").replace("{query}", query).replace("\0", document)
+            return tokenizer.encode(parts, add_special=True, parse_special=True)
+        return tokenizer.pair(query, document)
+
+    def _embedder(self) -> Embedder:
+        from ggufpy.generate.embeddings import Embedder
+
+        tensors = self._parts.file.tensors
+        return Embedder(self.loop, lambda weight: tensors[weight.name].to_numpy(), self._parts.scales)
+
+    def _embeddings(
+        self, given: str | Sequence[str], normalize: bool, pooling: str | None, truncate: bool
+    ) -> tuple[list[list[float]], int]:
+        """The rows of all texts, and how many tokens these have."""
+        pooling = self._pooling if pooling is None else pooling
+        return self._embedder().of_texts(self.tokenizer, given, pooling, normalize, truncate)

@@ -1,0 +1,224 @@
+"""What one call asks for: every field checked before anything is evaluated, one line for each that cannot be.
+
+In: the arguments of `create_completion` and `create_chat_completion`. Out: an `Asked`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ggufpy.api.openai.formats import answer_grammar
+from ggufpy.api.openai.model import Model, Record
+from ggufpy.errors import GGUFError
+from ggufpy.support import checks
+from ggufpy.support.records import dataclass
+
+if TYPE_CHECKING:
+    from ggufpy.api.openai.prompts import ChatPrompt
+    from ggufpy.chat.syntax import Parser
+    from ggufpy.chat.tools import Offer
+    from ggufpy.generate.sampling import Guides, Sampling
+
+MOST_CHOICES = 1024
+SEEDS = 1 << 64
+Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call. Its choices differ by what `samplings` has for each; `max_tokens` None is no limit, `logprobs` None
+    asks for none. `guides` makes what else decides about a text, once for each; `parser` what takes an answer apart.
+    """
+
+    tokens: tuple[int, ...]
+    samplings: tuple[Sampling, ...]
+    max_tokens: int | None
+    guides: Callable[[], Guides]
+    stop: tuple[str, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    scales: tuple[float, ...] | None = None
+    logprobs: int | None = None
+    echo: str = ""
+    suffix: str = ""
+    parser: Callable[[], Parser] | None = None
+    shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
+    legacy_calls: bool = False  # calls are told as `function_call`
+    chat: str | None = None  # the text of a chat's prompt
+    include_usage: bool = False
+    model: str = ""
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, options: Record) -> Asked:
+    """The request behind `create_completion`; takes its own names out of `options`, the rest is sampling."""
+    options = dict(options)
+    suffix = options.pop("suffix", None)
+    tokens, text = _prompt(llm, prompt, suffix)
+    echo = text if checks.switch("echo", options.pop("echo", None)) else ""
+    logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
+    guides = _guides(llm, options, None)
+    fixed = {"echo": echo, "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
+    return _request(llm, tokens, limit, options, "cmpl", **fixed)
+
+
+def chat_request(
+    llm: Model, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record
+) -> Asked:
+    """The request behind `create_chat_completion`."""
+    from ggufpy.chat import tools
+
+    options = dict(options)
+    if limit is None:
+        limit = options.pop("max_completion_tokens", None)
+    names = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
+    asked = {name: options.pop(name, None) for name in names}
+    offer = tools.offered(**asked)
+    logprobs = _chat_logprobs(llm, options)
+    variables = _variables(options)
+    prompt = llm.chat_prompt(messages, offer, **variables)
+    fixed: Record = {"chat": prompt.text, "logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
+    fixed["guides"] = _guides(llm, options, (prompt, offer))
+    answers = llm.chat_answers
+    fixed["parser"] = partial(answers.syntax.parser, prompt.text, offer.chosen if offer else None)
+    fixed["shown"] = answers.shown
+    options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
+    return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
+
+
+def _prompt(llm: Model, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], str]:
+    """The tokens of a prompt and its text; with a suffix what makes a model fill in between."""
+    if suffix is not None:
+        return llm.infill_tokens(checks.text("prompt", prompt), checks.text("suffix", suffix)), str(prompt)
+    if isinstance(prompt, str):
+        return llm.tokenizer.encode(prompt, add_special=True, parse_special=True), prompt
+    tokens = checks.tokens("prompt", prompt, llm.n_vocab(), "a text (str) or a list of token ids")
+    return tokens, llm.tokenizer.decode(tokens)
+
+
+def _variables(options: Record) -> Record:
+    """Further variables of the chat template."""
+    given = options.pop("chat_template_kwargs", None)
+    variables = {} if given is None else dict(checks.mapping("chat_template_kwargs", given))
+    for name in ("reasoning_effort", "documents"):
+        if (value := options.pop(name, None)) is not None:
+            variables[name] = value
+    if checks.switch("continue_final_message", options.pop("continue_final_message", None)):
+        variables["continue_final"] = True
+    return variables
+
+
+def _chat_logprobs(llm: Model, options: Record) -> int | None:
+    wanted = checks.switch("logprobs", options.pop("logprobs", None))
+    top = _alternatives(llm, "top_logprobs", options.pop("top_logprobs", None))
+    if top is not None and not wanted:
+        raise GGUFError("top_logprobs needs logprobs=True")
+    return (top or 0) if wanted else None
+
+
+def _alternatives(llm: Model, name: str, count: object) -> int | None:
+    """How many alternatives to list, if any are."""
+    if count is not None and not 0 <= checks.whole(name, count) <= llm.n_vocab():
+        raise GGUFError(f"{name} is {count}, and must be how many alternatives to list, 0 or more")
+    return None if count is None else checks.whole(name, count)
+
+
+def _guides(llm: Model, options: Record, chat: tuple[ChatPrompt, Offer | None] | None) -> Callable[[], Guides]:
+    """What makes the grammar and the caller's functions of a text."""
+    processors = _functions("logits_processor", options.pop("logits_processor", None))
+    grammar = answer_grammar(options.pop("response_format", None), options.pop("grammar", None))
+    after = None
+    if chat is not None:
+        prompt, offer = chat
+        if grammar is not None:
+            after = llm.chat_answers.syntax.answer_after(prompt.text)
+        elif offer is not None:
+            grammar = llm.chat_answers.syntax.grammar(offer, prompt.text, llm.chat_answers.control)
+    if grammar is not None:
+        llm.constraint(grammar, after)  # a grammar that cannot be is refused here
+
+    def make() -> Guides:
+        from ggufpy.generate.sampling import Guides
+
+        return Guides(None if grammar is None else llm.constraint(grammar, after), processors)
+
+    return make
+
+
+def _functions(name: str, given: object) -> tuple[Callable[..., Any], ...]:
+    """A function or a list of such, as llama-cpp-python's LogitsProcessorList and StoppingCriteriaList are."""
+    if given is None:
+        return ()
+    some = [given] if callable(given) and not isinstance(given, list) else checks.items(name, given, "functions")
+    for function in some:
+        if not callable(function):
+            raise GGUFError(f"{name} has {checks.shown(function)}; functions are wanted")
+    return tuple(some)
+
+
+def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, kind: str, **fixed: Any) -> Asked:
+    """All that can be wrong with a request is said here; seeds are drawn last."""
+    most = None if limit is None else checks.whole("max_tokens", limit)
+    stops = _stops(options.pop("stop", None))
+    criteria = _functions("stopping_criteria", options.pop("stopping_criteria", None))
+    usage = _include_usage(options.pop("stream_options", None))
+    scales = llm.adapter_scales(options.pop("lora", None))
+    count = _count(options.pop("n", None))
+    user = options.pop("user", None)
+    if user is not None:
+        checks.text("user", user)
+    model = options.pop("model", None)
+    if model is not None:
+        checks.text("model", model)
+    llm.check_prompt(tokens)
+    return Asked(
+        tuple(tokens),
+        _samplings(llm, count, options),
+        most if most is not None and most > 0 else None,
+        stop=stops,
+        criteria=criteria,
+        scales=scales,
+        include_usage=usage,
+        model=model or llm.name,
+        id=f"{kind}-{uuid4()}",
+        **fixed,
+    )
+
+
+def _count(n: object) -> int:
+    count = 1 if n is None else checks.whole("n", n, 1)
+    if count > MOST_CHOICES:
+        raise GGUFError(f"n is {count}, and may be {MOST_CHOICES} at most")
+    return count
+
+
+def _samplings(llm: Model, count: int, options: Record) -> tuple[Sampling, ...]:
+    """One for each choice: a seed that was given is the first one's, and goes up by one from choice to choice."""
+    first = llm.sampling(**options)
+    if first.seed is None or options.get("seed") is None:
+        return (first, *(llm.sampling(**options) for _ in range(count - 1)))
+    return tuple(replace(first, seed=(first.seed + i) % SEEDS) for i in range(count))
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    """Stop strings, from one or some or none."""
+    if stop is None or isinstance(stop, str):
+        return (stop,) if stop else ()
+    stops = tuple(checks.items("stop", stop, "a string or a list of strings"))
+    if any(not isinstance(text, str) or not text for text in stops):
+        raise GGUFError(f"stop is {checks.shown(stop)}; it must be a string or strings, none of them empty")
+    return stops
+
+
+def _include_usage(given: object) -> bool:
+    if given is None:
+        return False
+    options = checks.mapping("stream_options", given)
+    if unknown := set(options) - {"include_usage"}:
+        raise GGUFError(f"stream_options has {sorted(map(str, unknown))}; include_usage is all there is")
+    return checks.switch("stream_options.include_usage", options.get("include_usage"))

@@ -1,0 +1,118 @@
+"""Chat completions, whole and streamed: content, thoughts (`reasoning_content`) and calls of tools.
+
+A parser takes the answer apart as it comes; whole and streamed answers say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ggufpy.api.openai.model import Model, Record
+from ggufpy.api.openai.shapes import head, token_text, usage_chunk
+from ggufpy.api.openai.texts import Delta, Job
+from ggufpy.chat.syntax import Arguments, Call, Content, Piece, Thought
+
+CHUNK = "chat.completion.chunk"
+
+
+def chunks(job: Job) -> Iterator[Record]:
+    """Chunks: of every choice the role, what is said in deltas, and why it ended."""
+    asked, llm = job.asked, job.llm
+    first = head(asked, CHUNK)
+    for number in range(len(asked.samplings)):
+        yield {**first, "choices": [_delta(number, {"role": "assistant"}, None, None)]}
+    called = [False] * len(asked.samplings)
+    for number, delta in job.deltas():
+        logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(llm, [delta])
+        pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
+        for piece in pieces or ([Content("")] if logprobs is not None else []):
+            called[number] |= isinstance(piece, Call)
+            yield {**first, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
+            logprobs = None
+        if delta.finish:
+            finish = _finish(delta.finish, called[number], asked.legacy_calls)
+            yield {**first, "choices": [_delta(number, {}, None, finish)]}
+    if asked.include_usage:
+        yield usage_chunk(asked, CHUNK, job.usage)
+
+
+def whole(job: Job) -> Record:
+    """A chat completion in one dict."""
+    asked = job.asked
+    said: list[list[Delta]] = [[] for _ in asked.samplings]
+    for number, delta in job.deltas():
+        said[number].append(delta)
+    choices = []
+    for number, deltas in enumerate(said):
+        message, called = _message([piece for delta in deltas for piece in delta.pieces], asked.legacy_calls)
+        logprobs = None if asked.logprobs is None else _logprobs(job.llm, deltas)
+        finish = _finish(deltas[-1].finish or "length", called, asked.legacy_calls)
+        choices.append({"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    return {**head(asked, "chat.completion"), "choices": choices, "usage": job.usage}
+
+
+def _message(pieces: Sequence[Piece], legacy: bool) -> tuple[Record, bool]:
+    """The assistant's message of an answer's pieces, and whether it calls tools."""
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    thought = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+    calls = [piece for piece in pieces if isinstance(piece, Call)]
+    message: Record = {"role": "assistant", "content": None if calls and not content else content}
+    if thought:
+        message["reasoning_content"] = thought
+    made = []
+    for call in calls:
+        parts = (piece.text for piece in pieces if isinstance(piece, Arguments) and piece.index == call.index)
+        function = {"name": call.name, "arguments": "".join(parts)}
+        made.append({"id": call.id, "type": "function", "function": function})
+    if made and legacy:
+        message["function_call"] = made[0]["function"]
+    elif made:
+        message["tool_calls"] = made
+    return message, bool(made)
+
+
+def _finish(reason: str, called: bool, legacy: bool) -> str:
+    """A call is why an answer ended, unless it was cut short."""
+    if not called or reason != "stop":
+        return reason
+    return "function_call" if legacy else "tool_calls"
+
+
+def _is_told(piece: Piece, legacy: bool) -> bool:
+    """Whether a delta has room for a piece: `function_call` has it for the first call."""
+    return not (legacy and isinstance(piece, Call | Arguments) and piece.index)
+
+
+def _said(piece: Piece, legacy: bool) -> Record:
+    """A piece as the delta of a message."""
+    if isinstance(piece, Content):
+        return {"content": piece.text}
+    if isinstance(piece, Thought):
+        return {"reasoning_content": piece.text}
+    if isinstance(piece, Call):
+        function = {"name": piece.name, "arguments": ""}
+        call: Record = {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+        return {"function_call": function} if legacy else {"tool_calls": [call]}
+    part = {"arguments": piece.text}
+    return {"function_call": part} if legacy else {"tool_calls": [{"index": piece.index, "function": part}]}
+
+
+def _delta(number: int, delta: Record, logprobs: Record | None, finish: str | None) -> Record:
+    return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _logprobs(llm: Model, said: Sequence[Delta]) -> Record:
+    """OpenAI's `logprobs` of a chat completion."""
+
+    def entry(token: int, value: float) -> dict[str, Any]:
+        raw = llm.tokenizer.token_bytes(token)
+        return {"token": token_text(llm, token), "logprob": value, "bytes": list(raw)}
+
+    return {
+        "content": [
+            {**entry(delta.token, delta.logprob), "top_logprobs": [entry(t, value) for t, value in delta.top]}
+            for delta in said
+            if delta.token is not None
+        ]
+    }

@@ -1,0 +1,1 @@
+"""Families of models whose syntax is known. A module here has `syntax(shown, architecture) -> Syntax | None`."""
