@@ -2,8 +2,8 @@
 
 Facts: llama_sampler_mirostat and llama_sampler_mirostat_v2 in src/llama-sampler.cpp of llama.cpp, and the chain around
 them in common/sampling.cpp: logit_bias, then the temperature, then mirostat. What else is asked for does not run, and a
-temperature of 0 takes the likeliest token. Where version 1's number of tokens does not fit an int, as for flat
-distributions, it takes all of them; there that is undefined, and mostly one.
+temperature of 0 takes the likeliest token. Version 1 there takes one token where the number of them does not fit an int
+(flat distributions) or one of the likeliest 100 has no probability in float32; here it takes what the formula says.
 """
 
 from __future__ import annotations
