@@ -24,7 +24,7 @@ from ggufpy.support.records import dataclass
 from .lowering import Call, Cut, Lowering
 from .memory import Region
 from .ops.attend import cache_constants
-from .taps import Given, ask
+from .taps import Given, Run, ask
 from .workspace import Workspace
 
 CHUNK = 2048  # positions whose keys and values are floats at once
@@ -44,15 +44,25 @@ class CachedLayer:
     arguments: Mapping[str, int | float]
     group: int
 
-    def read(self, table: int, first: int, last: int, run: Callable[[Call], None]) -> tuple[Floats, Floats]:
-        """Keys and values (positions, heads, length) of positions from `first` to before `last` of a page table."""
-        h, count = self.heads, last - first
+    def reader(self, part: Rows, run: Run) -> Read:
+        """Reads what there is of a text; the positions that were read last are kept."""
+        table = part.pages.address + self.group * 8 * part.pages.shape[1]
+
+        @lru_cache(maxsize=1)
+        def read(first: int, last: int) -> tuple[Floats, Floats]:
+            return self._read(table, range(first, last), run)
+
+        return read
+
+    def _read(self, table: int, positions: range, run: Run) -> tuple[Floats, Floats]:
+        """Keys and values (positions, heads, length) of some positions of a page table."""
+        h, count = self.heads, len(positions)
         strides = {"k": 4 * h.shared * h.key_length, "v": 4 * h.shared * h.value_length}
         sizes = {"step": 8, "places": 16 * count, **{name: count * stride for name, stride in strides.items()}}
         room = Region(sum(sizes.values()) + 64 * len(sizes), "keys and values").parts(sizes)
         room["step"].view(np.int64, 1)[:] = count
         places = room["places"].view(np.int64, count, 2)
-        places[:, 0], places[:, 1] = np.arange(first, last), table
+        places[:, 0], places[:, 1] = positions, table
         addresses = {f"{name}_ptr": room[name].at(0, size) for name, size in sizes.items()}
         values = {
             **self.arguments, **addresses, "k_stride": strides["k"], "v_stride": strides["v"], "n_kv": h.shared,
@@ -91,19 +101,13 @@ class WeightsCut(Cut):
 
     def give(self, given: Given, work: Workspace) -> None:
         """Has the hooks look at every text's probabilities, some rows at a time, and sums anew what they change."""
-        h, run = self.attend.heads, given.run
-        assert run is not None
+        h = self.attend.heads
         (q, q_at), (y, y_at) = self.places
         queries = work.rows_of(q)[:, q_at : q_at + h.queries * h.key_length]
         outputs = work.rows_of(y)[:, y_at : y_at + self.op.width]
         before = 0
         for part in given.parts:
-            table = part.pages.address + self.layer.group * 8 * part.pages.shape[1]
-
-            @lru_cache(maxsize=1)
-            def read(first: int, last: int, table: int = table) -> tuple[Floats, Floats]:
-                return self.layer.read(table, first, last, run)
-
+            read = self.layer.reader(part, given.run)
             size = max(1, PIECE // (4 * h.queries * (part.position + len(part.tokens))))
             for start in range(0, len(part.tokens), size):
                 count = min(size, len(part.tokens) - start)

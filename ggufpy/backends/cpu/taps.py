@@ -21,19 +21,20 @@ from ggufpy.support.records import dataclass
 from .lowering import Call, Cut, Lowering
 from .workspace import Workspace
 
+Run = Callable[[Call], None]
+
 
 @dataclass(frozen=True)
 class Given:
     """Which rows of a workspace are real, and what they are. A slice where they stand together, so they are a view.
 
-    `parts` are the texts that they are of, in the order of rows, and `run` runs a kernel on every thread; a head's
-    rows have neither.
+    `run` runs a kernel on every thread. `parts` are the texts that the rows are of, in order; a head's rows have none.
     """
 
     rows: slice | Ints
     about: TapRows
+    run: Run
     parts: tuple[Rows, ...] = ()
-    run: Callable[[Call], None] | None = None
 
     def named(self, name: str, part: slice = slice(None)) -> TapRows:
         """What some of the rows are, for hooks of an activation."""
@@ -90,7 +91,7 @@ def _checked(changed: object, shape: tuple[int, ...], name: str) -> NDArray[Any]
     raise GGUFError(f"the hook of {name} returned {what}; None, or an array {shape} of numbers must come of it")
 
 
-def of_step(step: Sequence[Rows], run: Callable[[Call], None]) -> Given:
+def of_step(step: Sequence[Rows], run: Run) -> Given:
     """The rows of a step, in their order."""
     order = sorted(range(len(step)), key=lambda i: step[i].row)
     parts = tuple(step[i] for i in order)
@@ -101,7 +102,7 @@ def of_step(step: Sequence[Rows], run: Callable[[Call], None]) -> Given:
         np.concatenate([part.tokens for part in parts]),
     )
     together = len(each) == each[-1] - each[0] + 1
-    return Given(slice(int(each[0]), int(each[-1]) + 1) if together else each, about, parts, run)
+    return Given(slice(int(each[0]), int(each[-1]) + 1) if together else each, about, run, parts)
 
 
 def of_head(step: Given, rows: Sequence[int]) -> Given:
@@ -109,4 +110,4 @@ def of_head(step: Given, rows: Sequence[int]) -> Given:
     wanted = np.asarray(rows, np.int64)
     at = wanted - step.rows.start if isinstance(step.rows, slice) else np.searchsorted(step.rows, wanted)
     about = step.about
-    return Given(slice(0, len(rows)), TapRows(about.sequence[at], about.position[at], about.token[at]))
+    return Given(slice(0, len(rows)), TapRows(about.sequence[at], about.position[at], about.token[at]), step.run)
