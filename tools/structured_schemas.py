@@ -33,9 +33,7 @@ SCHEMAS: list[tuple[str, str, dict[str, Any]]] = [
     (
         "weather",
         "What is the weather in Paris?",
-        _object(
-            city=_SHORT, unit={"type": "string", "enum": ["C", "F"]}, degrees={"type": "integer", "multipleOf": 5}
-        ),
+        _object(city=_SHORT, unit={"type": "string", "enum": ["C", "F"]}, degrees={"type": "integer", "multipleOf": 5}),
     ),
     (
         "optional",

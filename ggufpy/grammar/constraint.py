@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ggufpy.grammar.grammar import Grammar
     from ggufpy.grammar.vocabulary import Vocabulary
 
+
 class Constraint:
     """What `grammar` allows in one text; `ggufpy.generate.sampling.Constraint` says how it is asked.
 
