@@ -127,7 +127,7 @@ SCHEMAS: list[tuple[str, str, dict[str, Any]]] = [
         "joined",
         "Describe an employee.",
         {
-            "allOf": [_object(name=_SHORT) | {"additionalProperties": True}, {"$ref": "#/$defs/job"}],
+            "allOf": [{"properties": {"name": _SHORT}, "required": ["name"]}, {"$ref": "#/$defs/job"}],
             "$defs": {"job": {"type": "object", "properties": {"job": _SHORT, "since": {"type": "integer"}}}},
         },
     ),
