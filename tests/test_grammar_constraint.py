@@ -268,7 +268,7 @@ def test_texts_of_random_logits_validate(number: int, shared: Path) -> None:
         kind(schema, format_checker=kind.FORMAT_CHECKER).validate(json.loads(text))
 
 
-class _Bytes(FakeTokenizer):
+class Bytes(FakeTokenizer):
     """The fake model's tokens with what a grammar needs of them."""
 
     def __init__(self) -> None:
@@ -279,7 +279,7 @@ class _Bytes(FakeTokenizer):
 
 def _model(rows: Any, **options: Any) -> ggufpy.Llama:
     made = parts(n_ctx=256, rows=rows, **options)
-    return ggufpy.Llama.from_parts(replace(made, tokenizer=Later(_Bytes)), 0, LoadOptions())
+    return ggufpy.Llama.from_parts(replace(made, tokenizer=Later(Bytes)), 0, LoadOptions())
 
 
 def test_texts_of_a_model_that_end_with_the_grammar() -> None:
@@ -290,7 +290,7 @@ def test_texts_of_a_model_that_end_with_the_grammar() -> None:
         row[ord("!")], row[EOS] = 9, -9
         return row
 
-    words = Vocabulary(_Bytes(), VOCAB)  # type: ignore[arg-type]
+    words = Vocabulary(Bytes(), VOCAB)  # type: ignore[arg-type]
     with _model(rows) as llm:
         for grammar, texts in (
             (Grammar.from_regex("yes|no"), ("yes", "no")),
