@@ -5,7 +5,9 @@ Also what several tests of grammars share: bytes as tokens, and walks through a 
 
 from __future__ import annotations
 
+import importlib.util
 import random
+from pathlib import Path
 from typing import Any
 
 import llguidance
@@ -13,6 +15,19 @@ import numpy as np
 
 from ggufpy.grammar import Grammar, gbnf, library
 
+
+def _schemas() -> list[tuple[str, str, dict[str, Any]]]:
+    """Those of tools/structured_schemas.py."""
+    path = Path(__file__).resolve().parent.parent / "tools" / "structured_schemas.py"
+    spec = importlib.util.spec_from_file_location("structured_schemas", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.SCHEMAS)
+
+
+SCHEMAS = _schemas()
 BYTES: Any = llguidance.LLTokenizer("byte")
 
 

@@ -96,22 +96,18 @@ def fault(text: Text, schema: dict[str, Any]) -> str | None:
 
 def check(llm: ggufpy.Llama, vocabulary: Vocabulary, args: argparse.Namespace) -> int:
     """Samples `args.count` texts over all schemas; how many do not fit."""
-    wrong = 0
+    wrong = seed = 0
     chosen = cases(llm, args.schemas)
-    fits: dict[str, int] = dict.fromkeys((case.name for case in chosen), 0)
-    sampled: dict[str, int] = dict.fromkeys(fits, 0)
-    for i in range(args.count):
-        case = chosen[i * len(chosen) // args.count]  # one after the other: a request is then read once
-        constraint = Constraint(case.grammar, vocabulary)
-        text = generate(llm, case.prompt, constraint, args.tokens, temp=args.temp, seed=args.seed + i)
-        sampled[case.name] += 1
-        if (why := fault(text, case.schema)) is None:
-            fits[case.name] += 1
-        else:
-            wrong += 1
-            print(f"{case.name}, seed {args.seed + i}: {why}: {text.text[:200]!r}")
-    for name, count in sampled.items():
-        print(f"{fits[name]:6} of {count:4} fit  {name}")
+    for number, case in enumerate(chosen):
+        before, count = wrong, args.count * (number + 1) // len(chosen) - seed
+        for _ in range(count):
+            seed += 1
+            constraint = Constraint(case.grammar, vocabulary)
+            text = generate(llm, case.prompt, constraint, args.tokens, temp=args.temp, seed=seed)
+            if (why := fault(text, case.schema)) is not None:
+                wrong += 1
+                print(f"{case.name}, seed {seed}: {why}: {text.text[:200]!r}")
+        print(f"{count - wrong + before:6} of {count:4} fit  {case.name}", flush=True)
     print(f"{args.count - wrong} of {args.count} texts over {len(chosen)} schemas fit")
     return wrong
 
@@ -124,10 +120,10 @@ def pair(llm: ggufpy.Llama, vocabulary: Vocabulary, args: argparse.Namespace) ->
     for i in range(args.pairs):
         case = chosen[i % len(chosen)]
         constraint = Constraint(gbnf or case.grammar, vocabulary)
-        held = generate(llm, case.prompt, constraint, args.tokens, temp=args.temp, seed=args.seed + i)
+        held = generate(llm, case.prompt, constraint, args.tokens, temp=args.temp, seed=i)
         if held.tokens < 8:
             continue
-        free = generate(llm, case.prompt, None, held.tokens, temp=args.temp, seed=args.seed + i)
+        free = generate(llm, case.prompt, None, held.tokens, temp=args.temp, seed=i)
         both = [(text.tokens - 1) / text.seconds for text in (held, free)]
         rates["held"].append(both[0])
         rates["free"].append(both[1])
@@ -146,7 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=20, help="texts to time, held and free (0: none)")
     parser.add_argument("--temp", type=float, default=0.8)
     parser.add_argument("--tokens", type=int, default=400, help="tokens of a text at most")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--gbnf", action="store_true", help="time llama.cpp's JSON grammar in place of schemas")
     args = parser.parse_args(arguments)
     with ggufpy.Llama(args.model, n_ctx=2048) as llm:

@@ -33,9 +33,7 @@ SCHEMAS: list[tuple[str, str, dict[str, Any]]] = [
     (
         "weather",
         "What is the weather in Paris?",
-        _object(
-            city=_SHORT, unit={"type": "string", "enum": ["C", "F"]}, degrees={"type": "integer", "multipleOf": 5}
-        ),
+        _object(city=_SHORT, unit={"type": "string", "enum": ["C", "F"]}, degrees={"type": "integer", "multipleOf": 5}),
     ),
     (
         "optional",
@@ -129,7 +127,7 @@ SCHEMAS: list[tuple[str, str, dict[str, Any]]] = [
         "joined",
         "Describe an employee.",
         {
-            "allOf": [_object(name=_SHORT) | {"additionalProperties": True}, {"$ref": "#/$defs/job"}],
+            "allOf": [{"properties": {"name": _SHORT}, "required": ["name"]}, {"$ref": "#/$defs/job"}],
             "$defs": {"job": {"type": "object", "properties": {"job": _SHORT, "since": {"type": "integer"}}}},
         },
     ),

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 
 from ggufpy.grammar.gbnf import Alt, Chars, Name, Node, Repeat, Rules, Text, parts
 
-MOST_STATES = 1_500  # of one automaton
+MOST_STATES = 500  # of one automaton
 
 
 class Automaton:
-    """A nondeterministic automaton, over classes of characters as bits. `add` raises OverflowError for too many states.
-    """
+    """A nondeterministic automaton over classes of characters; `add` raises OverflowError for too many states."""
 
     def __init__(self, rules: Rules, letters: Letters) -> None:
         self._rules, self._letters = rules, letters

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ggufpy.grammar.grammar import Grammar
     from ggufpy.grammar.vocabulary import Vocabulary
 
+
 class Constraint:
     """What `grammar` allows in one text; `ggufpy.generate.sampling.Constraint` says how it is asked.
 
@@ -122,13 +123,15 @@ class Constraint:
     def _computed(self) -> Words:
         """The mask of the present place, for the model's number of tokens."""
         data = self._matcher.compute_bitmask()
-        self._check()
+        stuck = "NoExtensionBias" in self._matcher.get_error()
+        if not stuck:
+            self._check()
         words = self._none()
         known = -(-self._vocabulary.n_known // 32)
         words[:known] = np.frombuffer(data, "<u4", known)
         if self._vocabulary.n_known % 32:
             words[known - 1] &= np.uint32((1 << self._vocabulary.n_known % 32) - 1)
-        if not words.any():
+        if stuck or not words.any():
             raise GGUFError(
                 f"the grammar ({self._grammar.about}) allows no token of this vocabulary after {self._drawn} tokens: "
                 "it asks for characters that the model cannot write, or leads to no end"

@@ -8,7 +8,7 @@ given twice is the later one, a left recursion is an error, and `root` is what t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from ggufpy.errors import GGUFError
 from ggufpy.grammar.source import TokenName
@@ -86,7 +86,7 @@ class Repeat(Node):
     most: int | None
 
 
-Rules = Mapping[str, Node]
+Rules = dict[str, Node]
 
 
 def parse(text: str) -> Rules:
@@ -106,7 +106,7 @@ def parse(text: str) -> Rules:
                 raise GGUFError(f"grammar: the rule {name} uses {used}, and there is no rule of this name")
             todo.append(used)
     _refuse_left_recursion(found)
-    ended = _ended(found)
+    ended = grown(found, _ends)
     if "root" not in ended:
         raise GGUFError("grammar: root has no end: it leads back to itself for ever; give it an alternative that ends")
     return {name: _without_endless(node, ended) for name, node in found.items() if name in ended}
@@ -135,9 +135,18 @@ def names(node: Node) -> list[str]:
 
 def nullable_rules(rules: Rules) -> set[str]:
     """The rules that may be nothing at all."""
+    return grown(rules, nullable)
+
+
+def grown(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
+    """The rules for which something holds that follows from those for which it holds."""
     found: set[str] = set()
-    while more := {name for name, node in rules.items() if name not in found and nullable(node, found)}:
-        found |= more
+    before = -1
+    while before < len(found):
+        before = len(found)
+        for name in reversed(rules):  # rules mostly come before those that they use
+            if name not in found and holds(rules[name], found):
+                found.add(name)
     return found
 
 
@@ -158,19 +167,23 @@ def _refuse_left_recursion(rules: Rules) -> None:
     """llama.cpp cannot follow a rule that begins with itself, and such a grammar would work here alone."""
     empty = nullable_rules(rules)
     begins = {name: _first_names(node, empty) for name, node in rules.items()}
+    done: set[str] = set()
     for name in rules:
-        seen: set[str] = set()
-        todo = [*begins[name]]
-        while todo:
-            used = todo.pop()
-            if used == name:
+        within: dict[str, list[str]] = {name: [*begins[name]]} if name not in done else {}  # a way, and what is left
+        while within:
+            used, left = next(reversed(within.items()))
+            if not left:
+                done.add(used)
+                del within[used]
+                continue
+            used = left.pop()
+            if used in within:
                 raise GGUFError(
-                    f"grammar: the rule {name} begins with itself (left recursion); write it as a repetition, "
+                    f"grammar: the rule {used} begins with itself (left recursion); write it as a repetition, "
                     f'such as item ("," item)*'
                 )
-            if used not in seen:
-                seen.add(used)
-                todo += begins[used]
+            if used not in done:
+                within[used] = [*begins[used]]
 
 
 def _first_names(node: Node, empty: set[str]) -> set[str]:
@@ -183,14 +196,6 @@ def _first_names(node: Node, empty: set[str]) -> set[str]:
         if isinstance(node, Seq) and not nullable(item, empty):
             break
     return found
-
-
-def _ended(rules: Rules) -> set[str]:
-    """The rules of which something finite fits."""
-    ended: set[str] = set()
-    while more := {name for name, node in rules.items() if name not in ended and _ends(node, ended)}:
-        ended |= more
-    return ended
 
 
 def _ends(node: Node, ended: set[str]) -> bool:
@@ -368,7 +373,7 @@ class _Parser:
             self._at += 1 + len(digits)
             return int(digits, 16)
         if kind not in _ESCAPES or not kind:
-            raise self._error(f"\\{kind} is not an escape; there are \\x \\u \\U \\t \\r \\n \\\\ \\\" \\[ \\] \\-")
+            raise self._error(f'\\{kind} is not an escape; there are \\x \\u \\U \\t \\r \\n \\\\ \\" \\[ \\] \\-')
         self._at += 1
         return ord(_ESCAPES[kind])
 

@@ -25,6 +25,7 @@ from ggufpy.grammar.gbnf import (
     Seq,
     Text,
     Token,
+    grown,
     names,
     nullable,
     nullable_rules,
@@ -36,7 +37,7 @@ Key = str | Node  # a rule's name where a part is that, else the part
 Whole = frozenset[Key]
 Place = Key | tuple[Node, int]  # with a number: one character of a text, by itself
 
-_MOST_WORK = 3_000_000  # pairs of states; then everything goes character by character
+_MOST_WORK = 500_000  # parts and pairs of states looked at, about a second; then all goes character by character
 
 
 def key_of(node: Node) -> Key:
@@ -46,12 +47,11 @@ def key_of(node: Node) -> Key:
 
 def regular_rules(rules: Rules) -> frozenset[str]:
     """Rules that neither come back to themselves nor have tokens, and so do those that they use."""
-    irregular = {name for name, node in rules.items() if any(isinstance(part, Token) for part in walk(node))}
-    used = {name: set(names(node)) for name, node in rules.items()}
-    done: set[str] = set()
-    while more := {name for name in rules if name not in done | irregular and used[name] <= done}:
-        done |= more
-    return frozenset(done)
+
+    def regular(node: Node, known: set[str]) -> bool:
+        return not any(isinstance(part, Token) for part in walk(node)) and known.issuperset(names(node))
+
+    return frozenset(grown(rules, regular))
 
 
 def whole(rules: Rules, regular: frozenset[str]) -> Whole:
@@ -60,6 +60,7 @@ def whole(rules: Rules, regular: frozenset[str]) -> Whole:
     work = _Work()
     try:
         while True:
+            work.count(20 * sum(1 for node in rules.values() for _ in walk(node)))
             level = _Level(rules, regular, apart)
             found = level.cut_short(work)
             if not found:
@@ -79,8 +80,8 @@ class _Work:
     def __init__(self) -> None:
         self._left = _MOST_WORK
 
-    def count(self) -> None:
-        self._left -= 1
+    def count(self, steps: int = 1) -> None:
+        self._left -= steps
         if self._left < 0:
             raise _TooMuch
 
@@ -237,12 +238,12 @@ class _Level:
         todo = [(chosen, chosen) for chosen in {self._first["root"], *after}]
         while todo:
             ours, theirs = todo.pop()
+            work.count(ours.bit_count() * theirs.bit_count())
             for a in _numbers(ours):
                 for b in _numbers(theirs):
                     if (a, b) in found:
                         continue
                     found |= {(a, b), (b, a)}
-                    work.count()
                     if a != b and self._share(a, b, work):
                         todo.append((after[a], after[b]))
         return found
@@ -250,17 +251,19 @@ class _Level:
     def _pairs(self, a: int, b: int, work: _Work) -> Iterator[tuple[int, int]]:
         """States of two automata that one and the same word leads to; not those that no character leads to."""
         one, two = self._automata[a], self._automata[b]
+        work.count(len(one.closed(one.start)) * len(two.closed(two.start)))
         todo = [(x, y) for x in one.closed(one.start) for y in two.closed(two.start)]
         seen: set[tuple[int, int]] = set()
         while todo:
             x, y = todo.pop()
+            work.count(len(one.edges[x]) * len(two.edges[y]))
             for letters, x_next in one.edges[x]:
                 for others, y_next in two.edges[y]:
                     if not letters & others:
                         continue
+                    work.count(len(one.closed(x_next)) * len(two.closed(y_next)))
                     for pair in ((p, q) for p in one.closed(x_next) for q in two.closed(y_next)):
                         if pair not in seen:
-                            work.count()
                             seen.add(pair)
                             todo.append(pair)
                             yield pair

@@ -161,5 +161,3 @@ def _ends(node: Any, ended: set[str]) -> bool:
     least, prefix = node.get("minItems", 0), node.get("prefixItems", [])
     needed = prefix[:least] + ([node.get("items", True)] if least > len(prefix) else [])
     return all(_ends(item, ended) for item in needed)
-
-

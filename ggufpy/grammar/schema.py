@@ -6,6 +6,7 @@ allows less where noted:
 - Properties come in the order of the schema. An object that names properties has no others, unless
   `additionalProperties` says so (as llama.cpp has it): else small models write names without end.
 - Whole numbers have at most 16 digits (what every reader keeps, RFC 8259), and are not written as 1.0.
+- Multiples of a fraction have as many digits as it: of 0.25 there is 0.50.
 - Formats are those of `formats.py`.
 """
 

@@ -59,6 +59,8 @@ class TokenName:
         if without:
             never = vocabulary.special if self.others else frozenset(vocabulary.ends)
             chosen = {*range(vocabulary.n_known)} - chosen - never
+        if len(chosen) == 1:  # the library loses a token alone where another one has the same bytes: both then count
+            chosen |= {*vocabulary.alike(*chosen)}
         if not chosen:
             raise GGUFError(f"the grammar's {self.text} is no token at all")
         return _runs(sorted(chosen))

@@ -60,6 +60,13 @@ class Vocabulary:
             token = found[0] if len(found) == 1 else None
         return token if token is not None and token < self.n_known else None
 
+    def alike(self, token: int) -> list[int]:
+        """Tokens of the same bytes, where they are text: of an "A" its byte token too."""
+        if token in self.special:
+            return []
+        data = self.bytes_of[token]
+        return [other for other, bytes_ in enumerate(self.bytes_of) if bytes_ == data and other not in self.special]
+
     @cached_property
     def line_ends(self) -> frozenset[int]:
         """Tokens of one or two line ends and nothing else."""
