@@ -160,7 +160,7 @@ def test_the_rest_is_never_kept(name: str) -> None:
 
 _WORDS = """
 <think> </think> <tool_call> </tool_call> [ ] { } ( ) , " \\ \\u12 é ]< to= >>> text get_time city='a' {"name":"
-get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time> <parameter=city>
+>>>all get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time> <parameter=city>
 </parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city: <|"|> <｜tool▁call▁begin｜>
 <｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key> city </arg_key> <arg_value>
 </arg_value> <|tool_call_start|> <|tool_call_end|>
@@ -263,3 +263,10 @@ def test_thoughts_alone_are_learned() -> None:
     assert syntax.parser("[user]a[/][assistant]").push("<muse>a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[user]a[/][assistant]<muse>").push("a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[assistant]<muse>a</muse>b[/][user]a[/][assistant]").push("c d") == [Content("c d")]
+
+
+def test_a_marker_that_begins_another_waits_for_it() -> None:
+    """Functionary's ">>>" begins a call, and ">>>all" an answer."""
+    syntax, prompt = SYNTAXES["functionary"], PROMPTS["functionary"]
+    for pieces in (["all\nHi.>>>all\nHo."], ["all\nHi.>>>al", "l\nHo."], ["al", "l\nHi.>", ">>", "all\nHo."]):
+        assert joined(parsed(syntax, pieces, prompt)) == ("Hi.Ho.", "", [])
