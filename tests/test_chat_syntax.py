@@ -245,6 +245,22 @@ def test_a_slow_template_is_not_rendered_for_long(monkeypatch: pytest.MonkeyPatc
     assert slow.count <= 5
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "{{ '{' * 1000000 }}",
+        "{% for i in range(5000) %}{{ '{\"a\":' }}{% endfor %}",
+        "{{ tools }}" * 50,
+        "<" * 10000,
+        "<think>",
+    ],
+)
+def test_what_odd_templates_write_is_content(tail: str) -> None:
+    made = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}" + tail)
+    text = "<tag> {} text"
+    assert "".join(joined(parsed(syntax_of(made), [text]))[:2]) == text
+
+
 def test_markers_of_a_template_are_its_own() -> None:
     assert SYNTAXES["hermes"].markers[:4] == ("<think>", "</think>", "<tool_call>", "</tool_call>")
     assert SYNTAXES["hermes"].shows("<tool_call>")
@@ -269,4 +285,4 @@ def test_a_marker_that_begins_another_waits_for_it() -> None:
     """Functionary's ">>>" begins a call, and ">>>all" an answer."""
     syntax, prompt = SYNTAXES["functionary"], PROMPTS["functionary"]
     for pieces in (["all\nHi.>>>all\nHo."], ["all\nHi.>>>al", "l\nHo."], ["al", "l\nHi.>", ">>", "all\nHo."]):
-        assert joined(parsed(syntax, pieces, prompt)) == ("Hi.Ho.", "", [])
+        assert joined(parsed(syntax, pieces, prompt)) == ("Hi.\nHo.", "", [])

@@ -44,7 +44,6 @@ class Parser:
             self._ended = True
             self._reader.end()
             self._go_on()
-            self._go_on()
             self._output.content.flush()
             self._steps.close()
         return self._output.taken()
