@@ -160,10 +160,10 @@ def test_the_rest_is_never_kept(name: str) -> None:
 
 _WORDS = """
 <think> </think> <tool_call> </tool_call> [ ] { } ( ) , " \\ \\u12 é ]< to= >>> text get_time city='a' {"name":"
->>>all get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time> <parameter=city>
-</parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city: <|"|> <｜tool▁call▁begin｜>
-<｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key> city </arg_key> <arg_value>
-</arg_value> <|tool_call_start|> <|tool_call_end|>
+>>>all get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time>
+<parameter=city> </parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city:
+<|"|> <｜tool▁call▁begin｜> <｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key>
+city </arg_key> <arg_value> </arg_value> <|tool_call_start|> <|tool_call_end|>
 """
 _PARTS = [*_WORDS.split(), "\n", " ", " to=functions.get_time"]
 
