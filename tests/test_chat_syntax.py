@@ -160,10 +160,10 @@ def test_the_rest_is_never_kept(name: str) -> None:
 
 _WORDS = """
 <think> </think> <tool_call> </tool_call> [ ] { } ( ) , " \\ \\u12 é ]< to= >>> text get_time city='a' {"name":"
-get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time> <parameter=city>
-</parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city: <|"|> <｜tool▁call▁begin｜>
-<｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key> city </arg_key> <arg_value>
-</arg_value> <|tool_call_start|> <|tool_call_end|>
+>>>all get_time", "arguments": {"city":"a"} {"name":"get_time","arguments":{"city":"a"}} <function=get_time>
+<parameter=city> </parameter> </function> [TOOL_CALLS] [ARGS] <|tool_call> <tool_call|> call:get_time {city:
+<|"|> <｜tool▁call▁begin｜> <｜tool▁sep｜> <|channel|> analysis <|message|> <|end|> <|start|>assistant <arg_key>
+city </arg_key> <arg_value> </arg_value> <|tool_call_start|> <|tool_call_end|>
 """
 _PARTS = [*_WORDS.split(), "\n", " ", " to=functions.get_time"]
 
@@ -245,6 +245,22 @@ def test_a_slow_template_is_not_rendered_for_long(monkeypatch: pytest.MonkeyPatc
     assert slow.count <= 5
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "{{ '{' * 1000000 }}",
+        "{% for i in range(5000) %}{{ '{\"a\":' }}{% endfor %}",
+        "{{ tools }}" * 50,
+        "<" * 10000,
+        "<think>",
+    ],
+)
+def test_what_odd_templates_write_is_content(tail: str) -> None:
+    made = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}" + tail)
+    text = "<tag> {} text"
+    assert "".join(joined(parsed(syntax_of(made), [text]))[:2]) == text
+
+
 def test_markers_of_a_template_are_its_own() -> None:
     assert SYNTAXES["hermes"].markers[:4] == ("<think>", "</think>", "<tool_call>", "</tool_call>")
     assert SYNTAXES["hermes"].shows("<tool_call>")
@@ -263,3 +279,10 @@ def test_thoughts_alone_are_learned() -> None:
     assert syntax.parser("[user]a[/][assistant]").push("<muse>a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[user]a[/][assistant]<muse>").push("a</muse>b") == [Thought("a"), Content("b")]
     assert syntax.parser("[assistant]<muse>a</muse>b[/][user]a[/][assistant]").push("c d") == [Content("c d")]
+
+
+def test_a_marker_that_begins_another_waits_for_it() -> None:
+    """Functionary's ">>>" begins a call, and ">>>all" an answer."""
+    syntax, prompt = SYNTAXES["functionary"], PROMPTS["functionary"]
+    for pieces in (["all\nHi.>>>all\nHo."], ["all\nHi.>>>al", "l\nHo."], ["al", "l\nHi.>", ">>", "all\nHo."]):
+        assert joined(parsed(syntax, pieces, prompt)) == ("Hi.\nHo.", "", [])

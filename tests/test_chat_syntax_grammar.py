@@ -216,6 +216,22 @@ def test_a_schema_that_cannot_be_held_is_refused_where_it_must_be(name: str) -> 
     assert SYNTAXES[name].grammar(offer, "", lambda text: None) is not None
 
 
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("name", [name for name in CALLERS if name not in ("functionary",)])
+def test_a_schema_that_cannot_be_held_lets_any_arguments_through(
+    vocabularies: dict[bool, Vocabulary], name: str, tokens: bool
+) -> None:
+    """Where no call must be made: the name still is one that is offered."""
+    schema = {"type": "object", "properties": {"x": {"type": "object", "patternProperties": {"a": {}}}}}
+    tools = [tool("get_time", schema if name not in ("lfm2", "gemma") else {"type": "object"})]
+    offer = offered(tools, "auto")
+    assert offer is not None
+    prompt, text = written(template(name), {"content": "", "tool_calls": [call("get_time", {"city": "Rome"})]})
+    assert accepts(vocabularies[tokens], SYNTAXES[name], offer, prompt, text), text
+    prompt, text = written(template(name), {"content": "", "tool_calls": [call("get_weather", {"city": "Rome"})]})
+    assert not accepts(vocabularies[tokens], SYNTAXES[name], offer, prompt, text), text
+
+
 def test_a_model_that_calls_nothing_cannot_be_made_to() -> None:
     syntax = syntax_of(ggufpy.chat.ChatTemplate("{{ tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"))
     with pytest.raises(GGUFError, match="tool_choice 'required': this model's chat template shows no calls of tools"):

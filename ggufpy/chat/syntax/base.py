@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.chat.syntax.lark import Control
@@ -17,6 +18,7 @@ from ggufpy.errors import GGUFError
 if TYPE_CHECKING:
     from ggufpy.grammar import Grammar
 
+Schema = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -43,7 +45,6 @@ class Parser:
         if not self._ended:
             self._ended = True
             self._reader.end()
-            self._go_on()
             self._go_on()
             self._output.content.flush()
             self._steps.close()
@@ -74,12 +75,17 @@ class Syntax(ABC):
         control: the id of the control token that a text is, None where it is none. Raises GGUFError if a call must be
         made and this syntax has none, and for a schema that cannot be held.
         """
-        text = self.lark(held(offer), prompt, control) if offer.chosen else None
+        if not offer.chosen:
+            return None
+        offer = closed(offer)
+        text = self.lark(offer, prompt, control)
         if text is None:
             return None
-        from ggufpy.grammar import Grammar
-
-        return Grammar.from_lark(text)
+        try:
+            return compiled(text)
+        except GGUFError:
+            text = self.lark(held(offer), prompt, control)  # names the tool that is wrong
+            return compiled(text) if text else None
 
     def answer_after(self, prompt: str) -> str | None:
         """The text behind which the answer to `prompt` begins, where a thought comes before it for sure."""
@@ -94,22 +100,43 @@ class Syntax(ABC):
         return bool(token) and any(token in marker for marker in self.markers)
 
 
+@lru_cache(16)
+def compiled(text: str) -> Grammar:
+    """The grammar of Lark text. Checking one takes 10 ms and more for each tool, and clients offer the same again."""
+    from ggufpy.grammar import Grammar
+
+    return Grammar.from_lark(text)
+
+
+def closed(offer: Offer) -> Offer:
+    """An offer in which a schema that has an empty list of properties allows none."""
+    return _with_schemas(
+        offer, lambda _, schema: {"additionalProperties": False, **schema} if _empty(schema) else schema
+    )
+
+
 def held(offer: Offer) -> Offer:
     """An offer whose schemas can all be held. Where a call need not be made and the tool is not strict, a schema that
-    cannot be becomes that of any object; elsewhere it is refused with GGUFError. One that names no properties has
-    none."""
+    cannot be becomes that of any object; elsewhere it is refused with GGUFError."""
     from ggufpy.grammar import check_schema
 
-    tools = []
-    for tool in offer.tools:
-        function = tool["function"]
-        if function["parameters"].get("properties") == {}:
-            function = {**function, "parameters": {"additionalProperties": False, **function["parameters"]}}
+    def checked(function: Mapping[str, Any], schema: Schema) -> Schema:
         try:
-            check_schema(function["parameters"], f"tools: {function['name']}.parameters")
+            check_schema(schema, f"tools: {function['name']}.parameters")
         except GGUFError:
             if offer.must_call or function.get("strict") is True:
                 raise
-            function = {**function, "parameters": {"type": "object"}}
-        tools.append({**tool, "function": function})
-    return replace(offer, tools=tuple(tools))
+            return {"type": "object"}
+        return schema
+
+    return _with_schemas(offer, checked)
+
+
+def _empty(schema: Schema) -> bool:
+    return schema.get("properties") == {}
+
+
+def _with_schemas(offer: Offer, change: Callable[[Mapping[str, Any], Schema], Schema]) -> Offer:
+    tools = [(tool, tool["function"]) for tool in offer.tools]
+    made = [{**tool, "function": {**one, "parameters": change(one, one["parameters"])}} for tool, one in tools]
+    return replace(offer, tools=tuple(made))

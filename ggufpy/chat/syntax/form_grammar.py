@@ -8,6 +8,7 @@ from ggufpy.chat.syntax.form import Calls, Form
 from ggufpy.chat.syntax.form_parser import leading
 from ggufpy.chat.syntax.lark import ANYTHING, Control, Lark, Tool, quoted
 from ggufpy.chat.syntax.markers import tokens_of
+from ggufpy.chat.syntax.parts import Text
 from ggufpy.chat.tools import Offer
 from ggufpy.errors import GGUFError
 
@@ -27,7 +28,7 @@ class FormGrammar:
         """The grammar of what follows a prompt; None where all is free. Raises GGUFError if a call must be made and
         the form has none."""
         offer, lark = self._offer, self._lark
-        if offer.choice == "none" or not offer.tools:
+        if not offer.chosen:
             return None
         if not self._form.calls:
             if offer.must_call:
@@ -59,9 +60,8 @@ class FormGrammar:
 
     def _head(self, calls: Calls) -> str:
         """The text before the first call's own part."""
-        first = calls.parts[0].texts()[0] if leading(calls) else ""
-        written = vars(calls.parts[0])["text"] if first else ""
-        return calls.opens + written
+        first = calls.parts[0]
+        return calls.opens + (first.text if isinstance(first, Text) else "")
 
     def _section(self, calls: Calls) -> str:
         """Calls behind their head, and their end."""

@@ -54,7 +54,7 @@ class Keywords:
         """Python's literals, held to the schema."""
         text = lark.rule("python_text", r"/'([^'\\\n]|\\[^\n])*'/ | /" + r'"([^"\\\n]|\\[^\n])*"/')
         notation = Notation(text, _quoted, lambda key: f'{_quoted(key) if key else text} ": "', _WORDS, ", ")
-        return Values(tool, notation, lark).arguments('"("', lambda name: quoted(f"{name}="), '")"')
+        return Values(tool, notation, lark).arguments('"("', _key, '")"')
 
     def texts(self) -> tuple[str, ...]:
         return ()
@@ -98,6 +98,10 @@ def _quotes(reader: Reader, quote: str, parts: list[str]) -> Steps[bool]:
         else:
             parts.append(reader.span(inside))
     return False
+
+
+def _key(name: str) -> str:
+    return quoted(f"{name}=") if name else r"/[a-zA-Z_]\w{0,63}=/"
 
 
 def _quoted(text: str) -> str:

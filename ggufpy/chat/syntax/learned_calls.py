@@ -45,13 +45,13 @@ def find(text: str, number: int) -> Written | None:
 # -- JSON --
 
 
-def _values(text: str, start: int, stop: int) -> list[tuple[int, int, Any]]:
-    """The JSON objects that begin within a part of a text: where each begins and ends, and what it is."""
+def _values(text: str) -> list[tuple[int, int, Any]]:
+    """The JSON objects of a text, also those within others: where each begins and ends, and what it is."""
     found = []
-    for match in re.compile(r"\{").finditer(text, start, stop):
+    for match in re.finditer(r"\{", text):
         try:
             value, end = _DECODER.raw_decode(text, match.start())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         found.append((match.start(), end, value))
     return found
@@ -60,7 +60,7 @@ def _values(text: str, start: int, stop: int) -> list[tuple[int, int, Any]]:
 def _wrapped(text: str, number: int) -> Written | None:
     """An object that has the name, or has it for a key."""
     name, arguments = NAMES[number], ARGUMENTS[number]
-    for start, end, value in _values(text, 0, len(text)):
+    for start, end, value in _values(text):
         inner = value.get("function") if isinstance(value.get("function"), dict) else value
         if inner == {name: arguments}:
             return Written((Wrapped(keyed=True),), start, end)
@@ -86,7 +86,7 @@ def _is_arguments(held: Any, arguments: Any) -> bool:
 
 def _named_json(text: str, number: int) -> Written | None:
     """The name, perhaps an id, and an object of arguments."""
-    found = [(start, end) for start, end, value in _values(text, 0, len(text)) if value == ARGUMENTS[number]]
+    found = [(start, end) for start, end, value in _values(text) if value == ARGUMENTS[number]]
     at = text.find(NAMES[number])
     if not found or not 0 <= at < found[0][0]:
         return None
@@ -141,30 +141,29 @@ def _tagged(text: str, number: int) -> Written | None:
     if at < 0:
         return None
     rows = [(key, str(value)) for key, value in ARGUMENTS[number].items()]
-    spots = []
-    position = at + len(name)
+    position = key_start = at + len(name)
     for key, value in rows:
         start = text.find(key, position)
         stop = text.find(value, start + len(key)) if start >= 0 else -1
         if stop < 0:
             return None
-        spots.append((start, start + len(key), stop, stop + len(value)))
+        key_start = start if key == TEXT_KEY else key_start
         position = stop + len(value)
-    tags = _tags(text, NAMES[0], number)
+    tags = _tags(text)
     if tags is None:
         return None
     closes = text.find(tags.closes.strip(), position)
     if closes < 0:
         return None
     end = closes + len(tags.closes.strip())
-    opening = text.rfind(tags.opens.strip(), at, spots[0][0])
+    opening = text.rfind(tags.opens.strip(), at, key_start)
     parts, begin = _name_and_id(text, at, opening, number)
     return Written((*parts, tags), begin, end)
 
 
-def _tags(text: str, name: str, number: int) -> Tagged | None:
+def _tags(text: str) -> Tagged | None:
     """The markers of keys and values, from the first call in a text."""
-    keys = (TEXT_KEY, NUMBER_KEY)
+    name, keys = NAMES[0], (TEXT_KEY, NUMBER_KEY)
     at = text.find(name)
     values = [str(value) for value in ARGUMENTS[0].values()]
     first = text.find(keys[0], at)

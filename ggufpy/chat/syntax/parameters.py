@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 _DEEPEST = 8
+_ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
+_ESCAPED = frozenset("\\'\"abfnrtvxuUN01234567\n")  # what Python has behind a backslash
 _KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int}
 
 JSON_TYPES = frozenset([*_KINDS, "number"])
@@ -83,7 +86,7 @@ def _allowed(value: Any, types: frozenset[str]) -> bool:
 
 def _literal(text: str) -> tuple[bool, Any]:
     """A value from JSON, else from Python. Both refuse what is too deep."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, _python):
         try:
             value = read(text)
             json.dumps(value, allow_nan=False)
@@ -91,6 +94,15 @@ def _literal(text: str) -> tuple[bool, Any]:
             continue
         return True, value
     return False, None
+
+
+def _python(text: str) -> Any:
+    """A literal of Python's. A backslash before a letter that it escapes nothing with is one, without a warning."""
+    return ast.literal_eval(_ESCAPE.sub(_known, text))
+
+
+def _known(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] in _ESCAPED else "\\" + escape[0]
 
 
 def from_python(text: str) -> str:

@@ -34,9 +34,9 @@ class Finder:
     def search(self, text: str, start: int) -> re.Match[str] | None:
         return self._pattern.search(text, start)
 
-    def may_grow(self, found: str) -> bool:
-        """Whether `found` is how a longer text begins."""
-        return found in self._beginnings
+    def may_grow(self, text: str, start: int) -> bool:
+        """Whether the rest of `text` may be how a longer one begins than was found at `start`."""
+        return len(text) - start < self._longest and text[start:] in self._beginnings
 
     def held(self, text: str, start: int) -> int:
         """How many characters at the end of `text` may be how a text begins."""
@@ -159,7 +159,7 @@ class Reader:
         """
         while True:
             found = finder.search(self._text, self._at)
-            if found and (self._ended or found.end() < len(self._text) or not finder.may_grow(found.group())):
+            if found and (self._ended or not finder.may_grow(self._text, found.start())):
                 if found.start() > self._at:
                     emit(self.take(found.start() - self._at))
                 return self.take(len(found.group()))

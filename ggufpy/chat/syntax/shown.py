@@ -18,6 +18,7 @@ TEXT_KEY, TEXT = "orchard", "fig tree"
 NUMBER_KEY, NUMBER = "baskets", 7
 ARGUMENTS = ({TEXT_KEY: TEXT, NUMBER_KEY: NUMBER}, {TEXT_KEY: "plum tree"})
 IDS = ("qcall0001", "qcall0002")  # Mistral's templates want nine letters and digits
+MOST_CHARACTERS = 20_000  # that are written behind the user's text
 MOST_SECONDS = 5.0  # of all renderings, about twenty; one takes some milliseconds
 _FIELDS = ("reasoning_content", "thinking", "reasoning")
 _CUT = re.compile(r"(<[^<>\s]*|\[/?[A-Z_]*)$")  # a marker that was cut
@@ -147,7 +148,7 @@ class Shown:
         except GGUFError:
             return None
         _, found, tail = text.rpartition(USER)
-        return tail if found else None
+        return tail if found and len(tail) <= MOST_CHARACTERS else None
 
 
 def _tool(name: str) -> dict[str, Any]:

@@ -53,7 +53,9 @@ class Tagged:
     def lark(self, tool: Tool, lark: Lark) -> str:
         schema = tool.schema
         properties = schema.get("properties")
-        names = list(properties) if isinstance(properties, Mapping) else []
+        if not isinstance(properties, Mapping):
+            return f"{lark.rule('any_argument', self._any(lark))}*"
+        names = list(properties)
         required = schema.get("required") or ()
         parts = []
         for number, name in enumerate(names):
@@ -132,6 +134,20 @@ class Tagged:
             middle = before + (text if is_text(kinds) else named) + middle
         return f"{lark.text(self.opens)} {quoted(name)} {lark.text(middle)}"
 
+    def _any(self, lark: Lark) -> str:
+        """An argument of any name, with any text for a value."""
+        middle = f"{self.attribute[0]}{self.attribute[1]}{self.middle}" if self.attribute else self.middle
+        return rf"{lark.space()} {lark.text(self.opens)} /[\w.-]{{1,64}}/ {lark.text(middle)} {self._free('any', lark)}"
+
+    def _free(self, stem: str, lark: Lark) -> str:
+        """Any text, and the end of the value."""
+        mark = self.closes.strip()
+        if lark.is_token(mark):
+            return f"{ANYTHING} {lark.text(self.closes + self.between)}"
+        _, _, tail = (self.closes + self.between).partition(mark)
+        rule = lark.rule(f"value_{stem}[lazy]", f"{ANYTHING} {quoted(mark)}")
+        return f"{rule} {lark.text(tail) or lark.space()}"
+
     def _value(self, tool: Tool, name: str, lark: Lark) -> str:
         """A value and its end: text up to it, or JSON of the schema."""
         schema = tool.schema["properties"][name]
@@ -150,12 +166,7 @@ class Tagged:
             return f'("true" | "false" | "True" | "False") {end}'
         if kinds and "string" not in kinds:
             return f"{lark.schema(_with_definitions(schema, tool.schema))} {end}"
-        mark = self.closes.strip()
-        _, _, tail = (self.closes + self.between).partition(mark)
-        if lark.is_token(mark):
-            return f"{ANYTHING} {end}"
-        rule = lark.rule(f"value_{tool.number}[lazy]", f"{ANYTHING} {quoted(mark)}")
-        return f"{rule} {lark.text(tail)}" if tail.strip() else f"{rule} {lark.space()}"
+        return self._free(str(tool.number), lark)
 
 
 class _Lines:

@@ -43,7 +43,10 @@ class Values:
         self._lark = lark
 
     def arguments(self, opens: str, key: Callable[[str], str], closes: str) -> str:
-        """All arguments between two texts, each with the Lark of its key before it."""
+        """All arguments between two texts, each with the Lark of its key (any for "") before it."""
+        if "properties" not in self._tool.schema:
+            one = f"{key('')} {self._any()}"
+            return f"{opens} ({one} ({quoted(self._notation.comma)} {one})*)? {closes}"
         return self._object(self._tool.schema, f"{self._tool.name}.parameters", 0, (opens, key, closes))
 
     def value(self, schema: Any, where: str, depth: int = 0) -> str:
