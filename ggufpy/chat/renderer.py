@@ -34,7 +34,6 @@ _ENVIRONMENT = (
     "DYLD_FALLBACK_LIBRARY_PATH",
     "SYSTEMROOT",
     "PATH",
-    "PYTHONHOME",
 )
 
 
