@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 from ggufpy.support.lazy import lazy
 
 if TYPE_CHECKING:
+    from ggufpy.api.caches import BaseLlamaCache, LlamaDiskCache, LlamaRAMCache
+    from ggufpy.api.lists import LogitsProcessorList, MinTokensLogitsProcessor, StoppingCriteriaList
     from ggufpy.errors import GGUFError
     from ggufpy.format import Blocks, GGUFFile, TensorInfo, Typed, Writer, open, write
+    from ggufpy.generate.draft_functions import LlamaDraftModel, LlamaPromptLookupDecoding
     from ggufpy.generate.sampling import Sampling
+    from ggufpy.generate.state import LlamaState
+    from ggufpy.grammar import Grammar
+    from ggufpy.llama_cpp.llama_grammar import LlamaGrammar
     from ggufpy.llm import Llama
     from ggufpy.quants import dequantize, quantize
     from ggufpy.tokenizers import load_tokenizer
@@ -21,11 +27,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BaseLlamaCache",
     "Blocks",
     "GGUFError",
     "GGUFFile",
+    "Grammar",
     "Llama",
+    "LlamaDiskCache",
+    "LlamaDraftModel",
+    "LlamaGrammar",
+    "LlamaPromptLookupDecoding",
+    "LlamaRAMCache",
+    "LlamaState",
+    "LogitsProcessorList",
+    "MinTokensLogitsProcessor",
     "Sampling",
+    "StoppingCriteriaList",
     "TensorInfo",
     "Typed",
     "Writer",
@@ -37,11 +54,22 @@ __all__ = [
 ]
 
 _HOME = {
+    "BaseLlamaCache": "api.caches",
     "Blocks": "format",
     "GGUFError": "errors",
     "GGUFFile": "format",
+    "Grammar": "grammar",
     "Llama": "llm",
+    "LlamaDiskCache": "api.caches",
+    "LlamaDraftModel": "generate.draft_functions",
+    "LlamaGrammar": "llama_cpp.llama_grammar",
+    "LlamaPromptLookupDecoding": "generate.draft_functions",
+    "LlamaRAMCache": "api.caches",
+    "LlamaState": "generate.state",
+    "LogitsProcessorList": "api.lists",
+    "MinTokensLogitsProcessor": "api.lists",
     "Sampling": "generate.sampling",
+    "StoppingCriteriaList": "api.lists",
     "TensorInfo": "format",
     "Typed": "format",
     "Writer": "format",

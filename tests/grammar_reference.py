@@ -84,8 +84,9 @@ class _Reference:
         return places
 
     def _repeated(self, node: gbnf.Repeat, at: int) -> set[int]:
-        places, found, count = {at}, ({at} if node.least == 0 else set()), 0
-        most = len(self._text) + node.least + 1 if node.most is None else min(node.most, len(self._text) + node.least + 1)
+        places, found, count = {at}, ({at} if node.least == 0 else set[int]()), 0
+        enough = len(self._text) + node.least + 1
+        most = enough if node.most is None else min(node.most, enough)
         while places and count < most:
             places = {end for place in places for end in self.ends(node.item, place)}
             count += 1

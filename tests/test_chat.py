@@ -106,7 +106,31 @@ def test_from_metadata(tmp_path: Path) -> None:
     assert plain is not None
     assert tools is not None
     assert plain.render(USER).startswith("<s><|im_start|>user\nHi")
+    assert plain.render(USER, tools=[{"name": "f"}]) == "T</s>"
+    plain.close()
+    with pytest.raises(GGUFError, match="closed"):
+        plain.render(USER, tools=[{"name": "f"}])
     assert tools.render(USER) == "T</s>"
+
+
+def test_special_tokens_of_a_file(tmp_path: Path) -> None:
+    names = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+    source = "".join(f"{{{{ {name}_token is defined }}}}{{{{ {name}_token }}}} " for name in names)
+    ids = {"tokenizer.ggml.padding_token_id": np.uint32(2), "tokenizer.ggml.mask_token_id": np.uint32(10**6)}
+    write(tmp_path / "m.gguf", bpe_metadata() | ids | {"tokenizer.chat_template": source}, {})
+    with open_gguf(tmp_path / "m.gguf") as file:
+        tokenizer = load_tokenizer(file)
+        chat = ChatTemplate.from_metadata(file, tokenizer, renderer=chat_renderer.renderer())
+    assert chat is not None
+    padding = tokenizer.decode([2], special=True)
+    assert chat.render(USER) == f"True<s> True</s> False False True{padding} False False "
+
+
+@pytest.mark.parametrize("tools", ["f", {"name": "f"}, 5, [5], ["f"]])
+def test_tools_that_are_none(tools: Any) -> None:
+    with pytest.raises(GGUFError, match=r"tools(\[0\])? must be a (list|mapping)") as caught:
+        render(CHATML, tools=tools)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

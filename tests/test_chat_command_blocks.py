@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ggufpy.commands._chat.blocks import MOST_SOURCE, Blocks
-from ggufpy.commands._chat.clean import clean, one_line
-from ggufpy.commands._chat.markdown import Piece, parse
+from ggufpy.commands._chat.blocks import Blocks
+from ggufpy.commands._chat.markdown import Piece
 from ggufpy.commands._chat.screen import Screen
 
 ANSWER = """# Sorting
@@ -43,8 +42,9 @@ Done 🎉
 """
 STYLES = re.compile("\x1b\\[[0-9;]*m")
 WORDS = st.sampled_from(
-    ["a", "word", "**b**", "*", "**", "`c`", "`", "_x_", "[l](u)", "<b>", "&amp;", "&#27;[2J", "1.", "-", "#", "|", "3 * 4", "日本", "\\*"]
-)
+    ["a", "word", "**b**", "*", "**", "`c`", "`", "_x_", "[l](u)", "<b>", "&amp;", "&#27;[2J", "1.", "-", "#", "|",
+     "3 * 4", "日本", "\\*"]
+)  # fmt: skip
 LINES = st.one_of(
     st.lists(WORDS, max_size=6).map(" ".join),
     st.sampled_from(
@@ -117,7 +117,7 @@ def test_an_answer_in_parts_is_the_answer(height: int, size: int) -> None:
 
 
 @given(text=TEXTS, sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), width=st.integers(20, 60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_answer_in_parts_is_the_answer(text: str, sizes: list[int], width: int) -> None:
     window = Window(width, 60)
     window.write(text, sizes)
@@ -125,7 +125,7 @@ def test_any_answer_in_parts_is_the_answer(text: str, sizes: list[int], width: i
 
 
 @given(text=TEXTS, sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), height=st.integers(2, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_in_a_small_window_nothing_is_lost(text: str, sizes: list[int], height: int) -> None:
     """Blocks higher than the window are drawn in parts: lists, paragraphs and code, whose words are all there."""
     window = Window(24, height)
@@ -134,9 +134,49 @@ def test_in_a_small_window_nothing_is_lost(text: str, sizes: list[int], height: 
 
 
 @given(text=st.text(max_size=200), sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_whatever_comes_only_colours_reach_the_terminal(text: str, sizes: list[int]) -> None:
     window = Window(40, 10)
-    for piece in [*Blocks().push(text + "\n\n"), Piece(text), Piece(text, plain=True)]:
+    blocks = Blocks()
+    blocks.push(text)
+    for piece in [*blocks.finish(), Piece(text), Piece(text, plain=True)]:
         for line in window.screen.lines(piece):
             assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", STYLES.sub("", line))
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("word " * 4000, "w"),
+        ("x" * 20_000, "x"),
+        ("```" + "y" * 20_000, "y"),
+        ("```" + "y" * 8000 + "\n" + "z" * 8000, "z"),
+        ("```q\n" + "z" * 20_000, "z"),
+        ("```python\n" + "w = 1\n" * 2000, "w"),
+        ("- item\n" * 1400, "m"),
+        ("> quote\n" * 1200, "q"),
+        ("word\n" * 4000, "w"),
+        ("|a|b|\n|-|-|\n" + "|m|n|\n" * 1500, "m"),
+        ("*a **b " * 2500, "a"),
+    ],
+)
+def test_blocks_without_end_are_drawn_in_parts(text: str, letter: str) -> None:
+    window = Window(60, 12)
+    window.write(text, [997], every=False)
+    assert letters(window.lines).count(letter) == text.count(letter)
+
+
+def test_code_goes_on_in_its_colours() -> None:
+    """A block of code that is drawn in parts: a text that is open at the end of one part is a text in the next."""
+    window = Window(40, 5)
+    code = "```python\nx = '''\n" + "".join(f"line {i} if\n" for i in range(12)) + "'''\n```"
+    window.write(code, [5])
+    assert full(window.lines) == full(at_once(code, 40))
+    colours = {
+        cell.fg for line in [*window.emulated.history.top] for x, cell in line.items() if "line" in row(line) and x < 4
+    }
+    assert len(colours) == 1
+
+
+def row(line: dict[int, pyte.screens.Char]) -> str:
+    return "".join(line[x].data for x in range(40))

@@ -12,7 +12,7 @@ import pytest
 from chat_renderer import renderer
 
 from ggufpy.chat.limits import SECONDS, TOO_SLOW, Allowance, TemplateFailure
-from ggufpy.chat.rendering import Rendering, request, text_of
+from ggufpy.chat.rendering import Rendering, packed, request, text_of
 
 REFUSED = None
 UNSAFE = "unsafe"
@@ -143,7 +143,7 @@ def outcome(source: str, here: Rendering | None) -> str:
     try:
         if here is None:
             return renderer().render(source, variables, (), Allowance(SECONDS))
-        return text_of(here.answer(request(source, variables, (), SECONDS)))
+        return text_of(here.answer(request(source, packed(variables), (), SECONDS)))
     except TemplateFailure as failure:
         return f"failed: {failure}"
 

@@ -66,7 +66,7 @@ def test_history_is_told_in_the_same_form() -> None:
 
 def test_a_call_can_be_required() -> None:
     with plain("No.") as llm:  # what it would say is not allowed
-        out: Any = llm.create_chat_completion(ASK, 120, tools=[TOOL], tool_choice="required", temperature=0.0)
+        out: Any = llm.create_chat_completion(ASK, 400, tools=[TOOL], tool_choice="required", temperature=0.0)
     assert out["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
 
 

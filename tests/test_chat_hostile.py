@@ -7,8 +7,8 @@ import time
 import pytest
 from chat_renderer import render, renderer
 
-from ggufpy.chat import limits
-from ggufpy.chat.rendering import Rendering, request, text_of
+from ggufpy.chat import limits, template
+from ggufpy.chat.rendering import Rendering, packed, request, text_of
 from ggufpy.errors import GGUFError
 
 SLACK = 4.0  # seconds beside those of a template, for machines that are busy; by itself a machine needs 0.3
@@ -57,15 +57,32 @@ IN_COMPILING = {
 }
 
 
-@pytest.mark.parametrize("source", [*IN_RENDERING.values(), *IN_COMPILING.values()], ids=[*IN_RENDERING, *IN_COMPILING])
-@pytest.mark.usefixtures("deadline")
-def test_hostile_templates(source: str) -> None:
+def check_that_it_is_refused(source: str, seconds: float) -> None:
     assert render("{{ messages[0].content }}", USER) == "Hi"  # the process is there
     begun = time.monotonic()
     with pytest.raises(GGUFError) as caught:
         render(source, [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
-    assert time.monotonic() - begun < limits.SECONDS + SLACK
+    assert time.monotonic() - begun < seconds + SLACK
     assert "\n" not in str(caught.value)
+
+
+ALL = pytest.mark.parametrize(
+    "source", [*IN_RENDERING.values(), *IN_COMPILING.values()], ids=[*IN_RENDERING, *IN_COMPILING]
+)
+
+
+@ALL
+@pytest.mark.usefixtures("deadline")
+def test_hostile_templates(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "SECONDS", 0.3)
+    check_that_it_is_refused(source, 0.3)
+
+
+@pytest.mark.slow
+@ALL
+@pytest.mark.usefixtures("deadline")
+def test_hostile_templates_with_all_their_seconds(source: str) -> None:
+    check_that_it_is_refused(source, limits.SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +90,7 @@ def test_hostile_templates(source: str) -> None:
 )
 @pytest.mark.usefixtures("deadline")
 def test_hostile_templates_without_a_process(name: str) -> None:
-    answer = Rendering(killable=False).answer(request(IN_RENDERING[name], {"messages": USER}, (), 0.5))
+    answer = Rendering(killable=False).answer(request(IN_RENDERING[name], packed({"messages": USER}), (), 0.5))
     with pytest.raises(limits.TooMuch):
         text_of(answer)
 
@@ -82,7 +99,7 @@ def test_long_templates_without_a_process() -> None:
     source = "x" * (limits.MAX_SOURCE_HERE + 1)
     assert render(source, USER) == source
     with pytest.raises(limits.TooMuch, match="too many for a process"):
-        text_of(Rendering(killable=False).answer(request(source, None, (), 0.5)))
+        text_of(Rendering(killable=False).answer(request(source, packed(None), (), 0.5)))
 
 
 def test_slow_filters_are_for_a_process_of_their_own() -> None:
@@ -91,7 +108,7 @@ def test_slow_filters_are_for_a_process_of_their_own() -> None:
         source = f"{{{{ {{'a': 1}} | {name} }}}}" if name == "xmlattr" else f"{{{{ 'a' | {name} }}}}"
         assert "a" in render(source, USER)
         with pytest.raises(limits.TemplateFailure, match=f"No filter named '{name}'"):
-            text_of(here.answer(request(source, {}, (), 1.0)))
+            text_of(here.answer(request(source, packed({}), (), 1.0)))
 
 
 def test_memory_is_limited() -> None:

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_renderer import renderer as shared
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ggufpy.chat import ChatTemplate, Renderer, limits, rendering
 from ggufpy.chat import renderer as module
@@ -24,6 +27,7 @@ from ggufpy.errors import GGUFError
 
 USER = [{"role": "user", "content": "Hi"}]
 SHOW = "{{ messages[0].content }}"
+_CHARACTERS = st.characters(codec=None)  # single surrogates among them
 SLOW = "{{ ('a-' * 3000000) | wordwrap(3) }}"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX has it")
 proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux has it")
@@ -205,6 +209,23 @@ def test_threads_share_a_process() -> None:
         thread.join()
     assert not failures
     chat.close()
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(_CHARACTERS),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(_CHARACTERS), inner)))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_values_arrive_as_they_are(value: Any) -> None:
+    source = "{{ x | tojson(ensure_ascii=true) }}"
+    assert json.loads(render(shared(), source, x=value)) == json.loads(json.dumps(value))
+
+
+def test_long_chats_have_more_time() -> None:
+    """What they may take beside is not counted, as there is none that a template could waste with short ones."""
+    renderer, allowance = Renderer(), Allowance(limits.SECONDS)
+    for _ in range(5):
+        renderer.render("{{ x | upper | lower | upper | length }}", {"x": "a" * 4_000_000}, (), allowance)
+    assert allowance.left > limits.SECONDS / 2
+    renderer.close()
 
 
 def test_long_and_strange_texts() -> None:

@@ -18,6 +18,7 @@ NAMES = ("smollm2", "hf:owner/repo", "hf:owner/repo:Q4_0")
 # What each command is given besides the model, which stands where MODEL is.
 WORDS = {
     "bench": ["MODEL", "-n", "1"],
+    "chat": ["MODEL"],
     "compare-quants": ["MODEL", "-f", "text.txt", "--types", "Q4_0"],
     "edit": ["MODEL", "--set", "general.name=x", "-o", "out.gguf"],
     "hash": ["MODEL"],

@@ -18,7 +18,7 @@ from ggufpy.llm import Llama
 
 TEMPLATE = (
     "{%- if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>\n{% endif %}"
-    "{%- for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{%- for m in messages %}<|im_start|>{{ m.role + '\n' }}"
     "{%- if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content or '' }}"
     "{%- for call in m.tool_calls or [] %}\n<tool_call>\n"
     '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
@@ -206,3 +206,16 @@ def test_a_handler_answers_in_the_models_place() -> None:
     assert seen["llama"] is llm
     assert seen["messages"] == ASK
     assert (seen["max_tokens"], seen["temperature"], seen["tools"], seen["stream"]) == (5, 0.5, [TOOL], False)
+
+
+def test_the_next_turn_costs_its_new_tokens_only() -> None:
+    with saying(f"{THOUGHT}Rain.") as llm:
+        messages: list[dict[str, Any]] = [*ASK]
+        read = 0
+        for _ in range(5):
+            out: Any = llm.create_chat_completion(messages, temperature=0.0)
+            usage = out["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] >= read
+            # the newest token was drawn and never read
+            read = usage["prompt_tokens"] + usage["completion_tokens"] - 1
+            messages += [out["choices"][0]["message"], {"role": "user", "content": "And then?"}]

@@ -42,6 +42,42 @@ def test_an_adapter_counts_as_much_as_is_said(model: Path, adapter: Path) -> Non
     assert 0 < np.abs(rows[0.5] - rows[0.0]).max() < np.abs(rows[1.0] - rows[0.0]).max()
 
 
+def test_each_call_says_how_much_adapters_count(model: Path, adapter: Path, tmp_path: Path) -> None:
+    """Two adapters; calls of several threads with other scales are evaluated together."""
+    second = tmp_path / "second.gguf"
+    gguf.write(second, KEYS, halves("blk.1.attn_q.weight", 40, 40, 4, np.random.default_rng(4)))
+    few: dict[str, Any] = {"n_ctx": 64, "n_threads": 1}
+    asks: list[Any] = [None, {}, {str(second): 3.0}, [(0, -2.0), ("1", 1.5)], [{"id": 0, "scale": 4.0}]]
+    loaded = [(2.0, 1.0), (0.0, 0.0), (0.0, 3.0), (-2.0, 1.5), (4.0, 0.0)]
+    alone = []
+    for scales in loaded:
+        with ggufpy.Llama(model, lora_path=[adapter, second], lora_scale=scales, **few) as llm:
+            alone.append(said(llm, None))
+    with ggufpy.Llama(model, lora_path=[adapter, second], lora_scale=[2.0, 1.0], n_parallel=5, **few) as llm:
+        assert llm.adapters == (str(adapter), str(second))
+        found: list[Any] = [None] * len(asks)
+
+        def ask(i: int) -> None:
+            found[i] = said(llm, asks[i])
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(asks))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == alone
+        assert len({str(one) for one in found}) == len(asks)
+        for wrong in ({"other.gguf": 1.0}, {2: 1.0}, [5], {0: "much"}):
+            with pytest.raises(ggufpy.GGUFError, match=r"lora|the scale of 0"):
+                llm.adapter_scales(wrong)
+
+
+def said(llm: ggufpy.Llama, lora: Any) -> list[tuple[int, float]]:
+    """Tokens and the logits that they were drawn by."""
+    stream = llm.generate(PROMPT, temp=0.0, limit=12, scales=llm.adapter_scales(lora))
+    return [(token, float(stream.logits[token])) for token in stream]  # type: ignore[index]
+
+
 def test_adapters_are_not_for_a_draft_model(model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is opened by its name has other shapes than the adapter's."""
 

@@ -51,7 +51,8 @@ def test_rows_are_what_a_page_holds(kind: str, lanes: int) -> None:
     pages = HeadPages(heads, KvType(kind), KvType(kind), lanes)
     sizes = KvType(kind).key_page(64, lanes), KvType(kind).value_page(32, lanes)
     keys, values = (rng.integers(0, 60, (2, size), np.uint8) for size in sizes)  # 60: no number without end
-    rows = pages.rows(keys, values)
+    rows = np.empty((PAGE, pages.row_bytes), np.uint8)
+    pages.read(keys, values, rows)
     position, head = 37, 1
     tile, lane = keys[head].reshape(PAGE // lanes, -1)[position // lanes], position % lanes
     if KvType(kind).scaled:
@@ -106,8 +107,16 @@ def test_vectors_of_another_length_make_the_same_rows(
 
 def test_of_a_window_only_what_is_seen_is_saved(windowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(windowed, monkeypatch, n_batch=64) as one, opened(windowed, monkeypatch, n_batch=16) as two:
-        first = one.sequence()
-        one.read(first, TOKENS[:390])
+        free, first = two.free_pages, one.sequence()
+        for n in (1, 19, 20, 128, 147, 148, 276, 277, 300):
+            one.read(first, TOKENS[first.n_past : n])
+            second = two.restored(one.snapshot(first, n), n)
+            assert second.n_past == n
+            expected = one.read(first.fork(n), TOKENS[n : n + 5], "all")
+            np.testing.assert_array_equal(two.read(second, TOKENS[n : n + 5], "all"), expected)
+            second.close()
+            assert two.free_pages == free
+        one.read(first, TOKENS[300:390])
         (saved,) = one.snapshot(first, 390)
         assert saved.since == (390 + 1 - 20 - PAGE) // PAGE * PAGE
         second = two.restored((saved,), 390)

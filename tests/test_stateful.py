@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine import VOCABULARY, write_model
+from engine import SIZES, VOCABULARY, metadata, weights, write_model
 from llm_fakes import VOCAB, fake_llama
 
 import ggufpy
 from ggufpy import GGUFError, Llama
+from ggufpy import format as gguf
+from ggufpy.generate import snapshots
 from ggufpy.generate.scores import Scores
 from ggufpy.generate.state import LlamaState
 
@@ -252,6 +256,16 @@ def test_nothing_is_evaluated_for_a_state(path: Path) -> None:
         assert steps_of(other, lambda: other.eval(OTHERS)) == len(OTHERS)
 
 
+def test_the_state_of_any_text(path: Path) -> None:
+    with opened(path) as llm, opened(path) as other:
+        llm.eval(OTHERS)
+        state = llm.state_of(TOKENS[:140])
+        assert list(llm.eval_tokens) == TOKENS[:140]
+        other.load_state(state)
+        assert steps_of(other, lambda: written(other, TOKENS[:140], 1)) == 1
+        assert written(other, TOKENS[:140], 4) == written(llm, TOKENS[:140], 4)
+
+
 def test_a_state_of_nothing(llm: Llama) -> None:
     state = llm.save_state()
     assert (state.n_tokens, state.scores.shape) == (0, (0, llm.n_vocab()))
@@ -267,7 +281,7 @@ def test_states_go_through_files(path: Path, tmp_path: Path) -> None:
         state.save(tmp_path / "a.state")
         assert [p.name for p in tmp_path.iterdir()] == ["a.state"]
         found = LlamaState.load(tmp_path / "a.state")
-        assert found.llama_state == state.llama_state
+        assert found.llama_state == state.llama_state == pickle.loads(pickle.dumps(state)).llama_state
         assert found.model == llm.model_fingerprint == other.model_fingerprint
         other.load_state(found)
         assert other._seed == 9
@@ -299,6 +313,18 @@ def test_states_that_are_refused(path: Path, tmp_path: Path) -> None:
             setattr(changed, name, value)
             with pytest.raises(GGUFError, match=why):
                 llm.load_state(changed)
+        found = snapshots.decode(state.llama_state)
+        assert found.snapshot is not None
+        rows = found.snapshot.groups[0].rows.copy()
+        rows[40, 1] |= 0x7C
+        groups = (replace(found.snapshot.groups[0], rows=rows),)
+        data = snapshots.encode(replace(found, snapshot=replace(found.snapshot, groups=groups)))
+        llm.reset()
+        llm.eval(OTHERS)
+        with pytest.raises(GGUFError, match="not finite"):
+            llm.load_state(LlamaState.of_bytes(data))
+        assert list(llm.eval_tokens) == OTHERS
+        llm.load_state(state)
         with pytest.raises(GGUFError, match="a LlamaState is wanted"):
             llm.load_state(b"GGUF")  # type: ignore[arg-type]
         assert list(llm.eval_tokens) == TOKENS[:150]
@@ -335,6 +361,18 @@ def test_a_state_is_loaded_beside_a_text_that_nobody_goes_on_with(path: Path) ->
         assert [first, *itertools.islice(stream, 3)] == written(llm, OTHERS, 4)
 
 
+def test_a_text_goes_on_after_it_was_saved(path: Path) -> None:
+    with opened(path) as llm:
+        expected = written(llm, OTHERS, 8)
+        stream = llm.generate(OTHERS, temp=0.0, limit=8)
+        found = [next(stream) for _ in range(3)]
+        state = llm.save_state()
+        assert state.input_ids.tolist() == OTHERS + expected[:2]
+        assert found + list(stream) == expected
+        llm.load_state(state)
+        assert written(llm, OTHERS + expected[:3], 5) == expected[3:]
+
+
 def test_scores_keep_what_is_of_the_text() -> None:
     scores, rows = Scores(2), np.arange(20, dtype=np.float32).reshape(10, 2)
     scores.add([1, 2, 3], 0, rows[:3])
@@ -350,7 +388,7 @@ def test_scores_keep_what_is_of_the_text() -> None:
     scores.only([4, 4], rows[2])
     assert scores.rows([4, 4], 0) is None
     np.testing.assert_array_equal(scores.rows([4, 4], 1), rows[2:3])
-    scores.release()
+    scores.clear()
     assert scores.rows([4, 4], 1) is None
 
 
@@ -363,6 +401,29 @@ def test_what_llama_cpp_users_ask_a_model(llm: Llama) -> None:
     for name in ("ctx", "model"):
         with pytest.raises(AttributeError, match=r"there is no llama\.cpp"):
             getattr(llm, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "more", "expected"),
+    [
+        ("gpt2", ["a", "Ċ", "<|im_end|>", "<|endoftext|>"], {}, {"nl": 1, "eot": 2, "cls": 11, "sep": -1}),
+        ("gpt2", ["a", "Ċ", "b"], {"eot_token_id": 2, "bos_token_id": 0}, {"nl": 1, "eot": 2, "cls": 0}),
+        ("llama", ["<unk>", "<s>", "</s>", "<0x0A>", "\n"], {}, {"nl": 3, "eot": -1, "cls": 1}),
+        ("llama", ["<unk>", "<s>", "</s>", "\n"], {}, {"nl": 3}),
+        ("llama", ["<unk>", "<s>", "</s>", "b"], {"padding_token_id": 2}, {"nl": 2}),
+        ("bert", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"], {"padding_token_id": 0, "bos_token_id": 2,
+         "seperator_token_id": 3, "unknown_token_id": 1}, {"nl": 0, "cls": 2, "sep": 3}),
+    ],
+)  # fmt: skip
+def test_special_tokens(kind: str, texts: list[str], more: Any, expected: Any, tmp_path: Path) -> None:
+    """llama.cpp: src/llama-vocab.cpp."""
+    texts = texts + [f"w{i}" for i in range(VOCABULARY - len(texts))]
+    keys = {"model": kind, "tokens": texts, "scores": [0.0] * VOCABULARY, "token_type": [1] * VOCABULARY, **more}
+    keys |= {"pre": "gpt-2", "merges": ["a b"]} if kind == "gpt2" else {}
+    said = {**metadata(SIZES), **{f"tokenizer.ggml.{key}": value for key, value in keys.items()}}
+    gguf.write(tmp_path / "m.gguf", said, weights(SIZES, VOCABULARY, "F32"))
+    with opened(tmp_path / "m.gguf") as llm:
+        assert {name: getattr(llm, f"token_{name}")() for name in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ A call whose task is cancelled ends before the model's next step.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +15,9 @@ from ggufpy.api.embedding import Embeddings
 from ggufpy.api.openai.model import Record
 from ggufpy.support import checks
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who does not await imports neither asyncio nor threads for it: 40 ms of a start
+    from concurrent.futures import ThreadPoolExecutor
+
     from ggufpy.api.openai.texts import Job
 
 T = TypeVar("T")
@@ -77,8 +77,12 @@ class AsyncCompletions(Completions, Embeddings):
             job.cancel()
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
+        import asyncio
+
         with self._beginning:
             if self._workers is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 self._workers = ThreadPoolExecutor(MOST_THREADS, "ggufpy-call")
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 

@@ -20,9 +20,10 @@ _MAX_PRECISION = 400  # digits behind the point: a float has no more
 
 
 def check(name: str, args: Arguments, kwargs: Mapping[str, Any]) -> None:
-    """Raises TooMuch for a filter or method `name`, its value first in `args`, whose result would be too large."""
-    for value in (*args, *kwargs.values()):
-        weigh(value)
+    """Raises TooMuch for a filter or method `name`, its value first in `args`, whose result would be too large.
+
+    No argument is larger than any value may be: each was weighed when it was made.
+    """
     size = _SIZES.get(name)
     if size is not None and size(args, kwargs) > MAX_VALUE:
         raise TooMuch(f"{name} would make too large a value")

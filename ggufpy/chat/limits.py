@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 SECONDS = 1.25  # for compiling a template and one call of `ChatTemplate.render`, with all its probes, together
+SECONDS_A_BYTE = 0.5 / (1 << 20)  # beside those, for each byte of a chat: one of megabytes takes longer
 MARGIN = 0.15  # how much earlier a template is to stop by itself than its process is killed
 START_SECONDS = 30.0  # for Python and jinja2 to start, which no template has a part in
 MAX_SOURCE = 1 << 17  # characters of a template
 MAX_SOURCE_HERE = 1 << 15  # where nothing can stop jinja2 at compiling it: that may take the square of it
 MAX_OUTPUT = 1 << 25  # characters of a prompt
-MAX_WORK = 1 << 28  # characters, items and iterations of one rendering
+MAX_WORK = 1 << 30  # characters, items and iterations of one rendering
+MAX_WORK_HERE = 1 << 28  # where nothing else holds its memory
 MAX_VALUE = 1 << 24  # characters of one value
 MAX_ITEMS = 1 << 19  # items of one value
 MAX_BITS = 1 << 16  # of a whole number

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ggufpy.chat.call_ids import with_ids
 from ggufpy.chat.probe import Calls, Message, Probe
 from ggufpy.errors import GGUFError
 
@@ -50,6 +51,7 @@ def with_reasoning(messages: list[Any]) -> list[Any]:
 def adapted(messages: list[Message], probe: Probe) -> list[Message]:
     """Checked messages as the template takes them. Raises GGUFError for arguments that cannot become objects."""
     messages = [_with_calls(message, f"messages[{i}]", probe) for i, message in enumerate(messages)]
+    messages = with_ids(messages, probe)
     if any(message["role"] == "developer" for message in messages) and not probe.knows_developer():
         messages = [_renamed(message, "developer", "system") for message in messages]
     if any(message["role"] == "system" for message in messages):
@@ -63,12 +65,18 @@ def adapted(messages: list[Message], probe: Probe) -> list[Message]:
 
 def _checked_message(message: Any, name: str) -> Message:
     if not isinstance(message, Mapping):
-        raise GGUFError(f"{name} must be a mapping with 'role' and 'content', not {type(message).__name__}")
+        how = " (give its model_dump())" if callable(getattr(message, "model_dump", None)) else ""
+        raise GGUFError(f"{name} must be a mapping with 'role' and 'content', not {type(message).__name__}{how}")
     made = {key: value for key, value in message.items() if value is not None}
     role = message.get("role")
     if not isinstance(role, str):
         problem = "is missing" if "role" not in message else f"is {_kind(role)}"
         raise GGUFError(f'{name}.role {problem}, and must be a text such as "user"')
+    if role == "function":  # OpenAI's older names for answers and calls
+        made["role"] = "tool"
+    if "function_call" in made:
+        made.setdefault("tool_calls", [{"type": "function", "function": made["function_call"]}])
+        del made["function_call"]
     if "tool_calls" in made:
         calls = made.pop("tool_calls")
         if not isinstance(calls, (list, tuple)):

@@ -18,9 +18,9 @@ from ggufpy.chat.limits import TooMuch
 class Meter:
     """What one rendering has used. Raises TooMuch when it is too much. `now` is when it was asked for."""
 
-    def __init__(self, seconds: float, now: datetime) -> None:
+    def __init__(self, work: int, seconds: float, now: datetime) -> None:
         self.now = now
-        self._left = limits.MAX_WORK
+        self._left = work
         self._end = time.monotonic() + seconds
 
     def charge(self, work: float) -> None:
@@ -45,9 +45,9 @@ def meter() -> Meter:
     return _METER.get()
 
 
-def metered(render: Callable[[], Iterable[str]], seconds: float, now: datetime) -> str:
-    """The joined chunks of `render` under a new meter. Raises TooMuch beyond a limit."""
-    token = _METER.set(Meter(seconds, now))
+def metered(render: Callable[[], Iterable[str]], meter: Meter) -> str:
+    """The joined chunks of `render` under a meter. Raises TooMuch beyond a limit."""
+    token = _METER.set(meter)
     chunks: list[str] = []
     left = limits.MAX_OUTPUT
     try:
@@ -55,7 +55,7 @@ def metered(render: Callable[[], Iterable[str]], seconds: float, now: datetime) 
             left -= len(chunk)
             if left < 0:
                 raise TooMuch(f"it writes more than {limits.MAX_OUTPUT:,} characters")
-            _METER.get().charge(1)
+            meter.charge(1)
             chunks.append(chunk)
     finally:
         _METER.reset(token)

@@ -6,6 +6,7 @@ neither form of a thing shows in what is written there is nothing to tell, and t
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -33,6 +34,7 @@ _TOOL = {
     },
 }
 _CALL_ID = "call00001"  # Mistral's templates want nine letters and digits
+_IDS = {"odd": "call_0123456789abcdefghijklmn", "none": None}
 _QUOTED_PART = re.compile(rf"""['"]text['"]: ?['"]{_WORD}""")
 _NULL = re.compile(r"None|null")
 
@@ -103,6 +105,13 @@ class Probe:
         chat = ("developer", "user")
         return self._names_developer and self._once("developer", lambda: self._shows(self._chat(chat, {}), (0,)))
 
+    def takes_id(self, kind: str) -> bool:
+        """Whether calls and answers are shown with ids of a kind: "odd" (as OpenAI's are), "none".
+
+        False only if they are shown with one of nine letters and digits.
+        """
+        return self._once((kind, "id"), lambda: self._ask_id(_IDS[kind]))
+
     def calls(self) -> Calls:
         """How calls of tools may come."""
         return self._once("calls", self._ask_calls)
@@ -127,6 +136,14 @@ class Probe:
         if self._shows(self._chat(roles, forms), _places("system", roles)):
             return True
         return not self._shows_all(others)
+
+    def _ask_id(self, one: str | None) -> bool:
+        chat = self._chat(("user", "call", "tool"), {})
+        other = copy.deepcopy(chat)
+        for part, key in ((other[1]["tool_calls"][0], "id"), (other[2], "tool_call_id")):
+            del part[key]
+            part |= {} if one is None else {key: one}
+        return self._written(other, None) is not None or self._written(chat, None) is None
 
     def _ask_calls(self) -> Calls:
         """Tries a chat that ends with a tool's answer, then a longer one, then both with a tool on offer."""

@@ -64,12 +64,14 @@ class Renderer:
         """What a template writes; without `variables` it is only compiled, and the text is empty.
 
         `blank` names variables for special tokens that the model lacks. What it takes is taken off `allowance`, but
-        not the wait for other threads and for the process to start. Raises TemplateFailure, TooMuch among them.
+        not the wait for other threads and for the process to start, nor what long variables may take beside. Raises
+        TemplateFailure, TooMuch among them.
         """
         allowance.check()
-        seconds = allowance.left
-        inner = max(seconds - limits.MARGIN, seconds / 2)
-        asked = rendering.request(source, variables, blank, inner)
+        data = rendering.packed(variables)
+        beside = len(data) * limits.SECONDS_A_BYTE
+        seconds = allowance.left + beside
+        asked = rendering.request(source, data, blank, max(seconds - limits.MARGIN, seconds / 2))
         with self._lock():
             if self._closed:
                 raise TemplateFailure("the model that it came with is closed")
@@ -81,7 +83,7 @@ class Renderer:
                 self._stop()
                 raise
             finally:
-                allowance.spend(time.monotonic() - begun)
+                allowance.spend(max(time.monotonic() - begun - beside, 0.0))
         return rendering.text_of(answer)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.chat.limits import MAX_SOURCE_HERE, TemplateFailure, TooMuch
+from ggufpy.chat.limits import MAX_SOURCE_HERE, MAX_WORK, MAX_WORK_HERE, TemplateFailure, TooMuch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,17 +21,22 @@ _KEPT = 8  # compiled templates
 _SPACE = re.compile(r"\s+")
 
 
-def request(source: str, variables: Mapping[str, Any] | None, blank: Sequence[str], seconds: float) -> bytes:
-    """A template to render with `variables`, or only to compile where there are none.
-
-    `blank` are variables for special tokens that the model lacks. Raises TemplateFailure for what is no JSON.
-    """
-    now = datetime.now().isoformat()
-    asked = {"source": source, "variables": variables, "blank": list(blank), "seconds": seconds, "now": now}
+def packed(variables: Mapping[str, Any] | None) -> bytes:
+    """Variables as JSON. Raises TemplateFailure for what is none."""
     try:
-        return _bytes(asked)
+        return _bytes(variables)
     except (TypeError, ValueError, RecursionError) as error:
         raise TemplateFailure(f"what a template is given must be JSON values: {line(error)}") from error
+
+
+def request(source: str, variables: bytes, blank: Sequence[str], seconds: float) -> bytes:
+    """A template to render with packed variables, or only to compile where these are null.
+
+    `blank` are variables for special tokens that the model lacks.
+    """
+    now = datetime.now().isoformat()
+    rest = _bytes({"source": source, "blank": list(blank), "seconds": seconds, "now": now})
+    return b'{"variables": ' + variables + b", " + rest[1:]
 
 
 def text_of(answer: bytes) -> str:
@@ -71,15 +76,16 @@ class Rendering:
         return _bytes({"text": text, "failure": failure, "too_much": too_much})
 
     def _text(self, asked: Mapping[str, Any]) -> str:
-        from ggufpy.chat.meter import metered
+        from ggufpy.chat.meter import Meter, metered
         from ggufpy.chat.sandbox import blank_tokens
 
         template = self._template(asked["source"])
         if asked["variables"] is None:
             return ""
         variables = {**blank_tokens(asked["blank"]), **asked["variables"]}
-        now = datetime.fromisoformat(asked["now"])
-        return metered(lambda: template.generate(variables), asked["seconds"], now)
+        work = MAX_WORK if self._killable else MAX_WORK_HERE
+        meter = Meter(work, asked["seconds"], datetime.fromisoformat(asked["now"]))
+        return metered(lambda: template.generate(variables), meter)
 
     def _template(self, source: str) -> Any:
         from ggufpy.chat.sandbox import Sandbox

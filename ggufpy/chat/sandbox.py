@@ -25,7 +25,8 @@ from ggufpy.chat import growth
 from ggufpy.chat.meter import meter
 
 _PREFIX = "ggufpy "  # filters that templates cannot name begin with it
-_CHARGE, _LOOP = "charge_value", "charge_loop"
+_CHARGE, _CHARGE_PART, _LOOP = "charge_value", "charge_part", "charge_loop"
+_PARTS = ("attr", "d", "default", "first", "last", "max", "min", "random")  # filters that give what is there already
 SLOW_FILTERS = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")  # on some texts, in one call of C
 
 
@@ -106,6 +107,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         names = [name for name in self.filters if killable or name not in SLOW_FILTERS]
         self.filters = {name: _metered_filter(name, self.filters[name]) for name in names}
         self.filters[_PREFIX + _CHARGE] = pass_context(lambda _, value: meter().made(value))
+        self.filters[_PREFIX + _CHARGE_PART] = pass_context(_part)
         self.filters[_PREFIX + _LOOP] = pass_context(_counted)
         del self.globals["lipsum"]
         self.globals["dict"] = _Dict()
@@ -131,6 +133,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             meter().charge(1 + self.constant_text)
         elif isinstance(owner, (str, bytes, int, float)):
             growth.check(getattr(method, "__name__", ""), (owner, *args), kwargs)
+        elif isinstance(function, type):  # a cycler holds what it is given, and shows it
+            meter().made((args, kwargs))
         return meter().made(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -159,7 +163,7 @@ class _Metering(NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _CHARGE, []) if isinstance(node.arg, nodes.Slice) else node
+        return _filtered(node, _CHARGE_PART, []) if isinstance(node.arg, nodes.Slice) else node
 
 
 def _filtered(node: nodes.Node, name: str, args: list[nodes.Expr]) -> nodes.Filter:
@@ -175,6 +179,12 @@ def _text_in(node: nodes.Node) -> int:
 def _finalize(_: Context, value: Any) -> Any:
     """Every value that is written."""
     return meter().made(value)
+
+
+def _part(_: Context, value: Any) -> Any:
+    """A part of a value that was weighed, charged by its own length: what it holds is not made anew."""
+    meter().charge(len(value) if isinstance(value, Sized) else 1)
+    return value
 
 
 def _counted(_: Context, items: Iterable[Any], text: int) -> Iterator[Any]:
@@ -196,7 +206,8 @@ def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         growth.check(name, args, kwargs)
         first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
         head = [value for key, value in first.items() if passed.lower().endswith("." + key)]
-        return meter().made(function(*head, *args, **kwargs))
+        made = function(*head, *args, **kwargs)
+        return _part(context, made) if name in _PARTS else meter().made(made)
 
     return filtered
 

@@ -72,6 +72,8 @@ class ChatTemplate:
         try:
             self._renderer.render(source, None, (), allowance)
         except TemplateFailure as error:
+            if renderer is None:
+                self._renderer.close()
             raise GGUFError(f"{name} is not a valid jinja2 template: {error}") from error
         self._seconds = max(allowance.left, _LEAST_SECONDS)
 

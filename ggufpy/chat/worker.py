@@ -19,7 +19,7 @@ from ggufpy.chat.rendering import Rendering
 
 READY = b"ready"
 _DEPTH = 1500  # of Python's calls: metering has some of its own, and as deep a template as ever is to compile
-_ALARM = 2 * limits.SECONDS  # after which a process that nobody kills ends itself
+_PATIENCE = 2.0  # times what a request may take, after which a process that nobody kills ends itself
 
 
 def serve() -> None:
@@ -35,7 +35,7 @@ def serve() -> None:
     with contextlib.suppress(OSError):  # whoever asked is gone
         send(answers, READY)
         while (asked := receive(questions)) is not None:
-            with _alarm():
+            with _alarm(_PATIENCE * (limits.SECONDS + len(asked) * limits.SECONDS_A_BYTE)):
                 answer = rendering.answer(asked)
             send(answers, answer)
 
@@ -84,13 +84,13 @@ def _give_up() -> None:
 
 
 @contextlib.contextmanager
-def _alarm() -> Iterator[None]:
+def _alarm(seconds: float) -> Iterator[None]:
     """Within it the process is ended by the system when it takes far too long: the one that asked may be gone."""
     if sys.platform == "win32":
         yield
         return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
-    signal.setitimer(signal.ITIMER_REAL, _ALARM)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ def _screen() -> Screen | None:
         return None
     from ggufpy.commands._chat.screen import Screen
 
-    screen = Screen()
+    screen = Screen(descriptor=console.below(sys.stdout).fileno())
     return None if screen.console.is_dumb_terminal or screen.console.legacy_windows else screen
 
 

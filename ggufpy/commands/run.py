@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
+from ggufpy.commands._grammar_options import add_grammar_arguments, grammar_of, guides_of
 from ggufpy.commands._options import (
     add_cache_arguments,
     add_default_model_argument,
@@ -52,6 +53,7 @@ examples:
   ggufpy run model.gguf -sys "Answer in French." -p "Name three rivers." --temp 0
   ggufpy run model.gguf --raw -p "Once upon a time" -n 100 -s 7
   git diff | ggufpy run hf:owner/model-GGUF:Q4_K_M -f - --no-escape -c 8192
+  ggufpy run -p "Two rivers as JSON" -j '{"type": "array", "items": {"type": "string"}, "maxItems": 2}'
   ggufpy run model.gguf -f edit.txt --lookup 8      faster where the answer repeats the prompt
   ggufpy run model.gguf -p "Tell me a story." -c 2048 --context-shift --ignore-eos -n 10000"""
 
@@ -107,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache_arguments(parser)
     add_speculation_arguments(parser)
     add_sampling_arguments(parser)
+    add_grammar_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if args.keep is not None and not args.context_shift:
         raise UsageError("--keep says what --context-shift keeps: add it, or leave out --keep")
     check_speculation(args)
+    grammar = grammar_of(args)
     started = time.perf_counter()
     prompt = _prompt(args)
     with _load(args) as llm:
@@ -128,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             ignore_eos=args.ignore_eos,
             context_shift=args.context_shift,
             keep=args.keep or 0,
+            guides=guides_of(llm, grammar),
             **sampling_options(args),
         )
         result = _generate(llm, stream, args, len(tokens))

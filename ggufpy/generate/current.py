@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     from ggufpy.generate.loop import Stream
     from ggufpy.generate.sampling import Constraint, Guides, Sampling
     from ggufpy.generate.scores import Scores
-    from ggufpy.runtime.request import Reuse
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]
 
 NO_EFFECT = {"tfs_z": 1.0, "penalize_nl": True}  # options that llama_cpp 0.3.36 takes and does not read, unless so
-MIROSTAT = ("mirostat_mode", "mirostat_eta", "mirostat_tau")
 LAST_N = 64  # tokens that penalties look back
 
 
@@ -53,7 +51,7 @@ class CurrentModel(LoadedModel):
 
     def close(self) -> None:
         """Give back threads, memory and the file; closing twice is fine. Calls of other threads end with GGUFError."""
-        self._known.release()
+        self._known.clear()
         super().close()
 
     # -- the current text --
@@ -94,9 +92,12 @@ class CurrentModel(LoadedModel):
 
         What is not known of them any more is evaluated again.
         """
+        return self._scores_of(self.loop.evaluated)
+
+    def _scores_of(self, text: list[int]) -> Floats:
+        """What `scores` has of a text that was the current one."""
         import numpy as np
 
-        text = self.loop.evaluated
         if not text:
             return np.empty((0, self.n_vocab()), np.float32)
         return self._rows(text) if self._logits_all else self._last_row(text)[None]
@@ -126,7 +127,7 @@ class CurrentModel(LoadedModel):
         if not ids:
             return
         if self._logits_all:
-            self._read(before + ids, "any")
+            self._read(before + ids)
         elif self._makes_logits:
             self._read_last(before + ids)
         else:
@@ -136,13 +137,13 @@ class CurrentModel(LoadedModel):
     def _makes_logits(self) -> bool:
         return self.engine.makes_logits
 
-    def _read(self, text: list[int], reuse: Reuse) -> None:
+    def _read(self, text: list[int]) -> None:
         """Evaluates a text and keeps all logits that this makes."""
 
         def take(first: int, rows: Floats) -> None:
             self._known.add(text, first, rows)
 
-        self.loop.run(Request(text, take=take, reuse=reuse, scales=self._parts.scales))
+        self.loop.run(Request(text, take=take, reuse="any", scales=self._parts.scales))
 
     def _read_last(self, text: list[int]) -> Floats:
         """Evaluates a text and keeps the logits of its last token."""
@@ -162,9 +163,8 @@ class CurrentModel(LoadedModel):
         """The logits (tokens, n_vocab) of a text."""
         rows = self._known.rows(text, 0)
         if rows is None:
-            self._read(text, "none")
-            rows = self._known.rows(text, 0)
-        assert rows is not None
+            rows = self.logits(text)
+            self._known.add(text, 0, rows)
         return rows
 
     # -- sampling --
@@ -183,9 +183,6 @@ class CurrentModel(LoadedModel):
         for name, nothing in NO_EFFECT.items():
             if options.pop(name, nothing) not in (nothing, None):
                 warnings.warn(f"{name} has no effect: llama.cpp dropped it, and so has llama_cpp", stacklevel=3)
-        if not options.get("mirostat_mode"):
-            for name in MIROSTAT:
-                options.pop(name, None)
         if options.get("repeat_last_n") is None and self.last_n_tokens_size != LAST_N:
             options["repeat_last_n"] = self.last_n_tokens_size
         return super().sampling(**options)

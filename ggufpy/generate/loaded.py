@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CLOSED = "this model is closed: open it again with Llama(...)"
 NO_TOKEN = -1  # in place of a token where there is none
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # by number: enum llama_pooling_type in include/llama.h of llama.cpp
-SEED_BITS = 63  # of a text's seed
+SEED_BITS = 63  # of a text's seed, which others keep as a signed whole number
 NEW_SEED = (None, -1, 0xFFFFFFFF)  # seeds that mean another one every time, as llama.cpp has it
 
 Self = TypeVar("Self", bound="LoadedModel")
@@ -160,15 +160,25 @@ class LoadedModel(Reopened):
         return NO_TOKEN if self.tokenizer.bos is None else self.tokenizer.bos
 
     def token_nl(self) -> int:
-        """The id of a line break, -1 without one."""
+        """The id of a line break; without one that of padding, -1 without that either."""
         if not self._has_text:
             return NO_TOKEN
-        ids = self.tokenizer.encode("\n")
-        return ids[-1] if ids else NO_TOKEN
+        if self.metadata.get("tokenizer.ggml.model") == "llama":  # whose texts begin with a space
+            known = self.tokenizer.vocab.ids
+            ids = [known[text] for text in ("<0x0A>", "\n") if text in known]
+        else:
+            ids = self.tokenizer.encode("\n")
+        return ids[0] if ids else self._special_token("padding")
 
     def token_eot(self) -> int:
-        """The id of the end of a turn, -1 without one."""
-        return self._special_token("eot")
+        """The id of the end of a turn: what the file says, else a token of a text that is known; -1 without one."""
+        said = self._special_token("eot")
+        if said != NO_TOKEN or not self._has_text:
+            return said
+        from ggufpy.tokenizers.vocab import END_OF_TURN
+
+        known = self.tokenizer.vocab.ids
+        return next((known[text] for text in END_OF_TURN if text in known), NO_TOKEN)
 
     def token_cls(self) -> int:
         """The id of the token that begins a text in a model of BERT's kind, else that of the beginning token."""

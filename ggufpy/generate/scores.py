@@ -6,6 +6,7 @@ In: rows, as they are computed. Out: rows of the same text, or of a longer or sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,42 +18,45 @@ Floats = NDArray[np.float32]
 
 
 class Scores:
-    """Rows (n_vocab,) behind the tokens of one text: those from `first` on."""
+    """Rows (n_vocab,) behind the tokens of one text: those from `first` on. Threads may use it together."""
 
     def __init__(self, n_vocab: int) -> None:
-        self.first = 0
+        self._lock = Lock()
+        self._first = 0
         self._text: list[int] = []
-        self._rows: Floats = np.empty((0, n_vocab), np.float32)
+        self._none: Floats = np.empty((0, n_vocab), np.float32)
+        self._rows = self._none
 
     def clear(self) -> None:
-        """Nothing is known."""
-        self._text, self.first = [], 0
-
-    def release(self) -> None:
         """Nothing is known, and no memory is held."""
-        self.clear()
-        self._rows = self._rows[:0].copy()
+        with self._lock:
+            self._text, self._first, self._rows = [], 0, self._none
 
     def only(self, text: Sequence[int], row: Floats) -> None:
         """The row behind the last token of a text is known, and no other."""
-        self.clear()
-        self.add(text, len(text) - 1, row[None])
+        with self._lock:
+            self._text, self._first, self._rows = list(text), len(text) - 1, row[None]
 
     def add(self, text: Sequence[int], at: int, rows: Floats) -> None:
         """The rows behind tokens from number `at` of a text on. Those before stay, if they are of the same text."""
-        known = common(self._text, text[:at])
-        if known < at or known < self.first:  # what is between is not known
-            self.first, known = at, at
-        end = at + len(rows)
-        self._reserve(end - self.first, known - self.first)
-        self._rows[at - self.first : end - self.first] = rows
-        self._text = list(text[:end])
+        with self._lock:
+            known = common(self._text, text[:at])
+            if known < at or known < self._first:  # what is between is not known
+                self._first, known = at, at
+            end = at + len(rows)
+            self._reserve(end - self._first, known - self._first)
+            self._rows[at - self._first : end - self._first] = rows
+            self._text = list(text[:end])
 
     def rows(self, text: Sequence[int], first: int) -> Floats | None:
-        """The rows behind tokens from number `first` to the end of a text, where all are known; they may be changed."""
-        if first < self.first or len(text) > len(self._text) or self._text[: len(text)] != list(text):
-            return None
-        return self._rows[first - self.first : len(text) - self.first]
+        """The rows behind tokens from number `first` to the end of a text, where all are known.
+
+        They stay as they are until rows of another text are added.
+        """
+        with self._lock:
+            if first < self._first or len(text) > len(self._text) or self._text[: len(text)] != list(text):
+                return None
+            return self._rows[first - self._first : len(text) - self._first]
 
     def _reserve(self, count: int, kept: int) -> None:
         """Room for so many rows; the first `kept` stay."""

@@ -40,7 +40,10 @@ class StateCache(Protocol):
 
 
 class StatefulModel(CurrentModel):
-    """What is said above; completions tell it when they begin and end (`prompt_begins`, `prompt_done`)."""
+    """A model whose current text can be saved and gone back to.
+
+    With a cache of states, completions say when they begin and end (`prompt_begins`, `prompt_done`).
+    """
 
     _cache: StateCache | None = None
     _is_recurrent = _is_hybrid = False  # no op keeps a state that cannot be gone back to
@@ -57,7 +60,11 @@ class StatefulModel(CurrentModel):
     def save_state(self) -> LlamaState:
         """The current text and what the cache holds of it, the logits and the seed: see `LlamaState`."""
         text = self.loop.evaluated
-        return self._state_of(text, self.scores if text and self._makes_logits else None)
+        return self._state_of(text, self._scores_of(text) if text and self._makes_logits else None)
+
+    def state_of(self, tokens: Sequence[int]) -> LlamaState:
+        """The state of any text, which is evaluated where it is not, and is the current one then; without logits."""
+        return self._state_of(self._ids(tokens), None)
 
     def _state_of(self, text: list[int], scores: Floats | None) -> LlamaState:
         """The state of a text, whose logits are the last of `scores` where these are given."""
@@ -84,18 +91,22 @@ class StatefulModel(CurrentModel):
         is damaged or longer than the context.
         """
         saved = self._checked_state(state)
-        tokens = [] if saved.snapshot is None else list(saved.snapshot.tokens)
-        if tokens:
-            scales = self._parts.scales
-            self.loop.run(Request(tokens, origin=saved.snapshot, reuse="any", scales=scales))
-        else:
-            self.loop.remember(())
+        tokens, loop = [] if saved.snapshot is None else list(saved.snapshot.tokens), self.loop
+        before = loop.evaluated
+        try:
+            if tokens:
+                loop.run(Request(tokens, origin=saved.snapshot, reuse="any", scales=self._parts.scales))
+            else:
+                loop.remember(())
+        except BaseException:
+            loop.remember(before)
+            raise
         self._known.clear()
         rows = state.scores
         if len(rows) and self._logits_all and len(rows) == len(tokens):
             self._known.add(tokens, 0, rows)
         elif len(rows):
-            self._known.only(tokens, rows[-1])
+            self._known.only(tokens, rows[-1].copy())
         if state.seed is not None:
             self.set_seed(state.seed)
 

@@ -74,4 +74,4 @@ def one_line(message: str) -> str:
     """The library's message without the excerpts and marks that take lines of their own."""
     lines = message.split("<state>")[0].split("<backtrace>")[0].split("\n")
     kept = [line.strip() for line in lines if line.strip() and not _POINTER.match(line) and not _NUMBERED.match(line)]
-    return "; ".join(dict.fromkeys(kept))[:400] or "it is not understood"
+    return "; ".join(dict.fromkeys(kept)).replace(":; ", ": ")[:400] or "it is not understood"

@@ -178,12 +178,19 @@ class Engine:
         """
         from . import snapshots
 
-        if n > self.n_ctx:
-            raise GGUFError(f"what was saved has {n} tokens, and the context holds {self.n_ctx}: use a larger n_ctx")
+        self.check_saved(groups, n)
         sequence = self.sequence(scales)
         with self._alone():
             snapshots.put_back(sequence, groups, n, self._program, self._pools)
         return sequence
+
+    def check_saved(self, groups: tuple[GroupRows, ...], n: int) -> None:
+        """Raises GGUFError for what `restored` would not take, as far as can be seen without reading all of it."""
+        from . import snapshots
+
+        if n > self.n_ctx:
+            raise GGUFError(f"what was saved has {n} tokens, and the context holds {self.n_ctx}: use a larger n_ctx")
+        snapshots.check(groups, n, self._program, self._pools)
 
     @cached_property
     def cache_forms(self) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ class Scheduler:
         self.events: deque[Event] = deque()  # what has come and was not yet told
 
     def check(self, request: Request) -> None:
-        """Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary."""
+        """Raises GGUFError for a prompt that is empty, too long, or not of the vocabulary, or with an origin that does
+        not fit this cache."""
         if not len(self._engine.tokens(request.prompt)):
             raise GGUFError("nothing to start from: the prompt is empty and the model adds no token of its own")
         if len(request.prompt) > self._engine.n_ctx:
@@ -86,6 +87,9 @@ class Scheduler:
                 f"the prompt is {len(request.prompt)} tokens and the context holds {self._engine.n_ctx}: "
                 "shorten it, or load the model with a larger n_ctx (-c)"
             )
+
+        if request.origin is not None:
+            self._engine.check_saved(request.origin.groups, len(request.origin.tokens))
 
     def submit(self, request: Request) -> Request:
         """Queues a request. Raises GGUFError as `check` does."""

@@ -73,8 +73,10 @@ def taken(sequence: Sequence, n: int, program: Program, names: tuple[str, ...]) 
 def put_back(
     sequence: Sequence, groups: tuple[GroupRows, ...], n: int, program: Program, pools: tuple[Pool, ...]
 ) -> None:
-    """Makes an empty sequence one of n positions. Raises GGUFError, and it stays empty, for rows that do not fit it."""
-    _check(groups, n, program, pools)
+    """Makes an empty sequence one of n positions, of rows that have been checked.
+
+    Raises GGUFError, and the sequence is closed, for numbers that are not finite, and where there are not enough pages.
+    """
     # what windows have forgotten since is not put back: the sequence holds no more than if it had been read here
     since = [max(g.since, pool.cache.first(n) * PAGE) for g, pool in zip(groups, pools, strict=True)]
     try:
@@ -91,8 +93,8 @@ def put_back(
         raise
 
 
-def _check(groups: tuple[GroupRows, ...], n: int, program: Program, pools: tuple[Pool, ...]) -> None:
-    """Raises GGUFError for rows of another cache, or fewer than the next row sees."""
+def check(groups: tuple[GroupRows, ...], n: int, program: Program, pools: tuple[Pool, ...]) -> None:
+    """Raises GGUFError for rows of another cache, or fewer than what follows n positions sees."""
     saved, names = tuple(group.form for group in groups), forms(pools, program)
     if saved != names:
         theirs, ours = (" and ".join(some) for some in (saved, names))

@@ -32,7 +32,7 @@ SPACE: Final = "\u2581"  # how a space is written in a vocabulary that is not of
 
 _KEY = "tokenizer.ggml."
 _BYTE_TEXT = re.compile("<0x[0-9A-Fa-f]{2}>")
-_END_OF_TURN = (
+END_OF_TURN = (
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -46,7 +46,7 @@ _END_OF_TURN = (
     "<end_of_utterance>",
 )
 _END_OF_GENERATION = (
-    *_END_OF_TURN,
+    *END_OF_TURN,
     "<|return|>",
     "<|call|>",
     "<|flush|>",

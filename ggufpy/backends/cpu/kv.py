@@ -154,8 +154,12 @@ class CacheMemory:
 
     def read_page(self, group: int, page: int) -> Bytes:
         """(PAGE, bytes of a position): what `portable.py` makes of a page, layer after layer."""
-        layers = self._layers_of(group)
-        return np.concatenate([self._of[i].form.rows(*self._of[i].page(i, page)) for i in layers], axis=1)
+        rows, start = np.empty((PAGE, self.row_bytes(group)), np.uint8), 0
+        for layer in self._layers_of(group):
+            form = self._of[layer].form
+            form.read(*self._of[layer].page(layer, page), rows[:, start : start + form.row_bytes])
+            start += form.row_bytes
+        return rows
 
     def write_page(self, group: int, page: int, rows: Bytes) -> None:
         """The inverse of `read_page`. Raises GGUFError for numbers that are not finite."""

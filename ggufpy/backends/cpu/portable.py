@@ -8,6 +8,8 @@ Values are as in a page (`kernels/kv_types.py`), without the padding. Three head
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,39 +46,43 @@ class HeadPages:
         """Bytes of a row."""
         return self.key_bytes + self.heads.shared * _packed(self.value_type, self.heads.value_length)
 
-    def rows(self, keys: Bytes, values: Bytes) -> Bytes:
-        """The rows (PAGE, row_bytes) of a page: its keys (heads, bytes of a head's page), and its values alike."""
-        out = np.empty((PAGE, self.row_bytes), np.uint8)
-        out[:, : self.key_bytes] = np.concatenate(self._key_views(keys), axis=-1).reshape(PAGE, -1)
-        out[:, self.key_bytes :] = self._value_view(values).reshape(PAGE, -1)
-        return out
+    def read(self, keys: Bytes, values: Bytes, rows: Bytes) -> None:
+        """Writes the rows (PAGE, row_bytes) of a page: its keys (heads, bytes of a head's page), and its values."""
+        for there, here in zip(self._key_views(keys), self._key_rows(rows), strict=True):
+            here[...] = there
+        self._value_rows(rows)[...] = self._value_view(values)
 
     def fill(self, keys: Bytes, values: Bytes, rows: Bytes) -> None:
-        """Makes a page of rows, the inverse of `rows`. Raises GGUFError for numbers that are not finite."""
-        keyed, valued = rows[:, : self.key_bytes], rows[:, self.key_bytes :]
-        views, value_view = self._key_views(keys), self._value_view(values)
-        parts = keyed.reshape(*views[0].shape[:-1], -1)
-        valued = valued.reshape(value_view.shape)
+        """Makes a page of rows, the inverse of `read`. Raises GGUFError for numbers that are not finite."""
+        key_rows, value_rows = self._key_rows(rows), self._value_rows(rows)
         codes = self.heads.value_length * self.value_type.bits // 8
-        _check(self.key_type, parts[..., -2:] if self.key_type.scaled else parts)
-        _check(self.value_type, valued[..., codes:] if self.value_type.scaled else valued)
-        start = 0
-        for view in views:
-            view[...] = parts[..., start : start + view.shape[-1]]
-            start += view.shape[-1]
-        value_view[...] = valued
+        _check(self.key_type, key_rows[-1])
+        _check(self.value_type, (value_rows[..., codes:] if self.value_type.scaled else value_rows).view("<u2"))
+        for there, here in zip(self._key_views(keys), key_rows, strict=True):
+            there[...] = here
+        self._value_view(values)[...] = value_rows
 
-    def _key_views(self, keys: Bytes) -> list[Bytes]:
-        """A page's keys where they lie: (tiles, lanes, heads, dimensions, 2); of a type with scales the codes
-        (tiles, lanes, heads, blocks, bytes) and the scales (tiles, lanes, heads, blocks, 2)."""
+    def _key_views(self, keys: Bytes) -> list[NDArray[Any]]:
+        """A page's keys where they lie, as 16-bit numbers (tiles, lanes, heads, dimensions); of a type with scales the
+        codes, bytes (tiles, lanes, heads, blocks, bytes), and the scales (tiles, lanes, heads, blocks, 1)."""
         shared, lanes, tiles = self.heads.shared, self.lanes, PAGE // self.lanes
         if not self.key_type.scaled:
-            return [keys.reshape(shared, tiles, self.heads.key_length, lanes, 2).transpose(1, 3, 0, 2, 4)]
+            return [keys.view("<u2").reshape(shared, tiles, self.heads.key_length, lanes).transpose(1, 3, 0, 2)]
         blocks, size = self.heads.key_length // BLOCK, BLOCK * self.key_type.bits // 8
         whole = keys.reshape(shared, tiles, blocks, (size + 2) * lanes)
         codes = whole[..., : size * lanes].reshape(shared, tiles, blocks, size, lanes)
-        scales = whole[..., size * lanes :].reshape(shared, tiles, blocks, lanes, 2)
-        return [codes.transpose(1, 4, 0, 2, 3), scales.transpose(1, 3, 0, 2, 4)]
+        scales = whole[..., size * lanes :].view("<u2").reshape(shared, tiles, blocks, 1, lanes)
+        return [codes.transpose(1, 4, 0, 2, 3), scales.transpose(1, 4, 0, 2, 3)]
+
+    def _key_rows(self, rows: Bytes) -> list[NDArray[Any]]:
+        """The same of rows."""
+        shape = (PAGE // self.lanes, self.lanes, self.heads.shared)
+        keyed = rows[:, : self.key_bytes]
+        if not self.key_type.scaled:
+            return [keyed.view("<u2").reshape(*shape, -1)]
+        size = BLOCK * self.key_type.bits // 8
+        blocks = keyed.reshape(*shape, self.heads.key_length // BLOCK, size + 2)
+        return [blocks[..., :size], blocks[..., size:].view("<u2")]
 
     def _value_view(self, values: Bytes) -> Bytes:
         """A page's values where they lie, without padding: (PAGE, heads, bytes)."""
@@ -84,17 +90,18 @@ class HeadPages:
         view: Bytes = values.reshape(self.heads.shared, PAGE, -1)[..., :packed].transpose(1, 0, 2)
         return view
 
+    def _value_rows(self, rows: Bytes) -> Bytes:
+        """The same of rows."""
+        return rows[:, self.key_bytes :].reshape(PAGE, self.heads.shared, -1)
+
 
 def _packed(kind: KvType, length: int) -> int:
     """Bytes of a head's numbers at one position, without padding."""
     return length * kind.bits // 8 + (length // BLOCK * 2 if kind.scaled else 0)
 
 
-def _check(kind: KvType, octets: Bytes) -> None:
+def _check(kind: KvType, numbers: NDArray[Any]) -> None:
     """Raises GGUFError where a 16-bit number (of f16 where these are scales) is infinite or none at all."""
     exponent = 0x7F80 if kind.name == "bf16" else 0x7C00
-    high = octets[..., 1::2]
-    if ((high & (exponent >> 8)) == exponent >> 8).any():  # as a rule none is even near
-        words = np.ascontiguousarray(octets).view("<u2")
-        if ((words & exponent) == exponent).any():
-            raise GGUFError("what was saved holds keys or values that are not finite: it is damaged, save it again")
+    if ((numbers & exponent) == exponent).any():
+        raise GGUFError("what was saved holds keys or values that are not finite: it is damaged, save it again")

@@ -115,7 +115,7 @@ class CpuProgram:
         if self._sinks:
             from .taps import of_step
 
-            self._given[self._work] = of_step(step, self._spread)
+            self._given[self._work] = of_step(step, self._spread())
 
         def calls() -> Iterable[Call | Cut]:
             return self._lowering(self._work, kind).calls(self._plan.body)
@@ -157,11 +157,12 @@ class CpuProgram:
         """What `logits` has computed last, where it lies."""
         from .score import LogitRows
 
-        return LogitRows(self._head, count, self.model.plan.vocabulary, self.model.threads, self._spread)
+        return LogitRows(self._head, count, self.model.plan.vocabulary, self.model.threads, self._spread())
 
-    def _spread(self, call: Call) -> None:
-        """Runs one kernel on every thread."""
-        Tape([call], self.model.library).run(self._team)
+    def _spread(self) -> Callable[[Call], None]:
+        """What runs one kernel on every thread; it does not hold this program."""
+        library, team = self.model.library, self._team
+        return lambda call: Tape([call], library).run(team)
 
     def rewrite(self, plan: Plan, sinks: Sinks) -> None:
         """Steps run the model's plan with other ops on the same matrices from now on, and what stands behind its taps.

@@ -1,7 +1,8 @@
 """What models write besides content, thoughts and calls of tools, taken apart as it comes.
 
 `syntax_of` looks at what a template writes. A family that is known has a module in `families`; for the rest the
-syntax is learned from renderings with and without a thought or a call.
+syntax is learned from renderings with and without a thought or a call. A template that does not tell of tools gets a
+syntax with `instructions` for a system message.
 
 How a text is taken apart:
 - White space around thoughts and calls goes; the rest of the text is content as it stands.

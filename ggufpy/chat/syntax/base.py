@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.chat.syntax.lark import Control
@@ -11,6 +12,7 @@ from ggufpy.chat.syntax.output import Output
 from ggufpy.chat.syntax.pieces import Piece
 from ggufpy.chat.syntax.reader import Reader, Steps
 from ggufpy.chat.tools import Offer
+from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
     from ggufpy.grammar import Grammar
@@ -72,7 +74,7 @@ class Syntax(ABC):
         control: the id of the control token that a text is, None where it is none. Raises GGUFError if a call must be
         made and this syntax has none, and for a schema that cannot be held.
         """
-        text = self.lark(offer, prompt, control)
+        text = self.lark(held(offer), prompt, control) if offer.chosen else None
         if text is None:
             return None
         from ggufpy.grammar import Grammar
@@ -83,6 +85,31 @@ class Syntax(ABC):
         """The text behind which the answer to `prompt` begins, where a thought comes before it for sure."""
         return None
 
+    def instructions(self, tools: Tools) -> str | None:
+        """What a system message must say of tools for a template that does not; None where it does."""
+        return None
+
     def shows(self, token: str) -> bool:
         """Whether the text of this control token must be in what the parser sees."""
         return bool(token) and any(token in marker for marker in self.markers)
+
+
+def held(offer: Offer) -> Offer:
+    """An offer whose schemas can all be held. Where a call need not be made and the tool is not strict, a schema that
+    cannot be becomes that of any object; elsewhere it is refused with GGUFError. One that names no properties has
+    none."""
+    from ggufpy.grammar import check_schema
+
+    tools = []
+    for tool in offer.tools:
+        function = tool["function"]
+        if function["parameters"].get("properties") == {}:
+            function = {**function, "parameters": {"additionalProperties": False, **function["parameters"]}}
+        try:
+            check_schema(function["parameters"], f"tools: {function['name']}.parameters")
+        except GGUFError:
+            if offer.must_call or function.get("strict") is True:
+                raise
+            function = {**function, "parameters": {"type": "object"}}
+        tools.append({**tool, "function": function})
+    return replace(offer, tools=tuple(tools))

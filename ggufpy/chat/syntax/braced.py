@@ -40,7 +40,7 @@ class Braced:
         else:
             end = lark.rule("braced_end[lazy]", f"{ANYTHING} {quoted(self.quote)}")
             text = lark.rule("braced_text", f"{quote} {end}")
-        notation = Notation(text, lambda value: f"{quote} {quoted(value)} {quote}", _key, _WORDS, ",")
+        notation = Notation(text, lambda value: f"{quote} {quoted(value)} {quote}", _key, _WORDS, ",", by_name=True)
         return Values(tool, notation, lark).arguments('"{"', _key, '"}"')
 
     def texts(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from types import ModuleType
 from ggufpy.chat.syntax import families
 from ggufpy.chat.syntax.base import Syntax
 from ggufpy.chat.syntax.form_syntax import FormSyntax
+from ggufpy.chat.syntax.generic import Generic
 from ggufpy.chat.syntax.learned import learned
 from ggufpy.chat.syntax.shown import Renders, Shown
 
@@ -16,7 +17,8 @@ from ggufpy.chat.syntax.shown import Renders, Shown
 def syntax_of(template: Renders, architecture: str | None = None) -> Syntax:
     """The syntax that this template's models write, from a few small renderings of it.
 
-    A family that knows the template by what it renders or names, else what is learned, else content alone.
+    A family that knows the template by what it renders or names, else what is learned. One for templates that do not
+    tell of tools at all, else content alone.
     architecture: `general.architecture`, for templates that show nothing.
     """
     shown = Shown(template)
@@ -25,6 +27,8 @@ def syntax_of(template: Renders, architecture: str | None = None) -> Syntax:
         if syntax is not None:
             return syntax
     form, header = learned(shown)
+    if not form.calls and shown.prompts and not shown.tells_of_tools:
+        return Generic(form, header)
     return FormSyntax("learned" if form.calls or form.thoughts else "plain", form, header)
 
 

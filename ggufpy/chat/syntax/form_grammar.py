@@ -11,6 +11,7 @@ from ggufpy.chat.syntax.markers import tokens_of
 from ggufpy.chat.tools import Offer
 from ggufpy.errors import GGUFError
 
+_SPACE = r"[ \t\n]{0,16}"
 _HEAD = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\])")
 
 
@@ -78,7 +79,7 @@ class FormGrammar:
             return f"{lark.text(head)} {section}"
         mark = _mark(head)
         # White space and mark are one terminal where they compete with the beginning of a thought.
-        start = f"{lark.space()} {lark.text(mark)}" if lark.is_token(mark) else rf"/[ \t\n]{{0,16}}{escaped(mark)}/"
+        start = f"{lark.space()} {lark.text(mark)}" if lark.is_token(mark) else rf"/{_SPACE}{escaped(mark)}/"
         return f"{self._wraps()} {start} {lark.text(head[len(mark) :])} {section}"
 
     def _wraps(self) -> str:
@@ -151,7 +152,7 @@ class FormGrammar:
             rest = lark.rule("thought_end[lazy]", f"{ANYTHING} {quoted(closes)}")
         if thinking:
             return lark.rule("thought", f"{rest} {lark.space()}")
-        start = rf"/\s*{escaped(opens)}/"  # one terminal: it competes with free text
+        start = rf"/{_SPACE}{escaped(opens)}/"  # one terminal: it competes with free text
         if self._has_token(opens):
             start = f"{lark.space()} {lark.text(opens)}"
         return lark.rule("thought", f"{start} {rest} {lark.space()}") + "?"
@@ -166,7 +167,7 @@ class FormGrammar:
         opens = thoughts.opens.strip() if thoughts else ""
         if thinking or not opens or self._has_token(opens):
             return ""
-        return rf"/\s*{escaped(opens)}(?s:.*)/"
+        return rf"/{_SPACE}{escaped(opens)}(?s:.*)/"
 
 
 def _mark(head: str) -> str:

@@ -162,10 +162,11 @@ class FormReader:
         first = next(part for part in parts if not (isinstance(part, Marker) and part.optional))
         if isinstance(first, Marker):
             return (yield from self._reader.starts(first.text.strip()))
-        text = yield from self._reader.peek(1)
-        if text == "[" and not opening.start and opening.calls.opens.rstrip().endswith("["):
-            text = (yield from self._reader.peek(2))[1:] or text
-        return first.fits(text)
+        char = yield from self._reader.peek()
+        if char == "[" and not opening.start:
+            second = (yield from self._reader.peek(2))[1:]
+            return not second.strip() or first.fits(second)
+        return first.fits(char)
 
     def _bracket(self, opening: Opening) -> Steps[bool]:
         """Takes a bracket around calls, which models also write or leave out where they were taught otherwise."""

@@ -16,7 +16,6 @@ from ggufpy.support.records import dataclass
 _TOKENS = re.compile(r"(<[^<>\s]+>|\[/?[A-Z_]+\])")
 _SPACES = re.compile(r"(^\s+|\s+$|[ \t]*\n\s*)")
 SPACE = "space"
-_STYLE = {"x-guidance": {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}}
 ANYTHING = "/(?s:.*)/"
 
 Control = Callable[[str], int | None]
@@ -71,8 +70,8 @@ class Lark:
         return self._control(text) is not None
 
     def schema(self, schema: Any) -> str:
-        """JSON of a schema, spaced as templates write it."""
-        return "%json " + json.dumps({**schema, **_STYLE} if isinstance(schema, Mapping) else _STYLE)
+        """JSON that fits a schema."""
+        return "%json " + json.dumps(schema if isinstance(schema, Mapping) else {})
 
     def grammar(self) -> str:
         """All rules as one text."""

@@ -92,8 +92,13 @@ def _wraps(shown: Shown, thoughts: Thoughts | None) -> tuple[tuple[str, ...], st
     ends = plain.after[len(after) :]
     more = re.sub(r"<[^<>]*>\s*$", "", ends).strip() if after else ""
     opens = thoughts.opens.strip() if thoughts else ""
-    wraps = tuple(text for text in (before, after.strip(), more) if is_marker(text) and text != opens)
+    wraps = tuple(text for text in (before, after.strip(), more) if _is_tag(text) and text != opens)
     return wraps, ends
+
+
+def _is_tag(text: str) -> bool:
+    """Whether a text is a marker that no answer holds: a name and a colon are none."""
+    return is_marker(text) and any(char in text for char in "<>[]|")
 
 
 # -- calls --

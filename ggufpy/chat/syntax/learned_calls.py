@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from ggufpy.chat.syntax.form import Part
@@ -69,7 +70,8 @@ def _wrapped(text: str, number: int) -> Written | None:
             ids = [key for key, held in value.items() if isinstance(held, str) and (held in IDS or held.isdigit())]
             first = bool(ids) and list(value).index(ids[0]) < list(value).index(next(iter(keys)))
             part = Wrapped(names[0], min(keys), ids[0] if ids else "", first)
-            return Written((part,), start, end)
+            counts = bool(ids) and value[ids[0]].isdigit()
+            return Written((replace(part, id_pattern="[0-9]{1,3}") if counts else part,), start, end)
     return None
 
 

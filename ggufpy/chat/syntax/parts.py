@@ -11,7 +11,7 @@ from ggufpy.chat.syntax.reader import NoCall, Steps
 from ggufpy.support.records import dataclass
 
 _DIGITS = re.compile(r"\d+")
-_WORD = re.compile(r"[^\s<>{}()\[\]\"'=,|]+")
+_WORD = re.compile(r"[^\s<>{}()\[\]\"'`=,|]+")
 
 
 @dataclass(frozen=True)

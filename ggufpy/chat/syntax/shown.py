@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ TEXT_KEY, TEXT = "orchard", "fig tree"
 NUMBER_KEY, NUMBER = "baskets", 7
 ARGUMENTS = ({TEXT_KEY: TEXT, NUMBER_KEY: NUMBER}, {TEXT_KEY: "plum tree"})
 IDS = ("qcall0001", "qcall0002")  # Mistral's templates want nine letters and digits
+MOST_SECONDS = 5.0  # of all renderings, about twenty; one takes some milliseconds
 _FIELDS = ("reasoning_content", "thinking", "reasoning")
 _CUT = re.compile(r"(<[^<>\s]*|\[/?[A-Z_]*)$")  # a marker that was cut
 _CUT_END = re.compile(r"^([^<>\s]*>|[A-Z_]*\])")
@@ -45,12 +47,23 @@ class Shown:
     def __init__(self, template: Renders) -> None:
         self.source = template.source
         self._template = template
+        self._seconds = 0.0
+        self._tails: dict[str, str | None] = {}
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Ends of prompts behind the user's text, as they are and with thinking asked for or not."""
         found = (self._tail(None, True, extra) for extra in _OPENED)
         return tuple(dict.fromkeys(text for text in found if text is not None))
+
+    @cached_property
+    def tells_of_tools(self) -> bool:
+        """Whether the prompt names the tools on offer."""
+        try:
+            text = self._template.render([{"role": "user", "content": USER}], add_generation_prompt=True, tools=_TOOLS)
+        except GGUFError:
+            return False
+        return NAMES[0] in text
 
     @cached_property
     def header(self) -> str:
@@ -117,7 +130,15 @@ class Shown:
         return {"content": content, "tool_calls": calls[:count]}
 
     def _tail(self, fields: dict[str, Any] | None, prompt: bool, extra: dict[str, Any] | None = None) -> str | None:
-        """What is written behind the user's text."""
+        """What is written behind the user's text. Once all renderings took their time none is made any more."""
+        key = repr((fields, prompt, extra))
+        if key not in self._tails:
+            start = time.monotonic()
+            self._tails[key] = None if self._seconds > MOST_SECONDS else self._rendered(fields, prompt, extra)
+            self._seconds += time.monotonic() - start
+        return self._tails[key]
+
+    def _rendered(self, fields: dict[str, Any] | None, prompt: bool, extra: dict[str, Any] | None) -> str | None:
         chat: list[dict[str, Any]] = [{"role": "user", "content": USER}]
         if fields is not None:
             chat.append({"role": "assistant", **fields})

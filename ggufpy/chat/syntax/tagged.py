@@ -16,6 +16,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.support.records import dataclass
 
 _UNHELD = ("pattern", "format", "minLength", "maxLength")  # of strings, which end with a tag
+_LINE = re.compile(r"\s*\n\s*")
 _ATTRIBUTE = re.compile(r"[^<>\"]+")
 
 
@@ -75,11 +76,14 @@ class Tagged:
     def _argument(self, call: Ongoing, count: int) -> Steps[None]:
         reader = call.reader
         key: list[str] = []
-        before = (self.attribute[0] if self.attribute else self.middle).strip()
+        before, *more = _LINE.split((self.attribute[0] if self.attribute else self.middle).strip())
         if not (yield from reader.until(Finder([before]), key.append)) or sum(map(len, key)) > MAX_NAME:
             if call.begun:
                 return
             raise NoCall
+        for text in more:
+            yield from reader.space()
+            yield from reader.literal(text)
         name = "".join(key).strip()
         kinds = types_of(call.schema, name)
         if self.attribute:

@@ -31,6 +31,7 @@ class Notation:
     key: Callable[[str], str]
     words: tuple[str, str, str]  # true, false, null
     comma: str
+    by_name: bool = False  # members come in the order of their names
 
 
 class Values:
@@ -98,7 +99,7 @@ class Values:
         required = schema.get("required") or ()
         members = [
             (f"{key(name)} {self.value(one, f'{where}.{name}', depth + 1)}", name in required)
-            for name, one in properties.items()
+            for name, one in (sorted(properties.items()) if self._notation.by_name else properties.items())
         ]
         return f"{opens} {self._members(members)} {closes}"
 

@@ -43,6 +43,7 @@ class Wrapped:
     arguments_key: str = "arguments"
     id_key: str = ""
     id_first: bool = False
+    id_pattern: str = "[a-zA-Z0-9_-]{1,40}"
     keyed: bool = False
 
     def read(self, call: Ongoing) -> Steps[None]:
@@ -55,7 +56,7 @@ class Wrapped:
             call.write("{}")
 
     def fits(self, char: str) -> bool:
-        return char in ("{", "[")
+        return char == "{"
 
     def lark(self, tool: Tool, lark: Lark) -> str:
         space, arguments = lark.space(), lark.schema(tool.schema)
@@ -63,8 +64,7 @@ class Wrapped:
             return f'"{{" {space} {quoted(quoted(tool.name) + ":")} {space} {arguments} {space} "}}"'
         members = [(self.name_key, quoted(quoted(tool.name))), (self.arguments_key, arguments)]
         if self.id_key:
-            pattern = "[0-9]+" if self.id_first else "[a-zA-Z0-9]{9}"
-            members.insert(0 if self.id_first else 2, (self.id_key, f'/"{pattern}"/'))
+            members.insert(0 if self.id_first else 2, (self.id_key, f'/"{self.id_pattern}"/'))
         (first, value), *rest = members
         # One terminal: where nothing marks a call it competes with free text.
         start = rf'/\{{[ \t\n]{{0,16}}"{first}":/ {space} {value}'

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from markdown_it.token import Token
+
+from ggufpy.commands._chat.clean import clean
 from ggufpy.commands._chat.markdown import Piece, parse
 
-MOST_SOURCE = 1 << 14  # characters of a block; what is longer is drawn in parts, so that work and memory are bounded
+MOST_SOURCE = 1 << 13  # characters of a block; what is longer is drawn in parts, so that work and memory are bounded
 CONTEXT = 200  # lines of code that are kept for the colours of those that follow
 _MARKS = frozenset("*_`~[]<&\\")  # what may belong to markup that is still to end
 
@@ -18,7 +21,7 @@ Height = Callable[[Piece], int]  # how many lines a piece takes
 
 
 class Blocks:
-    """The blocks of a text that grows: `push` and `shorten` give the pieces that are finished, `rest` what is left.
+    """The blocks of a text that grows: `ready` and `shorten` give the pieces that are finished, `rest` what is left.
 
     Only blocks before the last one are finished, and only whole lines decide where one begins: by CommonMark, what has
     been closed stays as it is.
@@ -30,6 +33,7 @@ class Blocks:
         self._joined = plain
         self._begun = False  # of the block that is being written a part is finished
         self._skip = 0  # and so many lines, if it is code
+        self._number: int | None = None  # of its first item, if it is the rest of a list
 
     @property
     def rest(self) -> Piece | None:
@@ -41,14 +45,16 @@ class Blocks:
         """Whether what is being written is code to which more lines can come."""
         return not self._plain and _open_code(self._pending)
 
-    def push(self, text: str) -> list[Piece]:
-        """The pieces that are finished by more text."""
-        self._pending += text
-        if "\n" not in text and len(self._pending) <= MOST_SOURCE:
-            return []
-        pieces = self._lines() if self._plain else self._blocks()
-        if len(self._pending) > MOST_SOURCE:
-            pieces.append(self._code() if self._is_open else self._take(_last_break(self._pending)))
+    def push(self, text: str) -> None:
+        """More of the text."""
+        self._pending += clean(text)
+
+    def ready(self) -> list[Piece]:
+        """The pieces that are finished by what has come."""
+        pieces = self._lines() if self._plain else self._blocks(self._pending)
+        while len(self._pending) > MOST_SOURCE:
+            start = self._pending[:MOST_SOURCE]
+            pieces.append(self._code() if "\n" in start and self._is_open else self._take(_last_break(start)))
         return pieces
 
     def shorten(self, room: int, height: Height) -> list[Piece]:
@@ -61,48 +67,54 @@ class Blocks:
         if self._plain:
             return self._words(room, height, marks=frozenset())
         tokens = parse(self._pending)
+        if len(_top(tokens)) > 1:  # the last line begins another block, or does not: its end will tell
+            return []
         kind = tokens[0].type
         if kind == "fence":
             return [self._code()] if self._is_open and self._pending.count("\n") > self._skip + 1 else []
         if kind in ("bullet_list_open", "ordered_list_open"):
-            items = [token.map[0] for token in tokens if token.level == 1 and token.nesting > 0 and token.map]
-            return [self._take(_offset(self._pending, items[-1]))] if len(items) > 1 else []
+            return self._items()
         return self._words(room, height, _MARKS) if kind == "paragraph_open" else []
 
     def finish(self) -> list[Piece]:
         """What is left at the end, whole."""
-        pieces = [] if self._plain else self._blocks(self._pending + "\n")
+        pieces = self.ready()
+        if not self._plain:
+            pieces += self._blocks(self._pending + "\n")
         rest = self._pending
         if rest.strip():
             pieces.append(self._piece(rest))
         self._pending, self._joined = "", self._plain
-        self._begun, self._skip = False, 0
+        self._begun, self._skip, self._number = False, 0, None
         return pieces
 
     def _piece(self, source: str, more: bool = False) -> Piece:
-        return Piece(source, self._joined, self._begun, self._skip, more, self._plain)
+        return Piece(source, self._joined, self._begun, self._skip, more, self._plain, self._number)
 
     def _take(self, cut: int) -> Piece:
         """Finishes what is pending up to a place. What follows goes on below it, without a blank line."""
         piece = self._piece(self._pending[:cut])
         self._pending, self._joined = self._pending[cut:], True
-        self._begun, self._skip = False, 0
+        self._begun, self._skip, self._number = False, 0, None
         return piece
 
     def _lines(self) -> list[Piece]:
         cut = self._pending.rfind("\n") + 1
         return [self._take(cut)] if cut else []
 
-    def _blocks(self, source: str | None = None) -> list[Piece]:
-        """All blocks before the last, of the whole lines that there are."""
-        text = self._pending if source is None else source
+    def _blocks(self, text: str) -> list[Piece]:
+        """All blocks before the last, and that one if it has ended, of the whole lines that there are."""
         whole = text[: text.rfind("\n") + 1]
-        starts = [token.map[0] for token in parse(whole) if token.level == 0 and token.nesting >= 0 and token.map]
+        blocks = _top(parse(whole))
+        starts = [token.map[0] for token in blocks if token.map]
+        if blocks and _has_ended(blocks[-1].type, whole):
+            starts.append(whole.count("\n"))
         pieces, done = [], 0
         for start in starts[1:]:
             cut = _offset(whole, start)
             pieces.append(self._piece(whole[done:cut]))
-            done, self._joined, self._begun, self._skip = cut, False, False, 0
+            done, self._joined = cut, False
+            self._begun, self._skip, self._number = False, 0, None
         self._pending = self._pending[done:]
         return pieces
 
@@ -122,6 +134,17 @@ class Blocks:
         self._joined = self._begun = True
         return piece
 
+    def _items(self) -> list[Piece]:
+        """Finishes all items of a list before the last one whose first line is whole."""
+        tokens = parse(self._pending[: self._pending.rfind("\n") + 1])
+        items = [token.map[0] for token in tokens if token.level == 1 and token.nesting > 0 and token.map]
+        if len(items) < 2:
+            return []
+        first = self._number or int(tokens[0].attrs.get("start", 1))
+        piece = self._take(_offset(self._pending, items[-1]))
+        self._number = first + len(items) - 1
+        return [piece]
+
     def _words(self, room: int, height: Height, marks: frozenset[str]) -> list[Piece]:
         """Finishes as many words of a paragraph as fill whole lines, unless markup may be open there."""
         text = self._pending
@@ -137,6 +160,19 @@ class Blocks:
         if not low or (marks and _open_marks(text[: cuts[low - 1]], marks)):
             return []
         return [self._take(cuts[low - 1])]
+
+
+def _top(tokens: list[Token]) -> list[Token]:
+    """What the blocks begin with that stand in no other."""
+    return [token for token in tokens if token.level == 0 and token.nesting >= 0]
+
+
+def _has_ended(kind: str, lines: str) -> bool:
+    """Whether the last block of some lines cannot go on: it is one line, or an empty line ends what it is."""
+    if kind in ("heading_open", "hr"):
+        return True
+    blank = not lines.removesuffix("\n").rpartition("\n")[2].strip(" \t")
+    return blank and kind in ("paragraph_open", "table_open", "blockquote_open")
 
 
 def _offset(text: str, line: int) -> int:

@@ -33,6 +33,7 @@ class Piece:
 
     `joined`: it stands right below the piece before, without a blank line between. A block of code may have `begun`
     with that piece; then `skip` of its lines are drawn already. `more`: others are to come. `plain`: as it stands.
+    `number` is that of the first item where it is not what the source has.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Piece:
     skip: int = 0
     more: bool = False
     plain: bool = False
+    number: int | None = None
 
 
 @cache
@@ -75,6 +77,8 @@ def drawable(piece: Piece, width: int) -> RenderableType:
     tokens = parse(piece.source)
     if _depth(tokens) * INDENT > width - LEAST_WIDTH:
         return Text(clean(piece.source))
+    if piece.number is not None:
+        tokens[0].attrs["start"] = piece.number
     return _Drawn(piece, tokens)
 
 

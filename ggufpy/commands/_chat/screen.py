@@ -6,11 +6,12 @@ which never is higher than the window: so nothing is lost above it, and a window
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 from rich.theme import Theme
 
@@ -26,10 +27,13 @@ _STYLES = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Screen:
-    """A terminal. Widths and heights are asked for at every drawing, so that windows may change theirs."""
+    """A terminal, which has the file `descriptor`: widths and heights are asked for at every drawing, so that windows
+    may change theirs. None where `console` knows them."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, descriptor: int | None = None) -> None:
         self.console = console or Console(file=sys.stdout, highlight=False, theme=Theme(_COLOURS))
+        self._descriptor = descriptor
+        self._measure()
         self._live: list[str] = []  # lines that can be drawn over; the cursor is at the end of the last one
         self._writer: _Writer | None = None
         self._held = ""  # white space that comes to sight with what follows it
@@ -78,17 +82,28 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Something that was asked for."""
-        self.console.print(Text(clean(text)))
+        self._print(text, "")
 
     def note(self, text: str) -> None:
         """Something by the way."""
-        self.console.print(Text(clean(text), style="dim"))
+        self._print(text, "dim")
 
     def error(self, text: str) -> None:
         """Something that cannot be done."""
-        self.console.print(Text(clean(text), style="red"))
+        self._print(text, "red")
+
+    def _print(self, text: str, style: str) -> None:
+        self._measure()
+        self.console.print(Text(clean(text), style=style))
 
     # -- drawing --
+
+    def _measure(self) -> None:
+        """The window's own size, not that of COLUMNS and LINES, which may be those of another time."""
+        if self._descriptor is not None:
+            size = os.get_terminal_size(self._descriptor)
+            if size.columns and size.lines:  # some say that they are 0
+                self.console.size = ConsoleDimensions(size.columns, size.lines)
 
     @property
     def width(self) -> int:
@@ -102,6 +117,7 @@ class Screen:
 
     def lines(self, piece: Piece, style: str = "") -> list[str]:
         """A piece as lines of text with escape sequences, blank ones at both ends left out."""
+        self._measure()
         with self.console.capture() as captured:
             self.console.print(drawable(piece, self.width), width=self.width, style=style or None, end="")
         lines = [line.rstrip(" ") for line in captured.get().split("\n")]
@@ -147,7 +163,7 @@ class _Writer:
 
     def add(self, text: str) -> None:
         """More of the text."""
-        self._print(self._blocks.push(text))
+        self._blocks.push(text)
         now = time.monotonic()
         if now >= self._next:
             self._draw()
@@ -174,6 +190,7 @@ class _Writer:
         return ["", *lines] if self._begun and lines and not piece.joined else lines
 
     def _draw(self) -> None:
+        self._print(self._blocks.ready())
         self._print(self._blocks.shorten(self._screen.room, lambda piece: len(self._below(piece))))
         rest = self._blocks.rest
         live = [] if rest is None else self._below(rest)

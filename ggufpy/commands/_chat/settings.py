@@ -144,7 +144,7 @@ class Settings:
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
-        return Sampling.from_options(**self.sampling).greedy
+        return bool(Sampling.from_options(**self.sampling).greedy)
 
     def request(self, attempt: int = 0) -> dict[str, Any]:
         """Options of `Llama.create_chat_completion`. A further `attempt` has another seed, where one is set."""

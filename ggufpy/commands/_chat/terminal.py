@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.buffer import Buffer
@@ -25,6 +26,9 @@ from ggufpy.commands._chat.settings import names
 from ggufpy.errors import GGUFError
 from ggufpy.support import console
 
+if sys.platform != "win32":
+    import termios
+
 PROMPT, FURTHER = "> ", ". "
 STYLE = Style.from_dict({"prompt": "bold", "bottom-toolbar": "noreverse ansibrightblack"})
 
@@ -40,10 +44,32 @@ def run(chat: Chat, screen: Screen, keep_history: bool) -> None:
             return
         screen.say("")
         try:
-            chat.take(text)
+            with silent_keys():
+                chat.take(text)
+        except KeyboardInterrupt:  # between answers: while a prompt is made, or a file is read
+            screen.note("stopped")
         except (GGUFError, MemoryError) as error:
             screen.error(str(error) or "not enough memory: try a smaller -c, or a smaller model")
         screen.say("")
+
+
+@contextmanager
+def silent_keys() -> Iterator[None]:
+    """Within it keys are not echoed, which would be in the midst of what is drawn; the next prompt gets them.
+
+    A terminal forgets them at Ctrl-C, as it always does.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class Prompt:

@@ -9,6 +9,7 @@ from dataclasses import Field, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggufpy.generate.sampling.steps import chain, options
+from ggufpy.support.options import Option
 
 _ABOUT = """How the next token is chosen; the defaults are llama.cpp's. Raises GGUFError for a value out of range.
 
@@ -20,9 +21,18 @@ any order. With `mirostat` nothing runs but logit_bias and the temperature.
 The same `seed`, prompt and options give the same text, whatever else runs. llama.cpp has other random numbers: its
 texts are of the same distribution, but not the same.
 
-The options in the order of the steps that they belong to:
+What the command line takes several times is a mapping here (`logit_bias`, of token ids) or a list of texts
+(`dry_sequence_breakers`). `from_options`, and so the calls of `Llama`, also know options by the names in brackets.
+
+The options in the order of the samplers that they belong to:
 
 """
+
+
+def _described(option: Option) -> str:
+    """A line about an option."""
+    also = f" ({', '.join(option.aliases)})" if option.aliases else ""
+    return f"`{option.name}`{also}: {option.full_help}"
 
 
 class _Checked:
@@ -77,7 +87,7 @@ else:
         bases=(_Checked,),
         namespace={
             "__module__": __name__,
-            "__doc__": _ABOUT + "\n".join(f"`{option.name}`: {option.full_help}" for option in options()),
+            "__doc__": _ABOUT + "\n".join(map(_described, options())),
         },
         frozen=True,
         kw_only=True,

@@ -21,7 +21,6 @@ from ggufpy.chat.syntax.output import Output, Text, hex_id
 from ggufpy.chat.syntax.reader import Finder, NoCall, Reader, Steps
 from ggufpy.chat.syntax.shown import Shown
 from ggufpy.chat.tools import Offer
-from ggufpy.errors import GGUFError
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
@@ -40,18 +39,18 @@ class Harmony(Syntax):
     def parser(self, prompt: str, tools: Tools | None = None) -> Parser:
         """Also continues a message whose head, or part of it, ends the prompt."""
         reader, output = Reader(), Output(hex_id)
-        head = prompt.rpartition(f"{_START}assistant")[2]
+        _, begun, head = prompt.rpartition(f"{_START}assistant")
         head, body, _ = head.partition(_MESSAGE)
-        reader.push(head + body if len(head) < _MAX_HEAD and not any(end in head for end in _ENDS) else "")
+        if begun and len(head) < _MAX_HEAD and not any(end in head for end in _ENDS):
+            reader.push(head + body)
         return Parser(reader, output, _messages(reader, output, schemas(tools)))
+
+    def answer_after(self, prompt: str) -> str | None:
+        final = f"{_CHANNEL}final{_MESSAGE}"
+        return None if final in prompt.rpartition(f"{_START}assistant")[2] else final
 
     def lark(self, offer: Offer, prompt: str, control: Control) -> str | None:
         if not offer.chosen:
-            return None
-        missing = [text for text in (_CHANNEL, _MESSAGE, _START, "<|end|>") if control(text) is None]
-        if missing and offer.must_call:
-            raise GGUFError(f"tool_choice {offer.choice!r}: the vocabulary has no token {missing[0]}, which calls need")
-        if missing:
             return None
         lark = Lark(control)
         lark.rule("start", "")
@@ -63,9 +62,12 @@ class Harmony(Syntax):
             kind = f'(" json" | {lark.text(" <|constrain|>json")})'
             head = f"({name} {channel} {kind} | {channel} {name} {kind}) {message}"
             calls.append(lark.rule(f"call_{number}", f"{head} {lark.schema(function.get('parameters') or {})}"))
-        end, again = lark.text("<|end|>"), lark.text(f"{_START}assistant")
-        thought = f"{lark.text(f'{_CHANNEL}analysis{_MESSAGE}')} {ANYTHING} {end} {again}"
-        said = f"{lark.text(f'{_CHANNEL}commentary{_MESSAGE}')} {ANYTHING} {end} {again}"
+        ended = f"{ANYTHING} {lark.text('<|end|>')}"
+        if not lark.is_token("<|end|>"):
+            ended = lark.rule("ended[lazy]", f"{ANYTHING} {quoted('<|end|>')}")
+        again = lark.text(f"{_START}assistant")
+        thought = f"{lark.text(f'{_CHANNEL}analysis{_MESSAGE}')} {ended} {again}"
+        said = f"{lark.text(f'{_CHANNEL}commentary{_MESSAGE}')} {ended} {again}"
         lark.rule("before", f"({thought} | {said})*")
         lark.rule("call", f"({' | '.join(calls)}) ({lark.text('<|call|>')})?")
         final = f" | {lark.text(f'{_CHANNEL}final{_MESSAGE}')} {ANYTHING}" if not offer.must_call else ""
@@ -122,6 +124,6 @@ def _body(reader: Reader, output: Output, tools: Mapping[str, Any], head: str) -
     reader.forget()
     thinks = kind is not None and kind[1] == "analysis"
     text: Text = output.thought() if thinks else output.content
-    if not thinks:
-        text.trim()
     yield from reader.until(_BODY_ENDS, text.write)
+    if thinks:
+        output.content.trim()

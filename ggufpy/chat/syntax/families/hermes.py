@@ -18,6 +18,7 @@ from ggufpy.chat.syntax.written import Wrapped
 
 _OPENS = "<tool_call>"
 JSON = Calls((Text("<tool_call>\n"), Wrapped(), Text("\n</tool_call>")), between="\n")
+_LIST = Calls((Wrapped(),), opens="<tool_call>[", closes="]</tool_call>", between=", ")
 _VALUES = Tagged("<parameter=", ">\n", "\n</parameter>\n", lines=True)
 _FUNCTION = (Text("<function="), Name(), Text(">\n"), _VALUES, Text("</function>\n"), Text("</tool_call>"))
 TAGS = Calls((Text("<tool_call>\n"), *_FUNCTION), between="\n")
@@ -39,10 +40,10 @@ def syntax(shown: Shown, architecture: str) -> Syntax | None:
         and "arg_key" not in shown.source
     ):
         first = TAGS if "<function=" in shown.source else JSON
-        return FormSyntax("hermes", Form(form.thoughts, (first, JSON, TAGS, _BARE_TAGS), form.wraps), header)
+        return FormSyntax("hermes", Form(form.thoughts, (first, JSON, _LIST, TAGS, _BARE_TAGS), form.wraps), header)
     return None
 
 
 def _others(own: Wrapped | Tagged) -> tuple[Calls, ...]:
     """What models of this kind also write."""
-    return (TAGS,) if isinstance(own, Wrapped) else (JSON, _BARE_TAGS)
+    return (TAGS, _LIST) if isinstance(own, Wrapped) else (JSON, _LIST, _BARE_TAGS)

@@ -17,7 +17,7 @@ from ggufpy.chat.syntax.shown import Shown
 from ggufpy.chat.syntax.written import Json, Wrapped
 
 _MARK = "[TOOL_CALLS]"
-_LIST = Calls((Wrapped(id_key="id"),), opens=f"{_MARK}[", closes="]", between=", ")
+_LIST = Calls((Wrapped(id_key="id", id_pattern="[a-zA-Z0-9]{9}"),), opens=f"{_MARK}[", closes="]", between=", ")
 _NAMED = Calls((Text(_MARK), Name(), Text("[ARGS]", optional=True), Json()))
 _WITH_ID = Calls((Text(_MARK), Name(), Text("[CALL_ID]"), Id(), Text("[ARGS]"), Json()))
 

@@ -47,7 +47,7 @@ class AdaptiveP(Last):
             "adaptive_target",
             -1.0,
             Target(),
-            "draw tokens of about this probability, with adaptive_p in --samplers; below 0: off",
+            "draw tokens of about this probability, with adaptive_p among the samplers; below 0: off",
             ("--adaptive-target",),
             metavar="P",
         ),

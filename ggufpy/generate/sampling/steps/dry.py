@@ -94,8 +94,8 @@ class Dry(Adjust):
             "dry_sequence_breakers",
             ("\n", ":", '"', "*"),
             Breakers(),
-            "a text that no repetition reaches across, again for more; the first takes the place of the usual ones, "
-            "none: no text does",
+            "texts that no repetition reaches across, in place of the usual ones; again for another, "
+            "the word none for no text",
             ("--dry-sequence-breaker",),
             aliases=("dry_sequence_breaker",),
             metavar="TEXT",

@@ -22,7 +22,7 @@ class Typical(Cut):
             "typical",
             1.0,
             Share(),
-            "locally typical share; 1: off",
+            "keep tokens about as surprising as the average here, that make up this share; 1: off",
             ("--typical", "--typical-p"),
             aliases=("typical_p", "typ_p"),
         ),
