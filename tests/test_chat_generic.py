@@ -11,8 +11,9 @@ from llm_fakes import parts
 from test_completions_chat import ASK, CALL, TOOL, saying
 
 import ggufpy
-from ggufpy.chat import ChatTemplate, generic
+from ggufpy.chat import ChatTemplate
 from ggufpy.chat.syntax import syntax_of
+from ggufpy.chat.syntax.generic import NAME
 from ggufpy.chat.tools import offered
 from ggufpy.generate.loading import Later
 from ggufpy.llm import Llama
@@ -37,10 +38,8 @@ def plain(text: str) -> Llama:
 
 
 def test_which_templates_want_it() -> None:
-    template = ChatTemplate(PLAIN)
-    assert generic.is_wanted(template, syntax_of(template))
-    knows = ChatTemplate("{{ tools }}" + PLAIN)
-    assert not generic.is_wanted(knows, syntax_of(knows))
+    assert syntax_of(ChatTemplate(PLAIN)).name == NAME
+    assert syntax_of(ChatTemplate("{{ tools }}" + PLAIN)).name != NAME
 
 
 def test_tools_are_told_and_calls_read_back() -> None:
@@ -59,9 +58,9 @@ def test_history_is_told_in_the_same_form() -> None:
         assert "<tool_response>\nrain\n</tool_response>" in text
         assert "Hm.\n" + CALL in llm.chat_prompt(HISTORY).text
         system = [{"role": "system", "content": "Be brief."}, *ASK]
-        assert "Be brief.\n\nYou can call" in llm.chat_prompt(system, offered([TOOL])).text
-        assert "You can call" not in llm.chat_prompt(system).text
-        assert "You can call" not in llm.chat_prompt(system, offered([TOOL], "none")).text
+        assert "Be brief.\n\nYou may call" in llm.chat_prompt(system, offered([TOOL])).text
+        assert "You may call" not in llm.chat_prompt(system).text
+        assert "You may call" not in llm.chat_prompt(system, offered([TOOL], "none")).text
 
 
 def test_a_call_can_be_required() -> None:

@@ -180,6 +180,47 @@ def test_a_sort_that_stops_early_leaves_the_same(order: str, monkeypatch: pytest
     assert sampled(sampling, logits) == found
 
 
+EXTREMES = st.fixed_dictionaries(
+    {
+        "samplers": st.permutations(sorted(set(named()) - {"adaptive_p", "infill"})),
+        "temp": st.sampled_from([1e-300, 1e-30, 1.0, 1e300]),
+        "dynatemp_range": st.sampled_from([0.0, 1e-300, 1e300]),
+        "dynatemp_exponent": st.sampled_from([0.0, 1e-300, 1e300]),
+        "repeat_penalty": st.sampled_from([1e-9, 1.0, 1e9]),
+        "presence_penalty": st.sampled_from([-1e9, 0.0, 1e9]),
+        "frequency_penalty": st.sampled_from([-1e9, 0.0, 1e9]),
+        "dry_multiplier": st.sampled_from([0.0, 1e-300, 1e9]),
+        "dry_base": st.sampled_from([1.0, 1.0000001, 1e300]),
+        "dry_allowed_length": st.sampled_from([0, 10**9]),
+        "dry_penalty_last_n": st.sampled_from([-1, 10**12]),
+        "top_n_sigma": st.sampled_from([1e-300, 1e300]),
+        "min_p": st.sampled_from([0.0, 1e-300, 1.0]),
+        "min_keep": st.sampled_from([0, 10**12]),
+        "top_k": st.sampled_from([0, 10**12]),
+        "mirostat": st.sampled_from([0, 0, 1, 2]),
+        "mirostat_tau": st.sampled_from([0.0, 1e-300, 1e6]),
+        "mirostat_eta": st.sampled_from([0.0, 1.0, 1e6]),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(EXTREMES, st.sampled_from([1, 2, 50]), st.sampled_from([1e-30, 1.0, 1e9]))
+@pytest.mark.filterwarnings("error")
+def test_extreme_options_draw_a_token(options: dict[str, Any], size: int, spread: float) -> None:
+    rng = np.random.default_rng(size)
+    sampler = Sampler(Sampling(seed=1, **options), size)
+    for token in rng.integers(0, size, 30).tolist():
+        sampler.accept(token)
+    for _ in range(3):
+        logits = (rng.normal(size=size) * spread).astype(np.float32)
+        forbidden = rng.random(size) < 0.3
+        logits[forbidden & (np.arange(size) > 0)] = -np.inf
+        token = sampler.sample(logits)
+        assert logits[token] > -np.inf
+        sampler.accept(token)
+
+
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_p": 0.9999}, {"temp": 3.0}, {"min_keep": 2}], ids=str)
 def test_a_sort_of_enough_draws_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw, and top-p, sort no more than they reach into."""

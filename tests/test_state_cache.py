@@ -89,7 +89,7 @@ def test_a_text_goes_on_in_another_engine_as_it_would_have(
 
 
 @pytest.mark.parametrize("level", [level.name for level in LEVELS if level != BEST])
-@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
 def test_vectors_of_another_length_make_the_same_rows(
     model: Path, level: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

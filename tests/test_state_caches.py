@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,34 @@ def test_a_prompt_is_loaded_rather_than_evaluated(kind: str, path: Path, tmp_pat
         reader.reset()
         reader.prompt_begins(TOKENS[:100])
         assert reader.n_tokens == 0
+
+
+@KINDS
+@pytest.mark.usefixtures("deadline")
+def test_threads_share_a_cache(kind: str, path: Path, tmp_path: Path) -> None:
+    prompts = [TOKENS[i : i + 30 + i] for i in range(0, 60, 10)]
+    with opened(path) as llm:
+        expected = [written(llm, prompt, 5) for prompt in prompts]
+    cache = cache_of(kind, tmp_path, 300_000)  # room for some of them
+    found: list[list[list[int]]] = []
+    with opened(path, n_parallel=2) as llm:
+        llm.set_cache(cache)
+
+        def ask() -> None:
+            mine = []
+            for prompt in prompts:
+                llm.prompt_begins(prompt)
+                mine.append(written(llm, prompt, 5))
+                llm.prompt_done([*prompt, *mine[-1]])
+            found.append(mine)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected] * 4
+    assert 0 < cache.cache_size <= 300_000
 
 
 def test_what_a_cache_cannot_give_does_not_end_a_completion(llm: Llama, tmp_path: Path) -> None:

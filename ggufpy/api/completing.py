@@ -120,10 +120,11 @@ class Completions(StatefulModel):
                 "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
                 'chat_format ("chatml")'
             )
-        if self._generic(messages, offer):
-            from ggufpy.chat import generic
+        from ggufpy.chat import generic
+        from ggufpy.chat.syntax.generic import NAME
 
-            messages, tools = generic.told(messages, offer), None
+        if generic.is_about_tools(messages, offer) and (syntax := self.chat_answers.syntax).name == NAME:
+            messages, tools = generic.told(syntax, messages, offer), None
         text = template.render(messages, **{"add_generation_prompt": True, **variables, "tools": tools})
         return prompts.chat_prompt(self.tokenizer, text, (), self.turns)
 
@@ -147,22 +148,14 @@ class Completions(StatefulModel):
                 self._answers = answers_of(self.tokenizer, self._syntax())
             return self._answers
 
-    def _generic(self, messages: Sequence[Mapping[str, Any]], offer: Offer | None) -> bool:
-        """Whether tools are told in a way of our own, because the template knows none."""
-        from ggufpy.chat import generic
-
-        return generic.needs(messages, offer) and self.chat_answers.syntax.name == "generic"
-
     def _syntax(self) -> Syntax:
-        from ggufpy.chat import generic
         from ggufpy.chat.syntax import syntax_of
 
         if self._chat_format is not None:
             return self._chat_format.syntax
         template = self.chat_template
         assert template is not None
-        syntax = syntax_of(template, self.metadata.get("general.architecture"))
-        return generic.with_calls(syntax) if generic.is_wanted(template, syntax) else syntax
+        return syntax_of(template, self.metadata.get("general.architecture"))
 
     def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt tokens of a chat: the rendered template, with a beginning token if one is due."""

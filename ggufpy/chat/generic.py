@@ -1,7 +1,6 @@
-"""Tools for models whose template knows none: offered in the system message, called in JSON within <tool_call>.
+"""Messages for templates that know no tools: the offer in the system message, calls and what tools gave as texts.
 
-In: messages and an offer. Out: messages that any template writes, and the syntax of the answer. The form is the one
-that most models have seen (Hermes'); whether a model follows it is its own matter, unless a call is required.
+In: messages and an offer. Out: messages that any template writes. How calls are written is `syntax/generic.py`'s.
 """
 
 from __future__ import annotations
@@ -13,39 +12,11 @@ from typing import Any
 from ggufpy.chat.messages import checked
 from ggufpy.chat.probe import Message
 from ggufpy.chat.syntax import Syntax
-from ggufpy.chat.syntax.families.hermes import JSON
-from ggufpy.chat.syntax.form import Form
-from ggufpy.chat.syntax.form_syntax import FormSyntax
-from ggufpy.chat.template import ChatTemplate
 from ggufpy.chat.tools import Offer
 
-_OFFER = """You can call these functions, one JSON object each line:
-{tools}
-To call one, write a JSON object with its name and arguments between tags, and nothing behind it:
-<tool_call>
-{{"name": "...", "arguments": {{...}}}}
-</tool_call>
-What it gives comes between <tool_response> and </tool_response>. Answer without a call if none is needed."""
 
-
-def is_wanted(template: ChatTemplate, syntax: Syntax) -> bool:
-    """Whether a template shows neither calls nor what tools there are."""
-    if not isinstance(syntax, FormSyntax) or syntax.form.calls:
-        return False
-    tool = {"type": "function", "function": {"name": "pick_quince", "parameters": {"type": "object"}}}
-    ask = [{"role": "user", "content": "a"}]
-    return "pick_quince" not in template.render(ask, tools=[tool])
-
-
-def with_calls(syntax: Syntax) -> Syntax:
-    """A template's syntax with the calls of this module."""
-    form = syntax.form if isinstance(syntax, FormSyntax) else Form()
-    header = syntax.header if isinstance(syntax, FormSyntax) else ""
-    return FormSyntax("generic", Form(form.thoughts, (JSON,), form.wraps), header)
-
-
-def needs(messages: object, offer: Offer | None) -> bool:
-    """Whether there is an offer, or messages that call tools or come from them."""
+def is_about_tools(messages: object, offer: Offer | None) -> bool:
+    """Whether there is an offer, or a message that calls tools or comes from one."""
     if offer is not None and offer.chosen:
         return True
     if not isinstance(messages, list | tuple):
@@ -53,13 +24,12 @@ def needs(messages: object, offer: Offer | None) -> bool:
     return any(isinstance(m, Mapping) and (m.get("role") == "tool" or m.get("tool_calls")) for m in messages)
 
 
-def told(messages: Any, offer: Offer | None) -> list[Message]:
+def told(syntax: Syntax, messages: Any, offer: Offer | None) -> list[Message]:
     """`messages` with the offer and with calls and what tools gave as texts. Raises GGUFError as `checked` does."""
     made = [_said(message) for message in checked(messages)]
-    if offer is None or not offer.chosen:
+    text = None if offer is None else syntax.instructions(offer.chosen)
+    if text is None:
         return made
-    tools = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in offer.chosen)
-    text = _OFFER.format(tools=tools)
     if made and made[0]["role"] in ("system", "developer"):
         return [{**made[0], "content": f"{_text(made[0]['content'])}\n\n{text}".strip()}, *made[1:]]
     return [{"role": "system", "content": text}, *made]

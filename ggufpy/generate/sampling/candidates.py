@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 
 _SLACK = 1e-3  # floors and shares are compared in float32 here, and in float64 by the steps whose they are
 _ENOUGH = (256, 4096)  # how many candidates are tried to have a share
+_LARGE = 1e30  # logits that penalties cannot make infinite
 _STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
 
 
@@ -98,7 +99,7 @@ class Candidates:
         """Divide logits by a temperature above 0; the order stays."""
         logits = self.logits.astype(np.float64)
         best = logits[0] if self._sorted else logits.max()
-        if not np.isfinite(best / temperature):
+        if abs(best) > _LARGE * temperature:
             logits -= best  # which is 0 then, whatever the temperature is
         self.logits = logits / temperature
 
@@ -132,7 +133,7 @@ class Candidates:
         """Sort as many candidates as have more than `share` of the probability, or all; others are left out."""
         if self._sorted or self._floor is not None:
             return self.sort()
-        best = np.float32(self.logits.max())
+        best = self.logits.max()
         weights = np.exp(self.logits - best, dtype=np.float32)
         least = (share + _SLACK) * float(weights.sum(dtype=np.float64))
         for count in _ENOUGH:
@@ -166,7 +167,7 @@ class Candidates:
         best = float(logits.max())
         places = np.flatnonzero(logits >= best + floor - _SLACK)
         places = places[np.argsort(-logits[places], kind="stable")]
-        weights = np.exp(logits - np.float32(best), dtype=np.float32)
+        weights = np.exp(logits - logits.max(), dtype=np.float32)
         whole = weights.sum(dtype=np.float64)
         self._left_out = 1 - float(weights[places].sum(dtype=np.float64) / whole)
         return places

@@ -8,7 +8,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 from ggufpy.support.options import Real, Whole
 
-_LEAST_FACTOR = 1e-9  # what comes out is far from the ends of float32
+_MOST_FACTOR = 1e9  # what comes out is far from the ends of float32
 
 
 class Factor(Real):
@@ -17,7 +17,7 @@ class Factor(Real):
     def check(self, name: str, value: object) -> float:
         """See Kind."""
         factor = super().check(name, value)
-        if not _LEAST_FACTOR <= factor <= 1 / _LEAST_FACTOR:
+        if not 1 / _MOST_FACTOR <= factor <= _MOST_FACTOR:
             raise GGUFError(f"{name} is {factor}, and must be above 0, from 1e-9 to 1e9 (1 turns it off)")
         return factor
 

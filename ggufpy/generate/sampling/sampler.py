@@ -118,9 +118,10 @@ class Sampler:
             logits = self._masked(logits, self._constraint.mask())
         elif self._adjusts:
             logits = logits.copy()
-        for step in self._adjusts:
-            ids = step.tokens()
-            logits[ids] = step.adjusted(logits[ids], slice(None))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in self._adjusts:
+                ids = step.tokens()
+                logits[ids] = step.adjusted(logits[ids], slice(None))
         return logits
 
     def _processed(self, logits: Floats) -> Floats:

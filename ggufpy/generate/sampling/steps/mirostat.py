@@ -2,8 +2,8 @@
 
 Facts: llama_sampler_mirostat and llama_sampler_mirostat_v2 in src/llama-sampler.cpp of llama.cpp, and the chain around
 them in common/sampling.cpp: logit_bias, then the temperature, then mirostat. What else is asked for does not run, and a
-temperature of 0 takes the likeliest token. Where version 1's number of tokens does not fit an int, as for flat
-distributions, it takes all of them; there that is undefined, and mostly one.
+temperature of 0 takes the likeliest token. Version 1 there takes one token where the number of them does not fit an int
+(flat distributions) or one of the likeliest 100 has no probability in float32; here it takes what the formula says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ggufpy.generate.sampling.candidates import Candidates
     from ggufpy.generate.sampling.options import Sampling
 
+_MOST = 1e6  # of tau and eta, so that mu is a number
+_STEEPEST = 1e6  # difference of neighbouring logits that counts: with it the likeliest token is taken alone
 _RANKS = 100  # likeliest tokens from which version 1 estimates how fast probabilities fall
 
 
@@ -46,7 +48,7 @@ class Mirostat(Last):
         Option(
             "mirostat_tau",
             5.0,
-            Within(0),
+            Within(0, _MOST),
             "bits of surprise a token that mirostat keeps",
             ("--mirostat-ent",),
             aliases=("mirostat_ent",),
@@ -54,7 +56,7 @@ class Mirostat(Last):
         Option(
             "mirostat_eta",
             0.1,
-            Within(0),
+            Within(0, _MOST),
             "how fast mirostat learns from the last token",
             ("--mirostat-lr",),
             aliases=("mirostat_lr",),
@@ -103,7 +105,8 @@ class Mirostat(Last):
         if len(top) < 2:
             return 1
         steps = np.log(np.arange(2, len(top) + 1) / np.arange(1, len(top)))
-        s = float((steps * (top[:-1] - top[1:])).sum() / (steps * steps).sum())
+        falls = np.minimum(top[:-1] - top[1:], _STEEPEST)
+        s = float((steps * falls).sum() / (steps * steps).sum())
         if s <= 0:  # they have all the same: what is above 1 grows without end, and the rest vanishes
             return n if bits >= math.log(n - 1) else 1
         e = s - 1
