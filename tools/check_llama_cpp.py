@@ -274,7 +274,18 @@ def _write_prompts(sdist: Path, file: Path) -> None:
 
 def fetched(folder: Path) -> Path:
     """The source distribution, fetched by pip and unpacked."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-q", "-d", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "-q",
+        "-d",
+        str(folder),
+    ]
     subprocess.run([*command, PACKAGE], check=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
