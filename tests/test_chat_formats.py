@@ -106,7 +106,7 @@ def test_results_without_a_call_and_tools_without_a_name() -> None:
     form = formats.get("functionary-v2")
     with pytest.raises(GGUFError, match=r"messages\[1\] is the result of no call"):
         form.render([*USER, {"role": "tool", "tool_call_id": "c9", "content": "12"}], TOOLS)
-    with pytest.raises(GGUFError, match=r"messages\[0\]\.function_call must be"):
+    with pytest.raises(GGUFError, match=r"messages\[0\]\.(function_call|tool_calls\[0\]\.function) must be"):
         form.render([{"role": "assistant", "content": None, "function_call": "now"}], TOOLS)
     with pytest.raises(GGUFError, match=r"tools\[0\] must be"):
         form.render(USER, [{"type": "function", "function": {"parameters": {}}}])
@@ -139,6 +139,19 @@ def test_deep_schemas_are_refused() -> None:
     for name in FACTS["functions"]:
         with pytest.raises(GGUFError, match=r"nested deeper than 64 levels|tools\[0\] cannot be written as JSON"):
             formats.get(name).render(USER, [tool])
+
+
+def test_schemas_that_hold_themselves_are_refused() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
+    schema["properties"]["again"] = schema
+    doubled: dict[str, Any] = {"type": "string"}
+    for _ in range(60):
+        doubled = {"type": "object", "properties": {"a": doubled, "b": doubled}}
+    for parameters in (schema, doubled):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        for name in FACTS["functions"]:
+            with pytest.raises(GGUFError, match=r"tools\[0\] holds more than 100,000 values"):
+                formats.get(name).render(USER, [tool])
 
 
 def test_a_head_has_a_place_for_the_system_message_or_is_fixed() -> None:

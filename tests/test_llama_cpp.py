@@ -65,6 +65,14 @@ def test_the_package_has_what_its_modules_have() -> None:
         assert name in dir(llama_cpp)
 
 
+def test_lists_of_names_are_whole() -> None:
+    constants = importlib.import_module("ggufpy.llama_cpp.llama_cpp")
+    named = {name for name in vars(constants) if name.startswith(("LLAMA_", "GGML_", "llama_"))}
+    assert set(constants.__all__) == named
+    shapes = {name for name in vars(llama_types) if name.startswith(("ChatCompletion", "C", "Embedding", "Json"))}
+    assert set(llama_types.__all__) == shapes
+
+
 def test_star_imports() -> None:
     space: dict[str, Any] = {}
     exec("from ggufpy.llama_cpp import *", space)

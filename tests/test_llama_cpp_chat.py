@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from engine import write_model
 from llm_fakes import fake_llama
 
+import ggufpy
 from ggufpy.chat import formats
 from ggufpy.errors import GGUFError
 from ggufpy.llama_cpp import llama_chat_format
@@ -307,3 +310,18 @@ def test_handlers_of_images_say_that_they_cannot_be(name: str) -> None:
         kind(clip_model_path="mmproj.gguf")
     with pytest.raises(GGUFError, match="image input is not supported"):
         kind.from_pretrained("a/b", "*mmproj*")
+
+
+def test_a_model_takes_what_is_registered(registry: LlamaChatCompletionHandlerRegistry, tmp_path: Path) -> None:
+    def whole(*, llama: Any, messages: Any, **_: Any) -> Any:
+        return {"by": llama, "of": messages}
+
+    registry.register_chat_completion_handler("whole", whole)
+    path = write_model(tmp_path / "m.gguf")
+    with ggufpy.Llama(path, n_threads=1, chat_format="whole") as llm:
+        assert llm.create_chat_completion(USER) == {"by": llm, "of": USER}
+    other: Any = lambda **_: {"by": "the handler"}  # noqa: E731
+    with ggufpy.Llama(path, n_threads=1, chat_format="whole", chat_handler=other) as llm:
+        assert llm.create_chat_completion(USER) == {"by": "the handler"}
+    with pytest.raises(GGUFError, match="chat_format 'wholes' is not known"):
+        ggufpy.Llama(path, n_threads=1, chat_format="wholes")

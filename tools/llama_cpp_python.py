@@ -16,7 +16,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 MODULES = (
@@ -31,7 +31,12 @@ def install() -> None:
     for name in MODULES:
         sys.modules[f"llama_cpp.{name}"] = importlib.import_module(f"ggufpy.llama_cpp.{name}")
     # tests/test_llama.py imports it for its low-level test alone, which is left out
-    sys.modules["llama_cpp._internals"] = ModuleType("llama_cpp._internals")
+    for package in ("llama_cpp", "ggufpy.llama_cpp"):
+        sys.modules[f"{package}._internals"] = ModuleType(f"{package}._internals")
+    from ggufpy.llm import Llama
+
+    own: Any = Llama
+    own._ctx = SimpleNamespace(ctx=object())  # a pointer that a test asks for, and does nothing with
     files = json.loads(os.environ.get("GGUFPY_CHECK_FILES", "{}"))
     if files:
         _local_files(files)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ggufpy.llama_cpp import llama_cpp as _constants
 from ggufpy.llama_cpp import llama_types as _types
+from ggufpy.llama_cpp.llama import __all__ as _of_llama
 
 if TYPE_CHECKING:
     from ggufpy.llama_cpp.llama import *  # noqa: F403
@@ -25,19 +26,14 @@ _MODULES = (
     "llama", "llama_cache", "llama_chat_format", "llama_cpp", "llama_grammar", "llama_speculative", "llama_tokenizer",
     "llama_types",
 )  # fmt: skip
-_OF_LLAMA = (
-    "BaseLlamaCache", "BaseLlamaTokenizer", "Llama", "LlamaCache", "LlamaDiskCache", "LlamaDraftModel", "LlamaGrammar",
-    "LlamaRAMCache", "LlamaState", "LlamaTokenizer", "LogitsProcessor", "LogitsProcessorList",
-    "MinTokensLogitsProcessor", "StoppingCriteria", "StoppingCriteriaList",
-)  # fmt: skip
 
-__all__ = [*_OF_LLAMA, *_constants.__all__, *_types.__all__]
+__all__ = [*_of_llama, *_constants.__all__, *_types.__all__]
 
 
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    if name in _OF_LLAMA:
+    if name in _of_llama:
         return getattr(import_module(f"{__name__}.llama"), name)
     home = _types if name in _types.__all__ else _constants
     if name in home.__all__:

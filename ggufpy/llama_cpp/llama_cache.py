@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from ggufpy.support.lazy import lazy
+from ggufpy.api.caches import BaseLlamaCache, LlamaCache, LlamaDiskCache, LlamaRAMCache
 
-_NAMES = ("BaseLlamaCache", "LlamaDiskCache", "LlamaRAMCache")
-
-__all__ = sorted(("LlamaCache", *_NAMES))
-
-_get = lazy(__name__, dict.fromkeys(_NAMES, "api.caches"), within="ggufpy")
-
-
-def __getattr__(name: str) -> object:
-    return _get("LlamaRAMCache" if name == "LlamaCache" else name)
+__all__ = ["BaseLlamaCache", "LlamaCache", "LlamaDiskCache", "LlamaRAMCache"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from ggufpy.support.lazy import lazy
+from ggufpy.generate.draft_functions import LlamaDraftModel, LlamaPromptLookupDecoding
 
-_HOME = dict.fromkeys(("LlamaDraftModel", "LlamaPromptLookupDecoding"), "generate.draft_functions")
-
-__all__ = sorted(_HOME)
-
-__getattr__ = lazy(__name__, _HOME, within="ggufpy")
+__all__ = ["LlamaDraftModel", "LlamaPromptLookupDecoding"]

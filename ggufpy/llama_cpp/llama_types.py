@@ -389,5 +389,26 @@ ChatCompletionStreamResponse = CreateChatCompletionStreamResponse
 ChatCompletionResponseFunction = ChatCompletionFunction
 ChatCompletionFunctionCall = ChatCompletionResponseFunctionCall
 
-_NOT_SHAPES = ("Any", "Finish", "Literal", "TypedDict")
-__all__ = [name for name in dir() if name[:1].isupper() and name not in _NOT_SHAPES]
+__all__ = [
+    "ChatCompletion", "ChatCompletionChoice", "ChatCompletionChunk", "ChatCompletionChunkChoice",
+    "ChatCompletionChunkDelta", "ChatCompletionChunkDeltaEmpty", "ChatCompletionFunction",
+    "ChatCompletionFunctionCall", "ChatCompletionFunctionCallOption", "ChatCompletionFunctionParameters",
+    "ChatCompletionFunctions", "ChatCompletionLogprobToken", "ChatCompletionLogprobs", "ChatCompletionMessage",
+    "ChatCompletionMessageToolCall", "ChatCompletionMessageToolCallChunk",
+    "ChatCompletionMessageToolCallChunkFunction", "ChatCompletionMessageToolCallFunction",
+    "ChatCompletionMessageToolCalls", "ChatCompletionNamedToolChoice", "ChatCompletionNamedToolChoiceFunction",
+    "ChatCompletionRequestAssistantMessage", "ChatCompletionRequestAssistantMessageFunctionCall",
+    "ChatCompletionRequestFunctionCall", "ChatCompletionRequestFunctionCallOption",
+    "ChatCompletionRequestFunctionMessage", "ChatCompletionRequestMessage", "ChatCompletionRequestMessageContentPart",
+    "ChatCompletionRequestMessageContentPartImage", "ChatCompletionRequestMessageContentPartImageImageUrl",
+    "ChatCompletionRequestMessageContentPartText", "ChatCompletionRequestResponseFormat",
+    "ChatCompletionRequestSystemMessage", "ChatCompletionRequestToolMessage", "ChatCompletionRequestUserMessage",
+    "ChatCompletionResponseChoice", "ChatCompletionResponseFunction", "ChatCompletionResponseFunctionCall",
+    "ChatCompletionResponseMessage", "ChatCompletionStreamResponse", "ChatCompletionStreamResponseChoice",
+    "ChatCompletionStreamResponseDelta", "ChatCompletionStreamResponseDeltaEmpty",
+    "ChatCompletionStreamResponseDeltaFunctionCall", "ChatCompletionTool", "ChatCompletionToolChoiceOption",
+    "ChatCompletionToolFunction", "ChatCompletionTopLogprobToken", "Completion", "CompletionChoice",
+    "CompletionChunk", "CompletionLogprobs", "CompletionUsage", "CreateChatCompletionResponse",
+    "CreateChatCompletionStreamResponse", "CreateCompletionResponse", "CreateCompletionStreamResponse",
+    "CreateEmbeddingResponse", "Embedding", "EmbeddingData", "EmbeddingUsage", "JsonType",
+]  # fmt: skip

@@ -1,7 +1,6 @@
 """Calls of functions in messages, in one shape for the formats that write them.
 
-OpenAI has two: an assistant's `tool_calls` answered by role "tool", and the older `function_call` answered by role
-"function". Here both are calls with a name and the text of their arguments, and results know what was called.
+A call is a name and the text of its arguments here, and a result knows what was called.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from ggufpy.chat.formats._format import Message, text
 from ggufpy.errors import GGUFError
 from ggufpy.support.records import dataclass
 
+MOST_VALUES = 100_000  # of a function, its schema and all within
+
 
 @dataclass(frozen=True)
 class Called:
@@ -25,7 +26,7 @@ class Called:
 
 @dataclass(frozen=True)
 class Told:
-    """A message: its role ("tool" for all results), its text, the calls in it, and whose result it is."""
+    """A message: its role, its text, the calls in it, and whose result it is."""
 
     role: str
     text: str
@@ -34,19 +35,17 @@ class Told:
 
 
 def told(chat: Sequence[Message]) -> list[Told]:
-    """Checked messages in this shape. Raises GGUFError for a `function_call` or a result that cannot be read."""
+    """Checked messages in this shape. Raises GGUFError for a result of no call that is known."""
     names: dict[str, str] = {}
     made = []
     for i, message in enumerate(chat):
         where, role = f"messages[{i}]", message["role"]
         calls = [call["function"] for call in message.get("tool_calls", ())]
         names |= {str(call.get("id")): call["function"]["name"] for call in message.get("tool_calls", ())}
-        if "function_call" in message:
-            calls.append(_function_call(message["function_call"], where))
         read = tuple(Called(call["name"], _arguments(call["arguments"], where)) for call in calls)
         name = ""
-        if role in ("tool", "function"):
-            role, name = "tool", _result_of(message, names, where)
+        if role == "tool":
+            name = _result_of(message, names, where)
         made.append(Told(role, text(message["content"]), read, name))
     return made
 
@@ -60,14 +59,23 @@ def functions(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             raise GGUFError(
                 f'tools[{i}] must be {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}'
             )
+        _check_size(function, f"tools[{i}]")
         made.append(function)
     return made
 
 
-def _function_call(call: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
-        raise GGUFError(f'{where}.function_call must be {{"name", "arguments"}}')
-    return {"name": call["name"], "arguments": call.get("arguments") or "{}"}
+def _check_size(value: Any, where: str) -> None:
+    """Raise GGUFError for what holds more values than any function has; parts that are used twice count twice."""
+    count, stack = 0, [value]
+    while stack and count <= MOST_VALUES:
+        item = stack.pop()
+        count += 1
+        if isinstance(item, Mapping):
+            stack += item.values()
+        elif isinstance(item, (list, tuple)):
+            stack += item
+    if stack:
+        raise GGUFError(f"{where} holds more than {MOST_VALUES:,} values")
 
 
 def _result_of(message: Message, names: Mapping[str, str], where: str) -> str:

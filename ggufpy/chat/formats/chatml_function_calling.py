@@ -48,7 +48,7 @@ class ChatmlFunctionCalling(Format):
         if tools and all(message.role != "system" for message in messages):
             messages = [Told("system", ""), *messages]
         listed = _listed(functions(tools)) if tools else ""
-        self._left_out([message["role"] for message in chat if message["role"] not in (*_ROLES, "function")])
+        self._left_out([message["role"] for message in chat if message["role"] not in _ROLES])
         made = [_message(message, listed) for message in messages]
         return "".join(made) + "<|im_start|>assistant\n" * reply
 

@@ -35,7 +35,7 @@ class Functionary(Format):
         system = [f"{declarations(functions(tools), indent=True)}\n"] if tools else []
         made = [f"system:\n{text}\n" for text in (*system, SYSTEM_MESSAGE)]
         made += [_message(message) for message in told(chat) if message.role in _ROLES]
-        self._left_out([message["role"] for message in chat if message["role"] not in (*_ROLES, "function")])
+        self._left_out([message["role"] for message in chat if message["role"] not in _ROLES])
         return "".join(made) + ("assistant" + ("" if tools else ":\n")) * reply
 
 

@@ -42,7 +42,7 @@ class FunctionaryV1(Format):
         system = [declarations(functions(tools), indent=False)] if tools else []
         made = [_message(Told("system", text)) for text in (*system, SYSTEM_MESSAGE)]
         made += [_message(message) for message in told(chat) if message.role in _ENDS]
-        self._left_out([message["role"] for message in chat if message["role"] not in (*_ENDS, "function")])
+        self._left_out([message["role"] for message in chat if message["role"] not in _ENDS])
         return "".join(made) + "assistant:\n" * reply
 
 

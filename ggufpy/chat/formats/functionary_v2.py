@@ -37,7 +37,7 @@ class FunctionaryV2(Format):
         system = [declarations(functions(tools), indent=False)] if tools else []
         made = [_line("system", "all", text) + "\n" for text in (*system, SYSTEM_MESSAGE)]
         made += [_message(message) for message in told(chat) if message.role in _ROLES]
-        self._left_out([message["role"] for message in chat if message["role"] not in (*_ROLES, "function")])
+        self._left_out([message["role"] for message in chat if message["role"] not in _ROLES])
         opening = f"{FROM}assistant\n{TO}" + ("" if tools else f"all\n{CONTENT}")
         return "".join(made) + opening * reply
 
