@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 MARKDOWN = """# Title
@@ -50,7 +51,10 @@ class FakeModel:
     def n_vocab(self) -> int:
         return 258
 
-    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], offer: None = None, **variables: Any) -> Any:
+        return SimpleNamespace(tokens=self._tokens(messages))
+
+    def _tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return [hash(word) for message in messages for word in [message["role"], *message["content"].split(), "end"]]
 
     def create_chat_completion(
@@ -64,7 +68,7 @@ class FakeModel:
         assert stream
         assert options.pop("stream_options") == {"include_usage": True}
         self.calls.append(([dict(message) for message in messages], {**options, "max_tokens": max_tokens}))
-        prompt = self.chat_tokens(messages)
+        prompt = self._tokens(messages)
         cached = 0
         while cached < min(len(prompt) - 1, len(self._evaluated)) and prompt[cached] == self._evaluated[cached]:
             cached += 1

@@ -153,8 +153,8 @@ class _Checked:
         return value if self._option.repeated else self._option.check(value)
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the next token is chosen: what the steps of sampling declare."""
+def add_sampling_arguments(parser: argparse.ArgumentParser, ignore_eos: bool = True) -> None:
+    """How the next token is chosen: what the steps of sampling declare, and whether a text's end counts."""
     from ggufpy.generate.sampling.steps import Letters, options
 
     about = (
@@ -173,7 +173,8 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="LETTERS",
                 help=f"the same by letters: {Letters().help}",
             )
-    group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")
+    if ignore_eos:
+        group.add_argument("--ignore-eos", action="store_true", help="go on past the end of the text")
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ggufpy.commands._options import (
     add_engine_arguments,
     add_load_options,
     add_option,
+    add_sampling_arguments,
     add_speculation_arguments,
     check_speculation,
     load_options,
@@ -54,7 +55,6 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `chat`."""
     from ggufpy.commands._chat.settings import ChatOptions
-    from ggufpy.generate.sampling.steps import options
     from ggufpy.support.options import declared
 
     add_default_model_argument(parser)
@@ -77,10 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_cache_arguments(parser)
     add_speculation_arguments(parser)
-    about = "how the next token is chosen, in the order of the steps; --temp 0 takes the likeliest"
-    group = parser.add_argument_group("sampling", about)
-    for option in options():
-        add_option(group, option)
+    add_sampling_arguments(parser, ignore_eos=False)
 
 
 def run(args: argparse.Namespace) -> int:

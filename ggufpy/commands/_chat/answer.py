@@ -16,6 +16,13 @@ from ggufpy.commands._chat.conversation import Message
 from ggufpy.support.records import dataclass
 
 
+class Prompt(Protocol):
+    """A prompt; `ChatPrompt` of ggufpy.api is one."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+
+
 class Model(Protocol):
     """What a chat needs of a loaded model; `ggufpy.Llama` is one."""
 
@@ -25,7 +32,7 @@ class Model(Protocol):
     def n_tokens(self) -> int: ...
     def n_ctx(self) -> int: ...
     def n_vocab(self) -> int: ...
-    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], offer: None = None, **variables: Any) -> Prompt: ...
     def create_chat_completion(
         self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = None, *, stream: bool = False,
         **options: Any,

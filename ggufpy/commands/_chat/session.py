@@ -61,14 +61,14 @@ class Chat:
     def again(self) -> None:
         """Answers the user's last message again."""
         base = self.conversation.unanswered()
-        if self.settings.greedy:
-            self.out.note("temp is 0, so the answer can only be the same; /params temp=0.8 makes others")
+        if self.settings.is_certain:
+            self.out.note("temp is 0, so it may be the same answer; /params temp=0.8 makes others")
         self._attempt += 1
         self._answer(base)
 
     def count(self, messages: list[Message]) -> int:
         """How many tokens a prompt of these has."""
-        return len(self.llm.chat_tokens(messages))
+        return len(self.llm.chat_prompt(messages, **self.settings.variables).tokens)
 
     def used(self) -> int | None:
         """How many tokens of the context are taken, None where the template cannot have what there is."""

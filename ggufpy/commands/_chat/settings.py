@@ -142,9 +142,9 @@ class Settings:
         Sampling.from_options(**self.sampling).check_tokens(n_vocab)
 
     @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return bool(Sampling.from_options(**self.sampling).greedy)
+    def is_certain(self) -> bool:
+        """Whether nothing is drawn by chance: as far as the temperature says."""
+        return bool(Sampling.from_options(**self.sampling).temp <= 0)
 
     def request(self, attempt: int = 0) -> dict[str, Any]:
         """Options of `Llama.create_chat_completion`. A further `attempt` has another seed, where one is set."""

@@ -15,9 +15,11 @@ from ggufpy.support import checks
 if TYPE_CHECKING:
     from ggufpy.commands._chat.session import Chat
 
-KEYS = """Enter sends; Alt-Enter, Ctrl-J or "\\" at the end of a line begins another; pasted lines stay together.
-Up and Ctrl-R find what you said before, Tab completes commands. Ctrl-C stops an answer, or clears the line;
-Ctrl-C twice or Ctrl-D leaves. To send a text that begins with "/", begin it with "//"."""
+KEYS = """
+Enter sends. Alt-Enter, Ctrl-J or "\\" at the end of a line begins another line.
+Up and Ctrl-R find what you said before; Tab completes commands.
+Ctrl-C stops an answer, or clears the line; twice, or Ctrl-D, leaves.
+"//" begins a message that begins with "/"."""
 
 
 class Command(NamedTuple):
