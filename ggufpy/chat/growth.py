@@ -16,6 +16,7 @@ from ggufpy.chat.meter import weigh
 Arguments = tuple[Any, ...]
 _WIDTH = re.compile(r"\d{4,}|\*")
 _CODECS = ("utf-8", "utf8", "ascii", "latin-1", "utf-16", "utf-32")
+_REPEATED = (str, bytes, list, tuple)
 _MAX_PRECISION = 400  # digits behind the point: a float has no more
 
 
@@ -35,7 +36,7 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
         bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
         if bits > MAX_BITS:
             raise TooMuch("a number grows beyond every limit")
-    elif operator == "*":
+    elif operator == "*" and isinstance(left if isinstance(right, int) else right, _REPEATED):
         check("repeat", (left, right), {})
     elif operator == "%" and isinstance(left, (str, bytes)):
         check("format", (left, right), {})
