@@ -39,7 +39,7 @@ class LoadOptions(EngineOptions):
     from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`,
     or a function of the caller (`draft_functions.py`).
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
-    tokeniser alone until it is asked for. `changes` are put over the file's metadata (`format/overlay.py`);
+    tokeniser alone until it is asked for, `chats` False the chat template. `changes` are put over the file's metadata (`format/overlay.py`);
     `vocab_only` loads no weights.
     """
 
@@ -67,6 +67,7 @@ class LoadOptions(EngineOptions):
     )
     pre: str | None = None
     text: bool = True
+    chats: bool = True
     changes: Mapping[str, Any] = field(default_factory=dict)
     vocab_only: bool = False
 
@@ -179,7 +180,8 @@ def load_parts(model: str | os.PathLike[str], options: LoadOptions) -> Parts:
     def start_text() -> None:
         if has_text:
             tokenizer.start()
-            template.start()
+            if options.chats:
+                template.start()
 
     try:
         from ggufpy import runtime
