@@ -183,6 +183,13 @@ def test_blocks_without_end_are_drawn_in_parts(text: str, letter: str) -> None:
     assert letters(window.lines).count(letter) == text.count(letter)
 
 
+def test_code_below_empty_lines_begins_once() -> None:
+    text = "above\n\n\n\n" + "```python\n" + "".join(f"x{i}\n" for i in range(20)) + "```\n"
+    window = Window(40, 6)
+    window.write(text, [4])
+    assert full(window.lines) == full(at_once(text, 40))
+
+
 def test_code_goes_on_in_its_colours() -> None:
     """A block of code that is drawn in parts: a text that is open at the end of one part is a text in the next."""
     window = Window(40, 5)
