@@ -211,6 +211,13 @@ def test_the_conversation_that_the_model_sees(chat: Chat) -> None:
     assert chat.conversation.whole[0]["role"] == "user"
 
 
+def test_bytes_that_are_no_text_are_marked(chat: Chat) -> None:
+    chat.take("caf\udce9 \ud800")
+    chat.take("/system \udcff")
+    assert chat.conversation.messages[0]["content"] == "caf\ufffd \ufffd"
+    assert chat.conversation.system == "\ufffd"
+
+
 def test_a_full_context_is_told_and_nothing_is_dropped_unasked(
     chat: Chat, capsys: pytest.CaptureFixture[str]
 ) -> None:

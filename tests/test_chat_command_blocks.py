@@ -116,6 +116,23 @@ def test_an_answer_in_parts_is_the_answer(height: int, size: int) -> None:
     assert full(window.lines) == full(at_once(ANSWER, 50))
 
 
+DRAWN = st.lists(st.sampled_from(["", "a", "bb", "ccc"]), max_size=5)
+
+
+@given(drawings=st.lists(st.tuples(DRAWN, DRAWN), max_size=12), height=st.integers(2, 8))
+@settings(max_examples=300, deadline=None)
+def test_what_is_drawn_over_is_gone(drawings: list[tuple[list[str], list[str]]], height: int) -> None:
+    """Whatever changes from one drawing to the next, finished lines stay, and below them is what was drawn last."""
+    window = Window(20, height)
+    finished: list[str] = []
+    live: list[str] = []
+    for final, live in drawings:
+        window.screen.draw(final, live)
+        finished += final
+    shown = [*finished, *live[-(height - 1) :]]
+    assert "\n".join(window.lines).rstrip() == "\n".join(shown).rstrip()
+
+
 @given(text=TEXTS, sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), width=st.integers(20, 60))
 @settings(max_examples=60, deadline=None)
 def test_any_answer_in_parts_is_the_answer(text: str, sizes: list[int], width: int) -> None:
@@ -164,6 +181,13 @@ def test_blocks_without_end_are_drawn_in_parts(text: str, letter: str) -> None:
     window = Window(60, 12)
     window.write(text, [997], every=False)
     assert letters(window.lines).count(letter) == text.count(letter)
+
+
+def test_code_below_empty_lines_begins_once() -> None:
+    text = "above\n\n\n\n" + "```python\n" + "".join(f"x{i}\n" for i in range(20)) + "```\n"
+    window = Window(40, 6)
+    window.write(text, [4])
+    assert full(window.lines) == full(at_once(text, 40))
 
 
 def test_code_goes_on_in_its_colours() -> None:

@@ -43,12 +43,12 @@ def test_two_turns_by_line() -> None:
 def test_at_a_terminal(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("import sys\nfrom ggufpy import cli\nsys.exit(cli.main(['chat', *sys.argv[1:]]))\n")
-    words = ("--no-history", "--temp", "0", "-c", "1024")
+    words = ("--no-history", "--temp", "0", "-c", "1024", "-n", "24")
     with Terminal(*words, script=str(program), size=(70, 20), PYTHONPATH=str(ROOT)) as it:
-        it.say("What is the capital of France?")
+        it.say("The capital of France is which city?")
         assert "Paris" in it.text
         assert "of them evaluated; answer" in it.text
-        it.prompt()
+        it.say("/params max_tokens=-1")
         it.keys("Write a long story about the sea.\r")
         it.wait(lambda: len(" ".join(it.text.split())) > 500)
         it.keys("\x03")

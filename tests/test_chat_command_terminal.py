@@ -253,3 +253,11 @@ def test_a_dumb_terminal_gets_text_alone() -> None:
         it.keys("\x04")
         assert it.end() == 0
         assert "\x1b" not in it.raw
+
+
+def test_a_single_turn() -> None:
+    with Terminal("-st", "--no-history") as it:
+        it.say("/system brief")
+        it.keys("hello\r")
+        it.wait("heard 'hello' in 2")
+        assert it.end() == 0

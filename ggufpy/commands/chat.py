@@ -63,7 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
     parser.add_argument(
-        "-st", "--single-turn", action="store_true", help="all of stdin is one message: answer it and leave"
+        "-st",
+        "--single-turn",
+        action="store_true",
+        help="answer one message and leave; without a terminal all of stdin is that message",
     )
     chat = declared(ChatOptions)
     add_option(parser, chat["max_tokens"])
@@ -120,6 +123,7 @@ def _screen() -> Screen | None:
 def _conversation(args: argparse.Namespace, settings: Settings) -> tuple[Conversation, Settings]:
     """What a file has, and over it what the command line says."""
     from ggufpy.commands._chat import saved
+    from ggufpy.commands._chat.clean import encodable
     from ggufpy.commands._chat.conversation import Conversation
     from ggufpy.commands._chat.settings import ChatOptions
     from ggufpy.support.options import declared
@@ -128,7 +132,7 @@ def _conversation(args: argparse.Namespace, settings: Settings) -> tuple[Convers
     if args.load is not None:
         conversation, settings = saved.load(args.load, settings)
     if args.system_prompt is not None:
-        conversation = Conversation(args.system_prompt, conversation.messages)
+        conversation = Conversation(encodable(args.system_prompt), conversation.messages)
     own = {name: getattr(args, name, None) for name in declared(ChatOptions)}
     given = {name: value for name, value in {**own, **sampling_options(args)}.items() if value is not None}
     return conversation, settings.with_values(given)
@@ -152,7 +156,7 @@ def _talk(
     else:
         from ggufpy.commands._chat import terminal
 
-        terminal.run(chat, screen, not args.no_history)
+        terminal.run(chat, screen, not args.no_history, args.single_turn)
     if args.json:
         print(json.dumps(_report(chat)))
     if args.verbose:

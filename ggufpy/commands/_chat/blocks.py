@@ -5,6 +5,7 @@ In: text. Out: `Piece`s, whose drawings one below the other are the drawing of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from ggufpy.commands._chat.markdown import Piece, parse
 
 MOST_SOURCE = 1 << 13  # characters of a block; what is longer is drawn in parts, so that work and memory are bounded
 CONTEXT = 200  # lines of code that are kept for the colours of those that follow
+_EMPTY = re.compile(r"\A(?:[ \t]*\n)+")  # lines ahead of a block
 _MARKS = frozenset("*_`~[]<&\\")  # what may belong to markup that is still to end
 
 Height = Callable[[Piece], int]  # how many lines a piece takes
@@ -115,7 +117,7 @@ class Blocks:
             pieces.append(self._piece(whole[done:cut]))
             done, self._joined = cut, False
             self._begun, self._skip, self._number = False, 0, None
-        self._pending = self._pending[done:]
+        self._pending = _EMPTY.sub("", self._pending[done:])
         return pieces
 
     def _code(self) -> Piece:

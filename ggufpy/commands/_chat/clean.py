@@ -25,7 +25,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def clean(text: str) -> str:
     """`text` without control characters but for newline and tab, and without what cannot be written as UTF-8."""
-    return _SURROGATE.sub("\ufffd", text.replace("\r\n", "\n").translate(_TABLE))
+    return encodable(text.replace("\r\n", "\n").translate(_TABLE))
+
+
+def encodable(text: str) -> str:
+    """The same with U+FFFD for halves of surrogate pairs, which Python has where bytes were no UTF-8."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def one_line(text: str) -> str:

@@ -141,6 +141,8 @@ class Screen:
         same = 0
         while same < min(len(old), len(new)) and old[same] == new[same]:
             same += 1
+        if same == len(new) < len(old):  # what is left ends in a line that stays: the cursor must be behind it
+            same = max(same - 1, 0)
         if same < len(old) or same < len(new):
             self._write(_moves(len(old), same) + _over(new[same:], below=same < len(old)))
         self._live = live

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ggufpy.commands._chat import slash
 from ggufpy.commands._chat.answer import Counts, Model, Shown, answer
-from ggufpy.commands._chat.clean import one_line
+from ggufpy.commands._chat.clean import encodable, one_line
 from ggufpy.commands._chat.conversation import Conversation, Message
 from ggufpy.commands._chat.settings import Settings
 from ggufpy.errors import GGUFError
@@ -46,6 +46,7 @@ class Chat:
 
     def take(self, text: str) -> None:
         """A message or a /command. "//" begins a message that begins with "/"."""
+        text = encodable(text)
         if text.startswith("/") and not text.startswith("//"):
             slash.run(self, text)
         elif text.strip():

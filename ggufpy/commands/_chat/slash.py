@@ -130,8 +130,8 @@ def _params(chat: Chat, text: str) -> None:
         chat.out.note(f"now {changed}" if changed else "now all as by default")
         return
     rows = list(chat.settings.rows())
-    wide, values = max(len(name) for name, _, _ in rows), max(len(value) for _, value, _ in rows)
-    chat.out.say("\n".join(f"{name:<{wide}}  {value:<{values}}  {about}" for name, value, about in rows))
+    wide = max(len(name) for name, _, _ in rows)
+    chat.out.say("\n".join(f"{name:<{wide}}  {value:<8}  {about}" for name, value, about in rows))
     chat.out.note("* is not the default; /params temp=0.3 top_p=0.9 changes some, /params temp=default takes it back")
 
 

@@ -33,11 +33,11 @@ PROMPT, FURTHER = "> ", ". "
 STYLE = Style.from_dict({"prompt": "bold", "bottom-toolbar": "noreverse ansibrightblack"})
 
 
-def run(chat: Chat, screen: Screen, keep_history: bool) -> None:
-    """Takes messages until the user leaves."""
+def run(chat: Chat, screen: Screen, keep_history: bool, single: bool) -> None:
+    """Takes messages until the user leaves, or if `single` one is answered."""
     prompt = Prompt(chat, screen, keep_history)
     screen.note(f"{chat.model}, context of {chat.llm.n_ctx():,} tokens; /help lists commands, Ctrl-D leaves")
-    while not chat.over:
+    while not (chat.over or (single and chat.turns)):
         try:
             text = prompt.ask()
         except (EOFError, KeyboardInterrupt):
