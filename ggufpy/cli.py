@@ -224,5 +224,7 @@ def _fail(name: str, message: str, args: argparse.Namespace, status: int) -> int
         import traceback
 
         traceback.print_exc()
-    console.note(f"ggufpy {name}: {' '.join(message.split())}")
+    from ggufpy.support.clean import one_line  # errors quote files, which may have written for a terminal
+
+    console.note(one_line(f"ggufpy {name}: {message}"))
     return status

@@ -123,9 +123,9 @@ def _screen() -> Screen | None:
 def _conversation(args: argparse.Namespace, settings: Settings) -> tuple[Conversation, Settings]:
     """What a file has, and over it what the command line says."""
     from ggufpy.commands._chat import saved
-    from ggufpy.commands._chat.clean import encodable
     from ggufpy.commands._chat.conversation import Conversation
     from ggufpy.commands._chat.settings import ChatOptions
+    from ggufpy.support.clean import encodable
     from ggufpy.support.options import declared
 
     conversation = Conversation()

@@ -193,13 +193,16 @@ def _tokens(llm: Llama, args: argparse.Namespace, prompt: str) -> list[int]:
 
 def _generate(llm: Llama, stream: Stream, args: argparse.Namespace, prompt_tokens: int) -> Result:
     """Take the tokens to their end or to Ctrl-C, printing as it goes unless --json."""
+    from ggufpy.support.clean import clean
+
+    on_terminal = console.is_terminal("stdout")  # which obeys control characters; a file has the text as it is
     decoder = llm.tokenizer.stream()
     parts: list[str] = []
 
     def show(text: str) -> None:
         parts.append(text)
         if text and not args.json:
-            sys.stdout.write(text)
+            sys.stdout.write(clean(text) if on_terminal else text)
             sys.stdout.flush()
 
     count, finish = 0, "length"

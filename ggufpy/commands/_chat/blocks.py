@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from markdown_it.token import Token
 
-from ggufpy.commands._chat.clean import clean
 from ggufpy.commands._chat.markdown import Piece, parse
+from ggufpy.support.clean import clean
 
 MOST_SOURCE = 1 << 13  # characters of a block; what is longer is drawn in parts, so that work and memory are bounded
 CONTEXT = 200  # lines of code that are kept for the colours of those that follow

@@ -18,7 +18,7 @@ from rich.markdown import CodeBlock, Markdown, MarkdownElement
 from rich.syntax import Syntax
 from rich.text import Text
 
-from ggufpy.commands._chat.clean import clean
+from ggufpy.support.clean import clean
 from ggufpy.support.records import dataclass
 
 MOST_HIGHLIGHTED = 1 << 16  # characters of code that are coloured

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ggufpy.commands._chat.clean import clean
 from ggufpy.support import console
+from ggufpy.support.clean import clean
 
 
 class Plain:

@@ -16,8 +16,8 @@ from rich.text import Text
 from rich.theme import Theme
 
 from ggufpy.commands._chat.blocks import Blocks
-from ggufpy.commands._chat.clean import clean
 from ggufpy.commands._chat.markdown import Piece, drawable
+from ggufpy.support.clean import clean
 
 PAUSE = 0.05  # seconds between two drawings at least
 SHARE = 4.0  # and at least as many times as long as a drawing takes

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from ggufpy.commands._chat import slash
 from ggufpy.commands._chat.answer import Counts, Model, Shown, answer
-from ggufpy.commands._chat.clean import encodable, one_line
 from ggufpy.commands._chat.conversation import Conversation, Message
 from ggufpy.commands._chat.settings import Settings
 from ggufpy.errors import GGUFError
+from ggufpy.support.clean import encodable, one_line
 
 
 class Output(Shown, Protocol):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ggufpy.commands._chat import saved
-from ggufpy.commands._chat.clean import one_line
 from ggufpy.commands._chat.conversation import Conversation
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
+from ggufpy.support.clean import one_line
 
 if TYPE_CHECKING:
     from ggufpy.commands._chat.session import Chat
