@@ -298,9 +298,9 @@ class Bytes(FakeTokenizer):
         )
 
 
-def _model(rows: Any, **options: Any) -> ggufpy.Llama:
-    made = parts(n_ctx=256, rows=rows, **options)
-    return ggufpy.Llama.from_parts(replace(made, tokenizer=Later(Bytes)), 0, LoadOptions())
+def _model(rows: Any, lookup: int = 0) -> ggufpy.Llama:
+    made = replace(parts(n_ctx=256, rows=rows), tokenizer=Later(Bytes))
+    return ggufpy.Llama.from_parts(made, 0, LoadOptions(lookup=lookup))
 
 
 def test_texts_of_a_model_that_end_with_the_grammar() -> None:
@@ -326,3 +326,22 @@ def test_texts_of_a_model_that_end_with_the_grammar() -> None:
         stream = llm.generate([1], guides=Guides(Constraint(Grammar.from_regex("[a-z]{50}"), words)), limit=5)
         assert len(list(stream)) == 5
         assert stream.finish == "length"
+
+
+def test_drafts_change_no_text() -> None:
+    """Tokens are then drawn several a step, each from its own mask."""
+
+    def rows(held: Sequence[int]) -> np.ndarray:
+        return np.random.default_rng([*held[-2:]]).normal(0, 1, VOCAB).astype(np.float32)
+
+    schema = {"type": "array", "items": {"enum": ["abcabc", "abcd", 123123]}, "minItems": 8, "maxItems": 8}
+    words, grammar = Vocabulary(Bytes(), VOCAB), Grammar.from_json_schema(schema)  # type: ignore[arg-type]
+    texts = []
+    for lookup in (0, 8):
+        with _model(rows, lookup) as llm:
+            stream = llm.generate([1, 2, 3], guides=Guides(Constraint(grammar, words)), temp=0.7, seed=5, limit=200)
+            texts.append(bytes(stream).decode())
+            assert stream.finish == "stop"
+            assert (stream.accepted > 0) == (lookup > 0)
+    assert texts[0] == texts[1]
+    jsonschema.validate(json.loads(texts[0]), schema)
