@@ -19,7 +19,7 @@ from byte_vocabulary import write_vocabulary
 from grammar_reference import SCHEMAS
 from llm_fakes import EOS, VOCAB, FakeTokenizer, parts
 from test_grammar_gbnf import JSON
-from test_tokenizers import FAMILIES
+from test_tokenizers import CONTROL, FAMILIES, USER, bpe_metadata
 
 import ggufpy
 from ggufpy import GGUFError
@@ -156,6 +156,25 @@ def test_control_tokens_come_where_a_grammar_names_them(shared: Path) -> None:
     assert tuple(allowed(constraint, words)) == words.ends
 
 
+def test_tokens_between_which_answers_are_written_are_no_text(tmp_path: Path) -> None:
+    """gpt-oss's are shown, as what a user defined is; within a string of JSON they would end it for whoever reads."""
+    extra = ["<|channel|>", "<tool_call>", "</s>"]
+    metadata = bpe_metadata()
+    key = "tokenizer.ggml."
+    metadata[key + "tokens"] = [*metadata[key + "tokens"], *extra]
+    types = [*metadata[key + "token_type"].tolist(), CONTROL, USER, CONTROL]
+    metadata[key + "token_type"] = np.array(types, np.int32)
+    ggufpy.write(tmp_path / "v.gguf", metadata, {})
+    tokenizer = ggufpy.load_tokenizer(tmp_path / "v.gguf")
+    words = Vocabulary(tokenizer, tokenizer.n_vocab)
+    channel, call = (tokenizer.vocab.ids[text] for text in extra[:2])
+    constraint = Constraint(Grammar.from_json_schema({"type": "string"}), words)
+    wrote(constraint, words, '"a')
+    assert call in allowed(constraint, words)
+    assert channel not in allowed(constraint, words)
+    wrote(constraint, words, '<|channel|><tool_call>"')
+
+
 def test_schemas_within_lark_are_checked() -> None:
     with pytest.raises(GGUFError, match=r"%json 1: properties\.a: not cannot be enforced"):
         Grammar.from_lark('start: "x" %json {"properties": {"a": {"not": {}}}}')
@@ -274,12 +293,14 @@ class Bytes(FakeTokenizer):
     def __init__(self) -> None:
         texts = [f"<{i}>" for i in range(VOCAB)]
         types = np.array([1] * 256 + [3, 3])
-        self.vocab = SimpleNamespace(texts=texts, types=types, ids={text: i for i, text in enumerate(texts)})
+        self.vocab = SimpleNamespace(
+            texts=texts, types=types, stored_types=types, ids={text: i for i, text in enumerate(texts)}
+        )
 
 
-def _model(rows: Any, **options: Any) -> ggufpy.Llama:
-    made = parts(n_ctx=256, rows=rows, **options)
-    return ggufpy.Llama.from_parts(replace(made, tokenizer=Later(Bytes)), 0, LoadOptions())
+def _model(rows: Any, lookup: int = 0) -> ggufpy.Llama:
+    made = replace(parts(n_ctx=256, rows=rows), tokenizer=Later(Bytes))
+    return ggufpy.Llama.from_parts(made, 0, LoadOptions(lookup=lookup))
 
 
 def test_texts_of_a_model_that_end_with_the_grammar() -> None:
@@ -305,3 +326,22 @@ def test_texts_of_a_model_that_end_with_the_grammar() -> None:
         stream = llm.generate([1], guides=Guides(Constraint(Grammar.from_regex("[a-z]{50}"), words)), limit=5)
         assert len(list(stream)) == 5
         assert stream.finish == "length"
+
+
+def test_drafts_change_no_text() -> None:
+    """Tokens are then drawn several a step, each from its own mask."""
+
+    def rows(held: Sequence[int]) -> np.ndarray:
+        return np.random.default_rng([*held[-2:]]).normal(0, 1, VOCAB).astype(np.float32)
+
+    schema = {"type": "array", "items": {"enum": ["abcabc", "abcd", 123123]}, "minItems": 8, "maxItems": 8}
+    words, grammar = Vocabulary(Bytes(), VOCAB), Grammar.from_json_schema(schema)  # type: ignore[arg-type]
+    texts = []
+    for lookup in (0, 8):
+        with _model(rows, lookup) as llm:
+            stream = llm.generate([1, 2, 3], guides=Guides(Constraint(grammar, words)), temp=0.7, seed=5, limit=200)
+            texts.append(bytes(stream).decode())
+            assert stream.finish == "stop"
+            assert (stream.accepted > 0) == (lookup > 0)
+    assert texts[0] == texts[1]
+    jsonschema.validate(json.loads(texts[0]), schema)

@@ -28,7 +28,7 @@ def import_library() -> Any:
 @cache
 def limits() -> Any:
     """How much work a grammar may be: half a second for its start, tens of milliseconds for a mask."""
-    return import_library()._lib.LLParserLimits(
+    return import_library().LLParserLimits(
         initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=100_000, verbose_errors=False
     )
 

@@ -15,7 +15,7 @@ from ggufpy.support import checks
 Path = tuple[str, ...]
 
 MOST_PROPERTIES = 10_000
-_MOST_EXCLUDED = 2_000  # characters of names that additional properties must not have
+MOST_EXCLUDED = 4_000  # characters of names that additional properties must not have
 
 
 class Rewriter(Protocol):
@@ -47,6 +47,8 @@ def limits(rewriter: Rewriter, node: dict[str, Any], path: Path, open_: bool) ->
         raise error(path, f"additionalProperties is {checks.shown(rest)}; it must be a schema, true or false")
     elif rest is not None:
         within = rewriter.schema(rest, (*path, "additionalProperties"), False)
+        if within is not False and not open_ and sum(map(len, (*properties, *required))) > MOST_EXCLUDED:
+            raise error(path, f"additionalProperties cannot be enforced beside names of {MOST_EXCLUDED:,} characters")
         made |= _others(made["properties"], within, [name for name in required if name not in properties], open_)
     if required:
         made["required"] = required
@@ -63,8 +65,7 @@ def _others(named: dict[str, Any], within: Schema, required: list[str], open_: b
     if within is False:
         return {"additionalProperties": False}
     properties = named | dict.fromkeys(required, within)
-    length = sum(map(len, properties))
-    if not properties or open_ or length > _MOST_EXCLUDED:
+    if not properties or open_:  # what is joined must stay as it is for the library to join it
         return {"properties": properties, "additionalProperties": within}
     return {
         "properties": properties,

@@ -140,18 +140,22 @@ def numbers(node: dict[str, Any], types: Sequence[str], error: Error) -> dict[st
 
 
 def _bound(node: dict[str, Any], key: str, exclusive: str, error: Error) -> dict[str, Any]:
-    """A bound of either draft: draft 4 says with a bool whether it is exclusive."""
+    """A bound of either draft: draft 4 says with a bool whether it is exclusive.
+
+    One beyond what is written anyhow (those of 64 bits, say) becomes the last number that is.
+    """
+    sign = -1 if key == "minimum" else 1
     made: dict[str, Any] = {}
-    if key in node:
-        made[key] = _real(key, node[key], error)
-    if exclusive in node:
-        value = node[exclusive]
-        if not isinstance(value, bool):
-            made[exclusive] = _real(exclusive, value, error)
-        elif value and key in made:
-            made[exclusive] = made.pop(key)
-        elif value:
+    for name in (key, exclusive):
+        value = node.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and sign * value > MOST_WHOLE:
+            made.setdefault(key, sign * MOST_WHOLE)
+        elif name in node and not (name == exclusive and isinstance(value, bool)):
+            made[name] = _real(name, value, error)
+    if node.get(exclusive) is True:
+        if key not in made:
             raise error(f"{exclusive} is true, and there is no {key}; write the number as {exclusive}")
+        made[exclusive] = made.pop(key)
     return made
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggufpy.errors import GGUFError
 from ggufpy.grammar.library import guarded, import_library
 from ggufpy.tokenizers.vocab import CONTROL, UNKNOWN
@@ -40,9 +42,7 @@ class Vocabulary:
                 "into the file (ggufpy edit), or leave the grammar out"
             )
         self.bytes_of = [tokenizer.token_bytes(token) for token in range(self.n_known)]
-        types = tokenizer.vocab.types[: self.n_known]
-        hidden = ((types == CONTROL) | (types == UNKNOWN)).nonzero()[0].tolist()
-        self.special = frozenset(hidden) | frozenset(self.ends)
+        self.special = frozenset(self.ends) | self._control()  # never within a text unless a grammar names them
         self._over: dict[tuple[bytes, int], tuple[int, ...]] = {}
         library = import_library()
         self.writer = _Writer(self)
@@ -51,6 +51,12 @@ class Vocabulary:
             lambda: library.LLTokenizer(_Wrapper(self, self.writer), eos_token=list(self.ends)),
         )
         self.workers = ThreadPoolExecutor(_MASK_THREADS, "ggufpy-grammar")  # its threads end with this object
+
+    def _control(self) -> frozenset[int]:
+        """Tokens that are no text, by the file or by what their text is; those that a user defined are text."""
+        vocab = self.tokenizer.vocab
+        kinds = np.stack([vocab.types, vocab.stored_types])[:, : self.n_known]
+        return frozenset(np.isin(kinds, (CONTROL, UNKNOWN)).any(axis=0).nonzero()[0].tolist())
 
     def named(self, text: str) -> int | None:
         """The token whose text is exactly `text`, None without one."""
