@@ -39,8 +39,8 @@ class LoadOptions(EngineOptions):
     from the text itself, `draft_model` a smaller model (a name, or one that is loaded) that drafts up to `draft_max`,
     or a function of the caller (`draft_functions.py`).
     `lora` are files of adapters and how much each counts. `pre` names another pre-tokeniser; `text` False leaves the
-    tokeniser alone until it is asked for, `chats` False the chat template. `changes` are put over the file's metadata (`format/overlay.py`);
-    `vocab_only` loads no weights.
+    tokeniser alone until it is asked for, `chats` False the chat template. `changes` are put over the file's metadata
+    (`format/overlay.py`); `vocab_only` loads no weights.
     """
 
     shorten: bool = False
