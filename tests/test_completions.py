@@ -255,3 +255,23 @@ def test_errors_reach_the_loop() -> None:
                 await llm.acreate_completion("b", temprature=1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_handler_of_chats_answers_a_loop_too(stream: bool) -> None:
+    threads: list[threading.Thread] = []
+
+    def handler(**given: Any) -> Any:
+        threads.append(threading.current_thread())
+        assert (given["max_tokens"], given["stream"], given["temperature"]) == (3, stream, 0.5)
+        return iter([{"a": 1}, {"a": 2}]) if stream else {"a": 0}
+
+    async def main() -> list[Any]:
+        with fake_llama() as llm:
+            llm.chat_handler = handler
+            ask = [{"role": "user", "content": "x"}]
+            made = await llm.acreate_chat_completion(ask, 3, stream=stream, temperature=0.5)
+            return [made] if isinstance(made, dict) else [chunk async for chunk in made]
+
+    assert asyncio.run(main()) == ([{"a": 1}, {"a": 2}] if stream else [{"a": 0}])
+    assert threads[0] is not threading.main_thread()
