@@ -172,12 +172,26 @@ def ggufpy_offer(tool: Any) -> Any:
         ({"tool_choice": "required"}, "nothing to call"),
         ({"top_logprobs": 2}, "logprobs=True"),
         ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs has 'messages'"),
+        ({"chat_template_kwargs": {"offer": 1}}, "chat_template_kwargs has 'offer'"),
+        ({"chat_template_kwargs": {1: 2}}, "a name in chat_template_kwargs is 1"),
+        ({"max_completion_tokens": "x"}, "max_completion_tokens is 'x'"),
+        ({"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens and max_completion_tokens"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "leave out one"),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "weather"}}, "grammar": 'root ::= "a"'}, "leave out"),
         ({"response_format": {"type": "x"}}, "response_format.type"),
     ],
 )
 def test_what_cannot_be_asked(options: dict[str, Any], message: str) -> None:
     with saying("") as llm, pytest.raises(ggufpy.GGUFError, match=message):
         llm.create_chat_completion(ASK, **options)
+
+
+def test_the_newer_name_of_max_tokens() -> None:
+    with saying("abcdef") as llm:
+        for options in ({"max_completion_tokens": 2}, {"max_completion_tokens": 2, "max_tokens": 2}):
+            out: Any = llm.create_chat_completion(ASK, **options)  # type: ignore[arg-type]
+            assert out["choices"][0]["message"]["content"] == "ab"
 
 
 def test_variables_go_to_the_template() -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ggufpy.generate.sampling import Guides, Sampling
 
 MOST_CHOICES = 1024
+WANTED = "a function or a list of functions"
 SEEDS = 1 << 64
+RENDERED = frozenset({"self", "messages", "offer", "tools"})  # what a template is given of it is said elsewhere
 Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
@@ -74,8 +76,7 @@ def chat_request(
     from ggufpy.chat import tools
 
     options = dict(options)
-    if limit is None:
-        limit = options.pop("max_completion_tokens", None)
+    limit = _limit(limit, options.pop("max_completion_tokens", None))
     names = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
     asked = {name: options.pop(name, None) for name in names}
     offer = tools.offered(**asked)
@@ -89,6 +90,15 @@ def chat_request(
     fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
+
+
+def _limit(most: int | None, newer: int | None) -> int | None:
+    """`max_tokens` under either of its names."""
+    if newer is None:
+        return most
+    if most not in (None, newer):
+        raise GGUFError("max_tokens and max_completion_tokens are the same: give one of them")
+    return checks.whole("max_completion_tokens", newer)
 
 
 def _prompt(llm: Model, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], str]:
@@ -105,6 +115,9 @@ def _variables(options: Record) -> Record:
     """Further variables of the chat template."""
     given = options.pop("chat_template_kwargs", None)
     variables = {} if given is None else dict(checks.mapping("chat_template_kwargs", given))
+    for name in variables:
+        if checks.text("a name in chat_template_kwargs", name) in RENDERED:
+            raise GGUFError(f"chat_template_kwargs has {name!r}, which is not for it: messages and tools are arguments")
     for name in ("reasoning_effort", "documents"):
         if (value := options.pop(name, None)) is not None:
             variables[name] = value
@@ -135,6 +148,8 @@ def _guides(llm: Model, options: Record, chat: tuple[ChatPrompt, Offer | None] |
     after = None
     if chat is not None:
         prompt, offer = chat
+        if grammar is not None and offer is not None and offer.must_call:
+            raise GGUFError("tool_choice wants a call, and response_format or grammar another answer: leave out one")
         if grammar is not None:
             after = llm.chat_answers.syntax.answer_after(prompt.text)
         elif offer is not None:
@@ -154,10 +169,10 @@ def _functions(name: str, given: object) -> tuple[Callable[..., Any], ...]:
     """A function or a list of such, as llama-cpp-python's LogitsProcessorList and StoppingCriteriaList are."""
     if given is None:
         return ()
-    some = [given] if callable(given) and not isinstance(given, list) else checks.items(name, given, "functions")
+    some = [given] if callable(given) and not isinstance(given, list) else checks.items(name, given, WANTED)
     for function in some:
         if not callable(function):
-            raise GGUFError(f"{name} has {checks.shown(function)}; functions are wanted")
+            raise GGUFError(f"{name} has {checks.shown(function)}; {WANTED} is wanted")
     return tuple(some)
 
 

@@ -149,7 +149,9 @@ def _largest(values: NDArray[Any], count: int) -> NDArray[Any]:
     """Places of the `count` largest, largest first, equals by place."""
     import numpy as np
 
-    if 0 < count < len(values) // 8:
+    if not count:
+        return np.empty(0, np.intp)
+    if count < len(values) // 8:
         bound = np.partition(values, len(values) - count)[len(values) - count]
         places = np.flatnonzero(values >= bound)
         return places[np.argsort(-values[places], kind="stable")[:count]]
