@@ -199,6 +199,18 @@ def test_arguments_without_effect_warn_by_name(tmp_path: Any) -> None:
             ggufpy.Llama(nowhere, **wrong)  # type: ignore[arg-type]
 
 
+def test_offsets_of_tokens_whose_text_is_held_back() -> None:
+    with fake_llama() as llm:
+        options: dict[str, Any] = {"max_tokens": 5, "temperature": 0.0, "logprobs": 0, "stop": "efgX"}
+        whole: Any = llm("abc", **options)
+        chunks: Any = [*llm("abc", **options, stream=True)]
+    assert whole["choices"][0]["text"] == "defgh"
+    found = whole["choices"][0]["logprobs"]
+    assert found["tokens"] == [*"defgh"]
+    assert found["text_offset"] == [3, 4, 5, 6, 7]  # of the prompt and what follows
+    assert [at for chunk in chunks for at in chunk["choices"][0]["logprobs"]["text_offset"]] == found["text_offset"]
+
+
 # -- asyncio --
 
 

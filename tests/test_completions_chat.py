@@ -144,6 +144,19 @@ def test_a_call_that_is_cut_short_ended_by_length() -> None:
     assert out["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason"), [("Oslo", "stop"), ("}}", "stop"), ("}\n", "tool_calls"), ("z", "tool_calls")]
+)
+def test_a_call_that_a_stop_string_cuts_is_no_reason_to_call(stop: str, reason: str) -> None:
+    with saying(CALL) as llm:
+        out: Any = llm.create_chat_completion(ASK, tools=[TOOL], stop=stop, temperature=0.0)
+        chunks: Any = llm.create_chat_completion(ASK, tools=[TOOL], stop=stop, temperature=0.0, stream=True)
+        message, finish = joined(chunks)
+    (choice,) = out["choices"]
+    assert (choice["finish_reason"], finish) == (reason, reason)
+    assert choice["message"]["tool_calls"][0]["function"] == message["tool_calls"][0]["function"]
+
+
 def test_tools_are_rendered_and_answers_of_tools_too() -> None:
     with saying("Rain.") as llm:
         assert '"name": "weather"' in llm.chat_prompt(ASK, ggufpy_offer(TOOL)).text

@@ -46,6 +46,7 @@ class Asked:
     scales: tuple[float, ...] | None = None
     logprobs: int | None = None
     echo: str = ""
+    start: int = 0  # characters of the prompt: `text_offset` counts from its beginning, echoed or not
     suffix: str = ""
     parser: Callable[[], Parser] | None = None
     shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
@@ -65,7 +66,7 @@ def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, opt
     echo = text if checks.switch("echo", options.pop("echo", None)) else ""
     logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
     guides = _guides(llm, options, None)
-    fixed = {"echo": echo, "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
+    fixed = {"echo": echo, "start": len(text), "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
     return _request(llm, tokens, limit, options, "cmpl", **fixed)
 
 
