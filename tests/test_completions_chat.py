@@ -200,6 +200,33 @@ def test_what_cannot_be_asked(options: dict[str, Any], message: str) -> None:
         llm.create_chat_completion(ASK, **options)
 
 
+class Dumped:
+    """An object as the openai package has it."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def model_dump(self, *, exclude_none: bool) -> dict[str, Any]:
+        plain = dict(self._fields)
+        if "tool_calls" in plain:
+            plain["tool_calls"] = [call.model_dump(exclude_none=exclude_none) for call in plain["tool_calls"]]
+        return {key: value for key, value in plain.items() if value is not None or not exclude_none}
+
+
+def test_messages_that_are_objects() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    history = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    answer = {"role": "tool", "tool_call_id": "a", "content": "rain"}
+    with saying("Rain.") as llm:
+        plain: Any = llm.create_chat_completion([*history, answer], tools=[TOOL], temperature=0.0)
+        message = Dumped(role="assistant", content=None, refusal=None, tool_calls=[Dumped(**call)])
+        half = {"role": "assistant", "content": None, "tool_calls": [Dumped(**call)]}
+        for said in (message, half):
+            out: Any = llm.create_chat_completion([*ASK, said, answer], tools=[TOOL], temperature=0.0)  # type: ignore[list-item]
+            assert out["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
+            assert out["choices"] == plain["choices"]
+
+
 def test_the_newer_name_of_max_tokens() -> None:
     with saying("abcdef") as llm:
         for options in ({"max_completion_tokens": 2}, {"max_completion_tokens": 2, "max_tokens": 2}):

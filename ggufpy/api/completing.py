@@ -72,6 +72,7 @@ class Completions(StatefulModel):
     ) -> Record | Iterator[Record]:
         """Answer `messages` ({"role", "content"} each) through the model's chat template, as OpenAI does.
 
+        Objects of the openai package count as such.
         Contents are texts or text parts, and a message may hold `tool_calls`; they are brought into the form
         that the template takes. `tools` and `tool_choice` offer functions, whose calls come as `tool_calls`; thoughts
         come as `reasoning_content`. `response_format` says what the answer looks like, and is enforced. Further

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from ggufpy.api.openai.formats import answer_grammar
@@ -83,7 +83,7 @@ def chat_request(
     offer = tools.offered(**asked)
     logprobs = _chat_logprobs(llm, options)
     variables = _variables(options)
-    prompt = llm.chat_prompt(messages, offer, **variables)
+    prompt = llm.chat_prompt(_plain(messages), offer, **variables)
     fixed: Record = {"chat": prompt.text, "logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
     fixed["guides"] = _guides(llm, options, (prompt, offer))
     answers = llm.chat_answers
@@ -91,6 +91,29 @@ def chat_request(
     fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
+
+
+@runtime_checkable
+class _Dumped(Protocol):
+    """An object of pydantic, as the openai package has for messages and calls."""
+
+    def model_dump(self, *, exclude_none: bool) -> Any: ...
+
+
+def _plain(messages: Any) -> Any:
+    """Messages, and calls in them, that are such objects, as mappings; others as they are."""
+    if not isinstance(messages, list | tuple):
+        return messages
+    made = [_mapping(message) for message in messages]
+    for i, message in enumerate(made):
+        calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+        if isinstance(calls, list | tuple):
+            made[i] = {**message, "tool_calls": [_mapping(call) for call in calls]}
+    return made
+
+
+def _mapping(value: Any) -> Any:
+    return value.model_dump(exclude_none=True) if isinstance(value, _Dumped) else value
 
 
 def _limit(most: int | None, newer: int | None) -> int | None:

@@ -141,5 +141,6 @@ def _logprobs(llm: Model, said: Sequence[Delta]) -> Record:
             {**entry(delta.token, delta.logprob), "top_logprobs": [entry(t, value) for t, value in delta.top]}
             for delta in said
             if delta.token is not None
-        ]
+        ],
+        "refusal": None,
     }
