@@ -211,6 +211,16 @@ def test_offsets_of_tokens_whose_text_is_held_back() -> None:
     assert [at for chunk in chunks for at in chunk["choices"][0]["logprobs"]["text_offset"]] == found["text_offset"]
 
 
+def test_models_do_not_wait_for_one_another() -> None:
+    with fake_llama() as one, fake_llama() as other:
+        found: list[object] = []
+        thread = threading.Thread(target=lambda: found.append(other.turns), daemon=True)
+        with one._making:
+            thread.start()
+            thread.join(10)
+            assert len(found) == 1
+
+
 # -- asyncio --
 
 

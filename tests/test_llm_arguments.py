@@ -130,6 +130,16 @@ def test_filling_in(vocabulary: ggufpy.Llama) -> None:
     vocabulary._spm_infill = False
 
 
+def test_a_suffix_is_no_beginning(shared: Path) -> None:
+    """A vocabulary of sentencepiece's kind puts a space before the first word, which is not there in the middle."""
+    keys = {f"tokenizer.ggml.fim_{part}_token_id": 1000 + i for i, part in enumerate(("pre", "suf", "mid"))}
+    with ggufpy.Llama(shared / "vocab" / "ggml-vocab-llama-spm.gguf", vocab_only=True, kv_overrides=keys) as llm:
+        bos, ids = llm.token_bos(), llm.tokenizer.vocab.ids
+        assert llm.infill_tokens("def", "return x") == [bos, 1000, ids["▁def"], 1001, ids["return"], ids["▁x"], 1002]
+        assert llm.infill_tokens("def", " x") == [bos, 1000, ids["▁def"], 1001, ids["▁x"], 1002]
+        assert llm.infill_tokens("def", "") == [bos, 1000, ids["▁def"], 1001, 1002]
+
+
 @pytest.mark.parametrize(("name", "framed"), [("bert-bge", False), ("llama-spm", False), ("llama-spm", True)])
 def test_pairs_of_texts(name: str, framed: bool, shared: Path) -> None:
     path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
