@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,16 @@ def test_offsets_of_tokens_whose_text_is_held_back() -> None:
     assert found["tokens"] == [*"defgh"]
     assert found["text_offset"] == [3, 4, 5, 6, 7]  # of the prompt and what follows
     assert [at for chunk in chunks for at in chunk["choices"][0]["logprobs"]["text_offset"]] == found["text_offset"]
+
+
+def test_two_beginning_tokens_are_told_of() -> None:
+    with fake_llama() as llm:
+        with pytest.warns(RuntimeWarning, match="two beginning tokens") as told:
+            llm.create_completion([BOS, BOS, 97], max_tokens=1)
+        assert told[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            llm("a", max_tokens=1), llm([BOS, 97], max_tokens=1), llm([97], max_tokens=1)
 
 
 def test_models_do_not_wait_for_one_another() -> None:

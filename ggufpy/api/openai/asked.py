@@ -6,6 +6,7 @@ In: the arguments of `create_completion` and `create_chat_completion`. Out: an `
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
@@ -63,6 +64,9 @@ def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, opt
     options = dict(options)
     suffix = options.pop("suffix", None)
     tokens, text = _prompt(llm, prompt, suffix)
+    if llm.tokenizer.bos is not None and tokens[:2] == [llm.tokenizer.bos] * 2:
+        told = "the prompt has two beginning tokens, and models write worse then: leave out the one in the text"
+        warnings.warn(told, RuntimeWarning, stacklevel=4)
     echo = text if checks.switch("echo", options.pop("echo", None)) else ""
     logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
     guides = _guides(llm, options, None)
