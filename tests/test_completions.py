@@ -232,6 +232,23 @@ def test_models_do_not_wait_for_one_another() -> None:
             assert len(found) == 1
 
 
+def test_a_stream_that_outlives_its_model() -> None:
+    class Empty:
+        def find(self, key: Any, model: str) -> Any:
+            raise KeyError(key)
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            raise AssertionError
+
+    llm = fake_llama()
+    llm.__dict__["model_fingerprint"] = "fake"
+    llm.set_cache(Empty())
+    stream: Any = llm("a", max_tokens=9, stream=True)
+    next(stream)
+    llm.close()
+    stream.close()  # as when nobody holds it any more
+
+
 # -- asyncio --
 
 
