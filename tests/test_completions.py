@@ -232,6 +232,7 @@ def test_models_do_not_wait_for_one_another() -> None:
             assert len(found) == 1
 
 
+@pytest.mark.filterwarnings("error")  # what a generator raises that nobody holds is a warning
 def test_a_stream_that_outlives_its_model() -> None:
     class Empty:
         def find(self, key: Any, model: str) -> Any:
