@@ -7,8 +7,9 @@ their twins for asyncio (`api/`). Here is how it is made.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ggufpy.api import arguments
@@ -108,11 +109,15 @@ class Llama(AsyncCompletions):
                 options = replace(options, progress=progress)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
-            self._report()
+            self._report(vocab_only)
 
-    def _report(self) -> None:
+    def _report(self, vocab_only: bool) -> None:
         e = self._parts.engine
-        console.note(f"ggufpy: {self._parts.name}: {e.type_name}, {e.n_threads} threads, {e.isa}, context {e.n_ctx}")
+        if vocab_only:
+            made = f"{e.n_vocab:,} tokens, no weights"
+        else:
+            made = f"{e.type_name}, {e.n_threads} threads, {e.isa}, context {e.n_ctx}"
+        console.note(f"ggufpy: {self._parts.name}: {made}")
 
     @classmethod
     def from_pretrained(
@@ -155,6 +160,21 @@ class Llama(AsyncCompletions):
             llama=self, messages=messages, max_tokens=max_tokens, stream=stream, **options
         )
         return made
+
+    async def acreate_chat_completion(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        *,
+        stream: bool = False,
+        **options: Any,
+    ) -> Record | AsyncIterator[Record]:
+        """`create_chat_completion`; with `stream` what it gives is for `async for`."""
+        if self.chat_handler is None:
+            return await super().acreate_chat_completion(messages, max_tokens, stream=stream, **options)
+        call = partial(self.create_chat_completion, messages, max_tokens, stream=stream, **options)
+        made = await self._on_thread(call)
+        return made if isinstance(made, Mapping) else self._streamed(iter(made), lambda: None)
 
     def create_chat_completion_openai_v1(self, *args: Any, **options: Any) -> Any:
         """`create_chat_completion` as the objects of the `openai` package, which must be installed."""

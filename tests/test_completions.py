@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,56 @@ def test_arguments_without_effect_warn_by_name(tmp_path: Any) -> None:
             ggufpy.Llama(nowhere, **wrong)  # type: ignore[arg-type]
 
 
+def test_offsets_of_tokens_whose_text_is_held_back() -> None:
+    with fake_llama() as llm:
+        options: dict[str, Any] = {"max_tokens": 5, "temperature": 0.0, "logprobs": 0, "stop": "efgX"}
+        whole: Any = llm("abc", **options)
+        chunks: Any = [*llm("abc", **options, stream=True)]
+    assert whole["choices"][0]["text"] == "defgh"
+    found = whole["choices"][0]["logprobs"]
+    assert found["tokens"] == [*"defgh"]
+    assert found["text_offset"] == [3, 4, 5, 6, 7]  # of the prompt and what follows
+    assert [at for chunk in chunks for at in chunk["choices"][0]["logprobs"]["text_offset"]] == found["text_offset"]
+
+
+def test_two_beginning_tokens_are_told_of() -> None:
+    with fake_llama() as llm:
+        with pytest.warns(RuntimeWarning, match="two beginning tokens") as told:
+            llm.create_completion([BOS, BOS, 97], max_tokens=1)
+        assert told[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            llm("a", max_tokens=1), llm([BOS, 97], max_tokens=1), llm([97], max_tokens=1)
+
+
+def test_models_do_not_wait_for_one_another() -> None:
+    with fake_llama() as one, fake_llama() as other:
+        found: list[object] = []
+        thread = threading.Thread(target=lambda: found.append(other.turns), daemon=True)
+        with one._making:
+            thread.start()
+            thread.join(10)
+            assert len(found) == 1
+
+
+@pytest.mark.filterwarnings("error")  # what a generator raises that nobody holds is a warning
+def test_a_stream_that_outlives_its_model() -> None:
+    class Empty:
+        def find(self, key: Any, model: str) -> Any:
+            raise KeyError(key)
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            raise AssertionError
+
+    llm = fake_llama()
+    llm.__dict__["model_fingerprint"] = "fake"
+    llm.set_cache(Empty())
+    stream: Any = llm("a", max_tokens=9, stream=True)
+    next(stream)
+    llm.close()
+    stream.close()  # as when nobody holds it any more
+
+
 # -- asyncio --
 
 
@@ -255,3 +306,23 @@ def test_errors_reach_the_loop() -> None:
                 await llm.acreate_completion("b", temprature=1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_handler_of_chats_answers_a_loop_too(stream: bool) -> None:
+    threads: list[threading.Thread] = []
+
+    def handler(**given: Any) -> Any:
+        threads.append(threading.current_thread())
+        assert (given["max_tokens"], given["stream"], given["temperature"]) == (3, stream, 0.5)
+        return iter([{"a": 1}, {"a": 2}]) if stream else {"a": 0}
+
+    async def main() -> list[Any]:
+        with fake_llama() as llm:
+            llm.chat_handler = handler
+            ask = [{"role": "user", "content": "x"}]
+            made = await llm.acreate_chat_completion(ask, 3, stream=stream, temperature=0.5)
+            return [made] if isinstance(made, dict) else [chunk async for chunk in made]
+
+    assert asyncio.run(main()) == ([{"a": 1}, {"a": 2}] if stream else [{"a": 0}])
+    assert threads[0] is not threading.main_thread()

@@ -144,6 +144,19 @@ def test_a_call_that_is_cut_short_ended_by_length() -> None:
     assert out["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason"), [("Oslo", "stop"), ("}}", "stop"), ("}\n", "tool_calls"), ("z", "tool_calls")]
+)
+def test_a_call_that_a_stop_string_cuts_is_no_reason_to_call(stop: str, reason: str) -> None:
+    with saying(CALL) as llm:
+        out: Any = llm.create_chat_completion(ASK, tools=[TOOL], stop=stop, temperature=0.0)
+        chunks: Any = llm.create_chat_completion(ASK, tools=[TOOL], stop=stop, temperature=0.0, stream=True)
+        message, finish = joined(chunks)
+    (choice,) = out["choices"]
+    assert (choice["finish_reason"], finish) == (reason, reason)
+    assert choice["message"]["tool_calls"][0]["function"] == message["tool_calls"][0]["function"]
+
+
 def test_tools_are_rendered_and_answers_of_tools_too() -> None:
     with saying("Rain.") as llm:
         assert '"name": "weather"' in llm.chat_prompt(ASK, ggufpy_offer(TOOL)).text
@@ -172,12 +185,53 @@ def ggufpy_offer(tool: Any) -> Any:
         ({"tool_choice": "required"}, "nothing to call"),
         ({"top_logprobs": 2}, "logprobs=True"),
         ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs has 'messages'"),
+        ({"chat_template_kwargs": {"offer": 1}}, "chat_template_kwargs has 'offer'"),
+        ({"chat_template_kwargs": {1: 2}}, "a name in chat_template_kwargs is 1"),
+        ({"max_completion_tokens": "x"}, "max_completion_tokens is 'x'"),
+        ({"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens and max_completion_tokens"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "leave out one"),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "weather"}}, "grammar": 'root ::= "a"'}, "leave out"),
         ({"response_format": {"type": "x"}}, "response_format.type"),
     ],
 )
 def test_what_cannot_be_asked(options: dict[str, Any], message: str) -> None:
     with saying("") as llm, pytest.raises(ggufpy.GGUFError, match=message):
         llm.create_chat_completion(ASK, **options)
+
+
+class Dumped:
+    """An object as the openai package has it."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def model_dump(self, *, exclude_none: bool) -> dict[str, Any]:
+        plain = dict(self._fields)
+        if "tool_calls" in plain:
+            plain["tool_calls"] = [call.model_dump(exclude_none=exclude_none) for call in plain["tool_calls"]]
+        return {key: value for key, value in plain.items() if value is not None or not exclude_none}
+
+
+def test_messages_that_are_objects() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    history = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    answer = {"role": "tool", "tool_call_id": "a", "content": "rain"}
+    with saying("Rain.") as llm:
+        plain: Any = llm.create_chat_completion([*history, answer], tools=[TOOL], temperature=0.0)
+        message = Dumped(role="assistant", content=None, refusal=None, tool_calls=[Dumped(**call)])
+        half = {"role": "assistant", "content": None, "tool_calls": [Dumped(**call)]}
+        for said in (message, half):
+            out: Any = llm.create_chat_completion([*ASK, said, answer], tools=[TOOL], temperature=0.0)  # type: ignore[list-item]
+            assert out["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
+            assert out["choices"] == plain["choices"]
+
+
+def test_the_newer_name_of_max_tokens() -> None:
+    with saying("abcdef") as llm:
+        for options in ({"max_completion_tokens": 2}, {"max_completion_tokens": 2, "max_tokens": 2}):
+            out: Any = llm.create_chat_completion(ASK, **options)  # type: ignore[arg-type]
+            assert out["choices"][0]["message"]["content"] == "ab"
 
 
 def test_variables_go_to_the_template() -> None:

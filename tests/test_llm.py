@@ -282,7 +282,7 @@ def test_logprobs_of_a_completion() -> None:
     out = fake_llama()("a", max_tokens=3, temperature=0.0, logprobs=2)["choices"][0]["logprobs"]
     expected = 10 - np.log(np.exp(10) + VOCAB - 1)
     assert out["tokens"] == ["b", "c", "d"]
-    assert out["text_offset"] == [0, 1, 2]
+    assert out["text_offset"] == [1, 2, 3]
     assert out["token_logprobs"] == pytest.approx([expected] * 3)
     assert [len(top) for top in out["top_logprobs"]] == [2, 2, 2]
     assert out["top_logprobs"][0]["b"] == pytest.approx(expected)

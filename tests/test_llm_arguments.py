@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import write_model
+from llm_fakes import parts
 
 import ggufpy
 from ggufpy import format as gguf
 from ggufpy.format.overlay import overlaid
+from ggufpy.generate import loading
+from ggufpy.generate.loading import LoadOptions
 from ggufpy.tokenizers.base import Tokenizer
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -85,6 +88,20 @@ def test_metadata_over_a_file(model: Path) -> None:
             over["nothing"]
 
 
+def test_what_replaces_metadata_is_not_for_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what the file says of its vocabulary, which both have."""
+    asked: list[LoadOptions] = []
+
+    def load(name: str, options: LoadOptions) -> Any:
+        asked.append(options)
+        return parts()
+
+    monkeypatch.setattr(loading, "load_parts", load)
+    changes = {"{arch}.rope.freq_base": 5.0, "llama.block_count": 2, "tokenizer.ggml.eos_token_id": 3}
+    ggufpy.Llama.from_parts(parts(), None, LoadOptions(draft_model="small", changes=changes)).close()
+    assert asked[0].changes == {"tokenizer.ggml.eos_token_id": 3}
+
+
 @pytest.fixture(scope="module")
 def vocabulary(shared: Path) -> ggufpy.Llama:
     keys = {f"tokenizer.ggml.fim_{part}_token_id": 1000 + i for i, part in enumerate(("pre", "suf", "mid"))}
@@ -99,12 +116,28 @@ def test_a_vocabulary_alone(vocabulary: ggufpy.Llama) -> None:
             call()  # type: ignore[no-untyped-call]
 
 
+def test_a_vocabulary_that_is_reported(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ggufpy.Llama(shared / "vocab" / "ggml-vocab-qwen2.gguf", vocab_only=True, verbose=True) as llm:
+        assert llm.tokenize(b"a")
+    assert "tokens, no weights" in capsys.readouterr().err
+
+
 def test_filling_in(vocabulary: ggufpy.Llama) -> None:
     a, b = vocabulary.tokenizer.encode("a"), vocabulary.tokenizer.encode("b")
     assert vocabulary.infill_tokens("a", "b") == [1000, *a, 1001, *b, 1002]
     vocabulary._spm_infill = True
     assert vocabulary.infill_tokens("a", "b") == [1001, *b, 1000, *a, 1002]
     vocabulary._spm_infill = False
+
+
+def test_a_suffix_is_no_beginning(shared: Path) -> None:
+    """A vocabulary of sentencepiece's kind puts a space before the first word, which is not there in the middle."""
+    keys = {f"tokenizer.ggml.fim_{part}_token_id": 1000 + i for i, part in enumerate(("pre", "suf", "mid"))}
+    with ggufpy.Llama(shared / "vocab" / "ggml-vocab-llama-spm.gguf", vocab_only=True, kv_overrides=keys) as llm:
+        bos, ids = llm.token_bos(), llm.tokenizer.vocab.ids
+        assert llm.infill_tokens("def", "return x") == [bos, 1000, ids["▁def"], 1001, ids["return"], ids["▁x"], 1002]
+        assert llm.infill_tokens("def", " x") == [bos, 1000, ids["▁def"], 1001, ids["▁x"], 1002]
+        assert llm.infill_tokens("def", "") == [bos, 1000, ids["▁def"], 1001, 1002]
 
 
 @pytest.mark.parametrize(("name", "framed"), [("bert-bge", False), ("llama-spm", False), ("llama-spm", True)])

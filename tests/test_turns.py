@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,17 @@ def test_the_longest_counts_and_the_oldest_goes(tokenizer: Tokenizer, monkeypatc
     monkeypatch.setattr(turns, "MOST_CHARACTERS", 3)
     kept.keep(tokenizer, "c<e>", [99, 257], [*b"he"])
     assert found(kept, tokenizer, "c<e>he<e>") == [99, 257, 256, 257]
+
+
+def test_a_turn_is_kept_wherever_the_collector_ends_its_stream(tokenizer: Tokenizer) -> None:
+    kept = Turns()
+
+    def within() -> None:
+        with kept._lock:  # as a collection would find it that runs there
+            kept.keep(tokenizer, "a<e>", [97, 257], [*b"he"])
+
+    thread = Thread(target=within, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert found(kept, tokenizer, "a<e>he") == [97, 257, *b"he"]

@@ -38,7 +38,9 @@ class AsyncCompletions(Completions, Embeddings):
 
         one_by_one = checks.switch("stream", stream)
         job = await self._on_thread(partial(self._text_job, prompt, max_tokens, options))
-        return self._streamed(job, text.chunks(job)) if one_by_one else await self._whole(job, partial(text.whole, job))
+        if one_by_one:
+            return self._streamed(text.chunks(job), job.cancel)
+        return await self._whole(job, partial(text.whole, job))
 
     async def acreate_chat_completion(
         self,
@@ -53,7 +55,9 @@ class AsyncCompletions(Completions, Embeddings):
 
         one_by_one = checks.switch("stream", stream)
         job = await self._on_thread(partial(self._chat_job, messages, max_tokens, options))
-        return self._streamed(job, chat.chunks(job)) if one_by_one else await self._whole(job, partial(chat.whole, job))
+        if one_by_one:
+            return self._streamed(chat.chunks(job), job.cancel)
+        return await self._whole(job, partial(chat.whole, job))
 
     async def acreate_embedding(self, input: str | Sequence[str], model: str | None = None, **options: Any) -> Record:
         """`create_embedding`."""
@@ -69,12 +73,13 @@ class AsyncCompletions(Completions, Embeddings):
         finally:  # nothing is left to end, unless the task was cancelled
             job.cancel()
 
-    async def _streamed(self, job: Job, chunks: Iterator[Record]) -> AsyncIterator[Record]:
+    async def _streamed(self, chunks: Iterator[Record], end: Callable[[], None]) -> AsyncIterator[Record]:
+        """The chunks, each waited for on a thread; `end` is called with the last, and where nobody wants the rest."""
         try:
             while (chunk := await self._on_thread(partial(next, chunks, None))) is not None:
                 yield chunk
         finally:
-            job.cancel()
+            end()
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         import asyncio

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from ggufpy.chat.formats import Format
     from ggufpy.chat.syntax import Syntax
     from ggufpy.chat.tools import Offer
+    from ggufpy.generate.loading import LoadOptions, Parts
     from ggufpy.grammar import Constraint, Grammar, Vocabulary
+    from ggufpy.tokenizers import Tokenizer
 
 CHAT_TEMPERATURE = 0.2  # llama-cpp-python's default for chats; elsewhere it is that of `ggufpy.Sampling`
+
+MARK = "\N{WHITE SMILING FACE}"
 
 
 class Completions(StatefulModel):
@@ -34,7 +38,10 @@ class Completions(StatefulModel):
     _answers: Answers | None = None
     _turns: Turns | None = None
     _vocabulary: Vocabulary | None = None
-    _making = RLock()
+
+    def _setup(self, parts: Parts, seed: int | None, options: LoadOptions) -> None:
+        self._making = RLock()  # of what is made with the first request
+        super()._setup(parts, seed, options)
 
     def __call__(self, prompt: str | Sequence[int], max_tokens: int | None = 16, **options: Any) -> Any:
         """`create_completion`."""
@@ -72,6 +79,7 @@ class Completions(StatefulModel):
     ) -> Record | Iterator[Record]:
         """Answer `messages` ({"role", "content"} each) through the model's chat template, as OpenAI does.
 
+        Objects of the openai package count as such.
         Contents are texts or text parts, and a message may hold `tool_calls`; they are brought into the form
         that the template takes. `tools` and `tool_choice` offer functions, whose calls come as `tool_calls`; thoughts
         come as `reasoning_content`. `response_format` says what the answer looks like, and is enforced. Further
@@ -167,7 +175,7 @@ class Completions(StatefulModel):
 
         tokenizer = self.tokenizer
         fill = fill_tokens(tokenizer.vocab, self.metadata)
-        tokens = fill.prompt(tokenizer.encode(prompt), tokenizer.encode(suffix), self._spm_infill)
+        tokens = fill.prompt(tokenizer.encode(prompt), _going_on(tokenizer, suffix), self._spm_infill)
         return [tokenizer.bos, *tokens] if tokenizer.add_bos and tokenizer.bos is not None else tokens
 
     def constraint(self, grammar: Grammar, after: str | None = None) -> Constraint:
@@ -221,6 +229,14 @@ class Completions(StatefulModel):
 
         self.loop.run(Request(tokens, take=take, reuse="none", scales=self._parts.scales))
         return made
+
+
+def _going_on(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text that is no beginning, without the space that some vocabularies put before the first word:
+    behind a character that nothing joins (Code Llama's encode_infilling, and llama-cpp-python)."""
+    if not tokenizer.vocab.add_space_prefix:
+        return tokenizer.encode(text)
+    return tokenizer.encode(MARK + text)[len(tokenizer.encode(MARK)) :]
 
 
 def _pairs(lora: object) -> list[tuple[Any, Any]]:

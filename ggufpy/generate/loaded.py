@@ -83,7 +83,9 @@ class LoadedModel(Reopened):
             function = draft
             return lambda target: drafter_of(function, target.n_known())
         if isinstance(draft, str | os.PathLike):
-            own = replace(options, n_ctx=self.n_ctx(), shorten=True, draft_model=None, lora=(), chats=False)
+            about_text = {key: value for key, value in options.changes.items() if key.startswith("tokenizer.")}
+            own = replace(options, n_ctx=self.n_ctx(), shorten=True, changes=about_text, chats=False)
+            own = replace(own, draft_model=None, lora=())
             draft = self._draft_model = type(self).from_options(draft, own)
         small = draft
         DraftModel(small, self, most)  # whether they fit

@@ -6,6 +6,7 @@ several threads are evaluated together, as many as the engine has sequences. Oth
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -46,6 +47,7 @@ class Loop:
 
     def __init__(self, engine: Engine) -> None:
         self._at_work: tuple[Engine, Scheduler] | None = (engine, Scheduler(engine))  # None once this is closed
+        self._pid = os.getpid()
         self._leader = threading.Lock()  # of whoever makes a step: the scheduler is theirs
         self._leading: threading.Thread | None = None  # who that is
         self._changed = threading.Condition()  # guards what follows
@@ -67,6 +69,7 @@ class Loop:
 
     def _open(self) -> tuple[Engine, Scheduler]:
         """What is at work. Raises GGUFError once this is closed."""
+        self._check_process()
         if self._at_work is None:
             raise GGUFError("this model is closed: open it again with Llama(...)")
         return self._at_work
@@ -121,6 +124,9 @@ class Loop:
 
     def close(self) -> None:
         """Ends the step that is being made, and all requests: whoever waits for one gets GGUFError. Twice is fine."""
+        if self._pid != os.getpid():
+            self._at_work = self.latest = None
+            return
         self._check_outside()
         with self._leader:
             with self._changed:
@@ -152,6 +158,7 @@ class Loop:
 
     def box(self, request: Request) -> _Box:
         """Where what comes of a request is put, from now on."""
+        self._check_process()
         with self._changed:
             box = self._boxes[request] = _Box(request)
             self.latest = request
@@ -184,8 +191,14 @@ class Loop:
         box.request.taken += take and isinstance(event, Token)
         return event
 
+    def _check_process(self) -> None:
+        """A lock that another thread held at a fork is never released on the other side."""
+        if self._pid != os.getpid():
+            raise GGUFError("a model cannot be used on both sides of a fork: load it in the process that uses it")
+
     def _check_outside(self) -> None:
         """Whoever makes a step waits for it to end: what it calls cannot wait for another."""
+        self._check_process()
         if self._leading is threading.current_thread():
             raise GGUFError("the model is at work: a hook or sampler that it calls cannot use it")
 

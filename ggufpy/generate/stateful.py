@@ -177,7 +177,7 @@ class StatefulModel(CurrentModel):
 
     def prompt_done(self, tokens: Sequence[int]) -> None:
         """A completion has ended; `tokens` are its prompt and what followed: the cache gets what was evaluated."""
-        if self._cache is None:
+        if self._cache is None or self._loop is None:  # a stream may be dropped after its model was closed
             return
         text = list(tokens)
         known = self.loop.known(text, self._parts.scales)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.hub import hf
+from ggufpy.support import checks
 
 Folder = str | os.PathLike[str] | None
 
@@ -22,10 +23,10 @@ def pretrained(
     They come to `local_dir`, else to `cache_dir` (default: huggingface_hub's own). Raises GGUFError for a pattern that
     no file matches, or several that are not shards of one, and where nothing can be fetched.
     """
+    if not hf.NAME.fullmatch(repo_id):
+        raise GGUFError(f"repo_id is {checks.shown(repo_id)}; owner/repo is wanted, and the file's name beside it")
     name = f"hf:{repo_id}"
     ref = hf.parse(name)
-    if ref.choice:
-        raise GGUFError(f"repo_id is {repo_id!r}; owner/repo is wanted, and the file's name beside it")
     client = hf.client(name)
     where: dict[str, Any] = {"local_dir": local_dir, "cache_dir": cache_dir}
 
@@ -37,7 +38,9 @@ def pretrained(
 
     def kept() -> Path | None:
         try:
-            return Path(client.hf_hub_download(ref.repo, filename, local_files_only=True, **where))
+            folder = Path(client.snapshot_download(ref.repo, local_files_only=True, **where))
+            here = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            return folder / _matching(ref.repo, here, filename)[0]
         except Exception:  # nothing of it is here: what fetching has raised says more
             return None
 

@@ -6,10 +6,11 @@ In: the arguments of `create_completion` and `create_chat_completion`. Out: an `
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from ggufpy.api.openai.formats import answer_grammar
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ggufpy.generate.sampling import Guides, Sampling
 
 MOST_CHOICES = 1024
+WANTED = "a function or a list of functions"
 SEEDS = 1 << 64
+RENDERED = frozenset({"self", "messages", "offer", "tools"})  # what a template is given of it is said elsewhere
 Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
@@ -44,6 +47,7 @@ class Asked:
     scales: tuple[float, ...] | None = None
     logprobs: int | None = None
     echo: str = ""
+    start: int = 0  # characters of the prompt: `text_offset` counts from its beginning, echoed or not
     suffix: str = ""
     parser: Callable[[], Parser] | None = None
     shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
@@ -60,10 +64,13 @@ def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, opt
     options = dict(options)
     suffix = options.pop("suffix", None)
     tokens, text = _prompt(llm, prompt, suffix)
+    if llm.tokenizer.bos is not None and tokens[:2] == [llm.tokenizer.bos] * 2:
+        told = "the prompt has two beginning tokens, and models write worse then: leave out the one in the text"
+        warnings.warn(told, RuntimeWarning, stacklevel=4)
     echo = text if checks.switch("echo", options.pop("echo", None)) else ""
     logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
     guides = _guides(llm, options, None)
-    fixed = {"echo": echo, "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
+    fixed = {"echo": echo, "start": len(text), "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
     return _request(llm, tokens, limit, options, "cmpl", **fixed)
 
 
@@ -74,14 +81,13 @@ def chat_request(
     from ggufpy.chat import tools
 
     options = dict(options)
-    if limit is None:
-        limit = options.pop("max_completion_tokens", None)
+    limit = _limit(limit, options.pop("max_completion_tokens", None))
     names = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
     asked = {name: options.pop(name, None) for name in names}
     offer = tools.offered(**asked)
     logprobs = _chat_logprobs(llm, options)
     variables = _variables(options)
-    prompt = llm.chat_prompt(messages, offer, **variables)
+    prompt = llm.chat_prompt(_plain(messages), offer, **variables)
     fixed: Record = {"chat": prompt.text, "logprobs": logprobs, "legacy_calls": asked["functions"] is not None}
     fixed["guides"] = _guides(llm, options, (prompt, offer))
     answers = llm.chat_answers
@@ -89,6 +95,38 @@ def chat_request(
     fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
+
+
+@runtime_checkable
+class _Dumped(Protocol):
+    """An object of pydantic, as the openai package has for messages and calls."""
+
+    def model_dump(self, *, exclude_none: bool) -> Any: ...
+
+
+def _plain(messages: Any) -> Any:
+    """Messages, and calls in them, that are such objects, as mappings; others as they are."""
+    if not isinstance(messages, list | tuple):
+        return messages
+    made = [_mapping(message) for message in messages]
+    for i, message in enumerate(made):
+        calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+        if isinstance(calls, list | tuple):
+            made[i] = {**message, "tool_calls": [_mapping(call) for call in calls]}
+    return made
+
+
+def _mapping(value: Any) -> Any:
+    return value.model_dump(exclude_none=True) if isinstance(value, _Dumped) else value
+
+
+def _limit(most: int | None, newer: int | None) -> int | None:
+    """`max_tokens` under either of its names."""
+    if newer is None:
+        return most
+    if most not in (None, newer):
+        raise GGUFError("max_tokens and max_completion_tokens are the same: give one of them")
+    return checks.whole("max_completion_tokens", newer)
 
 
 def _prompt(llm: Model, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], str]:
@@ -105,6 +143,9 @@ def _variables(options: Record) -> Record:
     """Further variables of the chat template."""
     given = options.pop("chat_template_kwargs", None)
     variables = {} if given is None else dict(checks.mapping("chat_template_kwargs", given))
+    for name in variables:
+        if checks.text("a name in chat_template_kwargs", name) in RENDERED:
+            raise GGUFError(f"chat_template_kwargs has {name!r}, which is not for it: messages and tools are arguments")
     for name in ("reasoning_effort", "documents"):
         if (value := options.pop(name, None)) is not None:
             variables[name] = value
@@ -135,6 +176,8 @@ def _guides(llm: Model, options: Record, chat: tuple[ChatPrompt, Offer | None] |
     after = None
     if chat is not None:
         prompt, offer = chat
+        if grammar is not None and offer is not None and offer.must_call:
+            raise GGUFError("tool_choice wants a call, and response_format or grammar another answer: leave out one")
         if grammar is not None:
             after = llm.chat_answers.syntax.answer_after(prompt.text)
         elif offer is not None:
@@ -154,10 +197,10 @@ def _functions(name: str, given: object) -> tuple[Callable[..., Any], ...]:
     """A function or a list of such, as llama-cpp-python's LogitsProcessorList and StoppingCriteriaList are."""
     if given is None:
         return ()
-    some = [given] if callable(given) and not isinstance(given, list) else checks.items(name, given, "functions")
+    some = [given] if callable(given) and not isinstance(given, list) else checks.items(name, given, WANTED)
     for function in some:
         if not callable(function):
-            raise GGUFError(f"{name} has {checks.shown(function)}; functions are wanted")
+            raise GGUFError(f"{name} has {checks.shown(function)}; {WANTED} is wanted")
     return tuple(some)
 
 

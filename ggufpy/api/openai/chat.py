@@ -5,6 +5,7 @@ A parser takes the answer apart as it comes; whole and streamed answers say the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,17 +23,16 @@ def chunks(job: Job) -> Iterator[Record]:
     first = head(asked, CHUNK)
     for number in range(len(asked.samplings)):
         yield {**first, "choices": [_delta(number, {"role": "assistant"}, None, None)]}
-    called = [False] * len(asked.samplings)
+    calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
     for number, delta in job.deltas():
+        calls[number].see(delta.pieces)
         logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(llm, [delta])
         pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
         for piece in pieces or ([Content("")] if logprobs is not None else []):
-            called[number] |= isinstance(piece, Call)
             yield {**first, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None
         if delta.finish:
-            finish = _finish(delta.finish, called[number], asked.legacy_calls)
-            yield {**first, "choices": [_delta(number, {}, None, finish)]}
+            yield {**first, "choices": [_delta(number, {}, None, calls[number].finish(delta))]}
     if asked.include_usage:
         yield usage_chunk(asked, CHUNK, job.usage)
 
@@ -45,15 +45,18 @@ def whole(job: Job) -> Record:
         said[number].append(delta)
     choices = []
     for number, deltas in enumerate(said):
-        message, called = _message([piece for delta in deltas for piece in delta.pieces], asked.legacy_calls)
+        pieces = [piece for delta in deltas for piece in delta.pieces]
+        message = _message(pieces, asked.legacy_calls)
         logprobs = None if asked.logprobs is None else _logprobs(job.llm, deltas)
-        finish = _finish(deltas[-1].finish or "length", called, asked.legacy_calls)
+        calls = _Calls(asked.legacy_calls)
+        calls.see(pieces)
+        finish = calls.finish(deltas[-1])
         choices.append({"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish})
     return {**head(asked, "chat.completion"), "choices": choices, "usage": job.usage}
 
 
-def _message(pieces: Sequence[Piece], legacy: bool) -> tuple[Record, bool]:
-    """The assistant's message of an answer's pieces, and whether it calls tools."""
+def _message(pieces: Sequence[Piece], legacy: bool) -> Record:
+    """The assistant's message of an answer's pieces."""
     content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
     thought = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
     calls = [piece for piece in pieces if isinstance(piece, Call)]
@@ -69,14 +72,38 @@ def _message(pieces: Sequence[Piece], legacy: bool) -> tuple[Record, bool]:
         message["function_call"] = made[0]["function"]
     elif made:
         message["tool_calls"] = made
-    return message, bool(made)
+    return message
 
 
-def _finish(reason: str, called: bool, legacy: bool) -> str:
-    """A call is why an answer ended, unless it was cut short."""
-    if not called or reason != "stop":
-        return reason
-    return "function_call" if legacy else "tool_calls"
+class _Calls:
+    """Whether a choice has called tools, and the arguments of its newest call."""
+
+    def __init__(self, legacy: bool) -> None:
+        self._reason = "function_call" if legacy else "tool_calls"
+        self._arguments: list[str] | None = None
+
+    def see(self, pieces: Sequence[Piece]) -> None:
+        """What has come of the choice."""
+        for piece in pieces:
+            if isinstance(piece, Call):
+                self._arguments = []
+            elif isinstance(piece, Arguments) and self._arguments is not None:
+                self._arguments.append(piece.text)
+
+    def finish(self, last: Delta) -> str:
+        """Why the choice ended: by a call, unless that was cut short."""
+        reason = last.finish or "length"
+        if self._arguments is None or reason != "stop":
+            return reason
+        return reason if last.cut and not _is_json("".join(self._arguments)) else self._reason
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_told(piece: Piece, legacy: bool) -> bool:
@@ -114,5 +141,6 @@ def _logprobs(llm: Model, said: Sequence[Delta]) -> Record:
             {**entry(delta.token, delta.logprob), "top_logprobs": [entry(t, value) for t, value in delta.top]}
             for delta in said
             if delta.token is not None
-        ]
+        ],
+        "refusal": None,
     }

@@ -15,7 +15,7 @@ def chunks(job: Job) -> Iterator[Record]:
     """Chunks of a streamed completion; the last of each choice has a `finish_reason`."""
     asked, llm = job.asked, job.llm
     first = head(asked, KIND)
-    at = [len(asked.echo)] * len(asked.samplings)
+    at = [asked.start] * len(asked.samplings)
     if asked.echo:
         logprobs = _of_prompt(llm, job) if asked.logprobs is not None else None
         for number in range(len(at)):
@@ -25,7 +25,7 @@ def chunks(job: Job) -> Iterator[Record]:
         if text or delta.finish or asked.logprobs is not None:
             logprobs = None if asked.logprobs is None else _logprobs(llm, [delta], at[number])
             yield {**first, "choices": [_choice(number, text, logprobs, delta.finish)]}
-        at[number] += len(delta.text)
+        at[number] += delta.length
     if asked.include_usage:
         yield usage_chunk(asked, KIND, job.usage)
 
@@ -40,7 +40,7 @@ def whole(job: Job) -> Record:
     choices = []
     for number, deltas in enumerate(said):
         text = asked.echo + "".join(delta.text for delta in deltas) + (asked.suffix if asked.echo else "")
-        logprobs = None if asked.logprobs is None else _logprobs(llm, deltas, len(asked.echo))
+        logprobs = None if asked.logprobs is None else _logprobs(llm, deltas, asked.start)
         if prompt is not None and logprobs is not None:
             logprobs = {name: [*prompt[name], *logprobs[name]] for name in logprobs}
         choices.append(_choice(number, text, logprobs, deltas[-1].finish))
@@ -56,7 +56,7 @@ def _logprobs(llm: Model, said: Sequence[Delta], start: int) -> Record:
     offsets, at = [], start
     for delta in said:
         offsets.append(at)
-        at += len(delta.text)
+        at += delta.length
     tokens = [(p.token, p) for p in said if p.token is not None]
     return {
         "tokens": [token_text(llm, token) for token, _ in tokens],

@@ -25,7 +25,11 @@ Top = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Delta:
-    """One step of a choice. `pieces` is what a parser made of the text; without one they are none."""
+    """One step of a choice. `pieces` is what a parser made of the text; without one they are none.
+
+    `length` is how many characters the token has added, of which some may be held back; `cut` whether a stop string
+    has ended the choice, wherever it stood.
+    """
 
     text: str
     token: int | None = None
@@ -33,6 +37,8 @@ class Delta:
     top: Top = ()
     finish: str | None = None
     pieces: tuple[Piece, ...] = ()
+    length: int = 0
+    cut: bool = False
 
 
 class Job:
@@ -111,9 +117,11 @@ class _Text:
         try:
             for token in stream:
                 self.count += 1
-                text = stop.push(decoder.push(token))
+                whole = decoder.push(token)
+                text = stop.push(whole)
                 logprob, top = self._logprobs(token, stream)
-                yield Delta(text, token, logprob, top, None, tuple(parser.push(text)) if parser else ())
+                pieces = tuple(parser.push(text)) if parser else ()
+                yield Delta(text, token, logprob, top, pieces=pieces, length=len(whole))
                 if stop.hit:
                     break
         finally:
@@ -124,7 +132,7 @@ class _Text:
         rest = stop.push(decoder.flush()) + stop.flush()
         pieces = (*parser.push(rest), *parser.finish()) if parser else ()
         finish = "stop" if stop.hit else stream.finish or "length"
-        yield Delta(rest, finish=finish, pieces=pieces)
+        yield Delta(rest, finish=finish, pieces=pieces, cut=stop.hit)
 
     def _logprobs(self, token: int, stream: Stream) -> tuple[float, Top]:
         if self._asked.logprobs is None or stream.logits is None:
@@ -149,7 +157,9 @@ def _largest(values: NDArray[Any], count: int) -> NDArray[Any]:
     """Places of the `count` largest, largest first, equals by place."""
     import numpy as np
 
-    if 0 < count < len(values) // 8:
+    if not count:
+        return np.empty(0, np.intp)
+    if count < len(values) // 8:
         bound = np.partition(values, len(values) - count)[len(values) - count]
         places = np.flatnonzero(values >= bound)
         return places[np.argsort(-values[places], kind="stable")[:count]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from ggufpy.tokenizers.vocab import CONTROL
@@ -24,7 +24,7 @@ class Turns:
     """Texts and their tokens. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()  # a stream that the garbage collector ends keeps its turn, wherever its thread is
         self._kept: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._characters = 0
 
@@ -42,8 +42,8 @@ class Turns:
         """The tokens of a prompt: those of the longest kept text that it begins with, where a control token follows
         there, so that no word is cut; else `otherwise`."""
         with self._lock:
-            known = max((kept for kept in self._kept if text.startswith(kept)), key=len, default=None)
-            before = () if known is None else self._kept[known]
+            known = max((kept for kept in [*self._kept] if text.startswith(kept)), key=len, default=None)
+            before = () if known is None else self._kept.get(known, ())
         if known is None or tuple(otherwise[: len(before)]) == before:
             return list(otherwise)
         rest = tokenizer.encode(text[len(known) :], add_special=False, parse_special=True)
