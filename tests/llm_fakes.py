@@ -161,9 +161,9 @@ class FakeTokenizer:
     end_tokens = frozenset({EOS})
 
     def __init__(self, texts: list[str] | None = None) -> None:
-        self.vocab = SimpleNamespace(
-            texts=texts or [str(i) for i in range(VOCAB)], ids={}, types=np.array([1] * 256 + [3] * 2, np.int32)
-        )
+        types = np.array([1] * 256 + [3] * 2, np.int32)
+        texts = texts or [str(i) for i in range(VOCAB)]
+        self.vocab = SimpleNamespace(texts=texts, ids={}, types=types, stored_types=types)
         self.texts = TokenTexts(self)
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:

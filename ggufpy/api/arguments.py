@@ -44,6 +44,9 @@ WARNED: Mapping[str, tuple[Any, str]] = MappingProxyType(
         "lora_base": (None, "adapters are added to the model that runs"),
         "numa": (False, "threads stay where the system puts them"),
         "tokenizer": (None, "the tokenizer is the file's own"),
+        # of earlier versions of llama-cpp-python, which later ones pass over
+        **dict.fromkeys(("f16_kv", "mul_mat_q", "low_vram"), (None, "llama.cpp has dropped it")),
+        **dict.fromkeys(("n_gqa", "rms_norm_eps", "n_parts"), (None, "the file says so itself")),
     }
 )
 # Metadata that arguments stand for, and the value that leaves the file's own.

@@ -106,6 +106,11 @@ class Completions(StatefulModel):
             options.pop("temp", None)
         return texts.Job(self, asked.chat_request(self, messages, max_tokens, options))
 
+    def close(self) -> None:
+        """See Llama."""
+        super().close()
+        self._vocabulary = self._answers = self._turns = None
+
     # -- what requests are made of --
 
     def n_parallel(self) -> int:

@@ -10,8 +10,6 @@ from ggufpy.commands import UsageError
 from ggufpy.errors import GGUFError
 
 if TYPE_CHECKING:
-    from ggufpy.generate.loaded import LoadedModel
-    from ggufpy.generate.sampling import Guides
     from ggufpy.grammar import Grammar
 
 _ABOUT = """hold the text to a grammar, checked before the model is loaded; what cannot be enforced is refused by name.
@@ -57,16 +55,6 @@ def grammar_of(args: argparse.Namespace) -> Grammar | None:
     if name == "lark_file":
         return Grammar.from_lark(_read(value))
     return Grammar.from_gbnf(value if name == "grammar" else _read(value))
-
-
-def guides_of(llm: LoadedModel, grammar: Grammar | None) -> Guides | None:
-    """What holds a text of this model to a grammar."""
-    if grammar is None:
-        return None
-    from ggufpy.generate.sampling import Guides
-    from ggufpy.grammar import Constraint, Vocabulary
-
-    return Guides(Constraint(grammar, Vocabulary(llm.tokenizer, llm.n_vocab())))
 
 
 def _read(path: str) -> str:

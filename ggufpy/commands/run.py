@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ggufpy.commands import UsageError
-from ggufpy.commands._grammar_options import add_grammar_arguments, grammar_of, guides_of
+from ggufpy.commands._grammar_options import add_grammar_arguments, grammar_of
 from ggufpy.commands._options import (
     add_cache_arguments,
     add_default_model_argument,
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             ignore_eos=args.ignore_eos,
             context_shift=args.context_shift,
             keep=args.keep or 0,
-            guides=guides_of(llm, grammar),
+            grammar=grammar,
             **sampling_options(args),
         )
         result = _generate(llm, stream, args, len(tokens))

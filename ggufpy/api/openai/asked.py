@@ -182,13 +182,15 @@ def _guides(llm: Model, options: Record, chat: tuple[ChatPrompt, Offer | None] |
             after = llm.chat_answers.syntax.answer_after(prompt.text)
         elif offer is not None:
             grammar = llm.chat_answers.syntax.grammar(offer, prompt.text, llm.chat_answers.control)
-    if grammar is not None:
-        llm.constraint(grammar, after)  # a grammar that cannot be is refused here
+    first = None if grammar is None else llm.constraint(grammar, after)  # one that cannot be is refused here
+    made = [] if first is None else [first]
 
     def make() -> Guides:
         from ggufpy.generate.sampling import Guides
 
-        return Guides(None if grammar is None else llm.constraint(grammar, after), processors)
+        if grammar is None:
+            return Guides(processors=processors)
+        return Guides(made.pop() if made else llm.constraint(grammar, after), processors)
 
     return make
 

@@ -30,7 +30,9 @@ class Answers:
         """The control token that a text is, if it is one."""
         vocab = self.tokenizer.vocab
         token = vocab.ids.get(text)
-        return token if token is not None and vocab.types[token] == CONTROL else None
+        if token is None or CONTROL not in (vocab.types[token], vocab.stored_types[token]):
+            return None
+        return token
 
 
 @dataclass(frozen=True)
