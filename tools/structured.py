@@ -124,7 +124,8 @@ def pair(llm: ggufpy.Llama, vocabulary: Vocabulary, args: argparse.Namespace) ->
         if held.tokens < 8:
             continue
         free = generate(llm, case.prompt, None, held.tokens, temp=args.temp, seed=i)
-        both = [(text.tokens - 1) / text.seconds for text in (held, free)]
+        # the end token of a text that ended by itself took a step, too
+        both = [(text.tokens - 1 + (text.finish == "stop")) / text.seconds for text in (held, free)]
         rates["held"].append(both[0])
         rates["free"].append(both[1])
         ratios.append(both[0] / both[1])

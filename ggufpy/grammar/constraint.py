@@ -1,12 +1,14 @@
 """Which tokens may come next in one text: a grammar at work.
 
-In: a grammar, a vocabulary, tokens as they are drawn. Out: a mask a token. After a token the next mask is computed on
-a thread, so that it is there when the model's step is done; the library lets go of Python's lock meanwhile.
+In: a grammar, a vocabulary, tokens as they are drawn. Out: a mask a token. Where masks take their time, the next one is
+computed on a thread after a token, so that it is there when the model's step is done; the library lets go of Python's
+lock meanwhile. What is quickly computed is when it is asked for: a thread would cost more (spec/notes.md).
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from ggufpy.grammar.masks import Words, bits, has
 if TYPE_CHECKING:
     from ggufpy.grammar.grammar import Grammar
     from ggufpy.grammar.vocabulary import Vocabulary
+
+QUICK = 3e-4  # seconds that a mask may take for the next one to be computed when it is asked for
 
 
 class Constraint:
@@ -43,6 +47,7 @@ class Constraint:
         self._next: Future[Words] | None = None
         self._ready: Words | None = None  # the mask of the present place
         self._ended = False
+        self._seconds = 2 * QUICK  # what the newest mask took
         self._begin_mask()
 
     @property
@@ -58,10 +63,7 @@ class Constraint:
         if self._wait is not None and not self._wait.seen:
             return self._wait.mask()
         if self._ready is None:
-            if self._next is None:
-                self._begin_mask()
-            assert self._next is not None
-            self._ready = self._next.result()
+            self._ready = self._computed() if self._next is None else self._next.result()
             self._next = None
         if self._wait is not None and self._wait.may_break:
             return self._ready | bits(self._vocabulary.line_ends, self._vocabulary.n_vocab)
@@ -118,11 +120,14 @@ class Constraint:
             self._ready, self._next = self._next.result(), None
 
     def _begin_mask(self) -> None:
-        self._next = self._vocabulary.workers.submit(self._computed)
+        if self._seconds > QUICK:
+            self._next = self._vocabulary.workers.submit(self._computed)
 
     def _computed(self) -> Words:
         """The mask of the present place, for the model's number of tokens."""
+        start = perf_counter()
         data = self._matcher.compute_bitmask()
+        self._seconds = perf_counter() - start
         stuck = "NoExtensionBias" in self._matcher.get_error()
         if not stuck:
             self._check()
