@@ -179,7 +179,7 @@ def check_products(type_name: str, level: Level, tokens: int) -> None:
     for rows, blocks in shapes:
         columns = max(block, 32) * blocks
         c = case(type_name, rows, columns, level, tokens)
-        for count in (1, 3, 4, 9):
+        for count in (1, 3, 4, 5, 20, 9):
             x = activations(count, columns)
             wanted, bound = c.wanted(x)
             found = c.run(x)
@@ -234,7 +234,7 @@ def test_bits_do_not_depend_on_how_many_tokens_share_a_reading(type_name: str) -
 def test_float_products(level: Level, type_name: str, tokens: int) -> None:
     for rows, columns in [(1, 1), (7, 20), (33, 33), (100, 100), (20, 576)]:
         c = case(type_name, rows, columns, level, tokens)
-        for count in (1, 3, 4, 9):
+        for count in (1, 3, 4, 5, 20, 9):
             x = activations(count, 64)[:, :columns] if columns < 64 else activations(count, columns)
             wanted, bound = c.wanted(x)
             found = c.run(x)

@@ -25,6 +25,7 @@ ARGS = struct(
 )  # fmt: skip
 
 MANY = 4  # tokens of a group when there are more groups to come
+TWICE = 2 * MANY  # tokens that a panel by itself is taken for, where there are registers for their sums
 
 # make(streams, ahead) returns accumulate(weights, stride, blocks, x, x_stride, total), which adds Σ_k weight[j] · x[t]
 # to total[j, t] for panels `stride` bytes apart, and where `ahead` is set brings weights from memory before their turn.
@@ -80,13 +81,48 @@ def _panels(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes
     return panels
 
 
-def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int) -> Callable[..., None]:
+def _doubled(v: Any, make: MakeAccumulate, twice: MakeAccumulate, block_bytes: int) -> Any:
+    """doubled(args, first, count, n_tokens) makes `count` panels from `first` on, one at a time, for two groups of
+    tokens at once and for one that is left over."""
+    row_bytes = v.L * 4
+    leading, following = (_tile(v, twice(1, ahead), 1, TWICE) for ahead in (True, False))
+    single = _tile(v, make(1, False), 1, MANY)
+
+    @v.njit
+    def doubled(args, first, count, n_tokens):
+        weights, x, y, bias = args.weights_ptr, args.x_ptr, args.y_ptr, args.bias_ptr
+        blocks, x_stride, y_stride = args.n_blocks, args.x_stride, args.y_stride
+        multiplier, add = args.multiplier, args.adds
+        stride = blocks * block_bytes
+        whole = (n_tokens + MANY - 1) // MANY * MANY
+        pairs = whole // TWICE * TWICE
+        for panel in range(first, first + count):
+            w, out = weights + panel * stride, y + panel * row_bytes
+            b = bias + panel * row_bytes if bias != 0 else 0
+            leading(w, stride, blocks, x, x_stride, out, row_bytes, y_stride, b, multiplier, add)
+            for t in range(TWICE, pairs, TWICE):
+                at, to = x + t * x_stride, out + t * y_stride
+                following(w, stride, blocks, at, x_stride, to, row_bytes, y_stride, b, multiplier, add)
+            if pairs < whole:
+                at, to = x + pairs * x_stride, out + pairs * y_stride
+                single(w, stride, blocks, at, x_stride, to, row_bytes, y_stride, b, multiplier, add)
+
+    return doubled
+
+
+def matmul(
+    v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes: int, twice: MakeAccumulate | None = None
+) -> Callable[..., None]:
     """The kernel, which takes `streams` panels at a time, those left over one at a time.
 
-    Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads.
+    Tokens are taken in whole groups: x and y have rows for all of the last one, whose surplus nobody reads. With
+    `twice`, which makes what two groups take together, panels are taken one at a time where there is more than one
+    group.
     """
     wide = _panels(v, make, streams, tokens, block_bytes)
     narrow = _panels(v, make, 1, tokens, block_bytes)
+    if twice is not None:
+        return _of_any(v, wide, narrow, _doubled(v, make, twice, block_bytes), streams)
 
     def kernel(args, ith, nth):
         n_tokens = v.load_i64(args.step_ptr)
@@ -94,5 +130,21 @@ def matmul(v: Any, make: MakeAccumulate, streams: int, tokens: int, block_bytes:
         rounds = (last - first) // streams
         wide(args, first, rounds, n_tokens)
         narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)
+
+    return kernel
+
+
+def _of_any(v: Any, wide: Any, narrow: Any, doubled: Any, streams: int) -> Callable[..., None]:
+    """The kernel that has all three, for one group of tokens or more."""
+
+    def kernel(args, ith, nth):
+        n_tokens = v.load_i64(args.step_ptr)
+        first, last = args.n_panels * ith // nth, args.n_panels * (ith + 1) // nth
+        if n_tokens > MANY:
+            doubled(args, first, last - first, n_tokens)
+        else:
+            rounds = (last - first) // streams
+            wide(args, first, rounds, n_tokens)
+            narrow(args, first + rounds * streams, last - first - rounds * streams, n_tokens)
 
     return kernel
