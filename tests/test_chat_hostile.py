@@ -57,13 +57,18 @@ IN_COMPILING = {
 }
 
 
-def check_that_it_is_refused(source: str, seconds: float) -> None:
+def check_that_it_ends(source: str, seconds: float) -> None:
+    """It is refused in one line. What only takes long to compile may be done in time where a machine is quick."""
     assert render("{{ messages[0].content }}", USER) == "Hi"  # the process is there
     begun = time.monotonic()
-    with pytest.raises(GGUFError) as caught:
+    refused = ""
+    try:
         render(source, [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
+    except GGUFError as error:
+        refused = str(error)
     assert time.monotonic() - begun < seconds + SLACK
-    assert "\n" not in str(caught.value)
+    assert "\n" not in refused
+    assert refused or source in IN_COMPILING.values()
 
 
 ALL = pytest.mark.parametrize(
@@ -75,14 +80,14 @@ ALL = pytest.mark.parametrize(
 @pytest.mark.usefixtures("deadline")
 def test_hostile_templates(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template, "SECONDS", 0.3)
-    check_that_it_is_refused(source, 0.3)
+    check_that_it_ends(source, 0.3)
 
 
 @pytest.mark.slow
 @ALL
 @pytest.mark.usefixtures("deadline")
 def test_hostile_templates_with_all_their_seconds(source: str) -> None:
-    check_that_it_is_refused(source, limits.SECONDS)
+    check_that_it_ends(source, limits.SECONDS)
 
 
 @pytest.mark.parametrize(
