@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,7 +66,11 @@ def parts_of(llm: Llama) -> dict[str, weakref.ref[Any]]:
 
 
 def left(parts: dict[str, weakref.ref[Any]]) -> list[str]:
-    return [name for name, part in parts.items() if part() is not None]
+    """What is still there, once threads that were at work have had a moment to let go of it."""
+    end = time.monotonic() + 2
+    while (names := [name for name, part in parts.items() if part() is not None]) and time.monotonic() < end:
+        time.sleep(0.01)
+    return names
 
 
 @pytest.mark.usefixtures("uncollected")
