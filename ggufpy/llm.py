@@ -7,14 +7,12 @@ their twins for asyncio (`api/`). Here is how it is made.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ggufpy.api import arguments
 from ggufpy.api.asynchronous import AsyncCompletions
-from ggufpy.api.openai.model import Record
 from ggufpy.errors import GGUFError
 from ggufpy.generate import loading
 from ggufpy.generate.draft_functions import LlamaDraftModel
@@ -44,8 +42,6 @@ class Llama(AsyncCompletions):
     taken: `ggufpy/api/arguments.py` says what becomes of each, and what has no effect warns by its name. Names that
     neither has raise TypeError.
     """
-
-    chat_handler: Callable[..., Any] | None = None
 
     def __init__(
         self,
@@ -144,37 +140,6 @@ class Llama(AsyncCompletions):
     def model_path(self) -> str:
         """The path of the model's file."""
         return self.name
-
-    def create_chat_completion(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        *,
-        stream: bool = False,
-        **options: Any,
-    ) -> Record | Iterator[Record]:
-        """See Completions; where there is a `chat_handler`, what that makes of it."""
-        if self.chat_handler is None:
-            return super().create_chat_completion(messages, max_tokens, stream=stream, **options)
-        made: Record | Iterator[Record] = self.chat_handler(
-            llama=self, messages=messages, max_tokens=max_tokens, stream=stream, **options
-        )
-        return made
-
-    async def acreate_chat_completion(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        *,
-        stream: bool = False,
-        **options: Any,
-    ) -> Record | AsyncIterator[Record]:
-        """`create_chat_completion`; with `stream` what it gives is for `async for`."""
-        if self.chat_handler is None:
-            return await super().acreate_chat_completion(messages, max_tokens, stream=stream, **options)
-        call = partial(self.create_chat_completion, messages, max_tokens, stream=stream, **options)
-        made = await self._on_thread(call)
-        return made if isinstance(made, Mapping) else self._streamed(iter(made), lambda: None)
 
     def create_chat_completion_openai_v1(self, *args: Any, **options: Any) -> Any:
         """`create_chat_completion` as the objects of the `openai` package, which must be installed."""

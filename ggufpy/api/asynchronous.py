@@ -53,6 +53,10 @@ class AsyncCompletions(Completions, Embeddings):
         """`create_chat_completion`; with `stream` what it gives is for `async for`."""
         from ggufpy.api.openai import chat
 
+        if self.chat_handler is not None:
+            call = partial(self.create_chat_completion, messages, max_tokens, stream=stream, **options)
+            made = await self._on_thread(call)
+            return made if isinstance(made, Mapping) else self._streamed(iter(made), lambda: None)
         one_by_one = checks.switch("stream", stream)
         job = await self._on_thread(partial(self._chat_job, messages, max_tokens, options))
         if one_by_one:

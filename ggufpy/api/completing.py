@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ MARK = "\N{WHITE SMILING FACE}"
 class Completions(StatefulModel):
     """What makes completions. `_chat_format` writes prompts in place of the model's template, if there is one."""
 
+    chat_handler: Callable[..., Any] | None = None  # answers chats in the model's place
     _chat_format: Format | None = None
     _spm_infill = False
     _answers: Answers | None = None
@@ -89,6 +90,11 @@ class Completions(StatefulModel):
         """
         from ggufpy.api.openai import chat
 
+        if self.chat_handler is not None:
+            handled: Record | Iterator[Record] = self.chat_handler(
+                llama=self, messages=messages, max_tokens=max_tokens, stream=stream, **options
+            )
+            return handled
         one_by_one = checks.switch("stream", stream)
         job = self._chat_job(messages, max_tokens, options)
         return chat.chunks(job) if one_by_one else chat.whole(job)
