@@ -15,7 +15,7 @@ from typing import Any
 from ggufpy.quants.base import IntPanel
 
 from .layout import block_bytes, scale_offset
-from .matrix import ARGS, MANY, TWICE, matmul
+from .matrix import ARGS, MANY, TWICE, MakeAccumulate, matmul
 
 __all__ = ["ARGS", "build"]
 PREFETCH = {1: 1024, 2: 1024, 4: 8192, 8: 8192}  # bytes ahead in each stream, by tokens; see spec/notes.md
@@ -170,8 +170,9 @@ def accumulator(v: Any, panel: IntPanel, streams: int, tokens: int, ahead: bool)
 def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
     panel = IntPanel(p["bits"], p["group"], p["offset"], bool(p["has_min"]))
     tokens, size = p["tokens"], block_bytes(panel, v.L)
-    twice = None
-    if tokens == MANY and v.REGISTERS >= 32:
-        twice = lambda s, ahead: accumulator(v, panel, s, TWICE, ahead)  # noqa: E731
-    make = lambda s, ahead: accumulator(v, panel, s, tokens, ahead)  # noqa: E731
-    return matmul(v, make, streams_of(v, tokens), tokens, size, twice)
+
+    def make(of: int) -> MakeAccumulate:
+        return lambda streams, ahead: accumulator(v, panel, streams, of, ahead)
+
+    twice = make(TWICE) if tokens == MANY and v.REGISTERS >= 32 else None
+    return matmul(v, make(tokens), streams_of(v, tokens), tokens, size, twice)
