@@ -19,7 +19,7 @@ from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculat
 from ggufpy.generate.loading import LoadOptions, Parts
 from ggufpy.generate.loop import Loop, Stream
 from ggufpy.generate.reopening import Reopened
-from ggufpy.runtime.request import Request
+from ggufpy.runtime.request import Request, Reuse
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
@@ -250,12 +250,14 @@ class LoadedModel(Reopened):
         limit: int | None = None,
         guides: Guides | None = None,
         scales: Sequence[float] | None = None,
+        reuse: Reuse = "any",
         **options: Any,
     ) -> Stream:
         """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
 
         `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
-        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again.
+        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again, but as
+        `reuse` says: with "alike" not where it was read in another way, so that a seed always gives the same text.
         `limit` is how many ids there may be, `guides` a grammar and functions that change logits, `scales` how much
         each of the model's adapters counts, where that is not what it was loaded with.
         `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
@@ -268,7 +270,7 @@ class LoadedModel(Reopened):
         never = self.end_tokens() if ignore_eos else frozenset()
         most = None if limit is None else checks.whole("limit", limit, 1)
         counts = self._parts.scales if scales is None else tuple(scales)
-        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=counts)
+        request = Request(self._ids(tokens), ends=ends, limit=most, reuse=reuse, scales=counts)
         stream = self.loop.stream(request)
         checks.whole("keep", keep, -1)
         if checks.flag("context_shift", context_shift):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ggufpy.chat.syntax import Parser
     from ggufpy.chat.tools import Offer
     from ggufpy.generate.sampling import Guides, Sampling
+    from ggufpy.runtime.request import Reuse
 
 MOST_CHOICES = 1024
 WANTED = "a function or a list of functions"
@@ -45,6 +46,7 @@ class Asked:
     stop: tuple[str, ...] = ()
     criteria: tuple[Criterion, ...] = ()
     scales: tuple[float, ...] | None = None
+    reuse: Reuse = "any"  # see `runtime.request.Request`
     logprobs: int | None = None
     echo: str = ""
     start: int = 0  # characters of the prompt: `text_offset` counts from its beginning, echoed or not

@@ -4,47 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.shapes import head, token_text, usage_chunk
-from ggufpy.api.openai.texts import Delta, Job
+from ggufpy.api.openai.texts import Delta
+from ggufpy.api.shape import Spent
 
 KIND = "text_completion"
 
 
-def chunks(job: Job) -> Iterator[Record]:
-    """Chunks of a streamed completion; the last of each choice has a `finish_reason`."""
-    asked, llm = job.asked, job.llm
-    first = head(asked, KIND)
-    at = [asked.start] * len(asked.samplings)
-    if asked.echo:
-        logprobs = _of_prompt(llm, job) if asked.logprobs is not None else None
-        for number in range(len(at)):
-            yield {**first, "choices": [_choice(number, asked.echo, logprobs, None)]}
-    for number, delta in job.deltas():
+class TextShape:
+    """How a text completion is told."""
+
+    def __init__(self, llm: Model, asked: Asked) -> None:
+        self._llm, self._asked = llm, asked
+        self._head = head(asked, KIND)
+        self._at = [asked.start] * len(asked.samplings)  # characters before each choice's next token
+        self._of_prompt: Record | None = None
+
+    def prepare(self) -> None:
+        """Logprobs of a prompt that is echoed with them."""
+        if self._asked.echo and self._asked.logprobs is not None:
+            self._of_prompt = _of_prompt(self._llm, self._asked)
+
+    def begin(self) -> Iterator[Record]:
+        """The prompt, where it is echoed."""
+        if self._asked.echo:
+            for number in range(len(self._at)):
+                yield {**self._head, "choices": [_choice(number, self._asked.echo, self._of_prompt, None)]}
+
+    def delta(self, number: int, delta: Delta) -> Iterator[Record]:
+        """What is said; the last of each choice has a `finish_reason`."""
+        asked, at = self._asked, self._at
         text = delta.text + (asked.suffix if delta.finish and asked.echo else "")
         if text or delta.finish or asked.logprobs is not None:
-            logprobs = None if asked.logprobs is None else _logprobs(llm, [delta], at[number])
-            yield {**first, "choices": [_choice(number, text, logprobs, delta.finish)]}
+            logprobs = None if asked.logprobs is None else _logprobs(self._llm, [delta], at[number])
+            yield {**self._head, "choices": [_choice(number, text, logprobs, delta.finish)]}
         at[number] += delta.length
-    if asked.include_usage:
-        yield usage_chunk(asked, KIND, job.usage)
 
+    def end(self, spent: Spent) -> Iterator[Record]:
+        """What it took, where that is wanted."""
+        if self._asked.include_usage:
+            yield usage_chunk(self._asked, KIND, spent.usage)
 
-def whole(job: Job) -> Record:
-    """A completion in one dict."""
-    asked, llm = job.asked, job.llm
-    said: list[list[Delta]] = [[] for _ in asked.samplings]
-    for number, delta in job.deltas():
-        said[number].append(delta)
-    prompt = _of_prompt(llm, job) if asked.echo and asked.logprobs is not None else None
-    choices = []
-    for number, deltas in enumerate(said):
-        text = asked.echo + "".join(delta.text for delta in deltas) + (asked.suffix if asked.echo else "")
-        logprobs = None if asked.logprobs is None else _logprobs(llm, deltas, asked.start)
-        if prompt is not None and logprobs is not None:
-            logprobs = {name: [*prompt[name], *logprobs[name]] for name in logprobs}
-        choices.append(_choice(number, text, logprobs, deltas[-1].finish))
-    return {**head(asked, KIND), "choices": choices, "usage": job.usage}
+    def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Record:
+        """A completion in one dict."""
+        asked, llm, prompt = self._asked, self._llm, self._of_prompt
+        choices = []
+        for number, deltas in enumerate(said):
+            text = asked.echo + "".join(delta.text for delta in deltas) + (asked.suffix if asked.echo else "")
+            logprobs = None if asked.logprobs is None else _logprobs(llm, deltas, asked.start)
+            if prompt is not None and logprobs is not None:
+                logprobs = {name: [*prompt[name], *logprobs[name]] for name in logprobs}
+            choices.append(_choice(number, text, logprobs, deltas[-1].finish))
+        return {**head(asked, KIND), "choices": choices, "usage": spent.usage}
 
 
 def _choice(number: int, text: str, logprobs: Record | None, finish: str | None) -> Record:
@@ -75,9 +88,8 @@ def _top(llm: Model, token: int, logprob: float, top: Sequence[tuple[int, float]
     return named
 
 
-def _of_prompt(llm: Model, job: Job) -> Record:
+def _of_prompt(llm: Model, asked: Asked) -> Record:
     """`logprobs` of the prompt's tokens, but for a beginning token; nothing comes before the first, so it has none."""
-    asked = job.asked
     values = llm.prompt_logprobs(asked.tokens, asked.logprobs or 0)
     tokens = list(asked.tokens)
     made: Record = {"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []}
