@@ -53,8 +53,10 @@ class Driver:
             self._woken.wait()
             self._woken.clear()
             try:
-                while not self._closing and self._loop.drive():
-                    self.steps += 1
+                going_on = True
+                while going_on and not self._closing:
+                    going_on = self._loop.drive()
+                    self.steps += going_on
                     self._after()
             except BaseException as error:  # a step fails for its requests, so this is a fault of ours: it is told
                 self._failed(error)

@@ -17,7 +17,7 @@ from ggufpy.generate import loading
 from ggufpy.generate.draft_functions import LlamaDraftModel, drafter_of
 from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculation
 from ggufpy.generate.loading import LoadOptions, Parts
-from ggufpy.generate.loop import Loop, Stream
+from ggufpy.generate.loop import CLOSED, Loop, Stream
 from ggufpy.generate.reopening import Reopened
 from ggufpy.runtime.request import Request, Reuse
 from ggufpy.support import checks
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
-CLOSED = "this model is closed: open it again with Llama(...)"
 NO_TOKEN = -1  # in place of a token where there is none
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # by number: enum llama_pooling_type in include/llama.h of llama.cpp
 SEED_BITS = 63  # of a text's seed, which others keep as a signed whole number

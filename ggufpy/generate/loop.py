@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ggufpy.runtime import Engine
 
+CLOSED = "this model is closed: open it again with Llama(...)"
 AHEAD = 8  # tokens that a text may be ahead of whoever takes them, in steps that others wait for
 PATIENCE = 1.0  # seconds after which a text that nobody goes on with gives its place to one that waits
 POLL = 0.05  # seconds between two looks at whether such a place has become free
@@ -46,6 +47,9 @@ class _Box:
         """An event has come."""
         if not (self.events and self.events[-1] is event):  # it was put here before an interrupt
             self.events.append(event)
+
+    def closed(self, error: GGUFError) -> None:
+        """The loop is closed. Whoever waits on a thread sees that there."""
 
     def paused(self, running: bool) -> bool:
         """Whether nobody wants more of the request now; `running` says whether it has a place."""
@@ -69,6 +73,12 @@ class Pushed(_Box):
     def put(self, event: Event) -> None:
         """See `_Box`."""
         self.sink(event)
+
+    def closed(self, error: GGUFError) -> None:
+        """See `_Box`."""
+        if not self.request.done:
+            self.request.cancel()
+            self.sink(Failed(self.request, error))
 
     def paused(self, running: bool) -> bool:
         """See `_Box`."""
@@ -115,7 +125,7 @@ class Loop:
         """What is at work. Raises GGUFError once this is closed."""
         self._check_process()
         if self._at_work is None:
-            raise GGUFError("this model is closed: open it again with Llama(...)")
+            raise GGUFError(CLOSED)
         return self._at_work
 
     def stream(self, request: Request) -> Stream:
@@ -185,6 +195,8 @@ class Loop:
             with self._changed:
                 at_work, self._at_work, self.latest = self._at_work, None, None
                 self._changed.notify_all()
+            for box in list(self._boxes.values()):
+                box.closed(GGUFError(CLOSED))
             if at_work is not None:
                 at_work[0].close()
         self._tell()

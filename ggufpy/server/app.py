@@ -1,0 +1,106 @@
+"""The application: routes and what stands before them."""
+
+from __future__ import annotations
+
+import hmac
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from ggufpy.errors import GGUFError
+from ggufpy.server.answer import Generation, Sender
+from ggufpy.server.families import Family, encode
+from ggufpy.server.families.anthropic import ANTHROPIC
+from ggufpy.server.families.ollama import OLLAMA
+from ggufpy.server.families.openai import OPENAI
+from ggufpy.server.problems import BAD_REQUEST, FAILED, UNAUTHORIZED, Gone, Problem
+from ggufpy.server.routes import Route, all_routes
+from ggufpy.server.service import Service
+from ggufpy.support import console
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Endpoint:
+    """One route as an ASGI application: its key, then its answer, and whatever goes wrong in its family's shape."""
+
+    def __init__(self, route: Route, make: Callable[[], Service]) -> None:
+        self._route, self._make = route, make
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route, service = self._route, self._make()
+        sender = Sender(send, route.family)
+        try:
+            if not route.open:
+                check_key(service, route.family.key(Request(scope).headers))
+            if route.prepare is not None:
+                await Generation(service, route.family, route.prepare)(scope, receive, send)
+                return
+            assert route.answer is not None
+            made = await route.answer(service, Request(scope, receive))
+            if isinstance(made, Response):
+                await made(scope, receive, send)
+            else:
+                await sender.whole(made)
+        except Gone:
+            return
+        except Problem as problem:
+            await sender.problem(problem)
+        except GGUFError as error:
+            await sender.problem(Problem(BAD_REQUEST, str(error)))
+        except Exception as error:  # a fault of ours: the client gets an answer, whoever runs the server the reason
+            console.note(f"ggufpy: {scope['path']}: {traceback.format_exc()}")
+            await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
+
+
+def check_key(service: Service, key: str | None) -> None:
+    """Raises Problem 401 unless the key is one of the server's, where it has any; the time does not tell how near."""
+    if not service.keys:
+        return
+    given = (key or "").encode()
+    known = [hmac.compare_digest(given, each.encode()) for each in service.keys]
+    if not any(known):
+        told = "the API key is wrong" if key else "an API key is asked for: send Authorization: Bearer KEY"
+        raise Problem(UNAUTHORIZED, told, "invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def family_of(path: str) -> Family:
+    """In whose manners a path that is not known is refused."""
+    if path.startswith("/api/"):
+        return OLLAMA
+    return ANTHROPIC if path.startswith("/v1/messages") else OPENAI
+
+
+def make_app(start: Callable[[], Any]) -> ASGIApp:
+    """The application. `start` makes the `Service` on the event loop, awaited."""
+    services: list[Service] = []
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        services.append(await start())
+        try:
+            yield
+        finally:
+            await services.pop().close()
+
+    async def missing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = error.status_code
+        told = f"there is nothing at {request.method} {request.url.path}"
+        body = encode(family_of(request.url.path).error(Problem(status, told, "not_found")))
+        return Response(body, status, error.headers, "application/json")
+
+    paths = [
+        Path(route.path, Endpoint(route, lambda: services[-1]), methods=[route.method]) for route in all_routes()
+    ]
+    return Starlette(routes=paths, lifespan=life, exception_handlers={404: missing, 405: missing})
+
+

@@ -1,0 +1,71 @@
+"""A model that is loaded and served: its engine's thread, its places, and what it has done so far."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ggufpy.generate.driver import Driver
+from ggufpy.runtime.request import Event, Request
+from ggufpy.server.queue import Queue
+from ggufpy.server.tally import Tally
+from ggufpy.support import console
+
+if TYPE_CHECKING:
+    from ggufpy.llm import Llama
+
+Sink = Callable[[Event], None]
+
+
+class Served:
+    """A loaded model. `name` is what clients call it. Made on the event loop that its requests belong to."""
+
+    def __init__(self, name: str, llm: Llama, waiting: int, load_seconds: float = 0.0) -> None:
+        self.name, self.llm, self.load_seconds = name, llm, load_seconds
+        self.since = time.time()
+        self.queue = Queue(llm.n_parallel(), waiting)
+        self.tally = Tally()
+        self._events: deque[tuple[Sink, Event]] = deque()  # from the engine's thread to the event loop
+        self._loop = asyncio.get_running_loop()
+        self._driver = Driver(llm.loop, self._after, self._failed)
+
+    @property
+    def steps(self) -> int:
+        """How many steps its engine has made."""
+        return self._driver.steps
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Evaluates a request; `sink` hears its events on the event loop. Raises GGUFError for one that cannot be."""
+        self._driver.submit(request, lambda event: self._events.append((sink, event)))
+
+    def taken(self, request: Request, count: int) -> None:
+        """Its client has `count` more of its tokens."""
+        self._driver.taken(request, count)
+
+    def cancel(self, request: Request) -> None:
+        """Ends a request before the next step."""
+        self._driver.cancel(request)
+
+    def close(self) -> None:
+        """Ends the thread and the model. It waits for the step that is made: not on the event loop."""
+        self._driver.close()
+        self.llm.close()
+        self._after()  # what it says to those that waited
+
+    def _after(self) -> None:
+        if self._events:
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the event loop is closed: nobody waits any more
+                self._events.clear()
+
+    def _deliver(self) -> None:
+        while self._events:
+            sink, event = self._events.popleft()
+            sink(event)
+
+    def _failed(self, error: BaseException) -> None:
+        console.note(f"ggufpy: {self.name}: a step failed: {type(error).__name__}: {error}")

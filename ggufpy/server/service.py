@@ -1,0 +1,33 @@
+"""What all routes share: the models, the options, the threads that prepare requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ggufpy.server.pool import Pool
+from ggufpy.server.settings import ServerOptions
+
+T = TypeVar("T")
+PREPARING = 4  # requests whose bodies are looked at at once: templates, tokens, grammars
+
+
+class Service:
+    """A server's state. Made on its event loop."""
+
+    def __init__(self, pool: Pool, options: ServerOptions, keys: Sequence[str] = ()) -> None:
+        self.pool, self.options, self.keys = pool, options, tuple(keys)
+        self.started = int(time.time())
+        self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
+
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """Does what would hold up the event loop on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def close(self) -> None:
+        """Ends models and threads."""
+        await self.pool.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
