@@ -91,4 +91,4 @@ class Planned:
         logits: Wanted = "last" if len(self.tokens) == r.left and r.request.sampler else "none"
         if self.draft or (r.request.take is not None and r.at < len(r.request.prompt)):
             logits = "all"
-        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk, r.request.hidden)
+        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk, r.request.hidden, logits == "last")

@@ -313,11 +313,12 @@ class Scheduler:
         if token in request.ends:
             request.finish = "stop"
             return False
-        self._engine.tokens([token])
+        if not 0 <= token < self._engine.n_vocab:
+            self._engine.tokens([token])  # raises what is to be said
         request.sampler.accept(token)
         request.produced.append(token)
         request.text.append(token)
-        self.events.append(Token(request, token, logits))
+        self.events.append(Token(request, token, logits.copy() if request.told else None))
         guessed = request.drafts is not None and request.drafts.check(token)
         full = running.at == self._engine.n_ctx and (request.keep is None or request.keep >= running.at)
         if full or len(request.produced) == request.limit:
