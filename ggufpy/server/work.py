@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from ggufpy.api.openai.asked import Asked
-from ggufpy.api.openai.texts import Delta, Reader, stream_of
+from ggufpy.api.openai.texts import Delta, Reader, counts, stream_of
 from ggufpy.api.shape import Shape, Spent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
@@ -41,7 +40,13 @@ class _Choice:
         self.number = number
         self.stream: Stream = stream_of(llm, asked, number)
         self.reader = Reader(llm, asked)
-        self.begun = self.ended = False
+        self.begun = False
+        self.over = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.over.is_set()
 
     def delta(self, event: Event) -> Delta | None:
         """What an event brings. Raises what the text has failed with."""
@@ -49,7 +54,7 @@ class _Choice:
             return None
         if isinstance(event, Token):
             return self.reader.push(event.token, event.logits)
-        self.ended = True
+        self.over.set()
         if isinstance(event, Failed):
             raise event.error
         return self.reader.finish(self.stream.request.finish)
@@ -64,6 +69,7 @@ class Work:
         self._events: deque[tuple[_Choice, Event]] = deque()
         self._ready = asyncio.Event()
         self._gone = False
+        self._problem: Problem | None = None
         self._times: dict[str, float] = {}
 
     @property
@@ -71,10 +77,10 @@ class Work:
         """What it has taken so far."""
         now = asyncio.get_running_loop().time()
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
-        count = sum(len(choice.reader.drawn) for choice in self._choices)
-        cached = self._choices[0].stream.request.reused
+        requests = [choice.stream.request for choice in self._choices]
+        tokens = counts(self._asked, requests, [len(choice.reader.drawn) for choice in self._choices])
         times = (begun - asked, self._served.load_seconds, first - begun, now - first)
-        return Spent(len(self._asked.tokens), cached, count, *times)
+        return Spent(*tokens, *times)
 
     def leave(self) -> None:
         """The client has gone: what is at work for it ends before the next step."""
@@ -89,38 +95,42 @@ class Work:
         Raises Gone where the client has left, and Problem for what fails.
         """
         self._note("asked")
-        tasks: list[asyncio.Task[None]] = []
-        async with AsyncExitStack() as places:
-            try:
-                await self._begin(self._choices[0], places)
-                while not all(choice.ended for choice in self._choices):
-                    await self._ready.wait()
-                    self._ready.clear()
-                    if self._gone:
-                        raise Gone
-                    if made := self._take():
-                        self._note("first")
-                        yield made
-                        self._told(made)
-                        if not tasks:  # the others begin behind what is read of the first one's prompt
-                            tasks = [asyncio.create_task(self._begin(each, places)) for each in self._choices[1:]]
-            finally:
-                for task in tasks:
-                    task.cancel()
-                self._end()
+        tasks = [asyncio.create_task(self._hold(self._choices[0]))]
+        try:
+            while not all(choice.ended for choice in self._choices):
+                await self._ready.wait()
+                self._ready.clear()
+                if self._gone:
+                    raise Gone
+                if self._problem is not None:
+                    raise self._problem
+                if made := self._take():
+                    self._note("first")
+                    yield made
+                    self._told(made)
+                    if len(tasks) < len(self._choices):  # these begin behind what is read of the first one's prompt
+                        tasks += [asyncio.create_task(self._hold(choice)) for choice in self._choices[1:]]
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._end()
 
-    async def _begin(self, choice: _Choice, places: AsyncExitStack) -> None:
-        await places.enter_async_context(self._served.queue.place(self._client))
-        self._note("begun")
-        choice.begun = True
+    async def _hold(self, choice: _Choice) -> None:
+        """Evaluates a choice when its turn comes, and holds its place until it has ended."""
 
         def put(event: Event) -> None:
             self._events.append((choice, event))
             self._ready.set()
 
-        if self._gone:
-            raise Gone
-        self._served.submit(choice.stream.request, put)
+        async with self._served.queue.place(self._client):
+            self._note("begun")
+            choice.begun = True
+            try:
+                self._served.submit(choice.stream.request, put)
+            except GGUFError as error:
+                self._problem = Problem(BAD_REQUEST, str(error))
+                self._ready.set()
+            await choice.over.wait()
 
     def _take(self) -> list[tuple[int, Delta]]:
         """The deltas of what has come."""
@@ -136,7 +146,7 @@ class Work:
             if delta is not None:
                 made.append((choice.number, delta))
             if choice.reader.hit and not choice.ended:
-                choice.ended = True
+                choice.over.set()
                 self._served.cancel(choice.stream.request)
                 made.append((choice.number, choice.reader.finish(None)))
         return made
