@@ -29,7 +29,7 @@ Top = tuple[tuple[int, float], ...]
 class Delta:
     """One step of a choice. `pieces` is what a parser made of the text; without one they are none.
 
-    `length` is how many characters the token has added, of which some may be held back; `cut` whether a stop string
+    `length` is how many characters the token has added, of which some may be held back; `stop` is the stop string that
     has ended the choice, wherever it stood.
     """
 
@@ -40,7 +40,12 @@ class Delta:
     finish: str | None = None
     pieces: tuple[Piece, ...] = ()
     length: int = 0
-    cut: bool = False
+    stop: str | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether a stop string has ended the choice."""
+        return self.stop is not None
 
 
 class Job:
@@ -118,7 +123,7 @@ class Reader:
         finish = "stop" if self.hit else reason or "length"
         if self._asked.max_tokens == 0:
             finish = "length"
-        return Delta(rest, finish=finish, pieces=pieces, cut=self.hit)
+        return Delta(rest, finish=finish, pieces=pieces, stop=self._stop.found)
 
     def keep(self) -> None:
         """What was said is kept as the tokens that it is made of, for the chat's next turn."""
