@@ -6,8 +6,8 @@ import argparse
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
+    MODEL_HELP,
     add_cache_arguments,
-    add_default_model_argument,
     add_engine_arguments,
     add_load_options,
     add_option,
@@ -15,6 +15,7 @@ from ggufpy.commands._options import (
     check_speculation,
     load_options,
 )
+from ggufpy.hub import DEFAULT_MODEL
 from ggufpy.support import console
 
 HELP = "answer OpenAI, Anthropic and ollama clients over HTTP, with a page to chat"
@@ -24,6 +25,8 @@ chat at the server's address.
 examples:
   ggufpy serve                                       the default model at http://127.0.0.1:8080
   ggufpy serve model.gguf -np 8 -c 8192              eight texts at once, 8,192 tokens each
+  ggufpy serve --models-dir models                   every .gguf file below a folder, loaded when it is asked for
+  ggufpy serve a.gguf b.gguf --alias gpt-4o=a.gguf   two models, one of them under a second name
   ggufpy serve --host 0.0.0.0 --api-key-file keys    for others, who bring a key"""
 
 
@@ -32,17 +35,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ggufpy.server.settings import ServerOptions
     from ggufpy.support.options import declared
 
-    add_default_model_argument(parser)
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"{MODEL_HELP}; the first answers requests that name none (default: {DEFAULT_MODEL}, unless --models-dir "
+        "or --alias says what to serve)",
+    )
     server = declared(ServerOptions)
     for name in ("host", "port"):
         add_option(parser, server[name])
+    group = parser.add_argument_group("models", "clients name them by file name without .gguf, or as given here")
+    group.add_argument(
+        "-a",
+        "--alias",
+        action="append",
+        default=[],
+        type=alias,
+        metavar="NAME=MODEL",
+        help="another name for a MODEL, or the name of one that is given only here; again for more",
+    )
+    for name in ("models_dir", "keep_alive", "max_models", "max_memory", "load_wait"):
+        add_option(group, server[name])
+    group.add_argument("--allow-pull", action="store_true", help=server["allow_pull"].full_help)
     parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help="a key that clients must bring")
     add_load_options(parser, "n_ctx", "n_parallel")
-    for name in ("queue", "timeout", "body_limit", "keep_alive", "max_models"):
+    for name in ("queue", "timeout", "body_limit"):
         add_option(parser, server[name])
     add_engine_arguments(parser)
     add_cache_arguments(parser)
     add_speculation_arguments(parser)
+
+
+def alias(text: str) -> tuple[str, str]:
+    """An argument type: NAME=MODEL."""
+    name, equals, model = text.partition("=")
+    if not equals or not name or not model:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not NAME=MODEL, such as gpt-4o=model.gguf")
+    return name, model
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,11 +83,13 @@ def run(args: argparse.Namespace) -> int:
 
     check_speculation(args)
     try:
+        from ggufpy.server.catalogue import given_models
         from ggufpy.server.run import serve
     except ImportError as error:
         raise UsageError(f"serving needs more packages ({error.name}): pip install 'ggufpy[server]'") from None
     names = {field.name for field in fields(ServerOptions)}
     options = ServerOptions(**{n: v for n, v in vars(args).items() if n in names and v is not None})
-    serve([args.model], load_options(args), options, args.api_key)
+    models = args.models or ([] if args.alias or args.models_dir else [DEFAULT_MODEL])
+    serve(given_models(models, args.alias), load_options(args), options, args.api_key)
     console.note("ggufpy: ended")
     return 0

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from ggufpy.llm import Llama
 from ggufpy.server.app import make_app
+from ggufpy.server.catalogue import Catalogue, Given
+from ggufpy.server.folder import Folder
+from ggufpy.server.loader import Files
 from ggufpy.server.pool import Pool
 from ggufpy.server.service import Service
 from ggufpy.server.settings import ServerOptions
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 DRAIN = 30  # seconds that answers at work have once the server is told to end
 
 
-def serve(names: Sequence[str], load: LoadOptions, options: ServerOptions, keys: Sequence[str]) -> None:
-    """Serves models by name until SIGINT or SIGTERM; what is at work then may end."""
+def serve(given: Sequence[Given], load: LoadOptions, options: ServerOptions, keys: Sequence[str]) -> None:
+    """Serves the models of the command line (`given_models`) and of the options until SIGINT or SIGTERM; what is at
+    work then may end. Raises GGUFError for a folder of models that is none."""
+    folder = None if options.models_dir is None else Folder(options.models_dir)
+    catalogue = Catalogue(given, folder, options.allow_pull)
 
     async def start() -> Service:
-        return Service(Pool(names, lambda name: Llama.from_options(name, load), options.queue), options, keys)
+        return Service(Pool(catalogue, Files(catalogue, load), options), options, keys)
 
     config = uvicorn.Config(
         make_app(start), options.host, options.port, log_level="warning", access_log=False, lifespan="on",
