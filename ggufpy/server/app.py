@@ -98,5 +98,9 @@ def make_app(start: Callable[[], Any]) -> ASGIApp:
         body = encode(family_of(request.url.path).error(Problem(status, told, "not_found")))
         return Response(body, status, error.headers, "application/json")
 
-    paths = [Path(route.path, Endpoint(route, lambda: services[-1]), methods=[route.method]) for route in all_routes()]
+    paths = [
+        Path(route.path, Endpoint(route, lambda: services[-1]), methods=[route.method]) for route in all_routes()
+    ]
     return Starlette(routes=paths, lifespan=life, exception_handlers={404: missing, 405: missing})
+
+
