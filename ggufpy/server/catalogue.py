@@ -155,10 +155,10 @@ def _plain(name: str) -> Iterator[str]:
 
 
 class Catalogue:
-    """All models. `folder` is looked at again for every listing, and for a name that is not known. For any thread."""
+    """All models. `given` are those of the command line. `folder` is looked at again for every listing, and for a name that is not known. For any thread."""
 
     def __init__(self, given: Sequence[Given], folder: Folder | None = None, allow_pull: bool = False) -> None:
-        self._given, self._folder, self._allow_pull = tuple(given), folder, allow_pull
+        self.given, self._folder, self._allow_pull = tuple(given), folder, allow_pull
         self._reader = folder.reader if folder is not None else Reader()
         self._lock = Lock()  # of the table's making
         self._table = _Table([])
@@ -177,7 +177,7 @@ class Catalogue:
     def entries(self) -> list[Entry]:
         """All that there is now: those of the command line in order, then those of the folder by name."""
         with self._lock:
-            given = [self._entry(each) for each in self._given]
+            given = [self._entry(each) for each in self.given]
             own = {path.resolve(): i for i, entry in enumerate(given) for path in entry.files[:1]}
             taken = {_folded(name) for entry in given for name in (entry.name, *entry.aliases)}
             found = []
