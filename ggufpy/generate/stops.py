@@ -12,16 +12,18 @@ class StopFilter:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
         self.hit = False
+        self.word = ""  # the string that has ended it
 
     def push(self, text: str) -> str:
         """Add text; returns what can be shown now. After `hit` nothing more comes out."""
         if self.hit or not self._stops:
             return "" if self.hit else text
         self._held += text
-        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        places = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
+            at, self.word = min(places, key=lambda place: place[0])
             self.hit = True
-            out, self._held = self._held[: min(places)], ""
+            out, self._held = self._held[:at], ""
             return out
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out = self._held[: len(self._held) - keep]
