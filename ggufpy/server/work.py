@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,7 @@ class Work:
             self._served.cancel(choice.stream.request)
         self._ready.set()
 
-    async def deltas(self) -> AsyncIterator[list[tuple[int, Delta]]]:
+    async def deltas(self) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         """The deltas of all choices with their numbers, as many as have come.
 
         Raises Gone where the client has left, and Problem for what fails.
