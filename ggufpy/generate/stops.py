@@ -11,8 +11,12 @@ class StopFilter:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.hit = False
-        self.word = ""  # the string that has ended it
+        self.found: str | None = None  # the string that has come
+
+    @property
+    def hit(self) -> bool:
+        """Whether one has come."""
+        return self.found is not None
 
     def push(self, text: str) -> str:
         """Add text; returns what can be shown now. After `hit` nothing more comes out."""
@@ -21,9 +25,8 @@ class StopFilter:
         self._held += text
         places = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
-            at, self.word = min(places, key=lambda place: place[0])
-            self.hit = True
-            out, self._held = self._held[:at], ""
+            place, self.found = min(places, key=lambda found: found[0])
+            out, self._held = self._held[:place], ""
             return out
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out = self._held[: len(self._held) - keep]

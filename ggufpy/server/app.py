@@ -23,7 +23,9 @@ from ggufpy.server.service import Service, digest
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ggufpy.server.tally import Entry
 
 
 class Endpoint:
@@ -35,6 +37,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, service = self._route, self._make()
         entry = service.book.begin(route.path)
+        send = noting(send, entry)
         sender = Sender(send, route.family, entry)
         try:
             request = Request(scope, receive)
@@ -45,11 +48,10 @@ class Endpoint:
                 return
             assert route.answer is not None
             made = await route.answer(service, request)
-            if isinstance(made, Response):
-                entry.status = made.status_code
-                await made(scope, receive, send)
-            else:
+            if isinstance(made, dict):
                 await sender.whole(made)
+            else:
+                await made(scope, receive, send)
         except Gone:
             entry.gone = True
         except Problem as problem:
@@ -61,6 +63,17 @@ class Endpoint:
             await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
         finally:
             service.book.end(entry)
+
+
+def noting(send: Send, entry: Entry) -> Send:
+    """`send`, with the status of the answer noted."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            entry.status = message["status"]
+        await send(message)
+
+    return sending
 
 
 def check_key(service: Service, key: str | None) -> None:

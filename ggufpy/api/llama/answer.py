@@ -176,7 +176,7 @@ class CompletionShape:
         if self._fields.n_predict == 0:
             return "limit", ""
         if limits.hit:
-            return limits.stop_type, limits.word
+            return limits.stop_type, limits.found or ""
         return {"stop": "eos", "length": "limit"}.get(self._finish[number] or "", "none"), ""
 
     def _settings(self, asked: Asked, of_prompt: int) -> Record:

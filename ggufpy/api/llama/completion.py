@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
+class LongPrompt(GGUFError):
+    """A prompt of more tokens than the context holds."""
+
+    def __init__(self, tokens: int, holds: int) -> None:
+        super().__init__(
+            f"the prompt is {tokens} tokens and the context holds {holds}: shorten it, or start the server with a "
+            "larger one (ggufpy serve -c)"
+        )
+        self.tokens, self.holds = tokens, holds
+
+
 @dataclass(frozen=True)
 class Call:
     """A completion that has been checked."""
@@ -49,6 +60,9 @@ def call(llm: Llama, body: Mapping[str, Any], given: Sequence[Sequence[int]] | N
     if given is None and "prompt" not in read.given:
         raise GGUFError(f"prompt is missing; {prompts.WANTED}, or some of them, are wanted")
     tokens = prompts.several(llm, "prompt", read.given["prompt"]) if given is None else given
+    for each in tokens:
+        if len(each) > llm.n_ctx():
+            raise LongPrompt(len(each), llm.n_ctx())
     options = _options(llm, read)
     watched = Watched()
     asked = tuple(_asked(llm, list(each), read, options, watched) for each in tokens)
@@ -116,8 +130,15 @@ def _asked(llm: Llama, tokens: list[int], read: Fields, options: Record, watched
     guides = made.guides
     if read.n_probs and read.switches.get("post_sampling_probs"):
         guides = _watching(made.guides, watched)
-    reuse: Reuse = "any" if read.switches["cache_prompt"] else "none"
-    return replace(made, stopper=stopper, guides=guides, reuse=reuse)
+    return replace(made, stopper=stopper, guides=guides, reuse=_reuse(read, made))
+
+
+def _reuse(read: Fields, made: Asked) -> Reuse:
+    """What counts as read: with `cache_prompt` whatever is there, without it nothing, and as the library has it where
+    nothing is said."""
+    if "cache_prompt" not in read.switches:
+        return made.reuse
+    return "any" if read.switches["cache_prompt"] else "none"
 
 
 def _watching(guides: Callable[[], Guides], watched: Watched) -> Callable[[], Guides]:

@@ -137,7 +137,7 @@ def read(body: Mapping[str, Any], parallel: int) -> Fields:
     others = numbers.checked(given, numbers.OTHERS)
     _check_silent(given)
     fields = Fields(
-        given, {"cache_prompt": True, **switches}, others,
+        given, switches, others,
         int(numbers.Number(1, parallel, hard=True, whole=True).check("n_cmpl", given.get("n_cmpl", 1))),
         _stops(given.get("stop")), _response_fields(given.get("response_fields")),
     )  # fmt: skip

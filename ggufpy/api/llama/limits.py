@@ -39,9 +39,9 @@ class Limits:
         return "limit" if self._cut else "word" if self._stops.hit else "none"
 
     @property
-    def word(self) -> str:
-        """The string at which it has ended."""
-        return "" if self._cut else self._stops.word
+    def found(self) -> str | None:
+        """The string at which it has ended, if it is one."""
+        return None if self._cut else self._stops.found
 
     def push(self, text: str) -> str:
         """Text that has come; returns what can be shown now."""
