@@ -34,10 +34,29 @@ RENDERED = frozenset({"self", "messages", "offer", "tools"})  # what a template 
 Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
+class Stopper(Protocol):
+    """Cuts a text off, as `StopFilter` does."""
+
+    @property
+    def hit(self) -> bool:
+        """Whether the text has ended."""
+
+    @property
+    def found(self) -> str | None:
+        """The string at which it has, if it is one."""
+
+    def push(self, text: str) -> str:
+        """Text that has come; returns what can be shown now."""
+
+    def flush(self) -> str:
+        """What was held back, once no more text can come."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One call. Its choices differ by what `samplings` has for each; `max_tokens` None is no limit, `logprobs` None
-    asks for none. `guides` makes what else decides about a text, once for each; `parser` what takes an answer apart.
+    asks for none. `guides` makes what else decides about a text, once for each; `parser` what takes an answer apart;
+    `stopper` what ends it, where that is more than the strings of `stop`.
 
     With a seed or a temperature of 0 the text is the one that the call gives alone, whatever ran before: its prompt
     is cut into tokens afresh, and only what was read in the same way counts as read (`reuse` is "alike").
@@ -48,6 +67,7 @@ class Asked:
     max_tokens: int | None
     guides: Callable[[], Guides]
     stop: tuple[str, ...] = ()
+    stopper: Callable[[], Stopper] | None = None
     criteria: tuple[Criterion, ...] = ()
     scales: tuple[float, ...] | None = None
     reuse: Reuse = "any"  # see `runtime.request.Request`

@@ -95,7 +95,7 @@ class Reader:
     def __init__(self, llm: Model, asked: Asked) -> None:
         self._llm, self._asked = llm, asked
         self._decoder = llm.tokenizer.stream(shown=asked.shown)
-        self._stop = StopFilter(asked.stop)
+        self._stop = StopFilter(asked.stop) if asked.stopper is None else asked.stopper()
         self._parser = asked.parser() if asked.parser is not None else None
         self.drawn: list[int] = []  # the tokens that have come
 
