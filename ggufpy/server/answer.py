@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,17 @@ from starlette.requests import Request
 from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.families import Family, encode
-from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Problem
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Message, Send
 
     from ggufpy.llm import Llama
     from ggufpy.server.served import Served
     from ggufpy.server.service import Service
+    from ggufpy.server.tally import Entry
 
 Record = dict[str, Any]
 Prepare = Callable[["Llama", Record], Prepared]
@@ -38,12 +39,11 @@ class Generation:
     """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
     a thread of its own."""
 
-    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
-        self._service, self._family, self._prepare = service, family, prepare
+    def __init__(self, service: Service, prepare: Prepare, sender: Sender, entry: Entry) -> None:
+        self._service, self._prepare, self._sender, self._entry = service, prepare, sender, entry
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        sender = Sender(send, self._family)
+    async def __call__(self, request: Request) -> None:
+        sender = self._sender
         seconds = self._service.options.timeout
         try:
             with anyio.fail_after(seconds or math.inf) as limit:
@@ -51,10 +51,6 @@ class Generation:
                     attendant = asyncio.create_task(_attend(sender, limit))
                     stack.callback(attendant.cancel)
                     await self._answer(request, sender, stack)
-        except Gone:
-            return
-        except Problem as problem:
-            await sender.problem(problem)
         except TimeoutError:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
@@ -62,18 +58,23 @@ class Generation:
         body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
         served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
         client, body = exchange.client_of(request), {**body, "model": served.name}
+        self._entry.model = served.name
         served.queue.check()
         prepared, work = await self._service.prepare(partial(self._work, served, body, client))
+        served.queue.check(prepared.place)
         watcher = asyncio.create_task(_watch(request, work))
         stack.callback(watcher.cancel)
-        await (_stream if prepared.stream else _whole)(prepared, work, sender)
+        try:
+            await (_stream if prepared.stream else _whole)(prepared, work, sender)
+        finally:
+            self._entry.spent = work.spent
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
         try:
             prepared = self._prepare(served.llm, body)
             prepared.shape.prepare()
-            return prepared, Work(served, prepared.asked, client)
+            return prepared, Work(served, prepared, client)
         except GGUFError as error:
             raise Problem(BAD_REQUEST, str(error), _code(error), _param(error, body)) from error
 
@@ -105,28 +106,30 @@ async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
-    said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
-    async for made in work.deltas():
-        for number, delta in made:
-            said[number].append(delta)
+    said: list[list[Any]] = [[] for _ in prepared.choices]
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            for number, delta in made:
+                said[number].append(delta)
     await sender.whole(prepared.shape.whole(said, work.spent))
 
 
 async def _stream(prepared: Prepared, work: Work, sender: Sender) -> None:
     shape = prepared.shape
     await sender.records(list(shape.begin()))
-    async for made in work.deltas():
-        records = [record for number, delta in made for record in shape.delta(number, delta)]
-        if records:
-            await sender.records(records)
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            records = [record for number, delta in made for record in shape.delta(number, delta)]
+            if records:
+                await sender.records(records)
     await sender.records(list(shape.end(work.spent)), last=True)
 
 
 class Sender:
     """Writes an answer's bytes; what fails after the first of them is told within the stream."""
 
-    def __init__(self, send: Send, family: Family) -> None:
-        self._bare, self._family = send, family
+    def __init__(self, send: Send, family: Family, entry: Entry | None = None) -> None:
+        self._bare, self._family, self._entry = send, family, entry
         self._begun = self._ended = False
         self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
@@ -177,6 +180,8 @@ class Sender:
         """What went wrong."""
         if problem.status >= FAILED:
             console.note(f"ggufpy: {problem.status}: {problem.message}")
+        if self._entry is not None:
+            self._entry.refused(problem)
         if self._ended:
             return
         problem.request_id = self._id
