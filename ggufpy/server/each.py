@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from ggufpy.api.shape import Spent
 from ggufpy.server import exchange
 from ggufpy.server.problems import TIMEOUT, Gone, Problem
+from ggufpy.server.tally import Tally
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -64,6 +64,10 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def note(served: Served, tokens: int, seconds: float) -> None:
-    """Counts a request that has read so many tokens."""
-    served.tally.done(Spent(tokens, 0, 0, prompt_seconds=seconds))
+def note(service: Service, served: Served, tokens: int, seconds: float) -> None:
+    """Counts a request that has read so many tokens, and no text came of it."""
+    tally = service.book.tallies.setdefault(served.name, Tally())
+    tally.requests += 1
+    tally.prompt_tokens += tokens
+    tally.prompt_seconds += seconds
+    tally.prompts.add(tokens)
