@@ -36,7 +36,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, service = self._route, self._make()
-        entry = service.book.begin(route.path)
+        entry = scope["entry"] = service.book.begin(route.path)
         send = noting(send, entry)
         sender = Sender(send, route.family, entry)
         try:
@@ -44,7 +44,7 @@ class Endpoint:
             if not route.open:
                 check_key(service, route.family.key(request.headers))
             if route.prepare is not None:
-                await Generation(service, route.prepare, sender, entry)(request)
+                await Generation(service, route.family, route.prepare)(scope, receive, send)
                 return
             assert route.answer is not None
             made = await route.answer(service, request)

@@ -44,16 +44,18 @@ class Prepared:
 
     @property
     def choices(self) -> list[tuple[Asked, int]]:
-        """Each choice's prompt, and its number among those of that prompt."""
+        """Each choice: what asks for it, and its number among the choices of that."""
         return [(asked, number) for asked in (self.asked, *self.more) for number in range(len(asked.samplings))]
 
 
 class _Choice:
     """One text: its request, what reads it, and when it got where it is."""
 
-    def __init__(self, llm: Llama, asked: Asked, of_prompt: int, number: int) -> None:
-        self.asked, self.of_prompt, self.number = asked, of_prompt, number
-        self.stream: Stream = stream_of(llm, asked, of_prompt)
+    def __init__(self, llm: Llama, asked: Asked, of_call: int, number: int) -> None:
+        self.asked, self.of_call, self.number = asked, of_call, number
+        place, of_prompt = divmod(of_call, asked.per_prompt)
+        self.prompt, self.leads = (id(asked), place), of_prompt == 0
+        self.stream: Stream = stream_of(llm, asked, of_call)
         self.reader = Reader(llm, asked)
         self.begun = self.ended = False
         self.over = asyncio.Event()
@@ -90,7 +92,7 @@ class _Choice:
         """The text as its place shows it."""
         new_line = self.new_line
         says = (lambda: new_line) if self.ended else (lambda: self.new_line)
-        return Shown(self.task, self.asked, self.of_prompt, stream, *account, says)
+        return Shown(self.task, self.asked, self.of_call, stream, *account, says)
 
 
 class Work:
@@ -104,6 +106,7 @@ class Work:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone = False
         self._times: dict[str, float] = {}
+        self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
             prepared.account(lambda: self.spent)
 
@@ -113,9 +116,9 @@ class Work:
         now = asyncio.get_running_loop().time()
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
         texts = tuple(choice.spent(now) for choice in self._choices)
-        heads = [text for text, choice in zip(texts, self._choices, strict=True) if not choice.of_prompt]
+        heads = [text for text, choice in zip(texts, self._choices, strict=True) if choice.leads]
         prompt, cached = sum(text.prompt for text in heads), sum(text.cached for text in heads)
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
+        times = (begun - asked, self.loading, first - begun, now - first)
         return Spent(prompt, cached, sum(text.completion for text in texts), *times, texts)
 
     def leave(self) -> None:
@@ -133,7 +136,7 @@ class Work:
         self._note("asked")
         try:
             for choice in self._choices:
-                if not choice.of_prompt:
+                if choice.leads:
                     self._start(choice)
             while not all(choice.ended for choice in self._choices):
                 await self._ready.wait()
@@ -155,9 +158,9 @@ class Work:
 
     def _follow(self, made: list[tuple[int, Delta]]) -> None:
         """Further choices of a prompt begin behind what is read of it for the first one."""
-        read = {id(self._choices[number].asked) for number, _ in made}
+        read = {self._choices[number].prompt for number, _ in made}
         for choice in self._choices:
-            if choice.number not in self._tasks and id(choice.asked) in read:
+            if choice.number not in self._tasks and choice.prompt in read:
                 self._start(choice)
 
     async def _run(self, choice: _Choice) -> None:
