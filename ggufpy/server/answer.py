@@ -106,7 +106,7 @@ async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
-    said: list[list[Any]] = [[] for _ in prepared.choices]
+    said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
     async with aclosing(work.deltas()) as deltas:
         async for made in deltas:
             for number, delta in made:
