@@ -17,12 +17,13 @@ from starlette.requests import Request
 from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.families import Family, encode
-from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Problem
+from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.tally import entry_of
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from ggufpy.llm import Llama
     from ggufpy.server.served import Served
@@ -39,11 +40,12 @@ class Generation:
     """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
     a thread of its own."""
 
-    def __init__(self, service: Service, prepare: Prepare, sender: Sender, entry: Entry) -> None:
-        self._service, self._prepare, self._sender, self._entry = service, prepare, sender, entry
+    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
+        self._service, self._family, self._prepare = service, family, prepare
 
-    async def __call__(self, request: Request) -> None:
-        sender = self._sender
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, entry = Request(scope, receive), entry_of(scope)
+        sender = Sender(send, self._family, entry)
         seconds = self._service.options.timeout
         try:
             with anyio.fail_after(seconds or math.inf) as limit:
@@ -51,6 +53,10 @@ class Generation:
                     attendant = asyncio.create_task(_attend(sender, limit))
                     stack.callback(attendant.cancel)
                     await self._answer(request, sender, stack)
+        except Gone:
+            entry.gone = True
+        except Problem as problem:
+            await sender.problem(problem)
         except TimeoutError:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
@@ -58,7 +64,8 @@ class Generation:
         body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
         served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
         client, body = exchange.client_of(request), {**body, "model": served.name}
-        self._entry.model = served.name
+        entry = entry_of(request.scope)
+        entry.model = served.name
         served.queue.check()
         prepared, work = await self._service.prepare(partial(self._work, served, body, client))
         served.queue.check(prepared.place)
@@ -67,7 +74,7 @@ class Generation:
         try:
             await (_stream if prepared.stream else _whole)(prepared, work, sender)
         finally:
-            self._entry.spent = work.spent
+            entry.spent = work.spent
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
