@@ -18,6 +18,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.families import Family, encode
 from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.tally import entry_of
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
 from ggufpy.support.records import dataclass
@@ -48,11 +49,11 @@ class Generation:
     """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
     a thread of its own. `given` is the body where somebody has read it before."""
 
-    def __init__(self, service: Service, family: Family, prepare: Prepare, given: Given | None = None) -> None:
-        self._service, self._family, self._prepare, self._given = service, family, prepare, given
+    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
+        self._service, self._family, self._prepare = service, family, prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry: Entry = scope["entry"]
+        request, entry = Request(scope, receive), entry_of(scope)
         sender = Sender(send, self._family, entry)
         seconds = self._service.options.timeout
         try:
@@ -60,7 +61,7 @@ class Generation:
                 async with AsyncExitStack() as stack:
                     attendant = asyncio.create_task(_attend(sender, limit))
                     stack.callback(attendant.cancel)
-                    await self._answer(Request(scope, receive), sender, stack)
+                    await self._answer(request, sender, stack)
         except Gone:
             entry.gone = True
         except Problem as problem:
@@ -69,12 +70,10 @@ class Generation:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
-        service, clock, entry = self._service, asyncio.get_running_loop().time, request.scope["entry"]
-        given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
-        since = clock()
-        served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
-        loading = clock() - since
-        client, body = exchange.client_of(request), {**given.body, "model": served.name}
+        body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
+        served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
+        client, body = exchange.client_of(request), {**body, "model": served.name}
+        entry = entry_of(request.scope)
         entry.model = served.name
         served.queue.check()
         prepared, work = await service.prepare(partial(self._work, served, body, client))
@@ -124,7 +123,7 @@ async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
-    said: list[list[Any]] = [[] for _ in prepared.choices]
+    said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
     async with aclosing(work.deltas()) as deltas:
         async for made in deltas:
             for number, delta in made:

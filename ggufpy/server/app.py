@@ -20,13 +20,11 @@ from ggufpy.server.families import encode, family_of
 from ggufpy.server.problems import BAD_REQUEST, FAILED, UNAUTHORIZED, Gone, Problem
 from ggufpy.server.routes import Route, all_routes
 from ggufpy.server.service import Service, digest
+from ggufpy.server.tally import ENTRY, Entry
 from ggufpy.support import console
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from ggufpy.server.tally import Entry
-
 
 class Endpoint:
     """One route as an ASGI application: its key, then its answer, and whatever goes wrong in its family's shape."""
@@ -36,8 +34,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, service = self._route, self._make()
-        entry = scope["entry"] = service.book.begin(route.path)
-        send = noting(send, entry)
+        entry = service.book.begin(route.path)
+        scope[ENTRY], send = entry, noting(send, entry)
         sender = Sender(send, route.family, entry)
         try:
             request = Request(scope, receive)
