@@ -9,14 +9,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
 
 from ggufpy.llm import Llama
-from ggufpy.server.app import make_app
 from ggufpy.server.pool import Pool
+from ggufpy.server.run import listen, make_config
 from ggufpy.server.service import Service
 from ggufpy.server.settings import ServerOptions
 
@@ -78,16 +78,16 @@ def serving(
         made.append(Service(Pool(list(models), lambda name: models[name](), chosen.queue), chosen, keys))
         return made[0]
 
-    config = uvicorn.Config(make_app(start), "127.0.0.1", 0, log_level="warning", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    chosen = replace(chosen, port=0)
+    listening = listen(chosen)
+    server = uvicorn.Server(make_config(start, chosen))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             threading.Event().wait(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Running(f"http://127.0.0.1:{port}", made[0])
+        yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", made[0])
     finally:
         server.should_exit = True
         thread.join(20)

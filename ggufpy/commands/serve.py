@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
@@ -15,7 +16,7 @@ from ggufpy.commands._options import (
     check_speculation,
     load_options,
 )
-from ggufpy.support import console
+from ggufpy.errors import GGUFError
 
 HELP = "answer OpenAI, Anthropic and ollama clients over HTTP, with a page to chat"
 DESCRIPTION = """Serve models over HTTP: the interfaces of OpenAI, Anthropic, ollama and llama-server, and a page to
@@ -36,7 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server = declared(ServerOptions)
     for name in ("host", "port"):
         add_option(parser, server[name])
-    parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help="a key that clients must bring")
+    access = parser.add_argument_group("access", "on a loopback address anybody on this machine may ask")
+    access.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY", help="a key that clients must bring; again for more"
+    )
+    access.add_argument(
+        "--api-key-file", action="append", default=[], metavar="FILE", help="a file with such keys, one a line"
+    )
+    access.add_argument("--without-key", action="store_true", help="listen for others without asking for a key")
+    for name in ("cors", "allowed_hosts"):
+        add_option(access, server[name])
     add_load_options(parser, "n_ctx", "n_parallel")
     for name in ("queue", "timeout", "body_limit", "keep_alive", "max_models"):
         add_option(parser, server[name])
@@ -53,11 +63,41 @@ def run(args: argparse.Namespace) -> int:
 
     check_speculation(args)
     try:
+        from ggufpy.llm import Llama
+        from ggufpy.server.guards import is_loopback
+        from ggufpy.server.pool import Pool
         from ggufpy.server.run import serve
+        from ggufpy.server.service import Service
     except ImportError as error:
         raise UsageError(f"serving needs more packages ({error.name}): pip install 'ggufpy[server]'") from None
     names = {field.name for field in fields(ServerOptions)}
     options = ServerOptions(**{n: v for n, v in vars(args).items() if n in names and v is not None})
-    serve([args.model], load_options(args), options, args.api_key)
-    console.note("ggufpy: ended")
+    keys = _keys(args)
+    if not (keys or args.without_key or is_loopback(options.host)):
+        raise UsageError(
+            f"--host {options.host} is open to others: give --api-key or --api-key-file; --without-key lets all ask"
+        )
+    load = load_options(args)
+
+    def start() -> Service:
+        return Service(Pool([args.model], lambda name: Llama.from_options(name, load), options.queue), options, keys)
+
+    serve(start, options)
     return 0
+
+
+def _keys(args: argparse.Namespace) -> list[str]:
+    """The keys of --api-key and of --api-key-file, a line each; "#" begins a comment."""
+    keys = list(args.api_key)
+    for name in args.api_key_file:
+        try:
+            lines = Path(name).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise GGUFError(f"cannot read the keys of {name}: {error}") from None
+        found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+        if not found:
+            raise GGUFError(f"{name} has no key: one a line is wanted")
+        keys += found
+    if any(not key.strip() for key in keys):
+        raise UsageError("--api-key is empty: any text that others cannot guess is wanted")
+    return keys

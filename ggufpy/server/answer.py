@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -20,7 +21,7 @@ from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from ggufpy.llm import Llama
     from ggufpy.server.served import Served
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Prepare = Callable[["Llama", Record], Prepared]
 PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
+STALL = 60.0  # seconds that a client may leave unread what it was sent
 
 
 class Generation:
@@ -41,29 +43,29 @@ class Generation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         sender = Sender(send, self._family)
+        seconds = self._service.options.timeout
         try:
-            with anyio.fail_after(self._service.options.timeout or math.inf):
+            with anyio.fail_after(seconds or math.inf) as limit:
                 async with AsyncExitStack() as stack:
+                    attendant = asyncio.create_task(_attend(sender, limit))
+                    stack.callback(attendant.cancel)
                     await self._answer(request, sender, stack)
         except Gone:
             return
         except Problem as problem:
             await sender.problem(problem)
         except TimeoutError:
-            told = f"the answer took longer than {self._service.options.timeout:g} s (ggufpy serve --timeout)"
-            await sender.problem(Problem(TIMEOUT, told, "timeout"))
+            await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
         body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
         served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
         client, body = exchange.client_of(request), {**body, "model": served.name}
-        prepared, work = await self._service.prepare(partial(self._work, served, body, client))
         served.queue.check()
+        prepared, work = await self._service.prepare(partial(self._work, served, body, client))
         watcher = asyncio.create_task(_watch(request, work))
-        try:
-            await (_stream if prepared.stream else _whole)(prepared, work, sender)
-        finally:
-            watcher.cancel()
+        stack.callback(watcher.cancel)
+        await (_stream if prepared.stream else _whole)(prepared, work, sender)
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
@@ -93,6 +95,14 @@ async def _watch(request: Request, work: Work) -> None:
     work.leave()
 
 
+async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
+    """Keeps a silent stream open, and ends one whose client does not read."""
+    while sender.blocked_seconds < STALL:
+        await asyncio.sleep(PATIENCE)
+        await sender.ping()
+    limit.cancel()
+
+
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
     said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
     async for made in work.deltas():
@@ -115,8 +125,22 @@ class Sender:
     """Writes an answer's bytes; what fails after the first of them is told within the stream."""
 
     def __init__(self, send: Send, family: Family) -> None:
-        self._send, self._family = send, family
+        self._bare, self._family = send, family
         self._begun = self._ended = False
+        self._sending = False
+        self._since = time.monotonic()  # the last time that something began or ended to be sent
+
+    @property
+    def blocked_seconds(self) -> float:
+        """For how long the client has not read what it is sent."""
+        return time.monotonic() - self._since if self._sending else 0.0
+
+    async def _send(self, message: Message) -> None:
+        self._sending, self._since = True, time.monotonic()
+        try:
+            await self._bare(message)
+        finally:
+            self._sending, self._since = False, time.monotonic()
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self._begun = True
@@ -140,6 +164,12 @@ class Sender:
         body = b"".join(map(self._family.frame, records)) + (self._family.tail if last else b"")
         self._ended = last
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def ping(self) -> None:
+        """Keeps a stream that has been silent open, where its interface has something for that."""
+        silent = self._begun and not (self._ended or self._sending) and time.monotonic() - self._since >= PATIENCE
+        if silent and self._family.ping:
+            await self._send({"type": "http.response.body", "body": self._family.ping, "more_body": True})
 
     async def problem(self, problem: Problem) -> None:
         """What went wrong."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,13 +16,10 @@ from starlette.routing import Route as Path
 
 from ggufpy.errors import GGUFError
 from ggufpy.server.answer import Generation, Sender
-from ggufpy.server.families import Family, encode
-from ggufpy.server.families.anthropic import ANTHROPIC
-from ggufpy.server.families.ollama import OLLAMA
-from ggufpy.server.families.openai import OPENAI
+from ggufpy.server.families import encode, family_of
 from ggufpy.server.problems import BAD_REQUEST, FAILED, UNAUTHORIZED, Gone, Problem
 from ggufpy.server.routes import Route, all_routes
-from ggufpy.server.service import Service
+from ggufpy.server.service import Service, digest
 from ggufpy.support import console
 
 if TYPE_CHECKING:
@@ -65,21 +62,13 @@ def check_key(service: Service, key: str | None) -> None:
     """Raises Problem 401 unless the key is one of the server's, where it has any; the time does not tell how near."""
     if not service.keys:
         return
-    given = (key or "").encode()
-    known = [hmac.compare_digest(given, each.encode()) for each in service.keys]
-    if not any(known):
+    given = digest(key or "")
+    if not sum(hmac.compare_digest(given, each) for each in service.keys):  # each of them, whichever it is
         told = "the API key is wrong" if key else "an API key is asked for: send Authorization: Bearer KEY"
         raise Problem(UNAUTHORIZED, told, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
-def family_of(path: str) -> Family:
-    """In whose manners a path that is not known is refused."""
-    if path.startswith("/api/"):
-        return OLLAMA
-    return ANTHROPIC if path.startswith("/v1/messages") else OPENAI
-
-
-def make_app(start: Callable[[], Any]) -> ASGIApp:
+def make_app(start: Callable[[], Awaitable[Service]]) -> ASGIApp:
     """The application. `start` makes the `Service` on the event loop, awaited."""
     services: list[Service] = []
 

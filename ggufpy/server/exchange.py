@@ -5,32 +5,57 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.server.problems import BAD_REQUEST, TOO_LARGE, Gone, Problem
+import anyio
+
+from ggufpy.server.problems import BAD_REQUEST, TIMEOUT, TOO_LARGE, Gone, Problem
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 Record = dict[str, Any]
+BODY_SECONDS = 60.0  # for a body to come
+LINGER = 5.0  # of a body that is not wanted
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body. Raises Problem 413 for one of more than `limit` bytes, Gone where it ends early."""
+    """The body. Raises Problem 413 for one of more than `limit` bytes and 408 for one that does not come, Gone where
+    it ends early."""
     from starlette.requests import ClientDisconnect
 
-    told = f"the body is more than the {limit:,} bytes that are taken: send less (ggufpy serve --max-body)"
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise Problem(TOO_LARGE, told, "body_too_large", headers={"connection": "close"})
-    parts, size = [], 0
+    waits = request.headers.get("expect", "").lower() == "100-continue"  # for a word before it sends the body
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise Problem(TOO_LARGE, told, "body_too_large", headers={"connection": "close"})
-            parts.append(part)
+        if declared.isdecimal() and int(declared) > limit:
+            await _pass_over(request, 0 if waits else LINGER)
+            raise _too_large(limit)
+        with anyio.fail_after(BODY_SECONDS):
+            parts, size = [], 0
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    await _pass_over(request, LINGER)
+                    raise _too_large(limit)
+                parts.append(part)
+            return b"".join(parts)
     except ClientDisconnect:
         raise Gone from None
-    return b"".join(parts)
+    except TimeoutError:
+        told = f"the body did not come within {BODY_SECONDS:g} s"
+        raise Problem(TIMEOUT, told, "timeout", headers={"connection": "close"}) from None
+
+
+async def _pass_over(request: Request, seconds: float) -> None:
+    """Reads what comes for a while, and keeps none of it: a client that sends does not see an answer before."""
+    if not seconds:
+        return
+    with anyio.move_on_after(seconds):
+        while (message := await request.receive())["type"] == "http.request" and message.get("more_body", False):
+            pass
+
+
+def _too_large(limit: int) -> Problem:
+    told = f"the body is more than the {limit:,} bytes that are taken: send less (ggufpy serve --max-body)"
+    return Problem(TOO_LARGE, told, "body_too_large", headers={"connection": "close"})
 
 
 def parsed(body: bytes) -> Record:

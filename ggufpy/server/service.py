@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,16 @@ T = TypeVar("T")
 PREPARING = 4  # requests whose bodies are looked at at once: templates, tokens, grammars
 
 
+def digest(key: str) -> bytes:
+    """What is kept of a key, and compared: of one length, whatever the key is."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
 class Service:
     """A server's state. Made on its event loop."""
 
     def __init__(self, pool: Pool, options: ServerOptions, keys: Sequence[str] = ()) -> None:
-        self.pool, self.options, self.keys = pool, options, tuple(keys)
+        self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggufpy.support.options import Real, Text, Whole, option
+from ggufpy.support.options import Real, Text, Texts, Whole, option
 from ggufpy.support.records import dataclass
 
 MEGABYTE = 1 << 20
@@ -14,6 +14,14 @@ class ServerOptions:
 
     host: str = option("127.0.0.1", Text(), "address to listen on", "--host", metavar="HOST")
     port: int = option(8080, Whole(0), "port to listen on; 0 takes a free one", "--port", metavar="PORT")
+    cors: tuple[str, ...] = option(
+        (), Texts(), "a web page's origin that may ask (https://chat.example.com), * for all; again for more",
+        "--cors", metavar="ORIGIN", default_text="pages of this machine", repeated=True,
+    )  # fmt: skip
+    allowed_hosts: tuple[str, ...] = option(
+        (), Texts(), "a name under which the server may be called; again for more", "--allowed-host", metavar="NAME",
+        default_text="those of this machine, or all where it listens for others", repeated=True,
+    )  # fmt: skip
     queue: int = option(64, Whole(0), "requests that may wait for their turn; others get 429", "--queue", metavar="N")
     timeout: float = option(1800.0, Real(), "seconds that a request may take", "--timeout", metavar="S")
     body_limit: int = option(

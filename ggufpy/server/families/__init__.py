@@ -40,3 +40,14 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     """The key of an Authorization header."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+def family_of(path: str) -> Family:
+    """In whose manners a path is refused before its route is known."""
+    from ggufpy.server.families.anthropic import ANTHROPIC
+    from ggufpy.server.families.ollama import OLLAMA
+    from ggufpy.server.families.openai import OPENAI
+
+    if path.startswith("/api/"):
+        return OLLAMA
+    return ANTHROPIC if path.startswith("/v1/messages") else OPENAI
