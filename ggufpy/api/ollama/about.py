@@ -32,7 +32,7 @@ def details(architecture: str, parameters: int, quantization: str) -> Record:
         "format": "gguf",
         "family": architecture,
         "families": [architecture] if architecture else [],
-        "parameter_size": human(parameters),
+        "parameter_size": human(parameters) if parameters else "",
         "quantization_level": quantization,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.ollama import about
@@ -32,10 +33,10 @@ def name_in(body: Record) -> str:
     return name
 
 
-def found(service: Service, name: str) -> Entry:
+async def found(service: Service, name: str) -> Entry:
     """The model of that name. Raises Problem 404 in ollama's words, which clients look for."""
     try:
-        return service.pool.find(about.asked_name(name))
+        return await service.prepare(partial(service.pool.find, about.asked_name(name)))
     except Problem as problem:
         if problem.status != NOT_FOUND:
             raise

@@ -35,7 +35,7 @@ async def embed(service: Service, request: Request) -> Record:
     clock = asyncio.get_running_loop().time
     start = clock()
     options.checked(body.get("options"))
-    entry = found(service, name)
+    entry = await found(service, name)
     async with service.pool.use(entry.name, moments.keep_alive(body.get("keep_alive"))) as served:
         loaded = clock()
         vectors, count = await service.prepare(partial(_vectors, served.llm, texts, truncate, size))
@@ -50,7 +50,7 @@ async def embeddings(service: Service, request: Request) -> Record:
     fields.check(EMBEDDINGS, body)
     prompt = checks.text("prompt", body.get("prompt") or "")
     options.checked(body.get("options"))
-    entry = found(service, name)
+    entry = await found(service, name)
     async with service.pool.use(entry.name, moments.keep_alive(body.get("keep_alive"))) as served:
         if not prompt:
             return {"embedding": []}

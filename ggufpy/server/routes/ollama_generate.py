@@ -56,7 +56,7 @@ async def _answer(
 ) -> Generation | Record:
     name = name_in(body)
     fields.check(path, body)
-    entry, seconds = found(service, name), moments.keep_alive(body.get("keep_alive"))
+    entry, seconds = await found(service, name), moments.keep_alive(body.get("keep_alive"))
     chats = path == asked.CHAT
     said = body.get("messages" if chats else "prompt")
     if said is not None and said != ([] if chats else ""):

@@ -15,8 +15,6 @@ from ggufpy.support import checks
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
-
     from ggufpy.server.catalogue import Entry
     from ggufpy.server.served import Served
     from ggufpy.server.service import Service
@@ -85,7 +83,7 @@ async def show(service: Service, request: Request) -> Record:
     name = name_in(body)
     fields.check("/api/show", body)
     verbose = checks.switch("verbose", body.get("verbose"))
-    return await service.prepare(partial(_shown, found(service, name), verbose))
+    return await service.prepare(partial(_shown, await found(service, name), verbose))
 
 
 def _shown(entry: Entry, verbose: bool) -> Record:
@@ -105,13 +103,6 @@ async def version(service: Service, request: Request) -> Record:
     return {"version": LIKE, "ggufpy": ggufpy.__version__}
 
 
-async def home(service: Service, request: Request) -> Response:
-    """HEAD /: clients ask whether somebody is there."""
-    from starlette.responses import Response
-
-    return Response()
-
-
 async def refuse(service: Service, request: Request) -> Record:
     """What is not done, and what does it."""
     path = request.scope["route"].path
@@ -123,6 +114,5 @@ ROUTES = (
     Route("GET", "/api/ps", OLLAMA, running),
     Route("POST", "/api/show", OLLAMA, show),
     Route("GET", "/api/version", OLLAMA, version, open=True),
-    Route("HEAD", "/", OLLAMA, home, open=True),
     *(Route(method, path, OLLAMA, refuse) for method, path in REFUSED),
 )
