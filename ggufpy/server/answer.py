@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -127,6 +128,7 @@ class Sender:
     def __init__(self, send: Send, family: Family) -> None:
         self._bare, self._family = send, family
         self._begun = self._ended = False
+        self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
         self._since = time.monotonic()  # the last time that something began or ended to be sent
 
@@ -144,7 +146,7 @@ class Sender:
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self._begun = True
-        named = {"content-type": media_type, **headers}
+        named = {"content-type": media_type, "request-id": self._id, "x-request-id": self._id, **headers}
         coded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": coded})
 
@@ -177,6 +179,7 @@ class Sender:
             console.note(f"ggufpy: {problem.status}: {problem.message}")
         if self._ended:
             return
+        problem.request_id = self._id
         if not self._begun:
             await self.whole(self._family.error(problem), problem.status, problem.headers)
             return

@@ -18,6 +18,7 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = dict(headers or {})
+        self.request_id: str | None = None  # that of the answer that tells it
 
 
 class Gone(Exception):

@@ -16,6 +16,7 @@ from uuid import uuid4
 from ggufpy.api.openai.formats import answer_grammar
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.errors import GGUFError
+from ggufpy.generate.loaded import NEW_SEED
 from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
@@ -37,6 +38,9 @@ Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 class Asked:
     """One call. Its choices differ by what `samplings` has for each; `max_tokens` None is no limit, `logprobs` None
     asks for none. `guides` makes what else decides about a text, once for each; `parser` what takes an answer apart.
+
+    With a seed or a temperature of 0 the text is the one that the call gives alone, whatever ran before: its prompt
+    is cut into tokens afresh, and only what was read in the same way counts as read (`reuse` is "alike").
     """
 
     tokens: tuple[int, ...]
@@ -96,6 +100,7 @@ def chat_request(
     fixed["parser"] = partial(answers.syntax.parser, prompt.text, offer.chosen if offer else None)
     fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
+    fixed["alone"] = tuple(prompt.alone)
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
 
 
@@ -209,8 +214,12 @@ def _functions(name: str, given: object) -> tuple[Callable[..., Any], ...]:
 
 
 def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, kind: str, **fixed: Any) -> Asked:
-    """All that can be wrong with a request is said here; seeds are drawn last."""
+    """All that can be wrong with a request is said here; seeds are drawn last. `alone` are the tokens of a prompt that
+    must not depend on what was said before."""
     most = None if limit is None else checks.whole("max_tokens", limit)
+    alone = fixed.pop("alone", tokens)
+    cached = options.pop("cache_prompt", None)
+    cached = cached is None or checks.flag("cache_prompt", cached)
     stops = _stops(options.pop("stop", None))
     criteria = _functions("stopping_criteria", options.pop("stopping_criteria", None))
     usage = _include_usage(options.pop("stream_options", None))
@@ -223,10 +232,13 @@ def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, 
     if model is not None:
         checks.text("model", model)
     llm.check_prompt(tokens)
+    samplings = _samplings(llm, count, options)
+    repeatable = options.get("seed") not in NEW_SEED or samplings[0].temp <= 0
     return Asked(
-        tuple(tokens),
-        _samplings(llm, count, options),
+        tuple(alone if repeatable else tokens),
+        samplings,
         most if most is not None and most > 0 else None,
+        reuse=("alike" if repeatable else "any") if cached else "none",
         stop=stops,
         criteria=criteria,
         scales=scales,

@@ -28,7 +28,7 @@ Top = tuple[tuple[int, float], ...]
 class Delta:
     """One step of a choice. `pieces` is what a parser made of the text; without one they are none.
 
-    `length` is how many characters the token has added, of which some may be held back; `cut` whether a stop string
+    `length` is how many characters the token has added, of which some may be held back; `stop` is the stop string that
     has ended the choice, wherever it stood.
     """
 
@@ -39,7 +39,12 @@ class Delta:
     finish: str | None = None
     pieces: tuple[Piece, ...] = ()
     length: int = 0
-    cut: bool = False
+    stop: str | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether a stop string has ended the choice."""
+        return self.stop is not None
 
 
 class Job:
@@ -113,7 +118,7 @@ class Reader:
         rest = self._stop.push(self._decoder.flush()) + self._stop.flush()
         pieces = (*self._parser.push(rest), *self._parser.finish()) if self._parser else ()
         finish = "stop" if self.hit else reason or "length"
-        return Delta(rest, finish=finish, pieces=pieces, cut=self.hit)
+        return Delta(rest, finish=finish, pieces=pieces, stop=self._stop.found)
 
     def keep(self) -> None:
         """What was said is kept as the tokens that it is made of, for the chat's next turn."""
