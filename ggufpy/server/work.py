@@ -65,6 +65,7 @@ class Work:
         self._ready = asyncio.Event()
         self._gone = False
         self._times: dict[str, float] = {}
+        self.loading = 0.0  # seconds that the call has waited for its model
 
     @property
     def spent(self) -> Spent:
@@ -73,7 +74,7 @@ class Work:
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
         count = sum(len(choice.reader.drawn) for choice in self._choices)
         cached = self._choices[0].stream.request.reused
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
+        times = (self.loading + begun - asked, self.loading, first - begun, now - first)
         return Spent(len(self._asked.tokens), cached, count, *times)
 
     def leave(self) -> None:
