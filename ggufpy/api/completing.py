@@ -123,6 +123,11 @@ class Completions(StatefulModel):
 
     # -- what requests are made of --
 
+    @property
+    def spm_infill(self) -> bool:
+        """Whether what is behind comes first where the model fills in."""
+        return self._spm_infill
+
     def n_parallel(self) -> int:
         """How many texts are evaluated together."""
         return self.engine.parallel

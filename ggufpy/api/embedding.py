@@ -113,6 +113,18 @@ class Embeddings(LoadedModel):
         tensors = self._parts.file.tensors
         return Embedder(self.loop, lambda weight: tensors[weight.name].to_numpy(), self._parts.scales)
 
+    def pooling(self) -> str:
+        """How one vector is made of a text's, as the model says or as it was loaded: "mean", "cls", "last", "rank" for
+        scores, or "none"."""
+        return self._embedder().pooling(self._pooling)
+
+    def rows(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """The vector of a text, (1, width), or one for each of its tokens where nothing is pooled, not normalized.
+
+        Raises GGUFError for a text that is empty or longer than the context.
+        """
+        return self._embedder().of_tokens(tokens, self.pooling())
+
     def _embeddings(
         self, given: str | Sequence[str], normalize: bool, pooling: str | None, truncate: bool
     ) -> tuple[list[list[float]], int]:

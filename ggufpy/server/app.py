@@ -20,13 +20,11 @@ from ggufpy.server.families import encode, family_of
 from ggufpy.server.problems import BAD_REQUEST, FAILED, UNAUTHORIZED, Gone, Problem
 from ggufpy.server.routes import Route, all_routes
 from ggufpy.server.service import Service, digest
+from ggufpy.server.tally import ENTRY, Entry
 from ggufpy.support import console
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from ggufpy.server.tally import Entry
-
 
 class Endpoint:
     """One route as an ASGI application: its key, then its answer, and whatever goes wrong in its family's shape."""
@@ -37,14 +35,14 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, service = self._route, self._make()
         entry = service.book.begin(route.path)
-        send = noting(send, entry)
+        scope[ENTRY], send = entry, noting(send, entry)
         sender = Sender(send, route.family, entry)
         try:
             request = Request(scope, receive)
             if not route.open:
                 check_key(service, route.family.key(request.headers))
             if route.prepare is not None:
-                await Generation(service, route.prepare, sender, entry)(request)
+                await Generation(service, route.family, route.prepare)(scope, receive, send)
                 return
             assert route.answer is not None
             made = await route.answer(service, request)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.shape import Spent
 
@@ -22,6 +22,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 LENGTHS = tuple(float(1 << power) for power in range(4, 18))  # 16 to 131,072 tokens
 GONE = 499  # the status, in numbers only, of a request whose client has left (nginx has it so)
+ENTRY = "ggufpy.entry"  # the key of a request's entry in its ASGI scope
 OTHER = "other"  # the route of requests that have none
 
 
@@ -102,6 +103,12 @@ class Entry:
     def refused(self, problem: Problem) -> None:
         """It could not be answered, or not to the end."""
         self.problem = problem
+
+
+def entry_of(scope: MutableMapping[str, Any]) -> Entry:
+    """The entry of the request whose ASGI scope this is."""
+    entry = scope.get(ENTRY)
+    return entry if isinstance(entry, Entry) else Entry(OTHER, time.monotonic())
 
 
 class Book:

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING
 
 from ggufpy.api.openai.asked import Asked
-from ggufpy.api.openai.texts import Delta, Reader, stream_of
+from ggufpy.api.openai.texts import Delta, Reader, counts, stream_of
 from ggufpy.api.shape import Shape, Spent, TextSpent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
@@ -30,30 +30,24 @@ if TYPE_CHECKING:
 class Prepared:
     """A call that has been checked: what it asks for, how its answer is told, whether as a stream.
 
-    `more` are further prompts of the call, whose choices are numbered behind those of the first. `place` is the number
-    of the place that its texts must have, one after the other. `account` is given what says how much was spent so far.
+    `place` is the number of the place that its texts must have, one after the other. `account` is given what says how
+    much was spent so far.
     """
 
     asked: Asked
     shape: Shape
     stream: bool
     _: KW_ONLY
-    more: tuple[Asked, ...] = ()
     place: int | None = None
     account: Callable[[Callable[[], Spent]], None] | None = None
-
-    @property
-    def choices(self) -> list[tuple[Asked, int]]:
-        """Each choice's prompt, and its number among those of that prompt."""
-        return [(asked, number) for asked in (self.asked, *self.more) for number in range(len(asked.samplings))]
 
 
 class _Choice:
     """One text: its request, what reads it, and when it got where it is."""
 
-    def __init__(self, llm: Llama, asked: Asked, of_prompt: int, number: int) -> None:
-        self.asked, self.of_prompt, self.number = asked, of_prompt, number
-        self.stream: Stream = stream_of(llm, asked, of_prompt)
+    def __init__(self, llm: Llama, asked: Asked, number: int) -> None:
+        self.asked, self.number = asked, number
+        self.stream: Stream = stream_of(llm, asked, number)
         self.reader = Reader(llm, asked)
         self.begun = self.ended = False
         self.over = asyncio.Event()
@@ -90,7 +84,7 @@ class _Choice:
         """The text as its place shows it."""
         new_line = self.new_line
         says = (lambda: new_line) if self.ended else (lambda: self.new_line)
-        return Shown(self.task, self.asked, self.of_prompt, stream, *account, says)
+        return Shown(self.task, self.asked, self.number, stream, *account, says)
 
 
 class Work:
@@ -98,12 +92,14 @@ class Work:
 
     def __init__(self, served: Served, prepared: Prepared, client: str) -> None:
         self._served, self._prepared, self._client = served, prepared, client
-        self._choices = [_Choice(served.llm, *choice, i) for i, choice in enumerate(prepared.choices)]
+        self._asked = prepared.asked
+        self._choices = [_Choice(served.llm, self._asked, i) for i in range(len(self._asked.samplings))]
         self._events: deque[tuple[_Choice, Event]] = deque()
         self._ready = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone = False
         self._times: dict[str, float] = {}
+        self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
             prepared.account(lambda: self.spent)
 
@@ -113,10 +109,10 @@ class Work:
         now = asyncio.get_running_loop().time()
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
         texts = tuple(choice.spent(now) for choice in self._choices)
-        heads = [text for text, choice in zip(texts, self._choices, strict=True) if not choice.of_prompt]
-        prompt, cached = sum(text.prompt for text in heads), sum(text.cached for text in heads)
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
-        return Spent(prompt, cached, sum(text.completion for text in texts), *times, texts)
+        requests = [choice.stream.request for choice in self._choices]
+        tokens = counts(self._asked, requests, [text.completion for text in texts])
+        times = (self.loading + begun - asked, self.loading, first - begun, now - first)
+        return Spent(*tokens, *times, texts)
 
     def leave(self) -> None:
         """The client has gone: what is at work for it ends before the next step."""
@@ -132,9 +128,8 @@ class Work:
         """
         self._note("asked")
         try:
-            for choice in self._choices:
-                if not choice.of_prompt:
-                    self._start(choice)
+            for choice in self._choices[:: self._asked.per_prompt]:
+                self._start(choice)
             while not all(choice.ended for choice in self._choices):
                 await self._ready.wait()
                 self._ready.clear()
@@ -155,10 +150,11 @@ class Work:
 
     def _follow(self, made: list[tuple[int, Delta]]) -> None:
         """Further choices of a prompt begin behind what is read of it for the first one."""
-        read = {id(self._choices[number].asked) for number, _ in made}
-        for choice in self._choices:
-            if choice.number not in self._tasks and id(choice.asked) in read:
-                self._start(choice)
+        each = self._asked.per_prompt
+        for first in {number // each * each for number, _ in made}:
+            for choice in self._choices[first : first + each]:
+                if choice.number not in self._tasks:
+                    self._start(choice)
 
     async def _run(self, choice: _Choice) -> None:
         """One text, from its place to its end."""

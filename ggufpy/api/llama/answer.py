@@ -48,12 +48,12 @@ class CompletionShape:
     """How a completion is told. With `several` the whole answer is a list."""
 
     def __init__(
-        self, llm: Llama, asked: Sequence[Asked], fields: Fields, watched: Watched, several: bool
+        self, llm: Llama, asked: Asked, fields: Fields, watched: Watched, several: bool
     ) -> None:
-        self._llm, self._fields, self._watched, self._several = llm, fields, watched, several
-        self._texts = [(each, number) for each in asked for number in range(len(each.samplings))]
-        self._contents = ["" for _ in self._texts]
-        self._finish: list[str | None] = [None for _ in self._texts]
+        self._llm, self._asked, self._fields, self._watched = llm, asked, fields, watched
+        self._several = several
+        self._contents = ["" for _ in asked.samplings]
+        self._finish: list[str | None] = [None for _ in asked.samplings]
         self._began: set[int] = set()
         self._spent: Callable[[], Spent] | None = None
 
@@ -73,11 +73,11 @@ class CompletionShape:
         if self._fields.switches.get("return_progress") and number not in self._began:
             yield self._progress(number)
         self._began.add(number)
-        told = self._told(number, delta)
-        if delta.token is not None and told:
+        self._told(number, delta)
+        if delta.token is not None:
             yield self._partial(number, delta)
         if delta.finish is not None:
-            yield self._final(number, delta.text if told and delta.token is None else "", [], None)
+            yield self._final(number, delta.text if delta.token is None else "", [], None)
 
     def end(self, spent: Spent) -> Iterator[Record]:
         """See `Shape`: each text has had its last record."""
@@ -88,21 +88,19 @@ class CompletionShape:
         self._spent = lambda: spent
         made = []
         for number, deltas in enumerate(said):
-            told = [delta for delta in deltas if self._told(number, delta)]
-            tokens = [delta.token for delta in told if delta.token is not None]
-            each = (self._probability(number, delta) for delta in told)
+            for delta in deltas:
+                self._told(number, delta)
+            tokens = [delta.token for delta in deltas if delta.token is not None]
+            each = (self._probability(number, delta) for delta in deltas)
             listed = [probability for probability in each if probability is not None]
             kept = tokens if self._fields.switches.get("return_tokens") else []
             made.append(self._final(number, self._contents[number], kept, listed or None))
         return made if self._several else made[0]
 
-    def _told(self, number: int, delta: Delta) -> bool:
-        """Notes a delta; whether it is told: of an answer without tokens (n_predict 0) nothing is."""
+    def _told(self, number: int, delta: Delta) -> None:
+        """Notes a delta."""
         self._finish[number] = delta.finish or self._finish[number]
-        if self._fields.n_predict == 0:
-            return False
         self._contents[number] += delta.text
-        return True
 
     # -- records --
 
@@ -135,8 +133,7 @@ class CompletionShape:
         return {**self._partial(number, nothing), "prompt_progress": progress}
 
     def _final(self, number: int, content: str, tokens: list[int], listed: list[Record] | None) -> Record:
-        asked, of_prompt = self._texts[number]
-        text = self._of(number)
+        asked, text = self._asked, self._of(number)
         stop_type, word = self._why(number)
         predicted = text.completion
         held = text.prompt + predicted
@@ -149,8 +146,8 @@ class CompletionShape:
             "model": asked.model,
             "tokens_predicted": predicted,
             "tokens_evaluated": text.prompt,
-            "generation_settings": self._settings(asked, of_prompt),
-            "prompt": self._llm.tokenizer.decode(asked.tokens, special=True),
+            "generation_settings": self._settings(asked, number),
+            "prompt": self._llm.tokenizer.decode(asked.prompt(number).tokens, special=True),
             "has_new_line": "\n" in self._contents[number],
             "truncated": stop_type == "limit" and held >= self._llm.n_ctx(),
             "stop_type": stop_type,
@@ -163,29 +160,24 @@ class CompletionShape:
         return picked(record, self._fields.response_fields) if self._fields.response_fields else record
 
     def _of(self, number: int) -> TextSpent:
-        """What a text has taken so far; nothing is counted of an answer that has no tokens."""
+        """What a text has taken so far."""
         assert self._spent is not None
-        text = self._spent().texts[number]
-        if self._fields.n_predict == 0:
-            return TextSpent(text.prompt, text.cached, 0, text.place, text.prompt_seconds)
-        return text
+        return self._spent().texts[number]
 
     def _why(self, number: int) -> tuple[str, str]:
         """Why a text has ended, and the string at which it has."""
         limits = self._watched.limits[number]
-        if self._fields.n_predict == 0:
-            return "limit", ""
         if limits.hit:
             return limits.stop_type, limits.found or ""
         return {"stop": "eos", "length": "limit"}.get(self._finish[number] or "", "none"), ""
 
-    def _settings(self, asked: Asked, of_prompt: int) -> Record:
+    def _settings(self, asked: Asked, number: int) -> Record:
         read = self._fields
         given: Record = {**read.numbers, **read.switches, "n_predict": read.n_predict}
         if "grammar" in read.given:
             given["grammar"] = read.given["grammar"]
         stream = read.switches.get("stream", False)
-        return full_settings(asked.samplings[of_prompt], asked, stream, given)
+        return full_settings(asked.samplings[number], asked, stream, given)
 
     # -- probabilities --
 

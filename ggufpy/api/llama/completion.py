@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ggufpy.generate.sampling import Guides
     from ggufpy.grammar import Grammar
     from ggufpy.llm import Llama
-    from ggufpy.runtime.request import Reuse
 
 Record = dict[str, Any]
 
@@ -43,7 +42,7 @@ class LongPrompt(GGUFError):
 class Call:
     """A completion that has been checked."""
 
-    asked: tuple[Asked, ...]
+    asked: Asked
     shape: CompletionShape
     fields: Fields
 
@@ -65,7 +64,7 @@ def call(llm: Llama, body: Mapping[str, Any], given: Sequence[Sequence[int]] | N
             raise LongPrompt(len(each), llm.n_ctx())
     options = _options(llm, read)
     watched = Watched()
-    asked = tuple(_asked(llm, list(each), read, options, watched) for each in tokens)
+    asked = _asked(llm, [list(each) for each in tokens], read, options, watched)
     many = given is None and prompts.is_several(read.given["prompt"])
     return Call(asked, CompletionShape(llm, asked, read, watched, many or read.n_cmpl > 1), read)
 
@@ -81,6 +80,8 @@ def _options(llm: Llama, read: Fields) -> Record:
         pairs += biases.never_ending(llm)
     if pairs:
         options["logit_bias"] = pairs
+    if "cache_prompt" in read.switches:
+        options["cache_prompt"] = read.switches["cache_prompt"]
     if read.n_probs:
         options["logprobs"] = min(read.n_probs, llm.n_vocab())
     if "lora" in given:
@@ -115,9 +116,9 @@ def _grammar(given: Mapping[str, Any]) -> Grammar | str | None:
     return Grammar.from_json_schema(schema or {"type": "object"}, "json_schema")
 
 
-def _asked(llm: Llama, tokens: list[int], read: Fields, options: Record, watched: Watched) -> Asked:
-    """One prompt."""
-    limit = max(read.n_predict, 1) if read.n_predict >= 0 else None  # the one token of 0 is drawn, and not told
+def _asked(llm: Llama, tokens: list[list[int]], read: Fields, options: Record, watched: Watched) -> Asked:
+    """The call: its prompts and its texts."""
+    limit = None if read.n_predict < 0 else read.n_predict
     made = openai.text_request(llm, tokens, limit, options)
     milliseconds = read.numbers.get("t_max_predict_ms", 0)
     seconds = milliseconds / 1000 if milliseconds > 0 else None
@@ -130,15 +131,10 @@ def _asked(llm: Llama, tokens: list[int], read: Fields, options: Record, watched
     guides = made.guides
     if read.n_probs and read.switches.get("post_sampling_probs"):
         guides = _watching(made.guides, watched)
-    return replace(made, stopper=stopper, guides=guides, reuse=_reuse(read, made))
-
-
-def _reuse(read: Fields, made: Asked) -> Reuse:
-    """What counts as read: with `cache_prompt` whatever is there, without it nothing, and as the library has it where
-    nothing is said."""
-    if "cache_prompt" not in read.switches:
-        return made.reuse
-    return "any" if read.switches["cache_prompt"] else "none"
+    made = replace(made, stopper=stopper, guides=guides)
+    if read.n_predict == 0:
+        made = replace(made, max_tokens=0)
+    return replace(made, reuse="any") if read.switches.get("cache_prompt") else made
 
 
 def _watching(guides: Callable[[], Guides], watched: Watched) -> Callable[[], Guides]:

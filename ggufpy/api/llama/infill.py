@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ggufpy.llm import Llama
 
 FIELDS = ("input_prefix", "input_suffix", "input_extra")
-REPOSITORY, FILE, OTHER_FILE = "myproject\n", "filename\n", "tmp"  # names where none are known, as llama-server has them
+REPOSITORY, FILE, OTHER_FILE = "myproject\n", "filename\n", "tmp"  # names where none are known, as in llama-server
 SNIPPET = "\n\n--- snippet ---\n\n"  # before a file, for models that have no token for that
 PARTS = 4  # of a batch: three for what is before, one for what is behind
 
@@ -76,7 +76,5 @@ def _chunk(name: str, chunk: object) -> tuple[str, str]:
     """The name and the text of a file."""
     if not isinstance(chunk, Mapping) or "text" not in chunk:
         raise GGUFError(f"{name} is {checks.shown(chunk)}; {{filename, text}} is wanted")
-    file = chunk.get("filename")
-    return OTHER_FILE if file is None else checks.text(f"{name}.filename", file), checks.text(
-        f"{name}.text", chunk["text"]
-    )
+    file = OTHER_FILE if chunk.get("filename") is None else checks.text(f"{name}.filename", chunk["filename"])
+    return file, checks.text(f"{name}.text", chunk["text"])

@@ -41,9 +41,9 @@ def embeddings(llm: Llama, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not each:
             raise GGUFError(f"{name}[{i}] is empty, and the model adds no token of its own: a text is wanted")
     pooled = llm.pooling() not in ("none", "rank")
-    rows = [llm.embed_tokens(each) for each in tokens]
-    return [{"index": i, "embedding": (normalized(each, norm) if pooled else each).tolist()} for i, each in
-            enumerate(rows)]  # fmt: skip
+    rows = [llm.rows(each) for each in tokens]
+    vectors = [normalized(each, norm) if pooled else each for each in rows]
+    return [{"index": i, "embedding": each.tolist()} for i, each in enumerate(vectors)]
 
 
 def _plain(name: str, given: Any) -> Any:

@@ -23,7 +23,6 @@ from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
 from ggufpy.support import checks
 
-MOST_TEXTS = 1024  # of all prompts together
 COMPLETION_TOKENS = 16  # of a text completion that does not say, as OpenAI has it
 LEAST_EFFORT = ("none", "minimal")
 LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
@@ -35,7 +34,6 @@ class Call(NamedTuple):
     asked: Asked
     shape: Shape
     stream: bool
-    more: tuple[Asked, ...] = ()  # further prompts
 
 
 def chat(llm: Model, body: Mapping[str, Any]) -> Call:
@@ -75,22 +73,9 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
         )
     _set_format(values)
     _set_sampling(llm, values)
-    prompts = _prompts(prompt)
-    count = values.get("n", 1)
-    if count * len(prompts) > MOST_TEXTS:
-        raise GGUFError(f"n is {count} for {len(prompts)} prompts: {MOST_TEXTS:,} texts at most may be had at once")
-    made = [asked.text_request(llm, one, limit or None, values, name) for name, one in prompts]
-    first, *more = [replace(one, max_tokens=0) if limit == 0 else one for one in made]
-    return Call(first, TextShape(llm, first, more), stream, tuple(more))
-
-
-def _prompts(prompt: Any) -> list[tuple[str, Any]]:
-    """The prompts of a call and what errors call them: one, or those of a list of texts or of lists of tokens."""
-    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
-        return [("prompt", prompt)]
-    if len(prompt) > MOST_TEXTS:
-        raise GGUFError(f"prompt has {len(prompt):,} of them, and may have {MOST_TEXTS:,}")
-    return [(f"prompt[{i}]", one) for i, one in enumerate(prompt)]
+    made = asked.text_request(llm, prompt, limit or None, values)
+    made = replace(made, max_tokens=0) if limit == 0 else made
+    return Call(made, TextShape(llm, made), stream)
 
 
 def _one_name(values: Record, names: tuple[str, ...], default: Any = None) -> Any:

@@ -25,7 +25,7 @@ class ChatShape:
     def __init__(self, llm: Model, asked: Asked) -> None:
         self._llm, self._asked = llm, asked
         self._head = chunk_head(asked, CHUNK)
-        self._last = Last(asked, CHUNK, len(asked.samplings))
+        self._last = Last(asked, CHUNK)
         self._calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
 
     def prepare(self) -> None:

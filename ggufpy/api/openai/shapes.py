@@ -45,8 +45,9 @@ def timings(spent: Spent) -> Record:
 class Last:
     """Holds back the last chunk of a stream with a `finish_reason`, so that what the call took can go on it."""
 
-    def __init__(self, asked: Asked, kind: str, choices: int) -> None:
-        self._asked, self._kind, self._running = asked, kind, choices
+    def __init__(self, asked: Asked, kind: str) -> None:
+        self._asked, self._kind = asked, kind
+        self._running = len(asked.samplings)
         self._held: list[Record] = []
 
     def finished(self, chunk: Record) -> Iterator[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ggufpy.api.openai.asked import Asked
+from ggufpy.api.openai.asked import Asked, Prompt
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.shapes import Last, chunk_head, head, timings, token_text
 from ggufpy.api.openai.texts import Delta
@@ -14,35 +14,34 @@ KIND = "text_completion"
 
 
 class TextShape:
-    """How a text completion is told. `more` are further prompts of the call, whose choices are numbered behind those of
-    the first."""
+    """How a text completion is told."""
 
-    def __init__(self, llm: Model, asked: Asked, more: Sequence[Asked] = ()) -> None:
-        self._llm, self._asked, self._all = llm, asked, (asked, *more)
-        self._of = [each for each in self._all for _ in each.samplings]  # what each choice was asked by
+    def __init__(self, llm: Model, asked: Asked) -> None:
+        self._llm, self._asked = llm, asked
         self._head = chunk_head(asked, KIND)
-        self._last = Last(asked, KIND, len(self._of))
-        self._at = [each.start for each in self._of]  # characters before each choice's next token
+        self._last = Last(asked, KIND)
+        # Characters before each choice's next token
+        self._at = [asked.prompt(number).start for number in range(len(asked.samplings))]
         self._of_prompts: list[Record] = []
 
     def prepare(self) -> None:
         """Logprobs of prompts that are echoed with them."""
-        if self._asked.logprobs is not None and any(each.echo for each in self._all):
-            made = [(_of_prompt(self._llm, each), len(each.samplings)) for each in self._all]
-            self._of_prompts = [logprobs for logprobs, count in made for _ in range(count)]
+        asked = self._asked
+        if asked.logprobs is not None and any(prompt.echo for prompt in asked.prompts):
+            self._of_prompts = [_of_prompt(self._llm, asked, prompt) for prompt in asked.prompts]
 
-    def _known(self, number: int) -> Record | None:
-        return self._of_prompts[number] if self._of_prompts else None
+    def _of_prompt(self, number: int) -> Record | None:
+        return self._of_prompts[number // self._asked.per_prompt] if self._of_prompts else None
 
     def begin(self) -> Iterator[Record]:
         """The prompts, where they are echoed."""
-        for number, asked in enumerate(self._of):
-            if asked.echo:
-                yield {**self._head, "choices": [_choice(number, asked.echo, self._known(number), None)]}
+        for number in range(len(self._at)):
+            if echo := self._asked.prompt(number).echo:
+                yield {**self._head, "choices": [_choice(number, echo, self._of_prompt(number), None)]}
 
     def delta(self, number: int, delta: Delta) -> Iterator[Record]:
         """What is said; the last of each choice has a `finish_reason`."""
-        asked, at = self._of[number], self._at
+        asked, at = self._asked, self._at
         text = delta.text + (asked.suffix if delta.finish and asked.echo else "")
         if text or delta.finish or (asked.logprobs is not None and delta.token is not None):
             logprobs = None if asked.logprobs is None else _logprobs(self._llm, [delta], at[number])
@@ -56,15 +55,16 @@ class TextShape:
 
     def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Record:
         """A completion in one dict."""
+        asked, llm = self._asked, self._llm
         choices = []
-        for number, (asked, deltas) in enumerate(zip(self._of, said, strict=True)):
-            known = self._known(number)
-            text = asked.echo + "".join(delta.text for delta in deltas) + (asked.suffix if asked.echo else "")
-            logprobs = None if asked.logprobs is None else _logprobs(self._llm, deltas, asked.start)
+        for number, deltas in enumerate(said):
+            prompt, known = asked.prompt(number), self._of_prompt(number)
+            text = prompt.echo + "".join(delta.text for delta in deltas) + (asked.suffix if asked.echo else "")
+            logprobs = None if asked.logprobs is None else _logprobs(llm, deltas, prompt.start)
             if known is not None and logprobs is not None:
                 logprobs = {name: [*known[name], *logprobs[name]] for name in logprobs}
             choices.append(_choice(number, text, logprobs, deltas[-1].finish))
-        return {**head(self._asked, KIND), "choices": choices, "usage": spent.usage, **timings(spent)}
+        return {**head(asked, KIND), "choices": choices, "usage": spent.usage, **timings(spent)}
 
 
 def _choice(number: int, text: str, logprobs: Record | None, finish: str | None) -> Record:
@@ -95,9 +95,9 @@ def _top(llm: Model, token: int, logprob: float, top: Sequence[tuple[int, float]
     return named
 
 
-def _of_prompt(llm: Model, asked: Asked) -> Record:
+def _of_prompt(llm: Model, asked: Asked, prompt: Prompt) -> Record:
     """`logprobs` of the prompt's tokens, but for a beginning token; nothing comes before the first, so it has none."""
-    tokens = list(asked.tokens)
+    tokens = list(prompt.tokens)
     values = llm.prompt_logprobs(tokens, asked.logprobs or 0)
     made: Record = {"tokens": [], "text_offset": [], "token_logprobs": [], "top_logprobs": []}
     decoder, at = llm.tokenizer.stream(), 0
@@ -106,7 +106,7 @@ def _of_prompt(llm: Model, asked: Asked) -> Record:
         if i == 0 and token == llm.tokenizer.bos:
             continue
         made["tokens"].append(token_text(llm, token))
-        made["text_offset"].append(min(at, len(asked.echo)))
+        made["text_offset"].append(min(at, len(prompt.echo)))
         known = None if i == 0 else values[i - 1]
         made["token_logprobs"].append(None if known is None else known[0])
         made["top_logprobs"].append(None if known is None else _top(llm, token, known[0], known[1]))

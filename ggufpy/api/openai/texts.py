@@ -5,7 +5,7 @@ In: an `Asked`. Out: deltas, each of one choice: what may be shown, the token be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.asked import Asked
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ggufpy.chat.syntax import Piece
     from ggufpy.generate.loop import Stream
+    from ggufpy.runtime.request import Request
 
 Top = tuple[tuple[int, float], ...]
 
@@ -58,8 +59,8 @@ class Job:
     @property
     def spent(self) -> Spent:
         """Tokens, so far."""
-        count = sum(text.count for text in self._texts)
-        return Spent(len(self.asked.tokens), self._texts[0].cached, count)
+        requests = [text.stream.request for text in self._texts]
+        return Spent(*counts(self.asked, requests, [text.count for text in self._texts]))
 
     def deltas(self) -> Iterator[tuple[int, Delta]]:
         """The deltas of all choices, each with its choice's number."""
@@ -138,10 +139,16 @@ class Reader:
         return logprob, tuple(top)
 
 
+def counts(asked: Asked, requests: Sequence[Request], drawn: Sequence[int]) -> tuple[int, int, int]:
+    """Tokens of all prompts, how many of them were read before a prompt's first choice began, and those that came."""
+    prompts = sum(len(prompt.tokens) for prompt in asked.prompts)
+    return prompts, sum(request.reused for request in requests[:: asked.per_prompt]), sum(drawn)
+
+
 def stream_of(llm: Model, asked: Asked, number: int) -> Stream:
     """The tokens of one choice."""
     return llm.generate(
-        asked.tokens,
+        asked.prompt(number).tokens,
         asked.samplings[number],
         limit=1 if asked.max_tokens == 0 else asked.max_tokens,  # one that nobody sees: its logits are what is read
         guides=asked.guides(),
@@ -162,11 +169,6 @@ class _Text:
     def count(self) -> int:
         """How many tokens have come."""
         return len(self._reader.drawn)
-
-    @property
-    def cached(self) -> int:
-        """Tokens of the prompt that were read before."""
-        return self.stream.request.reused
 
     def deltas(self) -> Iterator[Delta]:
         """A delta for every token, then one with a `finish`."""

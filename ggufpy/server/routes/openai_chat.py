@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 def chat(llm: Llama, body: dict[str, Any]) -> Prepared:
     """What a chat completion asks for. Raises Problem 400 for what cannot be."""
     with refusing("messages"):
-        return Prepared(*bodies.chat(llm, body)[:3])
+        return Prepared(*bodies.chat(llm, body))
 
 
 def completion(llm: Llama, body: dict[str, Any]) -> Prepared:
     """What a text completion asks for. Raises Problem 400 for what cannot be."""
     with refusing("prompt"):
-        asked, shape, stream, more = bodies.completion(llm, body)
-        return Prepared(asked, shape, stream, more=more)
+        return Prepared(*bodies.completion(llm, body))
 
 
 ROUTES = (
