@@ -32,7 +32,7 @@ async def embed(service: Service, request: Request) -> dict[str, Any]:
             calls = [partial(_row, served.llm, asked, number) for number in range(len(asked.inputs))]
             made = await each(service, request, served, calls)
             tokens = sum(count for _, count in made)
-            note(request, tokens, time.monotonic() - since)
+            note(service, served, tokens, time.monotonic() - since)
             return embeddings.listed(served.name, [row for row, _ in made], tokens)
 
 
