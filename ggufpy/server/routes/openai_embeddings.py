@@ -1,4 +1,4 @@
-"""POST /v1/embeddings and /embeddings."""
+"""POST /v1/embeddings. Without /v1 llama-server answers in a form of its own (`llama_embedding.py`)."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def _row(llm: Llama, asked: Wanted, number: int) -> tuple[list[float] | str, int
     return embeddings.encoded(row) if asked.encoded else row.tolist(), len(tokens)
 
 
-ROUTES = tuple(Route("POST", path, OPENAI, embed) for path in ("/v1/embeddings",))
+ROUTES = (Route("POST", "/v1/embeddings", OPENAI, embed),)
