@@ -18,7 +18,6 @@ from ggufpy.api.openai.history import messages_of
 from ggufpy.api.openai.kinds import FieldError
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.text import TextShape
-from ggufpy.api.shape import Shape
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
 from ggufpy.support import checks
@@ -32,14 +31,14 @@ class Call(NamedTuple):
     """A call that can be answered."""
 
     asked: Asked
-    shape: Shape
+    shape: ChatShape | TextShape
     stream: bool
 
 
 def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     """A chat completion."""
     values = read(CHAT, body)
-    stream = values.pop("stream", False)
+    stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     messages = messages_of(values.pop("messages"))
     limit = _limit(values)
     _one_name(values, ("n", "n_cmpl"))
@@ -52,13 +51,13 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     _allow(values)
     made = asked.chat_request(llm, messages, limit or None, values)
     made = replace(made, max_tokens=0) if limit == 0 else made
-    return Call(made, ChatShape(llm, made), stream)
+    return Call(made, ChatShape(llm, made, timed), stream)
 
 
 def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     """A text completion, of one prompt or several."""
     values = read(COMPLETION, body)
-    stream = values.pop("stream", False)
+    stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     prompt = values.pop("prompt")
     limit = _limit(values, COMPLETION_TOKENS)
     _one_name(values, ("n", "n_cmpl"))
@@ -75,7 +74,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     _set_sampling(llm, values)
     made = asked.text_request(llm, prompt, limit or None, values)
     made = replace(made, max_tokens=0) if limit == 0 else made
-    return Call(made, TextShape(llm, made), stream)
+    return Call(made, TextShape(llm, made, timed), stream)
 
 
 def _one_name(values: Record, names: tuple[str, ...], default: Any = None) -> Any:
