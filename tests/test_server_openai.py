@@ -251,7 +251,7 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"tool_choice": "required"}, "tool_choice", "nothing to call"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "'g'"),
         ({"tools": [FUNCTION], "tool_choice": {**ALLOWED, "allowed_tools": {"mode": "auto", "tools": [3]}}},
-         "tool_choice.allowed_tools.tools[0]", "mapping"),
+         "tool_choice.allowed_tools.tools[0]", "object"),
         ({"messages": []}, "messages", "empty"),
         ({"messages": "hi"}, "messages", "list"),
         ({"messages": [{"content": "a"}]}, "messages[0].role", "missing"),

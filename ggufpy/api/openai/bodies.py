@@ -15,7 +15,7 @@ from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.chat import ChatShape
 from ggufpy.api.openai.fields import CHAT, COMPLETION, NO_LIMIT, read
 from ggufpy.api.openai.history import messages_of
-from ggufpy.api.openai.kinds import FieldError
+from ggufpy.api.openai.kinds import FieldError, mapping
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.text import TextShape
 from ggufpy.errors import GGUFError
@@ -149,7 +149,7 @@ def _allow(values: Record) -> None:
     choice = values.get("tool_choice")
     if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
         return
-    allowed = checks.mapping("tool_choice.allowed_tools", choice.get("allowed_tools"))
+    allowed = mapping("tool_choice.allowed_tools", choice.get("allowed_tools"))
     mode = allowed.get("mode")
     if mode not in ("auto", "required"):
         raise GGUFError(f'tool_choice.allowed_tools.mode is {checks.shown(mode)}; it must be "auto" or "required"')
@@ -168,5 +168,5 @@ def _allow(values: Record) -> None:
 
 
 def _function_name(tool: Any, name: str) -> str:
-    function = checks.mapping(f"{name}.function", checks.mapping(name, tool).get("function"))
+    function = mapping(f"{name}.function", mapping(name, tool).get("function"))
     return checks.text(f"{name}.function.name", function.get("name"))

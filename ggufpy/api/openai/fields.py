@@ -146,7 +146,7 @@ def _modalities(name: str, value: Any) -> None:
 
 
 def _prediction(name: str, value: Any) -> None:
-    given = checks.mapping(name, value)
+    given = mapping(name, value)
     if given.get("type") != "content":
         raise GGUFError(f'{name}.type is {checks.shown(given.get("type"))}; it must be "content"')
 
