@@ -102,8 +102,9 @@ class Page:
 
     def scheme(self, name: str) -> None:
         """`light` or `dark`, as the system would have it."""
-        features = [{"name": "prefers-color-scheme", "value": name}, {"name": "prefers-reduced-motion", "value": "reduce"}]
-        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        features = {"prefers-color-scheme": name, "prefers-reduced-motion": "reduce"}
+        given = [{"name": feature, "value": value} for feature, value in features.items()]
+        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": given})
 
     def js(self, script: str, *values: object) -> Any:
         """What a script returns."""

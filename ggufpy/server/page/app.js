@@ -68,7 +68,7 @@ class App {
     });
     this.wire();
     this.examples();
-    await this.library.start(decodeURIComponent(location.hash.slice(1)));
+    await this.library.start(location.hash.slice(1));
     this.showAll();
     this.scroll.toEnd();
     if (!matchMedia("(pointer: coarse)").matches) byId("message").focus();
@@ -89,7 +89,7 @@ class App {
       this.optionsChanged();
     });
     addEventListener("hashchange", () => {
-      const id = decodeURIComponent(location.hash.slice(1));
+      const id = location.hash.slice(1);
       if (id !== this.library.address) this.open(id);
     });
     // Both: a phone may end a page that is hidden without a further word.
@@ -168,7 +168,7 @@ class App {
     this.composer.setLive(answer !== undefined);
     this.figures.show(current, answer);
     this.scroll.follow();
-    if (decodeURIComponent(location.hash.slice(1)) !== this.library.address) history.pushState(null, "", `#${this.library.address}`);
+    if (location.hash.slice(1) !== this.library.address) history.pushState(null, "", `#${this.library.address}`);
   }
 
   /** The answer that is shown has gone on. */
