@@ -134,9 +134,14 @@ class Page:
 
     def button(self, name: str, within: str = "body") -> WebElement:
         """The first button with a name that is shown."""
-        found = [each for each in self.all(f"{within} button") if each.accessible_name == name and each.is_displayed()]
+        found = self.js(
+            "return [...document.querySelectorAll(arguments[0])].find((each) => each.checkVisibility()"
+            " && (each.getAttribute('aria-label') ?? each.textContent.trim()) === arguments[1])",
+            f"{within} button",
+            name,
+        )
         assert found, f"no button {name!r} in {within}"
-        return found[0]
+        return found
 
     def press(self, name: str, within: str = "body") -> None:
         """Clicks a button."""
