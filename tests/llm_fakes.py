@@ -88,6 +88,7 @@ class FakeEngine:
         self.before: Callable[[], None] | None = None  # called within every step
         self.fail_after: int | None = None
         self.closed = False
+        self._lent: list[np.ndarray] = []  # logits that are there until the next step
         self.succ = succ or (lambda token: EOS if token == ord("z") else (token + 1) % 256)
 
     @property
@@ -115,7 +116,11 @@ class FakeEngine:
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.rows
         assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks) <= self.parallel
         self.steps.append([(chunk.sequence, len(chunk.tokens), chunk.logits) for chunk in chunks])
-        return [self._evaluate(chunk) for chunk in chunks]
+        for rows in self._lent:
+            rows.fill(np.nan)
+        found = [self._evaluate(chunk) for chunk in chunks]
+        self._lent = [rows for rows, chunk in zip(found, chunks, strict=True) if chunk.lent]
+        return found
 
     def _evaluate(self, chunk: Any) -> np.ndarray:
         held, tokens = chunk.sequence.held, list(chunk.tokens)

@@ -93,6 +93,26 @@ def test_any_mix_gives_each_sequence_what_it_has_alone(session: Text, alone: lis
     assert engine.free_pages == 4 * 3
 
 
+@pytest.mark.parametrize("wanted", [("last", "last", "last"), ("last", "all", "none"), ("none", "last", "none")])
+def test_what_is_lent_is_what_is_given(session: Text, alone: list[Any], wanted: tuple[Any, ...]) -> None:
+    """Also where exact and bulk rows are computed one after the other, in the same memory."""
+    engine = session.engine
+    parts = list(zip((0, 3, 1), (30, 5, 1), wanted, strict=True))
+    sequences = [engine.sequence() for _ in parts]
+    chunks = [
+        Chunk(sequence, TEXTS[i][:count], logits, engine.reads_in_bulk(len(TEXTS[i])), lent=True)
+        for sequence, (i, count, logits) in zip(sequences, parts, strict=True)
+    ]
+    found = engine.step(chunks)
+    for rows, (i, count, logits) in zip(found, parts, strict=True):
+        first = {"none": count, "last": count - 1, "all": 0}[logits]
+        np.testing.assert_array_equal(rows, alone[i][first:count])
+    lent, own = (engine.step([Chunk(sequences[1], [7], lent=lent)])[0] for lent in (True, False))
+    assert (lent.base is None, own.base is None) == (False, True)
+    for sequence in sequences:
+        sequence.close()
+
+
 def test_forks_share_pages_until_one_writes(session: Text, alone: list[Any]) -> None:
     engine = session.engine
     first, bulk = engine.sequence(), engine.reads_in_bulk(len(TEXTS[0]))

@@ -354,3 +354,13 @@ def test_events_that_were_not_told_are_told_after_an_interrupt() -> None:
     assert [type(event) for event in scheduler.events] == [Token, Token, Finished]
     assert [type(event) for event in scheduler.step()] == [Token, Token, Finished]
     assert scheduler.idle
+
+
+def test_logits_are_told_to_whoever_wants_them() -> None:
+    """What the engine lends is overwritten by its next step."""
+    _, scheduler = fake(n_parallel=2)
+    requests = [scheduler.submit(greedy([1], 4)), scheduler.submit(greedy([31], 4, told=False))]
+    events = [event for event in run(scheduler) if isinstance(event, Token)]
+    told = [event for event in events if event.request is requests[0]]
+    assert [int(event.logits.argmax()) for event in told if event.logits is not None] == [2, 3, 4, 5]
+    assert [event.logits for event in events if event.request is requests[1]] == [None] * 4

@@ -34,13 +34,15 @@ class AsyncCompletions(Completions, Embeddings):
         self, prompt: str | Sequence[int], max_tokens: int | None = 16, *, stream: bool = False, **options: Any
     ) -> Record | AsyncIterator[Record]:
         """`create_completion`; with `stream` what it gives is for `async for`."""
-        from ggufpy.api.openai import text
+        from ggufpy.api import shape
+        from ggufpy.api.openai.text import TextShape
 
         one_by_one = checks.switch("stream", stream)
         job = await self._on_thread(partial(self._text_job, prompt, max_tokens, options))
+        form = TextShape(self, job.asked)
         if one_by_one:
-            return self._streamed(text.chunks(job), job.cancel)
-        return await self._whole(job, partial(text.whole, job))
+            return self._streamed(shape.chunks(job, form), job.cancel)
+        return await self._whole(job, partial(shape.whole, job, form))
 
     async def acreate_chat_completion(
         self,
@@ -51,7 +53,8 @@ class AsyncCompletions(Completions, Embeddings):
         **options: Any,
     ) -> Record | AsyncIterator[Record]:
         """`create_chat_completion`; with `stream` what it gives is for `async for`."""
-        from ggufpy.api.openai import chat
+        from ggufpy.api import shape
+        from ggufpy.api.openai.chat import ChatShape
 
         if self.chat_handler is not None:
             call = partial(self.create_chat_completion, messages, max_tokens, stream=stream, **options)
@@ -59,9 +62,10 @@ class AsyncCompletions(Completions, Embeddings):
             return made if isinstance(made, Mapping) else self._streamed(iter(made), lambda: None)
         one_by_one = checks.switch("stream", stream)
         job = await self._on_thread(partial(self._chat_job, messages, max_tokens, options))
+        form = ChatShape(self, job.asked)
         if one_by_one:
-            return self._streamed(chat.chunks(job), job.cancel)
-        return await self._whole(job, partial(chat.whole, job))
+            return self._streamed(shape.chunks(job, form), job.cancel)
+        return await self._whole(job, partial(shape.whole, job, form))
 
     async def acreate_embedding(self, input: str | Sequence[str], model: str | None = None, **options: Any) -> Record:
         """`create_embedding`."""

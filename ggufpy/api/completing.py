@@ -64,11 +64,13 @@ class Completions(StatefulModel):
         `stream_options`, `model`, `user`, and for sampling those of `ggufpy.Sampling` (`temperature`, `top_p`,
         `seed`, ...). Others raise TypeError, values that cannot be GGUFError.
         """
-        from ggufpy.api.openai import text
+        from ggufpy.api import shape
+        from ggufpy.api.openai.text import TextShape
 
         one_by_one = checks.switch("stream", stream)
         job = self._text_job(prompt, max_tokens, options)
-        return text.chunks(job) if one_by_one else text.whole(job)
+        form = TextShape(self, job.asked)
+        return shape.chunks(job, form) if one_by_one else shape.whole(job, form)
 
     def create_chat_completion(
         self,
@@ -88,7 +90,8 @@ class Completions(StatefulModel):
         `chat_template_kwargs` go to the template. Raises GGUFError for messages of another form and for a model
         without a template.
         """
-        from ggufpy.api.openai import chat
+        from ggufpy.api import shape
+        from ggufpy.api.openai.chat import ChatShape
 
         if self.chat_handler is not None:
             handled: Record | Iterator[Record] = self.chat_handler(
@@ -97,7 +100,8 @@ class Completions(StatefulModel):
             return handled
         one_by_one = checks.switch("stream", stream)
         job = self._chat_job(messages, max_tokens, options)
-        return chat.chunks(job) if one_by_one else chat.whole(job)
+        form = ChatShape(self, job.asked)
+        return shape.chunks(job, form) if one_by_one else shape.whole(job, form)
 
     def _text_job(self, prompt: str | Sequence[int], max_tokens: int | None, options: Record) -> Job:
         from ggufpy.api.openai import asked, texts
@@ -119,6 +123,11 @@ class Completions(StatefulModel):
 
     # -- what requests are made of --
 
+    @property
+    def spm_infill(self) -> bool:
+        """Whether what is behind comes first where the model fills in."""
+        return self._spm_infill
+
     def n_parallel(self) -> int:
         """How many texts are evaluated together."""
         return self.engine.parallel
@@ -136,8 +145,8 @@ class Completions(StatefulModel):
         template = self.chat_template
         if template is None:
             raise GGUFError(
-                "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
-                'chat_format ("chatml")'
+                "the model has no chat template: use create_completion (/v1/completions; on the command line: --raw), "
+                'or name one with chat_format ("chatml")'
             )
         from ggufpy.chat import generic
         from ggufpy.chat.syntax.generic import NAME

@@ -42,7 +42,7 @@ class EngineOptions:
     )
     cache_type_k: str = option("f16", CacheType(), "type of the K cache", "-ctk", "--cache-type-k", metavar="TYPE")
     cache_type_v: str = option("f16", CacheType(), "type of the V cache", "-ctv", "--cache-type-v", metavar="TYPE")
-    n_parallel: int = option(1, Whole(1), "sequences that can be full at once")
+    n_parallel: int = option(1, Whole(1), "texts at a time", "-np", "--parallel", metavar="N")
     progress: Progress | None = None
 
     def check(self) -> None:

@@ -17,9 +17,9 @@ from ggufpy.generate import loading
 from ggufpy.generate.draft_functions import LlamaDraftModel, drafter_of
 from ggufpy.generate.drafters import Drafter, DraftModel, PromptLookup, Speculation
 from ggufpy.generate.loading import LoadOptions, Parts
-from ggufpy.generate.loop import Loop, Stream
+from ggufpy.generate.loop import CLOSED, Loop, Stream
 from ggufpy.generate.reopening import Reopened
-from ggufpy.runtime.request import Request
+from ggufpy.runtime.request import Request, Reuse
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ggufpy.runtime import Engine
     from ggufpy.tokenizers import Tokenizer
 
-CLOSED = "this model is closed: open it again with Llama(...)"
 NO_TOKEN = -1  # in place of a token where there is none
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # by number: enum llama_pooling_type in include/llama.h of llama.cpp
 SEED_BITS = 63  # of a text's seed, which others keep as a signed whole number
@@ -205,6 +204,19 @@ class LoadedModel(Reopened):
         """How one vector is made of a text's, by the model: llama.cpp's number (llama_pooling_type), 0 for none."""
         return POOLINGS.index(self.engine.model.plan.pooling or "none")
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """How much each adapter counts in a call that does not say so."""
+        return self._parts.scales
+
+    def rescale(self, scales: Sequence[float]) -> None:
+        """Has adapters count so in calls that do not say so, from the next one on. Raises GGUFError for another count
+        of numbers than there are adapters."""
+        if len(scales) != len(self.scales):
+            raise GGUFError(f"{len(scales)} scales were given for {len(self.scales)} adapters")
+        numbers = tuple(checks.number("scale", scale) for scale in scales)
+        self._made_of = replace(self._parts, scales=numbers)
+
     # -- text and tokens --
 
     def tokenize(self, text: bytes | str, add_bos: bool = True, special: bool = False) -> list[int]:
@@ -250,12 +262,14 @@ class LoadedModel(Reopened):
         limit: int | None = None,
         guides: Guides | None = None,
         scales: Sequence[float] | None = None,
+        reuse: Reuse = "any",
         **options: Any,
     ) -> Stream:
         """An iterator of the ids that follow `tokens`, up to an end token (not yielded) or the context's end.
 
         `options` are sampling options (`temp=0.0` takes the likeliest token), in place of `sampling`; an
-        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again.
+        unknown one raises TypeError. What an earlier call has evaluated of `tokens` is not evaluated again, but as
+        `reuse` says: with "alike" not where it was read in another way, so that a seed always gives the same text.
         `limit` is how many ids there may be, `guides` a grammar and functions that change logits, `scales` how much
         each of the model's adapters counts, where that is not what it was loaded with.
         `context_shift`: a full context forgets half of what follows the first `keep` tokens of the prompt (-1:
@@ -268,7 +282,7 @@ class LoadedModel(Reopened):
         never = self.end_tokens() if ignore_eos else frozenset()
         most = None if limit is None else checks.whole("limit", limit, 1)
         counts = self._parts.scales if scales is None else tuple(scales)
-        request = Request(self._ids(tokens), ends=ends, limit=most, reuse="any", scales=counts)
+        request = Request(self._ids(tokens), ends=ends, limit=most, reuse=reuse, scales=counts)
         stream = self.loop.stream(request)
         checks.whole("keep", keep, -1)
         if checks.flag("context_shift", context_shift):

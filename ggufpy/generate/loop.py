@@ -1,7 +1,8 @@
 """Requests of any number of threads over one engine: in go requests, out come their tokens, each as it is asked for.
 
 There is no thread beside those that ask. Whoever waits for a token makes steps for all who take part, so that calls of
-several threads are evaluated together, as many as the engine has sequences. Others wait their turn.
+several threads are evaluated together, as many as the engine has sequences. Others wait their turn. A `Driver`
+(`driver.py`) asks for requests that no thread waits for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ggufpy.runtime import Engine
 
+CLOSED = "this model is closed: open it again with Llama(...)"
 AHEAD = 8  # tokens that a text may be ahead of whoever takes them, in steps that others wait for
 PATIENCE = 1.0  # seconds after which a text that nobody goes on with gives its place to one that waits
 POLL = 0.05  # seconds between two looks at whether such a place has become free
@@ -41,6 +43,56 @@ class _Box:
     asking: bool = False
     since: float = 0.0  # when it last stopped asking
 
+    def put(self, event: Event) -> None:
+        """An event has come."""
+        if not (self.events and self.events[-1] is event):  # it was put here before an interrupt
+            self.events.append(event)
+
+    def closed(self, error: GGUFError) -> None:
+        """The loop is closed. Whoever waits on a thread sees that there."""
+
+    def paused(self, running: bool) -> bool:
+        """Whether nobody wants more of the request now; `running` says whether it has a place."""
+        return not self.asking and (len(self.events) >= AHEAD or not running)
+
+    def left(self, asking: set[threading.Thread | None], late: float) -> bool:
+        """Whether nobody goes on with it, since before `late` or for good; `asking` are threads that wait."""
+        if self.asking:
+            return False
+        alive = self.thread is not None and self.thread.is_alive() and self.thread not in asking
+        return not alive or self.since < late
+
+
+@dataclass(eq=False)
+class Pushed(_Box):
+    """A request whose events are given to a function as they come. Whoever has them counts `request.taken` up."""
+
+    sink: Callable[[Event], None] = lambda event: None
+    full_since: float | None = None  # since when as much waits to be taken as may
+
+    def put(self, event: Event) -> None:
+        """See `_Box`."""
+        self.sink(event)
+
+    def closed(self, error: GGUFError) -> None:
+        """See `_Box`."""
+        if not self.request.done:
+            self.request.cancel()
+            self.sink(Failed(self.request, error))
+
+    def paused(self, running: bool) -> bool:
+        """See `_Box`."""
+        if len(self.request.produced) - self.request.taken < AHEAD:
+            self.full_since = None
+            return False
+        if self.full_since is None:
+            self.full_since = time.monotonic()
+        return True
+
+    def left(self, asking: set[threading.Thread | None], late: float) -> bool:
+        """See `_Box`."""
+        return self.full_since is not None and self.full_since < late
+
 
 class Loop:
     """The requests of one engine, which belongs to it from now on."""
@@ -49,6 +101,8 @@ class Loop:
         self._at_work: tuple[Engine, Scheduler] | None = (engine, Scheduler(engine))  # None once this is closed
         self._pid = os.getpid()
         self._leader = threading.Lock()  # of whoever makes a step: the scheduler is theirs
+        self._door = threading.Lock()  # held while waiting for it, so that steps in a row let others between
+        self._wake: Callable[[], None] | None = None  # tells a driver that there is something to do
         self._leading: threading.Thread | None = None  # who that is
         self._changed = threading.Condition()  # guards what follows
         self._boxes: dict[Request, _Box] = {}
@@ -71,7 +125,7 @@ class Loop:
         """What is at work. Raises GGUFError once this is closed."""
         self._check_process()
         if self._at_work is None:
-            raise GGUFError("this model is closed: open it again with Llama(...)")
+            raise GGUFError(CLOSED)
         return self._at_work
 
     def stream(self, request: Request) -> Stream:
@@ -106,10 +160,20 @@ class Loop:
         return True
 
     @contextmanager
+    def _between(self) -> Iterator[None]:
+        """Between two steps."""
+        self._check_outside()
+        with self._door:
+            self._leader.acquire()
+        try:
+            yield
+        finally:
+            self._leader.release()
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         """Between two steps, and nothing counts as read before or behind: what is changed here changes texts."""
-        self._check_outside()
-        with self._leader:
+        with self._between():
             self._open()
             self._scheduler.forget()
             try:
@@ -127,18 +191,19 @@ class Loop:
         if self._pid != os.getpid():
             self._at_work = self.latest = None
             return
-        self._check_outside()
-        with self._leader:
+        with self._between():
             with self._changed:
                 at_work, self._at_work, self.latest = self._at_work, None, None
                 self._changed.notify_all()
+            for box in list(self._boxes.values()):
+                box.closed(GGUFError(CLOSED))
             if at_work is not None:
                 at_work[0].close()
+        self._tell()
 
     def known(self, tokens: list[int], scales: tuple[float, ...] = ()) -> int:
         """How many tokens of a text, from the first on, need not be evaluated again."""
-        self._check_outside()
-        with self._leader:
+        with self._between():
             return self._scheduler.known(tokens, scales)
 
     def remember(self, tokens: Sequence[int]) -> None:
@@ -159,16 +224,47 @@ class Loop:
     def box(self, request: Request) -> _Box:
         """Where what comes of a request is put, from now on."""
         self._check_process()
+        box = _Box(request)
+        self._add(box)
+        self.latest = request
+        return box
+
+    def push(self, request: Request, sink: Callable[[Event], None]) -> None:
+        """A driver evaluates a request, and gives `sink` what comes of it, on its thread and within the step."""
+        self._open()
+        self._add(Pushed(request, sink=sink))
+
+    def _add(self, box: _Box) -> None:
         with self._changed:
-            box = self._boxes[request] = _Box(request)
-            self.latest = request
-            self._new.append(request)
-            return box
+            self._boxes[box.request] = box
+            self._new.append(box.request)
+        self._tell()
 
     def drop(self, request: Request) -> None:
         """Nobody wants more of a request."""
         request.cancel()
         self._boxes.pop(request, None)
+        self._tell()
+
+    def driven_by(self, wake: Callable[[], None]) -> None:
+        """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""
+        self._wake = wake
+
+    def _tell(self) -> None:
+        if self._wake is not None:
+            self._wake()
+
+    def drive(self) -> bool:
+        """Makes a step for all, if there is one to make; False where there is none, or this is closed."""
+        with self._between():
+            if self._closed:
+                return False
+            with self._changed:
+                self._prepare()
+            if self._scheduler.idle:
+                return False
+            self._step()
+            return True
 
     def next(self, box: _Box, patient: bool = True, take: bool = True) -> Event | None:
         """What comes next of a request, left there unless `take`; None if it cannot begin and is not `patient`."""
@@ -226,18 +322,16 @@ class Loop:
             self._scheduler.enqueue(self._new[0])
             del self._new[0]
         running = self._scheduler.running
+        at_work = set(running)
         for box in list(self._boxes.values()):
-            box.request.paused = not box.asking and (len(box.events) >= AHEAD or box.request not in running)
+            box.request.paused = box.paused(box.request in at_work)
         if not self._scheduler.crowded:
             return
         asking = {box.thread for box in list(self._boxes.values()) if box.asking}
         late = time.monotonic() - PATIENCE
         for request in running:
             holder = self._boxes.get(request)
-            if holder is None or holder.asking:
-                continue
-            alive = holder.thread is not None and holder.thread.is_alive() and holder.thread not in asking
-            if not alive or holder.since < late:
+            if holder is not None and holder.left(asking, late):
                 request.paused = True
                 self._scheduler.withdraw(request)
 
@@ -256,8 +350,8 @@ class Loop:
         events = self._scheduler.events
         while events:
             box = self._boxes.get(events[0].request)
-            if box is not None and not (box.events and box.events[-1] is events[0]):
-                box.events.append(events[0])
+            if box is not None:
+                box.put(events[0])
             events.popleft()
 
 

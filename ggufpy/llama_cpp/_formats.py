@@ -41,13 +41,16 @@ def handler(name: str) -> LlamaChatCompletionHandler:
     def answer(
         *, llama: Llama, messages: Sequence[Any], stream: bool = False, **kwargs: Any
     ) -> Any:  # fmt: skip
-        from ggufpy.api.openai import asked, chat, texts
+        from ggufpy.api import shape
+        from ggufpy.api.openai import asked, texts
+        from ggufpy.api.openai.chat import ChatShape
 
         one_by_one = checks.switch("stream", stream)
         view: Any = _View(llama, formats.get(name))
         options = {"temperature": CHAT_TEMPERATURE, **kwargs}
         job = texts.Job(view, asked.chat_request(view, messages, options.pop("max_tokens", None), options))
-        return chat.chunks(job) if one_by_one else chat.whole(job)
+        form = ChatShape(view, job.asked)
+        return shape.chunks(job, form) if one_by_one else shape.whole(job, form)
 
     return answer
 

@@ -27,6 +27,9 @@ class Chunk:
     where the model has them; otherwise they have the bits that tokens have when they are evaluated one by one.
     `Engine.reads_in_bulk` says it of a whole text. With `hidden`, what comes in place of logits is the final hidden
     state, which embeddings are made of (`Plan.hidden`).
+
+    `lent`: whoever asks looks at the logits before the engine's next step, so that a single row of them need not be
+    copied out of its memory. A row of a large vocabulary takes longer to copy than to be looked at.
     """
 
     sequence: Sequence
@@ -34,6 +37,7 @@ class Chunk:
     logits: Wanted | range = "last"
     bulk: bool = False
     hidden: bool = False
+    lent: bool = False
 
 
 class Placed(NamedTuple):
@@ -42,6 +46,14 @@ class Placed(NamedTuple):
     chunk: Chunk
     rows: Rows
     wanted: range
+
+
+class Wanting(NamedTuple):
+    """A row of a step that something is wanted of: the number of its chunk, and its own among those wanted of that."""
+
+    row: int
+    chunk: int
+    at: int
 
 
 class Placing:
@@ -128,3 +140,19 @@ def _wanted(chunk: Chunk, count: int, row: int) -> range:
     elif wanted.step != 1 or not 0 <= wanted.start <= wanted.stop <= count:
         raise ValueError(f"logits of {wanted} are wanted, of {count} tokens")
     return range(row + wanted.start, row + wanted.stop)
+
+
+def in_parts(placed: Items[Placed], most: int) -> list[list[Wanting]]:
+    """The wanted rows as the head computes them, at most so many at a time: exact and bulk ones, logits and hidden
+    states apart, and those last that are most."""
+    alike: dict[tuple[bool, bool], list[Wanting]] = {}
+    for n, p in enumerate(placed):
+        rows = alike.setdefault((p.rows.bulk, p.chunk.hidden), [])
+        rows += [Wanting(row, n, at) for at, row in enumerate(p.wanted)]
+    ordered = sorted((alike[kind] for kind in sorted(alike)), key=len)
+    return [rows[start : start + most] for rows in ordered for start in range(0, len(rows), most)]
+
+
+def lendable(placed: Items[Placed], last: Items[Wanting]) -> frozenset[int]:
+    """The chunks that need no copy of what the head computes last."""
+    return frozenset(row.chunk for row in last if placed[row.chunk].chunk.lent and len(placed[row.chunk].wanted) == 1)

@@ -22,7 +22,7 @@ from ggufpy.backends.program import Loaded
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
-from .chunks import Chunk, Placed, Placing, Wanted
+from .chunks import Chunk, Placed, Placing, Wanted, Wanting, in_parts, lendable
 from .holding import Pool
 from .hooks import Hooks, on_the_cpu
 from .pages import Pages
@@ -219,20 +219,26 @@ class Engine:
         """Evaluates every chunk's tokens behind its sequence; the wanted logits of each, (rows, n_vocab), or its hidden
         states (rows, n_hidden).
 
-        `out` is where logits go, one array a chunk; without it they are new. Raises GGUFError, before anything is
-        changed, for tokens that are none, for more than `rows` of them, if a sequence or the cache is full, or for
-        logits of a model that makes none.
+        `out` is where logits go, one array a chunk; without it they are new, or lent (`Chunk.lent`). Raises GGUFError,
+        before anything is changed, for tokens that are none, for more than `rows` of them, if a sequence or the cache
+        is full, or for logits of a model that makes none.
         """
         with self._alone():
             placed = self._placing.place(chunks)
-            shapes = [(len(p.wanted), self.n_hidden if p.chunk.hidden else self.n_vocab) for p in placed]
-            arrays = [np.empty(shape, np.float32) for shape in shapes] if out is None else list(out)
-            if [array.shape for array in arrays] != shapes:
-                raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in arrays]}")
+            parts, shapes = self._parts(placed), [self._shape(p) for p in placed]
+            if out is not None and [array.shape for array in out] != shapes:
+                raise ValueError(f"logits of {shapes} are wanted in arrays of {[array.shape for array in out]}")
+            stay = lendable(placed, parts[-1]) if parts and out is None else frozenset()
+            arrays = [np.empty((0, 0) if n in stay else shape, np.float32) for n, shape in enumerate(shapes)]
+            arrays = arrays if out is None else list(out)
             self._evaluate(placed)
-            for part, logits in self._heads(placed):
-                for i, (n, at) in enumerate(part):
-                    arrays[n][at] = logits[i]
+            for part in parts:
+                logits = self._head(placed, part)
+                for i, (_, n, at) in enumerate(part):
+                    if n in stay:
+                        arrays[n] = logits[i : i + 1]
+                    else:
+                        arrays[n][at] = logits[i]
             self._advance(placed)
             return arrays
 
@@ -264,8 +270,9 @@ class Engine:
         with self._alone():
             placed = self._placing.place([chunk])
             self._evaluate(placed)
-            for part, _ in self._heads(placed):
-                take(part[0][1], on_the_cpu(self._program).logit_rows(len(part)))
+            for part in self._parts(placed):
+                self._head(placed, part)
+                take(part[0].at, on_the_cpu(self._program).logit_rows(len(part)))
             self._advance(placed)
 
     @contextmanager
@@ -334,18 +341,18 @@ class Engine:
             p.chunk.sequence.advance(len(p.rows.tokens))
         self._hooks.forget()
 
-    def _heads(self, placed: list[Placed]) -> Iterator[tuple[list[tuple[int, int]], Floats]]:
-        """Computes logits or hidden states of the wanted rows, exact and bulk rows apart, some at a time.
+    def _shape(self, p: Placed) -> tuple[int, int]:
+        """Of what is wanted of a chunk."""
+        return len(p.wanted), self.n_hidden if p.chunk.hidden else self.n_vocab
 
-        For each part: which chunk its rows are of and their numbers among those wanted of it; and what they have.
-        """
-        for bulk, hidden in sorted({(p.rows.bulk, p.chunk.hidden) for p in placed}):
-            rows = [(row, n, i) for n, p in enumerate(placed) for i, row in enumerate(p.wanted)
-                    if (p.rows.bulk, p.chunk.hidden) == (bulk, hidden)]  # fmt: skip
-            compute = self._program.hidden if hidden else self._program.logits
-            for start in range(0, len(rows), self._program.head_rows):
-                part = rows[start : start + self._program.head_rows]
-                yield [(n, i) for _, n, i in part], compute([row for row, _, _ in part], bulk)
+    def _parts(self, placed: list[Placed]) -> list[list[Wanting]]:
+        return in_parts(placed, self._program.head_rows)
+
+    def _head(self, placed: list[Placed], part: list[Wanting]) -> Floats:
+        """Logits or hidden states of some rows, in memory of the program until the next call."""
+        of = placed[part[0].chunk]
+        compute = self._program.hidden if of.chunk.hidden else self._program.logits
+        return compute([row for row, _, _ in part], of.rows.bulk)
 
     def _move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
         self._program.move(group, tables, positions, drop)

@@ -25,7 +25,7 @@ class Sampler(Protocol):
         """A token of the text, from the prompt or drawn."""
 
     def sample(self, logits: Floats) -> int:
-        """The next token for logits (n_vocab,), which it does not change."""
+        """The next token for logits (n_vocab,), which it neither changes nor keeps: they are there during the call."""
 
 
 class Drafts(Protocol):
@@ -59,6 +59,8 @@ class Request:
     bulk or not), so that its tokens do not depend on what ran before; "any" whatever is there, so that a chat's next
     turn costs its new tokens only; "none".
 
+    `told` says whether its tokens come with their logits, each a copy of a row of the vocabulary's length.
+
     `origin` is what a sequence once held of a text: its tokens count as read too. With `saves`, what the request has
     read at its end is taken out into `saved`; it has no sampler then.
     """
@@ -72,6 +74,7 @@ class Request:
     drafts: Drafts | None = None
     take: Take | None = None
     hidden: bool = False
+    told: bool = True
     reuse: Reuse = "alike"
     scales: tuple[float, ...] = ()
     origin: Snapshot | None = None
@@ -120,11 +123,11 @@ class Request:
 
 
 class Token(NamedTuple):
-    """A token of a request's text, and the logits (n_vocab,) that it was drawn from."""
+    """A token of a request's text, and the logits (n_vocab,) that it was drawn from, if they are to be told."""
 
     request: Request
     token: int
-    logits: Floats
+    logits: Floats | None
 
 
 class Finished(NamedTuple):

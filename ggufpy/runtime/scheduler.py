@@ -1,69 +1,28 @@
 """Continuous batching: requests over an engine, whose steps mix chunks of prompts, decoded tokens and drafts.
 
-Requests go in with `submit`, events come out of `step`. Every step decodes one token of each running request, with its
-draft behind it, and fills up with chunks of prompts, oldest first. There are as many places as the engine has
-sequences. What an ended request has read keeps its place until a new one wants it: who begins alike does not read it
-again.
+Requests go in with `submit`, events come out of `step`. Every step decodes one token of each running request, fills up
+with chunks of prompts, and has drafts where there is room left. There are as many places as the engine has sequences.
+What an ended request has read keeps its place until a new one wants it: who begins alike does not read it again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.errors import GGUFError
 
-from .chunks import Chunk, Wanted
 from .engine import Engine
 from .held import Beginnings, Held, Kind
 from .prefixes import common
 from .request import Event, Failed, Finished, Request, Token
+from .running import Planned, Running
+from .sharing import Wish, shares
 from .snapshots import Snapshot
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(eq=False)
-class _Running:
-    """A request with a place, and how many of its text's tokens, from the first, are to be read in bulk."""
-
-    request: Request
-    held: Held
-    bulk: int
-
-    @property
-    def at(self) -> int:
-        """How many tokens of the text are evaluated."""
-        return len(self.held.tokens)
-
-    @property
-    def left(self) -> int:
-        """How many are not."""
-        return len(self.request.text) - self.at
-
-    @property
-    def in_bulk(self) -> bool:
-        return self.at < self.bulk
-
-
-@dataclass(eq=False)
-class _Planned:
-    """A running request's part of a step: a chunk of its text, and what may follow."""
-
-    running: _Running
-    tokens: list[int]
-    draft: list[int]
-
-    @property
-    def chunk(self) -> Chunk:
-        r = self.running
-        logits: Wanted = "last" if len(self.tokens) == r.left and r.request.sampler else "none"
-        if self.draft or (r.request.take is not None and r.at < len(r.request.prompt)):
-            logits = "all"
-        return Chunk(r.held.sequence, self.tokens + self.draft, logits, r.in_bulk, r.request.hidden)
 
 
 class Scheduler:
@@ -72,7 +31,7 @@ class Scheduler:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: deque[Request] = deque()
-        self._running: list[_Running] = []
+        self._running: list[Running] = []
         self._kept: list[Held] = []  # what ended requests have read, oldest first
         self._beginnings = Beginnings()
         self.events: deque[Event] = deque()  # what has come and was not yet told
@@ -156,7 +115,7 @@ class Scheduler:
                 self._evaluate(planned)
         except BaseException:
             for running in self._running:
-                _agree(running)
+                running.agree()
             raise
         self._collect_ended()
 
@@ -187,7 +146,7 @@ class Scheduler:
                 self._waiting.remove(request)
                 self._running.append(running)
 
-    def _begin(self, request: Request) -> _Running:
+    def _begin(self, request: Request) -> Running:
         """The request with a sequence that holds as much of its text as any other does, but for its last token."""
         in_bulk = self._engine.reads_in_bulk(len(request.prompt))
         held = self._taken_over(request, in_bulk)
@@ -206,7 +165,7 @@ class Scheduler:
             self._kept.append(held)
             raise
         request.evaluated = len(held.tokens)
-        return _Running(request, held, common(request.prompt, request.text) if in_bulk else 0)
+        return Running(request, held, common(request.prompt, request.text) if in_bulk else 0)
 
     def known(self, tokens: list[int], scales: tuple[float, ...] = ()) -> int:
         """How many tokens of a text, from the first on, have been read and are there."""
@@ -276,59 +235,38 @@ class Scheduler:
 
     # -- steps --
 
-    def _plan(self) -> list[_Planned]:
-        """The next step's chunks: what decodes first, then prompts in order of arrival."""
-        room = self._engine.rows
+    def _plan(self) -> list[Planned]:
+        """The next step's chunks: a token of each text that is written, prompts (`sharing.py`), and then drafts."""
+        engine, active = self._engine, [running for running in self._running if not running.request.paused]
+        parts = [(running, running.left) for running in active if running.left <= 1 and not engine.whole_texts]
+        prompts = [running for running in active if running.left > 1 or engine.whole_texts]
+        wishes = [Wish(running.left, running.readable(engine.n_ctx)) for running in prompts]
+        parts += zip(prompts, shares(wishes, engine.rows - len(parts), engine.whole_texts), strict=True)
+        room = engine.rows - sum(count for _, count in parts)
         planned = []
-        active = [running for running in self._running if not running.request.paused]
-        for running in sorted(active, key=lambda running: running.left > 1):
-            here = self._engine.n_ctx - running.at or 1  # at the end, the newest, for which there will be room
-            count = min(running.left, room, here, running.bulk - running.at if running.in_bulk else room)
-            if count < 1 or (self._engine.whole_texts and count < running.left):  # there is room in the next step
+        for running, count in parts:
+            if count < 1:  # there is room in one of the next steps
                 continue
             try:
-                self._shift(running)
-                draft = [] if running.request.done else self._draft(running, room - count)
+                running.shift(engine.n_ctx)
+                draft = [] if running.request.done else running.draft(room, engine.n_ctx)
             except Exception as error:  # of whoever guesses
-                _fail(running, error)
+                running.fail(error)
             if running.request.done:
                 continue
-            planned.append(_Planned(running, running.request.text[running.at : running.at + count], draft))
-            room -= count + len(draft)
+            planned.append(Planned(running, running.request.text[running.at : running.at + count], draft))
+            room -= len(draft)
         return planned
 
-    def _shift(self, running: _Running) -> None:
-        """Forgets half of what follows the tokens that are kept, if there is no room for the newest."""
-        request, keep, at = running.request, running.request.keep, running.at
-        if at < self._engine.n_ctx or keep is None:
-            return
-        text, drop = list(request.text), (at - keep + 1) // 2
-        del request.text[keep : keep + drop]
-        try:
-            running.held.shift(keep, drop)
-            running.bulk = min(running.bulk, running.held.bulk)
-        except GGUFError:  # windows no longer have what would be left: nothing has changed
-            request.text[:], request.finish = text, "length"
-
-    def _draft(self, running: _Running, room: int) -> list[int]:
-        """What may follow the newest token."""
-        request = running.request
-        if request.drafts is None or running.left != 1 or not request.produced:
-            return []
-        room = min(room, self._engine.n_ctx - running.at - 1)
-        if request.limit is not None:
-            room = min(room, request.limit - len(request.produced) - 1)
-        return request.drafts.draft(room)
-
-    def _evaluate(self, planned: list[_Planned]) -> None:
+    def _evaluate(self, planned: list[Planned]) -> None:
         """Evaluates a step. One that fails is made chunk by chunk, so that whoever it fails for fails alone."""
         try:
             rows = self._engine.step([one.chunk for one in planned])
         except Exception as error:
             for one in planned:
-                _agree(one.running)
+                one.running.agree()
             if len(planned) == 1 and not (self._kept and isinstance(error, GGUFError)):
-                _fail(planned[0].running, error)
+                planned[0].running.fail(error)
                 return
             self._give_back()  # it may have been their pages that were wanting
             for one in planned:
@@ -338,9 +276,9 @@ class Scheduler:
             try:
                 self._take(one, logits)
             except Exception as error:  # of whoever draws, guesses or takes logits
-                _fail(one.running, error)
+                one.running.fail(error)
 
-    def _take(self, one: _Planned, logits: Floats) -> None:
+    def _take(self, one: Planned, logits: Floats) -> None:
         """Notes what has been evaluated, and draws what follows."""
         running, request = one.running, one.running.request
         first = running.at
@@ -367,7 +305,7 @@ class Scheduler:
             request.saved = Snapshot(tuple(held.tokens), held.bulk, request.scales, groups)
         request.finish = "read"
 
-    def _next(self, running: _Running, logits: Floats) -> bool:
+    def _next(self, running: Running, logits: Floats) -> bool:
         """Draws the next token. Whether it has been guessed, so that it is evaluated already."""
         request = running.request
         assert request.sampler is not None
@@ -375,31 +313,17 @@ class Scheduler:
         if token in request.ends:
             request.finish = "stop"
             return False
-        self._engine.tokens([token])
+        if not 0 <= token < self._engine.n_vocab:
+            self._engine.tokens([token])  # raises what is to be said
         request.sampler.accept(token)
         request.produced.append(token)
         request.text.append(token)
-        self.events.append(Token(request, token, logits))
+        self.events.append(Token(request, token, logits.copy() if request.told else None))
         guessed = request.drafts is not None and request.drafts.check(token)
         full = running.at == self._engine.n_ctx and (request.keep is None or request.keep >= running.at)
         if full or len(request.produced) == request.limit:
             request.finish = "length"
         return guessed and not request.done
-
-
-def _agree(running: _Running) -> None:
-    """Makes what is noted of a text what its sequence holds, after a step that was not made to its end.
-
-    The newest token is evaluated again if nothing has been drawn behind it.
-    """
-    held, text = running.held, running.request.text
-    held.cut(min(held.sequence.n_past, common(held.tokens, text), len(text) - 1))
-    running.request.evaluated = running.at
-
-
-def _fail(running: _Running, error: Exception) -> None:
-    running.request.finish, running.request.error = "error", error
-    _agree(running)
 
 
 def _end(request: Request) -> Event:

@@ -84,6 +84,14 @@ class Text:
         return text
 
 
+class Texts(Text):
+    """Some texts: one a word on the command line."""
+
+    def check(self, name: str, value: object) -> Any:
+        """See Kind."""
+        return tuple(checks.text(name, each) for each in checks.items(name, value, "a list of texts"))
+
+
 class ScaledPaths:
     """Files, each with a number that says how much it counts: FILE or FILE=SCALE on the command line."""
 

@@ -9,50 +9,62 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
-from ggufpy.api.openai.shapes import head, token_text, usage_chunk
-from ggufpy.api.openai.texts import Delta, Job
+from ggufpy.api.openai.shapes import Last, chunk_head, head, timings, token_text
+from ggufpy.api.openai.texts import Delta
+from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Piece, Thought
 
 CHUNK = "chat.completion.chunk"
 
 
-def chunks(job: Job) -> Iterator[Record]:
-    """Chunks: of every choice the role, what is said in deltas, and why it ended."""
-    asked, llm = job.asked, job.llm
-    first = head(asked, CHUNK)
-    for number in range(len(asked.samplings)):
-        yield {**first, "choices": [_delta(number, {"role": "assistant"}, None, None)]}
-    calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
-    for number, delta in job.deltas():
-        calls[number].see(delta.pieces)
-        logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(llm, [delta])
+class ChatShape:
+    """How a chat completion is told."""
+
+    def __init__(self, llm: Model, asked: Asked) -> None:
+        self._llm, self._asked = llm, asked
+        self._head = chunk_head(asked, CHUNK)
+        self._last = Last(asked, CHUNK)
+        self._calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
+
+    def prepare(self) -> None:
+        """See `Shape`."""
+
+    def begin(self) -> Iterator[Record]:
+        """Of every choice the role."""
+        for number in range(len(self._asked.samplings)):
+            yield {**self._head, "choices": [_delta(number, {"role": "assistant"}, None, None)]}
+
+    def delta(self, number: int, delta: Delta) -> Iterator[Record]:
+        """What is said, and why it ended."""
+        asked = self._asked
+        self._calls[number].see(delta.pieces)
+        logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(self._llm, [delta])
         pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
         for piece in pieces or ([Content("")] if logprobs is not None else []):
-            yield {**first, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
+            yield {**self._head, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None
         if delta.finish:
-            yield {**first, "choices": [_delta(number, {}, None, calls[number].finish(delta))]}
-    if asked.include_usage:
-        yield usage_chunk(asked, CHUNK, job.usage)
+            reason = self._calls[number].finish(delta)
+            yield from self._last.finished({**self._head, "choices": [_delta(number, {}, None, reason)]})
 
+    def end(self, spent: Spent) -> Iterator[Record]:
+        """The last chunk, with what it took where that is wanted."""
+        yield from self._last.end(spent)
 
-def whole(job: Job) -> Record:
-    """A chat completion in one dict."""
-    asked = job.asked
-    said: list[list[Delta]] = [[] for _ in asked.samplings]
-    for number, delta in job.deltas():
-        said[number].append(delta)
-    choices = []
-    for number, deltas in enumerate(said):
-        pieces = [piece for delta in deltas for piece in delta.pieces]
-        message = _message(pieces, asked.legacy_calls)
-        logprobs = None if asked.logprobs is None else _logprobs(job.llm, deltas)
-        calls = _Calls(asked.legacy_calls)
-        calls.see(pieces)
-        finish = calls.finish(deltas[-1])
-        choices.append({"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish})
-    return {**head(asked, "chat.completion"), "choices": choices, "usage": job.usage}
+    def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Record:
+        """A chat completion in one dict."""
+        asked, choices = self._asked, []
+        for number, deltas in enumerate(said):
+            pieces = [piece for delta in deltas for piece in delta.pieces]
+            message = _message(pieces, asked.legacy_calls)
+            logprobs = None if asked.logprobs is None else _logprobs(self._llm, deltas)
+            calls = _Calls(asked.legacy_calls)
+            calls.see(pieces)
+            finish = calls.finish(deltas[-1])
+            choices.append({"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish})
+        return {**head(asked, "chat.completion"), "choices": choices, "usage": spent.usage, **timings(spent)}
 
 
 def _message(pieces: Sequence[Piece], legacy: bool) -> Record:

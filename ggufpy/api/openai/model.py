@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ggufpy.generate.loop import Stream
     from ggufpy.generate.sampling import Constraint, Guides, Sampling
     from ggufpy.grammar import Grammar
+    from ggufpy.runtime.request import Reuse
     from ggufpy.tokenizers import Tokenizer
 
 Record = dict[str, Any]
@@ -47,6 +48,7 @@ class Model(Protocol):
         limit: int | None = None,
         guides: Guides | None = None,
         scales: Sequence[float] | None = None,
+        reuse: Reuse = "any",
         stopping_criteria: object = None,
     ) -> Stream: ...
     def prompt_begins(self, tokens: Sequence[int]) -> None: ...

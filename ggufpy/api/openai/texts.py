@@ -5,11 +5,12 @@ In: an `Asked`. Out: deltas, each of one choice: what may be shown, the token be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.asked import Asked
-from ggufpy.api.openai.model import Model, Record
+from ggufpy.api.openai.model import Model
+from ggufpy.api.shape import Spent
 from ggufpy.generate.stops import StopFilter
 from ggufpy.support.records import dataclass
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from ggufpy.chat.syntax import Piece
     from ggufpy.generate.loop import Stream
+    from ggufpy.runtime.request import Request
 
 Top = tuple[tuple[int, float], ...]
 
@@ -27,7 +29,7 @@ Top = tuple[tuple[int, float], ...]
 class Delta:
     """One step of a choice. `pieces` is what a parser made of the text; without one they are none.
 
-    `length` is how many characters the token has added, of which some may be held back; `cut` whether a stop string
+    `length` is how many characters the token has added, of which some may be held back; `stop` is the stop string that
     has ended the choice, wherever it stood.
     """
 
@@ -38,7 +40,12 @@ class Delta:
     finish: str | None = None
     pieces: tuple[Piece, ...] = ()
     length: int = 0
-    cut: bool = False
+    stop: str | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether a stop string has ended the choice."""
+        return self.stop is not None
 
 
 class Job:
@@ -50,16 +57,10 @@ class Job:
         self._texts = [_Text(llm, asked, i) for i in range(len(asked.samplings))]
 
     @property
-    def usage(self) -> Record:
-        """OpenAI's counts, so far."""
-        prompt, count = len(self.asked.tokens), sum(text.count for text in self._texts)
-        cached = self._texts[0].cached
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": count,
-            "total_tokens": prompt + count,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
+    def spent(self) -> Spent:
+        """Tokens, so far."""
+        requests = [text.stream.request for text in self._texts]
+        return Spent(*counts(self.asked, requests, [text.count for text in self._texts]))
 
     def deltas(self) -> Iterator[tuple[int, Delta]]:
         """The deltas of all choices, each with its choice's number."""
@@ -89,57 +90,98 @@ class Job:
             text.stream.close()
 
 
-class _Text:
-    """One choice."""
+class Reader:
+    """Makes deltas of one choice's tokens, in the order in which they come."""
 
-    def __init__(self, llm: Model, asked: Asked, number: int) -> None:
+    def __init__(self, llm: Model, asked: Asked) -> None:
         self._llm, self._asked = llm, asked
-        self.count = 0  # tokens that have come
-        self.stream: Stream = llm.generate(
-            asked.tokens,
-            asked.samplings[number],
-            limit=asked.max_tokens,
-            guides=asked.guides(),
-            scales=asked.scales,
-            stopping_criteria=asked.criteria or None,
-        )
+        self._decoder = llm.tokenizer.stream(shown=asked.shown)
+        self._stop = StopFilter(asked.stop) if asked.stopper is None else asked.stopper()
+        self._parser = asked.parser() if asked.parser is not None else None
+        self.drawn: list[int] = []  # the tokens that have come
 
     @property
-    def cached(self) -> int:
-        """Tokens of the prompt that were read before."""
-        return self.stream.request.reused
+    def hit(self) -> bool:
+        """Whether a stop string has come: no more tokens are wanted."""
+        return self._stop.hit
+
+    def push(self, token: int, logits: NDArray[np.float32] | None) -> Delta:
+        """The delta of a token (its text may be empty), which was drawn from `logits` (n_vocab,)."""
+        if self._asked.max_tokens == 0:
+            return Delta("")
+        self.drawn.append(token)
+        whole = self._decoder.push(token)
+        text = self._stop.push(whole)
+        logprob, top = self._logprobs(token, logits)
+        pieces = tuple(self._parser.push(text)) if self._parser else ()
+        return Delta(text, token, logprob, top, pieces=pieces, length=len(whole))
+
+    def finish(self, reason: str | None) -> Delta:
+        """The delta at the end; `reason` is why the tokens ended, where no stop string has come."""
+        rest = self._stop.push(self._decoder.flush()) + self._stop.flush()
+        pieces = (*self._parser.push(rest), *self._parser.finish()) if self._parser else ()
+        finish = "stop" if self.hit else reason or "length"
+        if self._asked.max_tokens == 0:
+            finish = "length"
+        return Delta(rest, finish=finish, pieces=pieces, stop=self._stop.found)
+
+    def keep(self) -> None:
+        """What was said is kept as the tokens that it is made of, for the chat's next turn."""
+        asked = self._asked
+        if asked.chat is not None:
+            self._llm.turns.keep(self._llm.tokenizer, asked.chat, asked.tokens, self.drawn)
+
+    def _logprobs(self, token: int, logits: NDArray[np.float32] | None) -> tuple[float, Top]:
+        if self._asked.logprobs is None or logits is None:
+            return 0.0, ()
+        known = logits[: self._llm.n_known()]  # padding has no text to be listed by
+        logprob, top = top_logprobs(known, token, self._asked.logprobs)
+        return logprob, tuple(top)
+
+
+def counts(asked: Asked, requests: Sequence[Request], drawn: Sequence[int]) -> tuple[int, int, int]:
+    """Tokens of all prompts, how many of them were read before a prompt's first choice began, and those that came."""
+    prompts = sum(len(prompt.tokens) for prompt in asked.prompts)
+    return prompts, sum(request.reused for request in requests[:: asked.per_prompt]), sum(drawn)
+
+
+def stream_of(llm: Model, asked: Asked, number: int) -> Stream:
+    """The tokens of one choice."""
+    return llm.generate(
+        asked.prompt(number).tokens,
+        asked.samplings[number],
+        limit=1 if asked.max_tokens == 0 else asked.max_tokens,  # one that nobody sees: its logits are what is read
+        guides=asked.guides(),
+        scales=asked.scales,
+        reuse=asked.reuse,
+        stopping_criteria=asked.criteria or None,
+    )
+
+
+class _Text:
+    """One choice, whose tokens are evaluated as they are asked for."""
+
+    def __init__(self, llm: Model, asked: Asked, number: int) -> None:
+        self._reader = Reader(llm, asked)
+        self.stream = stream_of(llm, asked, number)
+
+    @property
+    def count(self) -> int:
+        """How many tokens have come."""
+        return len(self._reader.drawn)
 
     def deltas(self) -> Iterator[Delta]:
-        """A delta for every token (its text may be empty), then one with a `finish`."""
-        asked, stream = self._asked, self.stream
-        decoder, stop = self._llm.tokenizer.stream(shown=asked.shown), StopFilter(asked.stop)
-        parser = asked.parser() if asked.parser is not None else None
+        """A delta for every token, then one with a `finish`."""
+        reader, stream = self._reader, self.stream
         try:
             for token in stream:
-                self.count += 1
-                whole = decoder.push(token)
-                text = stop.push(whole)
-                logprob, top = self._logprobs(token, stream)
-                pieces = tuple(parser.push(text)) if parser else ()
-                yield Delta(text, token, logprob, top, pieces=pieces, length=len(whole))
-                if stop.hit:
+                yield reader.push(token, stream.logits)
+                if reader.hit:
                     break
         finally:
             stream.close()
-            if asked.chat is not None:
-                drawn = stream.request.produced[: self.count]
-                self._llm.turns.keep(self._llm.tokenizer, asked.chat, asked.tokens, drawn)
-        rest = stop.push(decoder.flush()) + stop.flush()
-        pieces = (*parser.push(rest), *parser.finish()) if parser else ()
-        finish = "stop" if stop.hit else stream.finish or "length"
-        yield Delta(rest, finish=finish, pieces=pieces, cut=stop.hit)
-
-    def _logprobs(self, token: int, stream: Stream) -> tuple[float, Top]:
-        if self._asked.logprobs is None or stream.logits is None:
-            return 0.0, ()
-        logits = stream.logits[: self._llm.n_known()]  # padding has no text to be listed by
-        logprob, top = top_logprobs(logits, token, self._asked.logprobs)
-        return logprob, tuple(top)
+            reader.keep()
+        yield reader.finish(stream.finish)
 
 
 def top_logprobs(logits: NDArray[np.float32], token: int, count: int) -> tuple[float, list[tuple[int, float]]]:

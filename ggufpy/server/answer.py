@@ -1,0 +1,209 @@
+"""An answer that is generated: from a request's body to the bytes that its client gets, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.requests import Request
+
+from ggufpy.errors import GGUFError
+from ggufpy.server import exchange
+from ggufpy.server.families import Family, encode
+from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.tally import entry_of
+from ggufpy.server.work import Prepared, Work
+from ggufpy.support import console
+from ggufpy.support.records import dataclass
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from ggufpy.llm import Llama
+    from ggufpy.server.served import Served
+    from ggufpy.server.service import Service
+    from ggufpy.server.tally import Entry
+
+Record = dict[str, Any]
+Prepare = Callable[["Llama", Record], Prepared]
+PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
+STALL = 60.0  # seconds that a client may leave unread what it was sent
+
+
+@dataclass(frozen=True)
+class Given:
+    """A body that has been read already, and how many seconds its model stays after it (None: as the server says)."""
+
+    body: Record
+    keep_alive: float | None = None
+
+
+class Generation:
+    """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
+    a thread of its own. `given` is the body where somebody has read it before."""
+
+    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
+        self._service, self._family, self._prepare = service, family, prepare
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, entry = Request(scope, receive), entry_of(scope)
+        sender = Sender(send, self._family, entry)
+        seconds = self._service.options.timeout
+        try:
+            with anyio.fail_after(seconds or math.inf) as limit:
+                async with AsyncExitStack() as stack:
+                    attendant = asyncio.create_task(_attend(sender, limit))
+                    stack.callback(attendant.cancel)
+                    await self._answer(request, sender, stack)
+        except Gone:
+            entry.gone = True
+        except Problem as problem:
+            await sender.problem(problem)
+        except TimeoutError:
+            await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
+
+    async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
+        body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
+        served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
+        client, body = exchange.client_of(request), {**body, "model": served.name}
+        entry = entry_of(request.scope)
+        entry.model = served.name
+        served.queue.check()
+        prepared, work = await service.prepare(partial(self._work, served, body, client))
+        work.loading = loading
+        served.queue.check(prepared.place)
+        watcher = asyncio.create_task(_watch(request, work))
+        stack.callback(watcher.cancel)
+        try:
+            await (_stream if prepared.stream else _whole)(prepared, work, sender)
+        finally:
+            entry.spent = work.spent
+
+    def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
+        """What a body asks for. Raises Problem for what is wrong with it."""
+        try:
+            prepared = self._prepare(served.llm, body)
+            prepared.shape.prepare()
+            return prepared, Work(served, prepared, client)
+        except GGUFError as error:
+            raise Problem(BAD_REQUEST, str(error), _code(error), _param(error, body)) from error
+
+
+def _code(error: GGUFError) -> str | None:
+    return "context_length_exceeded" if "the context holds" in str(error) else None
+
+
+def _param(error: GGUFError, body: Record) -> str | None:
+    """The field that a message begins with."""
+    word = str(error).split(" ", 1)[0]
+    name = word.split(".")[0].split("[")[0]
+    return word if name in body else None
+
+
+async def _watch(request: Request, work: Work) -> None:
+    """Ends the work once the client leaves."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    work.leave()
+
+
+async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
+    """Keeps a silent stream open, and ends one whose client does not read."""
+    while sender.blocked_seconds < STALL:
+        await asyncio.sleep(PATIENCE)
+        await sender.ping()
+    limit.cancel()
+
+
+async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
+    said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            for number, delta in made:
+                said[number].append(delta)
+    await sender.whole(prepared.shape.whole(said, work.spent))
+
+
+async def _stream(prepared: Prepared, work: Work, sender: Sender) -> None:
+    shape = prepared.shape
+    await sender.records(list(shape.begin()))
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            records = [record for number, delta in made for record in shape.delta(number, delta)]
+            if records:
+                await sender.records(records)
+    await sender.records(list(shape.end(work.spent)), last=True)
+
+
+class Sender:
+    """Writes an answer's bytes; what fails after the first of them is told within the stream."""
+
+    def __init__(self, send: Send, family: Family, entry: Entry | None = None) -> None:
+        self._bare, self._family, self._entry = send, family, entry
+        self._begun = self._ended = False
+        self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
+        self._sending = False
+        self._since = time.monotonic()  # the last time that something began or ended to be sent
+
+    @property
+    def blocked_seconds(self) -> float:
+        """For how long the client has not read what it is sent."""
+        return time.monotonic() - self._since if self._sending else 0.0
+
+    async def _send(self, message: Message) -> None:
+        self._sending, self._since = True, time.monotonic()
+        try:
+            await self._bare(message)
+        finally:
+            self._sending, self._since = False, time.monotonic()
+
+    async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
+        self._begun = True
+        named = {"content-type": media_type, "request-id": self._id, "x-request-id": self._id, **headers}
+        coded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": coded})
+
+    async def whole(self, record: Record, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """An answer that is one record."""
+        body = encode(record)
+        sized = {"content-length": str(len(body)), **(headers or {})}
+        await self._start(status, "application/json", sized)
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def records(self, records: list[Record], last: bool = False) -> None:
+        """Records of a stream, which begins with the first."""
+        if not self._begun:
+            quiet = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            await self._start(200, self._family.media_type, quiet)
+        body = b"".join(map(self._family.frame, records)) + (self._family.tail if last else b"")
+        self._ended = last
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def ping(self) -> None:
+        """Keeps a stream that has been silent open, where its interface has something for that."""
+        silent = self._begun and not (self._ended or self._sending) and time.monotonic() - self._since >= PATIENCE
+        if silent and self._family.ping:
+            await self._send({"type": "http.response.body", "body": self._family.ping, "more_body": True})
+
+    async def problem(self, problem: Problem) -> None:
+        """What went wrong."""
+        if problem.status >= FAILED:
+            console.note(f"ggufpy: {problem.status}: {problem.message}")
+        if self._entry is not None:
+            self._entry.refused(problem)
+        if self._ended:
+            return
+        problem.request_id = self._id
+        if not self._begun:
+            await self.whole(self._family.error(problem), problem.status, problem.headers)
+            return
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": self._family.broken(problem)})

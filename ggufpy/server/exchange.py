@@ -1,0 +1,90 @@
+"""What a request brings, checked: its body as JSON, who sends it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ggufpy.server.problems import BAD_REQUEST, TIMEOUT, TOO_LARGE, Gone, Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+Record = dict[str, Any]
+BODY_SECONDS = 60.0  # for a body to come
+LINGER = 5.0  # of a body that is not wanted
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body. Raises Problem 413 for one of more than `limit` bytes and 408 for one that does not come, Gone where
+    it ends early."""
+    from starlette.requests import ClientDisconnect
+
+    declared = request.headers.get("content-length", "0")
+    waits = request.headers.get("expect", "").lower() == "100-continue"  # for a word before it sends the body
+    try:
+        if declared.isdecimal() and int(declared) > limit:
+            await _pass_over(request, 0 if waits else LINGER)
+            raise _too_large(limit)
+        with anyio.fail_after(BODY_SECONDS):
+            parts, size = [], 0
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    await _pass_over(request, LINGER)
+                    raise _too_large(limit)
+                parts.append(part)
+            return b"".join(parts)
+    except ClientDisconnect:
+        raise Gone from None
+    except TimeoutError:
+        told = f"the body did not come within {BODY_SECONDS:g} s"
+        raise Problem(TIMEOUT, told, "timeout", headers={"connection": "close"}) from None
+
+
+async def _pass_over(request: Request, seconds: float) -> None:
+    """Reads what comes for a while, and keeps none of it: a client that sends does not see an answer before."""
+    if not seconds:
+        return
+    with anyio.move_on_after(seconds):
+        while (message := await request.receive())["type"] == "http.request" and message.get("more_body", False):
+            pass
+
+
+def _too_large(limit: int) -> Problem:
+    told = f"the body is more than the {limit:,} bytes that are taken: send less (ggufpy serve --max-body)"
+    return Problem(TOO_LARGE, told, "body_too_large", headers={"connection": "close"})
+
+
+def parsed(body: bytes) -> Record:
+    """A body as an object of JSON. Raises Problem 400 for anything else."""
+    value = value_of(body)
+    if not isinstance(value, dict):
+        raise Problem(BAD_REQUEST, f"the body must be an object of JSON, not {type(value).__name__}")
+    return value
+
+
+def value_of(body: bytes) -> Any:
+    """A body as JSON of any kind. Raises Problem 400 for anything else."""
+    try:
+        value = json.loads(body, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Problem(BAD_REQUEST, "the body has a lone surrogate (\\ud800 to \\udfff), which is no text") from None
+    except RecursionError:
+        raise Problem(BAD_REQUEST, "the body is nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise Problem(BAD_REQUEST, f"the body is no JSON: {error}") from None
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def client_of(request: Request) -> str:
+    """Whose request it is, for turns: the key that it brings, else its address."""
+    key = request.headers.get("authorization") or request.headers.get("x-api-key")
+    return key or (request.client.host if request.client else "")

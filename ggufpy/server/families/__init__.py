@@ -1,0 +1,53 @@
+"""How each interface writes its errors and its streams. A module a family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ggufpy.server.problems import Problem
+
+Record = dict[str, Any]
+
+
+class Family(Protocol):
+    """An interface's manners."""
+
+    media_type: str  # of streams
+    tail: bytes  # behind a stream's last record
+    ping: bytes  # what keeps a silent stream open; empty where the interface has nothing for it
+
+    def error(self, problem: Problem) -> Record:
+        """The body of an error."""
+
+    def frame(self, record: Record) -> bytes:
+        """A record of a stream as it is sent."""
+
+    def broken(self, problem: Problem) -> bytes:
+        """What ends a stream that has begun and failed."""
+
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """The key that a request brings."""
+
+
+def encode(record: Any) -> bytes:
+    """A record as compact JSON."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The key of an Authorization header."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+def family_of(path: str) -> Family:
+    """In whose manners a path is refused before its route is known."""
+    from ggufpy.server.families.anthropic import ANTHROPIC
+    from ggufpy.server.families.ollama import OLLAMA
+    from ggufpy.server.families.openai import OPENAI
+
+    if path.startswith("/api/"):
+        return OLLAMA
+    return ANTHROPIC if path.startswith("/v1/messages") else OPENAI
