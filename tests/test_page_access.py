@@ -94,16 +94,17 @@ def talk(page: Page) -> None:
     page.plan.refuse = ""
 
 
-ROLES = set(
-    ["alertdialog", "article", "button", "checkbox", "combobox", "complementary", "dialog", "form", "heading", "image", "link", "menu", "menuitem", "navigation", "progressbar", "radio", "region", "searchbox", "spinbutton", "textbox"]
-)
+ROLES = {
+    "alertdialog", "article", "button", "checkbox", "combobox", "complementary", "dialog", "form", "heading", "image",
+    "link", "menu", "menuitem", "navigation", "progressbar", "radio", "region", "searchbox", "spinbutton", "textbox",
+}
 
 
 def nameless(page: Page) -> list[str]:
     """Controls and regions of the accessibility tree that have no name; what a dialog shuts off is not in the tree."""
     tree = page.chrome.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     nodes = [each for each in tree if not each["ignored"] and each["role"]["value"] in ROLES]
-    assert len(nodes) > 3
+    assert len(nodes) >= 3
     return [str(each) for each in nodes if not each["name"]["value"]]
 
 

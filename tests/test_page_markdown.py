@@ -173,9 +173,10 @@ def test_nothing_in_an_answer_becomes_markup(page: Page) -> None:
         """,
         HOSTILE,
     )
-    safe = set(
-        ["p", "a", "div", "pre", "code", "span", "button", "svg", "path", "table", "thead", "tbody", "tr", "th", "td", "h3", "ul", "li", "input", "strong", "em", "del", "br"]
-    )
+    safe = {
+        "p", "a", "div", "pre", "code", "span", "button", "svg", "path", "table", "thead", "tbody", "tr", "th", "td",
+        "h3", "ul", "li", "input", "strong", "em", "del", "br",
+    }
     for text, result in zip(HOSTILE, got, strict=True):
         assert set(result["names"]) <= safe, text
         assert result["attributes"] == [], text

@@ -65,7 +65,7 @@ export class Library {
       await this.store.save(conversation, !this.listener.live(conversation.id));
       this.failed = false;
     } catch (error) {
-      if (!this.failed) toast(`The browser could not save this conversation (${error?.name ?? error}). Export it, or delete others.`);
+      if (!this.failed) toast(`The browser could not save this conversation (${nameOf(error)}). Export it, or delete others.`);
       this.failed = true;
     }
   }
@@ -156,7 +156,12 @@ export class Library {
       return { error: "", text: `Imported ${fresh.length}${before > 0 ? `; ${before} were here already` : ""}.` };
     } catch (error) {
       if (error instanceof ImportError) return { error: `Nothing was imported: ${error.message}.`, text: "" };
-      return { error: `Nothing was imported: the browser could not save it (${error?.name ?? error}).`, text: "" };
+      return { error: `Nothing was imported: the browser could not save it (${nameOf(error)}).`, text: "" };
     }
   }
+}
+
+/** @param {unknown} error @returns {string} what kind of error it is, as QuotaExceededError */
+function nameOf(error) {
+  return error instanceof Error ? error.name : String(error);
 }
