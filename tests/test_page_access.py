@@ -334,3 +334,7 @@ def test_reading_further_up_is_not_disturbed(page: Page) -> None:
     ends = "const at = document.getElementById('scroll'); return at.scrollHeight - at.scrollTop - at.clientHeight < 40"
     page.wait(lambda: page.js(ends))
     assert page.focused() == "Message"
+    page.keys("\ue00e")  # PageUp
+    page.wait(lambda: page.find("#to-end").is_displayed())
+    page.keys("\ue00f")
+    page.wait(lambda: page.js(ends))

@@ -330,9 +330,16 @@ def test_two_tabs_lose_nothing_of_each_other(page: Page) -> None:
         page.size(*DESKTOP)
         page.open()
         page.press("from one")
+        page.chrome.switch_to.window(first)
+        page.press("Edit message")
+        page.keys(" and edited")
+        page.chrome.switch_to.window(page.chrome.window_handles[-1])
         page.say("from two")
         page.chrome.switch_to.window(first)
-        page.wait(lambda: page.texts(".said") == ["from one", "from two"])
+        page.wait(lambda: page.texts(".said")[-1:] == ["from two"])
+        assert page.find(".editor").get_attribute("value") == "from one and edited"
+        page.press("Cancel", ".foot")
+        assert page.texts(".said") == ["from one", "from two"]
         page.say("one again")
         sent = [each["content"] for each in page.plan.bodies[-1]["messages"]]
         assert sent[::2] == ["from one", "from two", "one again"]

@@ -250,6 +250,8 @@ class App {
 
   /** @param {Answer} answer */
   progress(answer) {
+    if (answer.waiting !== "" && !answer.told) announce(answer.waiting);
+    answer.told = answer.waiting !== "";
     this.library.saveSoon(answer.conversation);
     if (answer.conversation === this.library.current) this.pace.ask();
   }
