@@ -111,7 +111,7 @@ class Work:
         texts = tuple(choice.spent(now) for choice in self._choices)
         requests = [choice.stream.request for choice in self._choices]
         tokens = counts(self._asked, requests, [text.completion for text in texts])
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
+        times = (self.loading + begun - asked, self.loading, first - begun, now - first)
         return Spent(*tokens, *times, texts)
 
     def leave(self) -> None:

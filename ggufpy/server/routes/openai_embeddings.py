@@ -47,4 +47,4 @@ def _row(llm: Llama, asked: Wanted, number: int) -> tuple[list[float] | str, int
     return embeddings.encoded(row) if asked.encoded else row.tolist(), len(tokens)
 
 
-ROUTES = tuple(Route("POST", path, OPENAI, embed) for path in ("/v1/embeddings", "/embeddings"))
+ROUTES = tuple(Route("POST", path, OPENAI, embed) for path in ("/v1/embeddings",))
