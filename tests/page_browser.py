@@ -185,7 +185,7 @@ class Page:
         """The texts of the answers that are shown."""
         return self.texts(".message.assistant .body > .prose")
 
-    def wait(self, condition: Callable[[], T], seconds: float = 10) -> T:
+    def wait(self, condition: Callable[[], T], seconds: float = 20) -> T:
         """What a condition gives once it holds."""
         end = time.monotonic() + seconds
         while True:
@@ -197,7 +197,7 @@ class Page:
 
     def wait_text(self, css: str, part: str) -> None:
         """Waits until an element says something."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while not any(part in text for text in self.texts(css)):
             assert time.monotonic() < end, f"{part!r} is not in {self.texts(css)}"
             time.sleep(0.02)

@@ -43,6 +43,7 @@ def test_a_message_and_its_answer(page: Page) -> None:
         "stream_options": {"include_usage": True},
     }
     assert page.texts(".stats") == ["4 tokens · 12.5 a second"]
+    page.wait_text("#context-label", " of ")
     assert page.texts("#context-label") == [f"24 of {N_CTX:,} tokens of context"]
     assert page.texts("#speed") == ["12.5 tokens a second"]
     page.say("and again")
@@ -152,7 +153,11 @@ def test_the_system_prompt_of_a_conversation(page: Page) -> None:
 
 
 def test_settings_go_with_requests(page: Page) -> None:
+    page.plan.models = ["smollm2"]
+    page.reload()
+    page.wait(lambda: any("/props" in path for path in page.plan.paths))
     page.press("Settings")
+    page.wait(lambda: page.find("#field-top_k").get_attribute("placeholder") == "40")
     assert page.find("#field-temperature").get_attribute("placeholder") == "0.8"
     for name, text in (("temperature", "0"), ("top_k", "20"), ("max_tokens", "64"), ("seed", "7"), ("min_p", "0.1")):
         page.find(f"#field-{name}").send_keys(text)
@@ -181,12 +186,13 @@ def test_settings_go_with_requests(page: Page) -> None:
 
 
 def test_another_model(page: Page) -> None:
+    assert not any("/props" in path for path in page.plan.paths)  # that would load a model
     page.find("#model option[value=another]").click()
     page.say("hello")
+    page.wait(lambda: any("/props?model=another" in path for path in page.plan.paths))
     assert page.plan.bodies[-1]["model"] == "another"
     page.reload()
     assert page.find("#model").get_attribute("value") == "another"
-    assert any("model=another" in path for path in page.plan.paths)
 
 
 def test_answers_held_to_a_schema(page: Page) -> None:
