@@ -42,10 +42,10 @@ def test_a_message_and_its_answer(page: Page) -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    assert page.texts(".stats") == ["4 tokens · 12.5 a second"]
+    assert page.texts(".stats") == ["4 tokens · 12.5 tokens/s"]
     page.wait_text("#context-label", " of ")
-    assert page.texts("#context-label") == [f"24 of {N_CTX:,} tokens of context"]
-    assert page.texts("#speed") == ["12.5 tokens a second"]
+    assert page.texts("#context-label") == [f"Context 24 of {N_CTX:,}"]
+    assert page.texts("#speed") == ["12.5 tokens/s"]
     page.say("and again")
     assert [each["content"] for each in page.plan.bodies[-1]["messages"]] == [
         "good morning", "You said: good morning", "and again",
