@@ -397,7 +397,7 @@ def test_many_at_once_get_their_models_whatever_comes_and_goes() -> None:
             faults = [one for one in results if one is not None and not isinstance(one, asyncio.CancelledError)]
             assert not faults
             await until(lambda: not pool.loaded)
-            assert pool.room.taken == 0
+            await until(lambda: pool.room.taken == 0)
         assert all(llm._loop is None for llm in loads.llms)
 
     run(test())
@@ -410,7 +410,6 @@ def test_what_was_unloaded_is_not_held() -> None:
             await use(pool, "a")
             gone = weakref.ref(loads.llms.pop())
             await pool.unload("a")
-            gc.collect()
-            assert gone() is None
+            await until(lambda: gc.collect() >= 0 and gone() is None)  # its thread ends a moment later
 
     run(test())

@@ -85,16 +85,22 @@ class Room:
             return True
         if first:
             staying = [each for each in holding if each.state is not State.CLOSING]
-            leaving = []
-            for each in sorted((each for each in staying if each.idle), key=lambda each: each.used):
-                if self._fits(slot, staying):
-                    break
+            for each in self._leaving(slot, staying):
+                self._end(each)
+        return False
+
+    def _leaving(self, slot: Slot, staying: list[Slot]) -> list[Slot]:
+        """Those of `staying` that have to go for a model; none where even that is not enough."""
+        leaving: list[Slot] = []
+        for each in sorted((each for each in staying if each.idle), key=lambda each: each.used):
+            if not self._fits(slot, staying):
                 staying.remove(each)
                 leaving.append(each)
-            if self._fits(slot, staying):
-                for each in leaving:
-                    self._end(each)
-        return False
+        for each in leaving[::-1]:  # one of another size may have made room enough
+            if self._fits(slot, [*staying, each]):
+                staying.append(each)
+                leaving.remove(each)
+        return leaving if self._fits(slot, staying) else []
 
     def _fits(self, slot: Slot, others: list[Slot]) -> bool:
         if self.models and len(others) >= self.models:
