@@ -184,7 +184,7 @@ class Catalogue:
             taken = {_folded(name) for entry in given for name in (entry.name, *entry.aliases)}
             found = []
             for entry in self._in_folder():
-                i = own.get(entry.files[0].resolve())
+                i = own.get(entry.files[0].resolve()) if own else None
                 if i is not None:  # the same file, under another name
                     given[i] = replace(given[i], aliases=(*given[i].aliases, entry.name))
                 elif _folded(entry.name) not in taken:
