@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ggufpy.generate.driver import Driver
 from ggufpy.runtime.request import Event, Request
 from ggufpy.server.queue import Queue
-from ggufpy.server.tally import Tally
+from ggufpy.server.slots import Slots
 from ggufpy.support import console
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class Served:
         self.memory = self.users = 0
         self.keep_alive = -1.0
         self.queue = Queue(llm.n_parallel(), waiting)
-        self.tally = Tally()
+        self.slots = Slots(llm.n_parallel())
+        self.busy_steps = 0  # places that were taken, summed over steps
+        self._counted = 0
         self._events: deque[tuple[Sink, Event]] = deque()  # from the engine's thread to the event loop
         self._loop = asyncio.get_running_loop()
         self._driver = Driver(llm.loop, self._after, self._failed)
@@ -72,6 +74,8 @@ class Served:
         self._after()  # what it says to those that waited
 
     def _after(self) -> None:
+        made, self._counted = self.steps - self._counted, self.steps
+        self.busy_steps += made * self.queue.taken
         if self._events:
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
