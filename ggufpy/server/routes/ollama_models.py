@@ -113,6 +113,6 @@ ROUTES = (
     Route("GET", "/api/tags", OLLAMA, tags),
     Route("GET", "/api/ps", OLLAMA, running),
     Route("POST", "/api/show", OLLAMA, show),
-    Route("GET", "/api/version", OLLAMA, version, open=True),
+    Route("GET", "/api/version", OLLAMA, version),
     *(Route(method, path, OLLAMA, refuse) for method, path in REFUSED),
 )
