@@ -17,6 +17,7 @@ from ggufpy.api.anthropic.fields import (
     choice,
     items,
     mapping,
+    named,
     number,
     switch,
     text,
@@ -235,4 +236,4 @@ def _check_names(body: Mapping[str, Any], version: Version) -> None:
         import difflib
 
         near = difflib.get_close_matches(unknown, known, 1)
-        raise wrong(unknown[:60], f"there is no such field{f'; did you mean {near[0]}?' if near else ''}")
+        raise wrong(named(unknown), f"there is no such field{f'; did you mean {near[0]}?' if near else ''}")
