@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,8 @@ from typing import Any
 import uvicorn
 
 from ggufpy.llm import Llama
+from ggufpy.server.catalogue import Catalogue, Entry
+from ggufpy.server.loader import Progress
 from ggufpy.server.pool import Pool
 from ggufpy.server.run import listen, make_config
 from ggufpy.server.service import Service
@@ -66,6 +69,22 @@ class Running:
             return Answered(error.code, dict(error.headers), error.read())
 
 
+@dataclass(frozen=True)
+class Factories:
+    """A loader of models that functions make."""
+
+    models: Mapping[str, Callable[[], Llama]]
+
+    def fetch(self, entry: Entry, progress: Progress) -> Entry:
+        return entry
+
+    def need(self, entry: Entry) -> int:
+        return 0
+
+    def load(self, entry: Entry, progress: Progress) -> Llama:
+        return self.models[entry.name]()
+
+
 @contextmanager
 def serving(
     models: Mapping[str, Callable[[], Llama]], options: ServerOptions | None = None, keys: tuple[str, ...] = ()
@@ -75,7 +94,8 @@ def serving(
     made: list[Service] = []
 
     async def start() -> Service:
-        made.append(Service(Pool(list(models), lambda name: models[name](), chosen.queue), chosen, keys))
+        pool = Pool(Catalogue.of_names(list(models)), Factories(models), chosen)
+        made.append(Service(pool, chosen, keys))
         return made[0]
 
     chosen = replace(chosen, port=0)
@@ -92,3 +112,11 @@ def serving(
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server did not end"
+
+
+def until(true: Callable[[], bool], seconds: float = 5) -> None:
+    """Waits for something that must come."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -123,6 +123,11 @@ class Completions(StatefulModel):
 
     # -- what requests are made of --
 
+    @property
+    def spm_infill(self) -> bool:
+        """Whether what is behind comes first where the model fills in."""
+        return self._spm_infill
+
     def n_parallel(self) -> int:
         """How many texts are evaluated together."""
         return self.engine.parallel
@@ -140,8 +145,8 @@ class Completions(StatefulModel):
         template = self.chat_template
         if template is None:
             raise GGUFError(
-                "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
-                'chat_format ("chatml")'
+                "the model has no chat template: use create_completion (/v1/completions; on the command line: --raw), "
+                'or name one with chat_format ("chatml")'
             )
         from ggufpy.chat import generic
         from ggufpy.chat.syntax.generic import NAME

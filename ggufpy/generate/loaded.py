@@ -204,6 +204,19 @@ class LoadedModel(Reopened):
         """How one vector is made of a text's, by the model: llama.cpp's number (llama_pooling_type), 0 for none."""
         return POOLINGS.index(self.engine.model.plan.pooling or "none")
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """How much each adapter counts in a call that does not say so."""
+        return self._parts.scales
+
+    def rescale(self, scales: Sequence[float]) -> None:
+        """Has adapters count so in calls that do not say so, from the next one on. Raises GGUFError for another count
+        of numbers than there are adapters."""
+        if len(scales) != len(self.scales):
+            raise GGUFError(f"{len(scales)} scales were given for {len(self.scales)} adapters")
+        numbers = tuple(checks.number("scale", scale) for scale in scales)
+        self._made_of = replace(self._parts, scales=numbers)
+
     # -- text and tokens --
 
     def tokenize(self, text: bytes | str, add_bos: bool = True, special: bool = False) -> list[int]:

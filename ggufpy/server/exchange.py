@@ -60,6 +60,14 @@ def _too_large(limit: int) -> Problem:
 
 def parsed(body: bytes) -> Record:
     """A body as an object of JSON. Raises Problem 400 for anything else."""
+    value = value_of(body)
+    if not isinstance(value, dict):
+        raise Problem(BAD_REQUEST, f"the body must be an object of JSON, not {type(value).__name__}")
+    return value
+
+
+def value_of(body: bytes) -> Any:
+    """A body as JSON of any kind. Raises Problem 400 for anything else."""
     try:
         value = json.loads(body, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False).encode()
@@ -69,8 +77,6 @@ def parsed(body: bytes) -> Record:
         raise Problem(BAD_REQUEST, "the body is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError is one
         raise Problem(BAD_REQUEST, f"the body is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Problem(BAD_REQUEST, f"the body must be an object of JSON, not {type(value).__name__}")
     return value
 
 

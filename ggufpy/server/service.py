@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ggufpy.server.pool import Pool
+from ggufpy.server.pulling import Pulls
 from ggufpy.server.settings import ServerOptions
+from ggufpy.server.tally import Book
 
 T = TypeVar("T")
 PREPARING = 4  # requests whose bodies are looked at at once: templates, tokens, grammars
@@ -27,6 +29,8 @@ class Service:
     def __init__(self, pool: Pool, options: ServerOptions, keys: Sequence[str] = ()) -> None:
         self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
+        self.book = Book()
+        self.pulls = Pulls()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
 
     async def prepare(self, work: Callable[[], T]) -> T:

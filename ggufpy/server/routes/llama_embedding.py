@@ -1,0 +1,26 @@
+"""POST /embedding and /embeddings: llama-server's own shape, a list; OpenAI's is at /v1/embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggufpy.api.llama import vectors
+from ggufpy.server.families.llama import LLAMA
+from ggufpy.server.routes import Route
+from ggufpy.server.routes._llama import listed, model_of, record_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from ggufpy.server.service import Service
+
+
+async def embeddings(service: Service, request: Request) -> Response:
+    """The vectors of one text or of several."""
+    body = await record_of(service, request, vectors.FIELDS)
+    async with model_of(service, request, body) as served:
+        return listed(await service.prepare(lambda: vectors.embeddings(served.llm, body)))
+
+
+ROUTES = tuple(Route("POST", path, LLAMA, embeddings) for path in ("/embedding", "/embeddings"))
