@@ -270,7 +270,7 @@ NAMED = [
     (talk("a", [{**USE, "input": "x"}], [RESULT]), "messages.1.content.0.input: it is a text"),
     (talk("a", "b "), "messages.1: the last message is the assistant's, and its text must not end with white space"),
     (talk("a", [{"type": "thinking", "thinking": "x"}]), "messages.1: the last message is"),
-    ({"model": 5}, "there is no model"),
+    ({"model": 5}, "model is 5"),
 ]  # fmt: skip
 
 
