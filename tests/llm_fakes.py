@@ -179,6 +179,9 @@ class FakeTokenizer:
             ids += ([EOS] if i else []) + list(part)
         return ids
 
+    def pair(self, first: str, second: str) -> list[int]:
+        return [BOS, *self.encode(first), EOS, *self.encode(second), EOS]
+
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         return bytes([token]) if token < 256 else b""
 

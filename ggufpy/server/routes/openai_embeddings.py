@@ -1,4 +1,4 @@
-"""POST /v1/embeddings and /embeddings."""
+"""POST /v1/embeddings. Without /v1 llama-server answers in a form of its own (`llama_embedding.py`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def embed(service: Service, request: Request) -> dict[str, Any]:
             calls = [partial(_row, served.llm, asked, number) for number in range(len(asked.inputs))]
             made = await each(service, request, served, calls)
             tokens = sum(count for _, count in made)
-            note(request, tokens, time.monotonic() - since)
+            note(service, served, tokens, time.monotonic() - since)
             return embeddings.listed(served.name, [row for row, _ in made], tokens)
 
 
@@ -47,4 +47,4 @@ def _row(llm: Llama, asked: Wanted, number: int) -> tuple[list[float] | str, int
     return embeddings.encoded(row) if asked.encoded else row.tolist(), len(tokens)
 
 
-ROUTES = tuple(Route("POST", path, OPENAI, embed) for path in ("/v1/embeddings",))
+ROUTES = (Route("POST", "/v1/embeddings", OPENAI, embed),)
