@@ -43,10 +43,10 @@ class Endpoint:
                 return
             assert route.answer is not None
             made = await route.answer(service, Request(scope, receive))
-            if isinstance(made, Response):
-                await made(scope, receive, send)
-            else:
+            if isinstance(made, dict):
                 await sender.whole(made)
+            else:
+                await made(scope, receive, send)
         except Gone:
             return
         except Problem as problem:

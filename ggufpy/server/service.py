@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ggufpy.server.pool import Pool
+from ggufpy.server.responses_store import Responses
 from ggufpy.server.settings import ServerOptions
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Service:
     def __init__(self, pool: Pool, options: ServerOptions, keys: Sequence[str] = ()) -> None:
         self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
+        self.responses = Responses()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
 
     async def prepare(self, work: Callable[[], T]) -> T:

@@ -11,19 +11,20 @@ from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.types import ASGIApp
 
     from ggufpy.server.answer import Prepare
     from ggufpy.server.families import Family
     from ggufpy.server.service import Service
 
-Answer = Callable[["Service", "Request"], Awaitable["Response | dict[str, Any]"]]
+Answer = Callable[["Service", "Request"], Awaitable["ASGIApp | dict[str, Any]"]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path, in whose family's manners it answers, and how: by `answer`, whose record or response is
-    sent as it is, or by generating what `prepare` makes of a body. `open`: no key is asked for."""
+    """A method and a path, in whose family's manners it answers, and how: by `answer`, whose record is sent and
+    whose response, any ASGI application, is called, or by generating what `prepare` makes of a body. `open`: no key is
+    asked for."""
 
     method: str
     path: str
