@@ -16,6 +16,7 @@ from ggufpy.api.responses.tools import Toolbox, echoed, toolbox
 from ggufpy.errors import GGUFError
 from ggufpy.server.responses_fields import LOGPROBS, SAMPLING, SEALED, checked
 from ggufpy.server.work import Prepared
+from ggufpy.support import checks
 
 if TYPE_CHECKING:
     from ggufpy.llm import Llama
@@ -114,10 +115,12 @@ class _Call:
 
     def _toolbox(self) -> Toolbox:
         """The tools of the request, and those that a client adds within the conversation."""
-        more = [tool for item in self._given if item["type"] == "additional_tools" for tool in item.get("tools", ())]
-        tools = self._fields.get("tools")
-        return toolbox([*tools, *more] if more and isinstance(tools, list) else more or tools,
-                       self._fields.get("tool_choice"))  # fmt: skip
+        fields = self._fields
+        made = [] if fields.get("tools") is None else checks.items("tools", fields["tools"], "a list of tools")
+        for i, item in enumerate(self._given):
+            if item["type"] == "additional_tools":
+                made += checks.items(f"input[{i}].tools", item.get("tools"), "a list of tools")
+        return toolbox(made, fields.get("tool_choice"))
 
     def _asked(self, items: Sequence[Mapping[str, Any]]) -> Asked:
         fields = self._fields

@@ -184,8 +184,9 @@ class _Chat:
 
 
 def _call_id(item: Mapping[str, Any], where: str) -> str:
-    """The id that binds a call and its output; outputs of local shells have it for their own."""
-    return checks.text(f"{where}.call_id", item.get("call_id", item.get("id")))
+    """The id that binds a call and its output. Some kinds have it for their own."""
+    own = item["type"] in ("local_shell_call", "local_shell_call_output", "mcp_call")
+    return checks.text(f"{where}.call_id", item.get("call_id", item.get("id") if own else None))
 
 
 def _texts(content: Any, where: str) -> list[str]:
