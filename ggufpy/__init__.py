@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggufpy.support.lazy import lazy
+from ggufpy.support.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ggufpy.api.caches import BaseLlamaCache, LlamaDiskCache, LlamaRAMCache
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ggufpy.llm import Llama
     from ggufpy.quants import dequantize, quantize
     from ggufpy.tokenizers import load_tokenizer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BaseLlamaCache",

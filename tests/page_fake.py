@@ -3,7 +3,9 @@ streams what the last message asks for."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -180,8 +182,14 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.plan = plan
         self.stopping = threading.Event()
+        self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Notes the connection: browsers keep theirs open."""
+        self._open.append(request)
+        super().process_request(request, client_address)
 
     @property
     def address(self) -> str:
@@ -189,8 +197,11 @@ class FakeServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def stop(self) -> None:
-        """Ends the streams that are on their way and closes the port."""
+        """Ends all connections and closes the port."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
+        for each in self._open:
+            with contextlib.suppress(OSError):  # closed by its handler
+                each.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)

@@ -15,6 +15,8 @@ from typing import Any
 import uvicorn
 
 from ggufpy.llm import Llama
+from ggufpy.server.catalogue import Catalogue, Entry
+from ggufpy.server.loader import Progress
 from ggufpy.server.pool import Pool
 from ggufpy.server.run import listen, make_config
 from ggufpy.server.service import Service
@@ -66,6 +68,22 @@ class Running:
             return Answered(error.code, dict(error.headers), error.read())
 
 
+@dataclass(frozen=True)
+class Factories:
+    """A loader of models that functions make."""
+
+    models: Mapping[str, Callable[[], Llama]]
+
+    def fetch(self, entry: Entry, progress: Progress) -> Entry:
+        return entry
+
+    def need(self, entry: Entry) -> int:
+        return 0
+
+    def load(self, entry: Entry, progress: Progress) -> Llama:
+        return self.models[entry.name]()
+
+
 @contextmanager
 def serving(
     models: Mapping[str, Callable[[], Llama]], options: ServerOptions | None = None, keys: tuple[str, ...] = ()
@@ -75,7 +93,8 @@ def serving(
     made: list[Service] = []
 
     async def start() -> Service:
-        made.append(Service(Pool(list(models), lambda name: models[name](), chosen.queue), chosen, keys))
+        pool = Pool(Catalogue.of_names(list(models)), Factories(models), chosen)
+        made.append(Service(pool, chosen, keys))
         return made[0]
 
     chosen = replace(chosen, port=0)

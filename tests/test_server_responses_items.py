@@ -310,7 +310,7 @@ def test_a_conversation_is_kept_once_and_as_long_as_its_end() -> None:
         ("previous_response_id", 1, "previous_response_id"), ("instructions", 1, "instructions"),
         ("tool_choice", "required", "there is nothing to call"), ("temprature", 1, "did you mean temperature?"),
         ("messages", [], "messages is no field"), ("seed", "x", "seed"), ("stop", 1, "stop"), ("top_k", "x", "top_k"),
-        ("chat_template_kwargs", 1, "chat_template_kwargs"), ("safety_identifier", "x" * 5000, "4,096"),
+        ("chat_template_kwargs", 1, "chat_template_kwargs is 1"), ("safety_identifier", "x" * 5000, "4,096"),
         ("input", [{"type": "additional_tools", "tools": 1}], "input[0].tools"),
         *((name, {}, "cannot be honoured") for name in sorted(REFUSED)),
     ],

@@ -140,8 +140,8 @@ class Completions(StatefulModel):
         template = self.chat_template
         if template is None:
             raise GGUFError(
-                "the model has no chat template: use create_completion (on the command line: --raw), or name one with "
-                'chat_format ("chatml")'
+                "the model has no chat template: use create_completion (/v1/completions; on the command line: --raw), "
+                'or name one with chat_format ("chatml")'
             )
         from ggufpy.chat import generic
         from ggufpy.chat.syntax.generic import NAME

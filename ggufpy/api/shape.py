@@ -17,11 +17,24 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class TextSpent:
+    """What one text of a call took, as `Spent`; `place` is the number of the place that it had, None where none."""
+
+    prompt: int
+    cached: int
+    completion: int
+    place: int | None = None
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Spent:
     """What a call took: tokens of its prompt, how many of them were read before, and tokens of all its choices.
 
     Seconds: from the call until it began to be evaluated (waiting for its model, of that `load_seconds`, and for a
-    place), from then to its first token, and from there to its end. They are 0 where nobody took the time.
+    place), from then to its first token, and from there to its end. They are 0 where nobody took the time. `texts` are
+    those of its choices, in order, where somebody keeps an account of each.
     """
 
     prompt: int
@@ -31,6 +44,7 @@ class Spent:
     load_seconds: float = 0.0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    texts: tuple[TextSpent, ...] = ()
 
     @property
     def usage(self) -> Record:

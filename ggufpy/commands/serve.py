@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ggufpy.commands import UsageError
 from ggufpy.commands._options import (
+    MODEL_HELP,
     add_cache_arguments,
-    add_default_model_argument,
     add_engine_arguments,
     add_load_options,
     add_option,
@@ -17,6 +17,7 @@ from ggufpy.commands._options import (
     load_options,
 )
 from ggufpy.errors import GGUFError
+from ggufpy.hub import DEFAULT_MODEL
 
 HELP = "answer OpenAI, Anthropic and ollama clients over HTTP, with a page to chat"
 DESCRIPTION = """Serve models over HTTP: the interfaces of OpenAI, Anthropic, ollama and llama-server, and a page to
@@ -25,6 +26,8 @@ chat at the server's address.
 examples:
   ggufpy serve                                       the default model at http://127.0.0.1:8080
   ggufpy serve model.gguf -np 8 -c 8192              eight texts at once, 8,192 tokens each
+  ggufpy serve --models-dir models                   every .gguf file below a folder, loaded when it is asked for
+  ggufpy serve a.gguf b.gguf --alias gpt-4o=a.gguf   two models, one of them under a second name
   ggufpy serve --host 0.0.0.0 --api-key-file keys    for others, who bring a key"""
 
 
@@ -33,10 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ggufpy.server.settings import ServerOptions
     from ggufpy.support.options import declared
 
-    add_default_model_argument(parser)
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"{MODEL_HELP}; the first answers requests that name none (default: {DEFAULT_MODEL}, unless --models-dir "
+        "or --alias says what to serve)",
+    )
     server = declared(ServerOptions)
     for name in ("host", "port"):
         add_option(parser, server[name])
+    group = parser.add_argument_group("models", "clients name them by file name without .gguf, or as given here")
+    group.add_argument(
+        "-a",
+        "--alias",
+        action="append",
+        default=[],
+        type=alias,
+        metavar="NAME=MODEL",
+        help="another name for a MODEL, or the name of one that is given only here; again for more",
+    )
+    for name in ("models_dir", "keep_alive", "max_models", "max_memory", "load_wait"):
+        add_option(group, server[name])
+    group.add_argument("--allow-pull", action="store_true", help=server["allow_pull"].full_help)
     access = parser.add_argument_group("access", "on a loopback address anybody on this machine may ask")
     access.add_argument(
         "--api-key", action="append", default=[], metavar="KEY", help="a key that clients must bring; again for more"
@@ -48,11 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("cors", "allowed_hosts"):
         add_option(access, server[name])
     add_load_options(parser, "n_ctx", "n_parallel")
-    for name in ("queue", "timeout", "body_limit", "keep_alive", "max_models"):
+    for name in ("queue", "timeout", "body_limit"):
         add_option(parser, server[name])
     add_engine_arguments(parser)
     add_cache_arguments(parser)
     add_speculation_arguments(parser)
+
+
+def alias(text: str) -> tuple[str, str]:
+    """An argument type: NAME=MODEL."""
+    name, equals, model = text.partition("=")
+    if not equals or not name or not model:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not NAME=MODEL, such as gpt-4o=model.gguf")
+    return name, model
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,8 +93,10 @@ def run(args: argparse.Namespace) -> int:
 
     check_speculation(args)
     try:
-        from ggufpy.llm import Llama
+        from ggufpy.server.catalogue import Catalogue, given_models
+        from ggufpy.server.folder import Folder
         from ggufpy.server.guards import is_loopback
+        from ggufpy.server.loader import Files
         from ggufpy.server.pool import Pool
         from ggufpy.server.run import serve
         from ggufpy.server.service import Service
@@ -77,10 +109,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--host {options.host} is open to others: give --api-key or --api-key-file; --without-key lets all ask"
         )
-    load = load_options(args)
+    models = args.models or ([] if args.alias or args.models_dir else [DEFAULT_MODEL])
+    folder = None if options.models_dir is None else Folder(options.models_dir)
+    catalogue = Catalogue(given_models(models, args.alias), folder, options.allow_pull)
+    loader = Files(catalogue, load_options(args))
 
     def start() -> Service:
-        return Service(Pool([args.model], lambda name: Llama.from_options(name, load), options.queue), options, keys)
+        return Service(Pool(catalogue, loader, options), options, keys)
 
     serve(start, options)
     return 0

@@ -11,17 +11,22 @@ class StopFilter:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.hit = False
+        self.found: str | None = None  # the string that has come
+
+    @property
+    def hit(self) -> bool:
+        """Whether one has come."""
+        return self.found is not None
 
     def push(self, text: str) -> str:
         """Add text; returns what can be shown now. After `hit` nothing more comes out."""
         if self.hit or not self._stops:
             return "" if self.hit else text
         self._held += text
-        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        places = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
-            self.hit = True
-            out, self._held = self._held[: min(places)], ""
+            place, self.found = min(places, key=lambda found: found[0])
+            out, self._held = self._held[:place], ""
             return out
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out = self._held[: len(self._held) - keep]

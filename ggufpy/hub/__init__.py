@@ -88,6 +88,18 @@ def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) 
     )
 
 
+def kept(name: str) -> Path | None:
+    """The file behind MODEL as `resolve` has it, where it is here already: nothing is fetched."""
+    if name.startswith("hf:"):
+        from ggufpy.hub.hf import kept_hf
+
+        return kept_hf(name, cache_dir() / "huggingface")
+    if name in MODELS and not Path(name).is_file():
+        target = cache_dir() / "models" / name / MODELS[name].file_name
+        return target if target.is_file() and target.stat().st_size == MODELS[name].nbytes else None
+    return Path(name) if Path(name).is_file() else None
+
+
 def pull(name: str, progress: ProgressCall | None = None, force: bool = False) -> Path:
     """Fetch a named model into the cache and return its path; what is already there is kept unless `force`.
 

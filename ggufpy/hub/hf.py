@@ -101,6 +101,11 @@ def _cached(ref: Reference, cache: Path) -> Path | None:
     return here[chosen[0]] if whole and sure else None
 
 
+def kept_hf(name: str, cache: Path) -> Path | None:
+    """The first file of `name` where all of it was fetched before. Raises GGUFError for what is no such name."""
+    return _cached(parse(name), cache)
+
+
 def pull_hf(name: str, cache: Path, force: bool = False) -> Path:
     """Fetch (or find) the files of `name` below `cache` and return the path of the first."""
     ref = parse(name)

@@ -6,8 +6,9 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,6 +20,7 @@ from ggufpy.server.families import Family, encode
 from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ggufpy.llm import Llama
     from ggufpy.server.served import Served
     from ggufpy.server.service import Service
+    from ggufpy.server.tally import Entry
 
 Record = dict[str, Any]
 Prepare = Callable[["Llama", Record], Prepared]
@@ -33,46 +36,63 @@ PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
 STALL = 60.0  # seconds that a client may leave unread what it was sent
 
 
+@dataclass(frozen=True)
+class Given:
+    """A body that has been read already, and how many seconds its model stays after it (None: as the server says)."""
+
+    body: Record
+    keep_alive: float | None = None
+
+
 class Generation:
     """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
-    a thread of its own."""
+    a thread of its own. `given` is the body where somebody has read it before."""
 
-    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
-        self._service, self._family, self._prepare = service, family, prepare
+    def __init__(self, service: Service, family: Family, prepare: Prepare, given: Given | None = None) -> None:
+        self._service, self._family, self._prepare, self._given = service, family, prepare, given
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        sender = Sender(send, self._family)
+        entry: Entry = scope["entry"]
+        sender = Sender(send, self._family, entry)
         seconds = self._service.options.timeout
         try:
             with anyio.fail_after(seconds or math.inf) as limit:
                 async with AsyncExitStack() as stack:
                     attendant = asyncio.create_task(_attend(sender, limit))
                     stack.callback(attendant.cancel)
-                    await self._answer(request, sender, stack)
+                    await self._answer(Request(scope, receive), sender, stack)
         except Gone:
-            return
+            entry.gone = True
         except Problem as problem:
             await sender.problem(problem)
         except TimeoutError:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
-        body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
-        served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
-        client, body = exchange.client_of(request), {**body, "model": served.name}
+        service, clock, entry = self._service, asyncio.get_running_loop().time, request.scope["entry"]
+        given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
+        since = clock()
+        served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
+        loading = clock() - since
+        client, body = exchange.client_of(request), {**given.body, "model": served.name}
+        entry.model = served.name
         served.queue.check()
-        prepared, work = await self._service.prepare(partial(self._work, served, body, client))
+        prepared, work = await service.prepare(partial(self._work, served, body, client))
+        work.loading = loading
+        served.queue.check(prepared.place)
         watcher = asyncio.create_task(_watch(request, work))
         stack.callback(watcher.cancel)
-        await (_stream if prepared.stream else _whole)(prepared, work, sender)
+        try:
+            await (_stream if prepared.stream else _whole)(prepared, work, sender)
+        finally:
+            entry.spent = work.spent
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
         try:
             prepared = self._prepare(served.llm, body)
             prepared.shape.prepare()
-            return prepared, Work(served, prepared.asked, client)
+            return prepared, Work(served, prepared, client)
         except GGUFError as error:
             raise Problem(BAD_REQUEST, str(error), _code(error), _param(error, body)) from error
 
@@ -104,29 +124,32 @@ async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
-    said: list[list[Any]] = [[] for _ in prepared.asked.samplings]
-    async for made in work.deltas():
-        for number, delta in made:
-            said[number].append(delta)
+    said: list[list[Any]] = [[] for _ in prepared.choices]
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            for number, delta in made:
+                said[number].append(delta)
     await sender.whole(prepared.shape.whole(said, work.spent))
 
 
 async def _stream(prepared: Prepared, work: Work, sender: Sender) -> None:
     shape = prepared.shape
     await sender.records(list(shape.begin()))
-    async for made in work.deltas():
-        records = [record for number, delta in made for record in shape.delta(number, delta)]
-        if records:
-            await sender.records(records)
+    async with aclosing(work.deltas()) as deltas:
+        async for made in deltas:
+            records = [record for number, delta in made for record in shape.delta(number, delta)]
+            if records:
+                await sender.records(records)
     await sender.records(list(shape.end(work.spent)), last=True)
 
 
 class Sender:
     """Writes an answer's bytes; what fails after the first of them is told within the stream."""
 
-    def __init__(self, send: Send, family: Family) -> None:
-        self._bare, self._family = send, family
+    def __init__(self, send: Send, family: Family, entry: Entry | None = None) -> None:
+        self._bare, self._family, self._entry = send, family, entry
         self._begun = self._ended = False
+        self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
         self._since = time.monotonic()  # the last time that something began or ended to be sent
 
@@ -144,7 +167,7 @@ class Sender:
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self._begun = True
-        named = {"content-type": media_type, **headers}
+        named = {"content-type": media_type, "request-id": self._id, "x-request-id": self._id, **headers}
         coded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": coded})
 
@@ -175,8 +198,11 @@ class Sender:
         """What went wrong."""
         if problem.status >= FAILED:
             console.note(f"ggufpy: {problem.status}: {problem.message}")
+        if self._entry is not None:
+            self._entry.refused(problem)
         if self._ended:
             return
+        problem.request_id = self._id
         if not self._begun:
             await self.whole(self._family.error(problem), problem.status, problem.headers)
             return

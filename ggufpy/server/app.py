@@ -23,7 +23,9 @@ from ggufpy.server.service import Service, digest
 from ggufpy.support import console
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ggufpy.server.tally import Entry
 
 
 class Endpoint:
@@ -34,21 +36,24 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, service = self._route, self._make()
-        sender = Sender(send, route.family)
+        entry = scope["entry"] = service.book.begin(route.path)
+        send = noting(send, entry)
+        sender = Sender(send, route.family, entry)
         try:
+            request = Request(scope, receive)
             if not route.open:
-                check_key(service, route.family.key(Request(scope).headers))
+                check_key(service, route.family.key(request.headers))
             if route.prepare is not None:
                 await Generation(service, route.family, route.prepare)(scope, receive, send)
                 return
             assert route.answer is not None
-            made = await route.answer(service, Request(scope, receive))
+            made = await route.answer(service, request)
             if isinstance(made, dict):
                 await sender.whole(made)
             else:
                 await made(scope, receive, send)
         except Gone:
-            return
+            entry.gone = True
         except Problem as problem:
             await sender.problem(problem)
         except GGUFError as error:
@@ -56,6 +61,19 @@ class Endpoint:
         except Exception as error:  # a fault of ours: the client gets an answer, whoever runs the server the reason
             console.note(f"ggufpy: {scope['path']}: {traceback.format_exc()}")
             await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
+        finally:
+            service.book.end(entry)
+
+
+def noting(send: Send, entry: Entry) -> Send:
+    """`send`, with the status of the answer noted."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            entry.status = message["status"]
+        await send(message)
+
+    return sending
 
 
 def check_key(service: Service, key: str | None) -> None:
@@ -83,6 +101,7 @@ def make_app(start: Callable[[], Awaitable[Service]]) -> ASGIApp:
     async def missing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status = error.status_code
+        services[-1].book.missed(status)
         told = f"there is nothing at {request.method} {request.url.path}"
         body = encode(family_of(request.url.path).error(Problem(status, told, "not_found")))
         return Response(body, status, error.headers, "application/json")

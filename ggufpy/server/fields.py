@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from ggufpy.api.openai.fields import CHAT, COMPLETION, EMBEDDING, RERANK
+from ggufpy.api.openai.kinds import FieldError
 from ggufpy.errors import GGUFError
+from ggufpy.server.problems import BAD_REQUEST, Problem
+
+NAMES = frozenset({*CHAT, *COMPLETION, *EMBEDDING, *RERANK})
+TOO_LONG = "the context holds"  # of a prompt's error
+_NAME = re.compile(r"[a-z_]+(\[\d+\]|\.\w+)*")
 
 
 def check_names(body: Mapping[str, Any], known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
@@ -23,3 +32,20 @@ def check_names(body: Mapping[str, Any], known: Iterable[str], refused: Mapping[
             near = difflib.get_close_matches(name, sorted(names), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise GGUFError(f"{name[:80]} is no field of this request{hint}")
+
+
+@contextmanager
+def refusing(about: str) -> Iterator[None]:
+    """Within it an error of what a body asks for is a Problem 400 in OpenAI's terms: `param` is the field that its
+    message begins with, or the one that a prompt which is too long is in, `about`."""
+    try:
+        yield
+    except FieldError as error:
+        raise Problem(BAD_REQUEST, str(error), error.code, error.param) from error
+    except GGUFError as error:
+        message = str(error)
+        if TOO_LONG in message:
+            raise Problem(BAD_REQUEST, message, "context_length_exceeded", about) from error
+        word = message.split(" ", 1)[0].rstrip(":,")
+        known = _NAME.fullmatch(word) is not None and word.split(".")[0].split("[")[0] in NAMES
+        raise Problem(BAD_REQUEST, message, "invalid_value" if known else None, word if known else None) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TIMEOUT, TOO_LARGE = 400, 401, 403, 404, 408, 413
-TOO_MANY, FAILED, UNAVAILABLE = 429, 500, 503
+TOO_MANY, FAILED, NOT_SUPPORTED, UNAVAILABLE = 429, 500, 501, 503
 
 
 class Problem(Exception):
@@ -18,6 +18,15 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = dict(headers or {})
+        self.request_id: str | None = None  # that of the answer that tells it
+
+
+class TooLong(Problem):
+    """A prompt of more tokens than the context holds."""
+
+    def __init__(self, message: str, tokens: int, holds: int) -> None:
+        super().__init__(BAD_REQUEST, message, "context_length_exceeded", "prompt")
+        self.tokens, self.holds = tokens, holds
 
 
 class Gone(Exception):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai import asked as asking
 from ggufpy.api.openai.asked import Asked
+from ggufpy.api.openai.bodies import LEAST_EFFORT
 from ggufpy.api.responses import items as conversing
 from ggufpy.api.responses.output import Telling
 from ggufpy.api.responses.shape import ResponseShape
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}  # those of OpenAI that templates do not know
+EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # those that templates do not know
 ROOM = 8  # a part of the context that is left for an answer whose length is not said, where turns are left out
 
 
@@ -192,13 +193,15 @@ def _without(items: list[Record], starts: list[int], count: int) -> list[Record]
 
 
 def _effort(reasoning: Mapping[str, Any], variables: Any) -> Record:
-    """How much is to be thought, in the words of templates: `reasoning_effort`, or no thinking at all."""
+    """How much is to be thought, in the words of templates, as chat completions have it (`api/openai/bodies.py`)."""
     effort = reasoning.get("effort")
     if effort is None:
         return {}
-    if effort != "none":
-        return {"reasoning_effort": EFFORTS.get(effort, effort)}
-    return {"chat_template_kwargs": {"enable_thinking": False, **(variables or {})}}
+    made: Record = {"reasoning_effort": EFFORTS.get(effort, effort)}
+    if effort in LEAST_EFFORT:
+        off = {"enable_thinking": False, "thinking": False}
+        made["chat_template_kwargs"] = {**off, **(variables or {})}
+    return made
 
 
 def _response_format(given: Mapping[str, Any]) -> Record:

@@ -113,7 +113,7 @@ SAMPLING: Mapping[str, Check] = MappingProxyType(
         "repeat_penalty": _given,
         "seed": _given,
         "stop": _given,
-        "chat_template_kwargs": _given,
+        "chat_template_kwargs": _objects,
     }
 )
 FIELDS: Mapping[str, Check] = MappingProxyType(

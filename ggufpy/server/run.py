@@ -66,7 +66,7 @@ def url_of(listening: socket.socket, host: str) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, and ends where the first model cannot be loaded; `problem` says why."""
+    """Says where it listens, and ends where the first model that it was given cannot be loaded; `problem` says why."""
 
     def __init__(self, config: uvicorn.Config, url: str) -> None:
         super().__init__(config)
@@ -85,6 +85,9 @@ class _Server(uvicorn.Server):
         console.note(f"ggufpy: listening at {self._url} (Ctrl-C ends it)")
 
     async def _load(self, service: Service) -> None:
+        if not service.pool.catalogue.given:
+            console.note(f"ggufpy: {len(service.pool.names)} models, loaded when they are asked for")
+            return
         try:
             async with service.pool.use(None) as served:
                 llm = served.llm

@@ -11,26 +11,44 @@ from typing import TYPE_CHECKING
 from ggufpy.generate.driver import Driver
 from ggufpy.runtime.request import Event, Request
 from ggufpy.server.queue import Queue
-from ggufpy.server.tally import Tally
+from ggufpy.server.slots import Slots
 from ggufpy.support import console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ggufpy.llm import Llama
 
 Sink = Callable[[Event], None]
 
 
 class Served:
-    """A loaded model. `name` is what clients call it. Made on the event loop that its requests belong to."""
+    """A loaded model. `name` is what clients call it. Made on the event loop that its requests belong to.
+
+    `memory` is what it was reckoned to take, in bytes, `path` its file, `users` how many requests use or want it,
+    `keep_alive` how many seconds it stays behind the last of them (below 0 for ever), `used` when the last one ended.
+    """
 
     def __init__(self, name: str, llm: Llama, waiting: int, load_seconds: float = 0.0) -> None:
         self.name, self.llm, self.load_seconds = name, llm, load_seconds
-        self.since = time.time()
+        self.since = self.used = time.time()
+        self.path: Path | None = None
+        self.memory = self.users = 0
+        self.keep_alive = -1.0
         self.queue = Queue(llm.n_parallel(), waiting)
-        self.tally = Tally()
+        self.slots = Slots(llm.n_parallel())
+        self.busy_steps = 0  # places that were taken, summed over steps
+        self._counted = 0
         self._events: deque[tuple[Sink, Event]] = deque()  # from the engine's thread to the event loop
         self._loop = asyncio.get_running_loop()
         self._driver = Driver(llm.loop, self._after, self._failed)
+
+    @property
+    def expires(self) -> float | None:
+        """When it goes (Unix seconds) unless somebody asks for it; None is never."""
+        if self.keep_alive < 0:
+            return None
+        return (time.time() if self.users else self.used) + self.keep_alive
 
     @property
     def steps(self) -> int:
@@ -56,6 +74,8 @@ class Served:
         self._after()  # what it says to those that waited
 
     def _after(self) -> None:
+        made, self._counted = self.steps - self._counted, self.steps
+        self.busy_steps += made * self.queue.taken
         if self._events:
             try:
                 self._loop.call_soon_threadsafe(self._deliver)

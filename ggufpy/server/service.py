@@ -12,6 +12,7 @@ from typing import TypeVar
 from ggufpy.server.pool import Pool
 from ggufpy.server.responses_store import Responses
 from ggufpy.server.settings import ServerOptions
+from ggufpy.server.tally import Book
 
 T = TypeVar("T")
 PREPARING = 4  # requests whose bodies are looked at at once: templates, tokens, grammars
@@ -29,6 +30,7 @@ class Service:
         self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
         self.responses = Responses()
+        self.book = Book()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
 
     async def prepare(self, work: Callable[[], T]) -> T:

@@ -1,32 +1,139 @@
-"""What a model has done so far, in numbers: what `/metrics` and `/props` show."""
+"""What the server has done so far, in numbers: what `/metrics` shows.
+
+A request has an `Entry` while it is answered, and the `Book` adds it up once it is over: per request some additions and
+places in lists that are short, per token nothing. All of it is written on the event loop.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ggufpy.api.shape import Spent
 
+if TYPE_CHECKING:
+    from ggufpy.server.problems import Problem
 
-@dataclass
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+LENGTHS = tuple(float(1 << power) for power in range(4, 18))  # 16 to 131,072 tokens
+GONE = 499  # the status, in numbers only, of a request whose client has left (nginx has it so)
+OTHER = "other"  # the route of requests that have none
+
+
+@dataclass(eq=False)
+class Histogram:
+    """How many values are at most as large as each bound; `counts` has one more, for those above all of them."""
+
+    bounds: Sequence[float]
+    counts: list[int] = field(init=False)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        """Counts one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def cumulative(self) -> list[tuple[str, int]]:
+        """Bounds as Prometheus writes them, and how many values are at most that."""
+        made, so_far = [], 0
+        for bound, count in zip([*self.bounds, float("inf")], self.counts, strict=True):
+            so_far += count
+            made.append(("+Inf" if bound == float("inf") else repr(bound), so_far))
+        return made
+
+
+@dataclass(eq=False)
 class Tally:
-    """Counts since the model was loaded. All of it is written on the event loop."""
+    """What one model has done since the server began, however often it was loaded."""
 
     requests: int = 0
-    cancelled: int = 0
-    failed: int = 0
     prompt_tokens: int = 0  # evaluated
     cached_tokens: int = 0  # of prompts, read before
     tokens: int = 0
-    wait_seconds: float = 0.0
+    longest: int = 0  # tokens of the longest text, with its prompt
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    first_token: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds, waiting included
+    per_token: Histogram = field(default_factory=lambda: Histogram(TOKEN_SECONDS))  # seconds, behind the first
+    waits: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds
+    prompts: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
+    answers: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
 
-    def done(self, spent: Spent) -> None:
-        """A request has ended."""
+    def add(self, spent: Spent) -> None:
+        """A request has ended that took so much."""
         self.requests += 1
         self.prompt_tokens += spent.prompt - spent.cached
         self.cached_tokens += spent.cached
         self.tokens += spent.completion
-        self.wait_seconds += spent.wait_seconds
         self.prompt_seconds += spent.prompt_seconds
         self.decode_seconds += spent.decode_seconds
+        self.longest = max([self.longest, *(text.prompt + text.completion for text in spent.texts)])
+        self.waits.add(spent.wait_seconds)
+        self.prompts.add(spent.prompt)
+        self.answers.add(spent.completion)
+        if spent.completion:
+            self.first_token.add(spent.wait_seconds + spent.prompt_seconds)
+        for text in spent.texts:
+            if text.completion > 1:
+                self.per_token.add(text.decode_seconds / (text.completion - 1))
+
+
+@dataclass(eq=False)
+class Entry:
+    """One request while it is answered. `model` and `spent` are there where one was asked for and generated."""
+
+    route: str
+    since: float
+    model: str = ""
+    status: int = 0
+    gone: bool = False  # its client has left
+    spent: Spent | None = None
+    problem: Problem | None = None
+
+    def refused(self, problem: Problem) -> None:
+        """It could not be answered, or not to the end."""
+        self.problem = problem
+
+
+class Book:
+    """All requests of a server."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[str, Tally] = {}  # by model
+        self.requests: Counter[tuple[str, str, int]] = Counter()  # by model, route and status
+        self.refused: Counter[tuple[str, str]] = Counter()  # by route and reason
+        self.cancelled: Counter[tuple[str, str]] = Counter()  # by model and route
+        self.seconds: dict[str, Histogram] = {}  # by route
+        self.open = 0
+
+    def begin(self, route: str) -> Entry:
+        """A request has come."""
+        self.open += 1
+        return Entry(route, time.monotonic())
+
+    def end(self, entry: Entry) -> None:
+        """It is over."""
+        self.open -= 1
+        status = GONE if entry.gone else entry.status
+        self.requests[entry.model, entry.route, status] += 1
+        self.seconds.setdefault(entry.route, Histogram(SECONDS)).add(time.monotonic() - entry.since)
+        if entry.gone:
+            self.cancelled[entry.model, entry.route] += 1
+        if entry.problem is not None:
+            self.refused[entry.route, entry.problem.code or f"status_{entry.problem.status}"] += 1
+        if entry.spent is not None and any(text.place is not None for text in entry.spent.texts):
+            self.tallies.setdefault(entry.model, Tally()).add(entry.spent)
+
+    def missed(self, status: int) -> None:
+        """A request has come for which there is no route."""
+        self.end(Entry(OTHER, time.monotonic(), status=status))
+        self.open += 1

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.texts import Delta, Reader, stream_of
-from ggufpy.api.shape import Shape, Spent
+from ggufpy.api.shape import Shape, Spent, TextSpent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
 from ggufpy.server.problems import BAD_REQUEST, FAILED, Gone, Problem
 from ggufpy.server.served import Served
+from ggufpy.server.slots import Account, Shown, over, running
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -27,54 +28,98 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A call that has been checked: what it asks for, how its answer is told, whether as a stream."""
+    """A call that has been checked: what it asks for, how its answer is told, whether as a stream.
+
+    `more` are further prompts of the call, whose choices are numbered behind those of the first. `place` is the number
+    of the place that its texts must have, one after the other. `account` is given what says how much was spent so far.
+    """
 
     asked: Asked
     shape: Shape
     stream: bool
+    _: KW_ONLY
+    more: tuple[Asked, ...] = ()
+    place: int | None = None
+    account: Callable[[Callable[[], Spent]], None] | None = None
+
+    @property
+    def choices(self) -> list[tuple[Asked, int]]:
+        """Each choice: what asks for it, and its number among the choices of that."""
+        return [(asked, number) for asked in (self.asked, *self.more) for number in range(len(asked.samplings))]
 
 
 class _Choice:
-    """One text: its request, and what reads it."""
+    """One text: its request, what reads it, and when it got where it is."""
 
-    def __init__(self, llm: Llama, asked: Asked, number: int) -> None:
-        self.number = number
-        self.stream: Stream = stream_of(llm, asked, number)
+    def __init__(self, llm: Llama, asked: Asked, of_call: int, number: int) -> None:
+        self.asked, self.of_call, self.number = asked, of_call, number
+        place, of_prompt = divmod(of_call, asked.per_prompt)
+        self.prompt, self.leads = (id(asked), place), of_prompt == 0
+        self.stream: Stream = stream_of(llm, asked, of_call)
         self.reader = Reader(llm, asked)
         self.begun = self.ended = False
+        self.over = asyncio.Event()
+        self.times: dict[str, float] = {}
+        self.place: int | None = None
+        self.task = -1
+        self.new_line = False
 
     def delta(self, event: Event) -> Delta | None:
         """What an event brings. Raises what the text has failed with."""
         if self.ended:
             return None
         if isinstance(event, Token):
-            return self.reader.push(event.token, event.logits)
-        self.ended = True
+            delta = self.reader.push(event.token, event.logits)
+            self.new_line = self.new_line or "\n" in delta.text
+            return delta
+        self.end()
         if isinstance(event, Failed):
             raise event.error
         return self.reader.finish(self.stream.request.finish)
 
+    def end(self) -> None:
+        """No more tokens are wanted."""
+        self.ended = True
+        self.over.set()
+
+    def spent(self, now: float) -> TextSpent:
+        """What it has taken so far."""
+        begun, first, end = (self.times.get(moment, now) for moment in ("begun", "first", "end"))
+        made, request = len(self.reader.drawn), self.stream.request
+        return TextSpent(len(request.prompt), request.reused, made, self.place, first - begun, end - first)
+
+    def shown(self, stream: bool, account: Account) -> Shown:
+        """The text as its place shows it."""
+        new_line = self.new_line
+        says = (lambda: new_line) if self.ended else (lambda: self.new_line)
+        return Shown(self.task, self.asked, self.of_call, stream, *account, says)
+
 
 class Work:
-    """A call at work. `choices_of` makes its texts, on any thread; all else is on the event loop."""
+    """A call at work. It is made on any thread, with the texts of its choices; all else is on the event loop."""
 
-    def __init__(self, served: Served, asked: Asked, client: str) -> None:
-        self._served, self._asked, self._client = served, asked, client
-        self._choices = [_Choice(served.llm, asked, i) for i in range(len(asked.samplings))]
+    def __init__(self, served: Served, prepared: Prepared, client: str) -> None:
+        self._served, self._prepared, self._client = served, prepared, client
+        self._choices = [_Choice(served.llm, *choice, i) for i, choice in enumerate(prepared.choices)]
         self._events: deque[tuple[_Choice, Event]] = deque()
         self._ready = asyncio.Event()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone = False
         self._times: dict[str, float] = {}
+        self.loading = 0.0  # seconds that its model was waited for
+        if prepared.account is not None:
+            prepared.account(lambda: self.spent)
 
     @property
     def spent(self) -> Spent:
         """What it has taken so far."""
         now = asyncio.get_running_loop().time()
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
-        count = sum(len(choice.reader.drawn) for choice in self._choices)
-        cached = self._choices[0].stream.request.reused
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
-        return Spent(len(self._asked.tokens), cached, count, *times)
+        texts = tuple(choice.spent(now) for choice in self._choices)
+        heads = [text for text, choice in zip(texts, self._choices, strict=True) if choice.leads]
+        prompt, cached = sum(text.prompt for text in heads), sum(text.cached for text in heads)
+        times = (begun - asked, self.loading, first - begun, now - first)
+        return Spent(prompt, cached, sum(text.completion for text in texts), *times, texts)
 
     def leave(self) -> None:
         """The client has gone: what is at work for it ends before the next step."""
@@ -83,44 +128,66 @@ class Work:
             self._served.cancel(choice.stream.request)
         self._ready.set()
 
-    async def deltas(self) -> AsyncIterator[list[tuple[int, Delta]]]:
+    async def deltas(self) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         """The deltas of all choices with their numbers, as many as have come.
 
         Raises Gone where the client has left, and Problem for what fails.
         """
         self._note("asked")
-        tasks: list[asyncio.Task[None]] = []
-        async with AsyncExitStack() as places:
-            try:
-                await self._begin(self._choices[0], places)
-                while not all(choice.ended for choice in self._choices):
-                    await self._ready.wait()
-                    self._ready.clear()
-                    if self._gone:
-                        raise Gone
-                    if made := self._take():
-                        self._note("first")
-                        yield made
-                        self._told(made)
-                        if not tasks:  # the others begin behind what is read of the first one's prompt
-                            tasks = [asyncio.create_task(self._begin(each, places)) for each in self._choices[1:]]
-            finally:
-                for task in tasks:
-                    task.cancel()
-                self._end()
+        try:
+            for choice in self._choices:
+                if choice.leads:
+                    self._start(choice)
+            while not all(choice.ended for choice in self._choices):
+                await self._ready.wait()
+                self._ready.clear()
+                if self._gone:
+                    raise Gone
+                if made := self._take():
+                    self._note("first")
+                    yield made
+                    self._told(made)
+                    self._follow(made)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            self._end()
 
-    async def _begin(self, choice: _Choice, places: AsyncExitStack) -> None:
-        await places.enter_async_context(self._served.queue.place(self._client))
-        self._note("begun")
-        choice.begun = True
+    def _start(self, choice: _Choice) -> None:
+        self._tasks[choice.number] = asyncio.create_task(self._run(choice))
+
+    def _follow(self, made: list[tuple[int, Delta]]) -> None:
+        """Further choices of a prompt begin behind what is read of it for the first one."""
+        read = {self._choices[number].prompt for number, _ in made}
+        for choice in self._choices:
+            if choice.number not in self._tasks and choice.prompt in read:
+                self._start(choice)
+
+    async def _run(self, choice: _Choice) -> None:
+        """One text, from its place to its end."""
+        served, request = self._served, choice.stream.request
 
         def put(event: Event) -> None:
             self._events.append((choice, event))
             self._ready.set()
 
-        if self._gone:
-            raise Gone
-        self._served.submit(choice.stream.request, put)
+        try:
+            async with served.queue.place(self._client, self._prepared.place) as choice.place:
+                self._note("begun")
+                choice.times["begun"] = asyncio.get_running_loop().time()
+                choice.begun, choice.task = True, served.slots.next_task()
+                stream = self._prepared.stream
+                account = running(request, lambda: len(choice.reader.drawn))
+                served.slots.begin(choice.place, choice.shown(stream, account))
+                try:
+                    served.submit(request, put)
+                    await choice.over.wait()
+                finally:
+                    self._served.cancel(request)
+                    last = over(request, len(choice.reader.drawn))
+                    served.slots.end(choice.place, choice.shown(stream, last))
+        except Exception as error:
+            put(Failed(request, error))
 
     def _take(self) -> list[tuple[int, Delta]]:
         """The deltas of what has come."""
@@ -133,12 +200,16 @@ class Work:
                 raise Problem(BAD_REQUEST, str(error)) from error
             except Exception as error:
                 raise Problem(FAILED, f"the model failed: {type(error).__name__}: {error}") from error
+            now = asyncio.get_running_loop().time()
             if delta is not None:
+                choice.times.setdefault("first", now)
                 made.append((choice.number, delta))
             if choice.reader.hit and not choice.ended:
-                choice.ended = True
+                choice.end()
                 self._served.cancel(choice.stream.request)
                 made.append((choice.number, choice.reader.finish(None)))
+            if choice.ended:
+                choice.times.setdefault("end", now)
         return made
 
     def _told(self, made: list[tuple[int, Delta]]) -> None:
@@ -151,8 +222,9 @@ class Work:
         self._times.setdefault(moment, asyncio.get_running_loop().time())
 
     def _end(self) -> None:
+        now = asyncio.get_running_loop().time()
         for choice in self._choices:
+            choice.times.setdefault("end", now)
             if choice.begun:
                 choice.reader.keep()
             self._served.cancel(choice.stream.request)
-        self._served.tally.done(self.spent)

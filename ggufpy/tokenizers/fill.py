@@ -32,6 +32,13 @@ _PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "<|code_middle|>", "<|middle|>"),
     ),
 }  # fmt: skip
+# What further files stand behind: keys and texts, as above.
+_CONTEXT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "repository": (
+        ("fim_rep_token_id",), ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    ),
+    "file": (("fim_sep_token_id",), ("<|file_sep|>",)),
+}  # fmt: skip
 FILL_TEXTS = tuple(text for _, texts in _PARTS.values() for text in texts)
 
 
@@ -57,6 +64,11 @@ def fill_tokens(vocab: Vocab, metadata: Mapping[str, Any]) -> Fill:
     if prefix is None or suffix is None:
         raise GGUFError("the model has no tokens to fill in with: leave out suffix, or take a model of code that has")
     return Fill(prefix, suffix, found["middle"])
+
+
+def context_tokens(vocab: Vocab, metadata: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """The ids of what comes before a repository's name and before a file's, None where the model has none."""
+    return _token(vocab, metadata, *_CONTEXT["repository"]), _token(vocab, metadata, *_CONTEXT["file"])
 
 
 def _token(

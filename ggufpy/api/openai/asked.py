@@ -16,6 +16,7 @@ from uuid import uuid4
 from ggufpy.api.openai.formats import answer_grammar
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.errors import GGUFError
+from ggufpy.generate.loaded import NEW_SEED
 from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
@@ -33,10 +34,43 @@ RENDERED = frozenset({"self", "messages", "offer", "tools"})  # what a template 
 Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
 
 
+class Stopper(Protocol):
+    """Cuts a text off, as `StopFilter` does."""
+
+    @property
+    def hit(self) -> bool:
+        """Whether the text has ended."""
+
+    @property
+    def found(self) -> str | None:
+        """The string at which it has, if it is one."""
+
+    def push(self, text: str) -> str:
+        """Text that has come; returns what can be shown now."""
+
+    def flush(self) -> str:
+        """What was held back, once no more text can come."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of a text completion: its tokens, what is said of it before the answer, and how many characters it has
+    (`text_offset` counts from its beginning, echoed or not)."""
+
+    tokens: tuple[int, ...]
+    echo: str = ""
+    start: int = 0
+
+
 @dataclass(frozen=True)
 class Asked:
-    """One call. Its choices differ by what `samplings` has for each; `max_tokens` None is no limit, `logprobs` None
-    asks for none. `guides` makes what else decides about a text, once for each; `parser` what takes an answer apart.
+    """One call. Its choices differ by what `samplings` has for each; `max_tokens` None is no limit, 0 reads the prompt
+    and says nothing; `logprobs` None asks for none. `others` are further prompts, each with as many choices as the
+    first (`prompts`). `guides` makes what else decides about a text, once for each; `parser` what takes an answer
+    apart; `stopper` what ends it, where that is more than the strings of `stop`.
+
+    With a seed or a temperature of 0 the text is the one that the call gives alone, whatever ran before: its prompt
+    is cut into tokens afresh, and only what was read in the same way counts as read (`reuse` is "alike").
     """
 
     tokens: tuple[int, ...]
@@ -44,12 +78,14 @@ class Asked:
     max_tokens: int | None
     guides: Callable[[], Guides]
     stop: tuple[str, ...] = ()
+    stopper: Callable[[], Stopper] | None = None
     criteria: tuple[Criterion, ...] = ()
     scales: tuple[float, ...] | None = None
     reuse: Reuse = "any"  # see `runtime.request.Request`
     logprobs: int | None = None
     echo: str = ""
-    start: int = 0  # characters of the prompt: `text_offset` counts from its beginning, echoed or not
+    start: int = 0
+    others: tuple[Prompt, ...] = ()
     suffix: str = ""
     parser: Callable[[], Parser] | None = None
     shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
@@ -60,20 +96,40 @@ class Asked:
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts; choices are numbered prompt by prompt."""
+        return (Prompt(self.tokens, self.echo, self.start), *self.others)
 
-def text_request(llm: Model, prompt: str | Sequence[int], limit: int | None, options: Record) -> Asked:
-    """The request behind `create_completion`; takes its own names out of `options`, the rest is sampling."""
+    @property
+    def per_prompt(self) -> int:
+        """How many choices each prompt has."""
+        return len(self.samplings) // (1 + len(self.others))
+
+    def prompt(self, number: int) -> Prompt:
+        """The prompt of a choice."""
+        place = number // self.per_prompt
+        return Prompt(self.tokens, self.echo, self.start) if place == 0 else self.others[place - 1]
+
+
+def text_request(llm: Model, prompt: str | Sequence[Any], limit: int | None, options: Record) -> Asked:
+    """The request behind `create_completion`; takes its own names out of `options`, the rest is sampling. `prompt` is a
+    text or token ids, or a list of those."""
     options = dict(options)
     suffix = options.pop("suffix", None)
-    tokens, text = _prompt(llm, prompt, suffix)
-    if llm.tokenizer.bos is not None and tokens[:2] == [llm.tokenizer.bos] * 2:
+    echoed = checks.switch("echo", options.pop("echo", None))
+    prompts = [_prompt(llm, name, one, suffix, echoed) for name, one in _several(prompt)]
+    bos = llm.tokenizer.bos
+    if bos is not None and any(one.tokens[:2] == (bos, bos) for one in prompts):
         told = "the prompt has two beginning tokens, and models write worse then: leave out the one in the text"
         warnings.warn(told, RuntimeWarning, stacklevel=4)
-    echo = text if checks.switch("echo", options.pop("echo", None)) else ""
     logprobs = _alternatives(llm, "logprobs", options.pop("logprobs", None))
     guides = _guides(llm, options, None)
-    fixed = {"echo": echo, "start": len(text), "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
-    return _request(llm, tokens, limit, options, "cmpl", **fixed)
+    first, *others = prompts
+    for one in others:
+        llm.check_prompt(one.tokens)
+    fixed = {"echo": first.echo, "start": first.start, "logprobs": logprobs, "guides": guides, "suffix": suffix or ""}
+    return _request(llm, list(first.tokens), limit, options, "cmpl", **fixed, others=tuple(others))
 
 
 def chat_request(
@@ -96,6 +152,7 @@ def chat_request(
     fixed["parser"] = partial(answers.syntax.parser, prompt.text, offer.chosen if offer else None)
     fixed["shown"] = answers.shown
     options["stop"] = [*_stops(options.get("stop")), *prompt.stops]
+    fixed["alone"] = tuple(prompt.alone)
     return _request(llm, prompt.tokens, limit, options, "chatcmpl", **fixed)
 
 
@@ -131,14 +188,26 @@ def _limit(most: int | None, newer: int | None) -> int | None:
     return checks.whole("max_completion_tokens", newer)
 
 
-def _prompt(llm: Model, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], str]:
-    """The tokens of a prompt and its text; with a suffix what makes a model fill in between."""
+def _several(prompt: Any) -> list[tuple[str, Any]]:
+    """The prompts of a call and what errors call them: one, or those of a list of texts or of lists of tokens."""
+    if not isinstance(prompt, list | tuple) or not prompt or not isinstance(prompt[0], str | list | tuple):
+        return [("prompt", prompt)]
+    if len(prompt) > MOST_CHOICES:
+        raise GGUFError(f"prompt has {len(prompt):,} of them, and may have {MOST_CHOICES:,}")
+    return [(f"prompt[{i}]", one) for i, one in enumerate(prompt)]
+
+
+def _prompt(llm: Model, name: str, prompt: Any, suffix: str | None, echoed: bool) -> Prompt:
+    """A prompt; with a suffix what makes a model fill in between."""
     if suffix is not None:
-        return llm.infill_tokens(checks.text("prompt", prompt), checks.text("suffix", suffix)), str(prompt)
-    if isinstance(prompt, str):
-        return llm.tokenizer.encode(prompt, add_special=True, parse_special=True), prompt
-    tokens = checks.tokens("prompt", prompt, llm.n_vocab(), "a text (str) or a list of token ids")
-    return tokens, llm.tokenizer.decode(tokens)
+        tokens = llm.infill_tokens(checks.text(name, prompt), checks.text("suffix", suffix))
+        text = str(prompt)
+    elif isinstance(prompt, str):
+        tokens, text = llm.tokenizer.encode(prompt, add_special=True, parse_special=True), prompt
+    else:
+        tokens = checks.tokens(name, prompt, llm.n_vocab(), "a text (str) or a list of token ids")
+        text = llm.tokenizer.decode(tokens)
+    return Prompt(tuple(tokens), text if echoed else "", len(text))
 
 
 def _variables(options: Record) -> Record:
@@ -209,8 +278,12 @@ def _functions(name: str, given: object) -> tuple[Callable[..., Any], ...]:
 
 
 def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, kind: str, **fixed: Any) -> Asked:
-    """All that can be wrong with a request is said here; seeds are drawn last."""
+    """All that can be wrong with a request is said here; seeds are drawn last. `alone` are the tokens of a prompt that
+    must not depend on what was said before."""
     most = None if limit is None else checks.whole("max_tokens", limit)
+    alone = fixed.pop("alone", tokens)
+    cached = options.pop("cache_prompt", None)
+    cached = cached is None or checks.flag("cache_prompt", cached)
     stops = _stops(options.pop("stop", None))
     criteria = _functions("stopping_criteria", options.pop("stopping_criteria", None))
     usage = _include_usage(options.pop("stream_options", None))
@@ -223,10 +296,16 @@ def _request(llm: Model, tokens: list[int], limit: int | None, options: Record, 
     if model is not None:
         checks.text("model", model)
     llm.check_prompt(tokens)
+    prompts = 1 + len(fixed.get("others", ()))
+    if count * prompts > MOST_CHOICES:
+        raise GGUFError(f"n is {count} for {prompts} prompts: {MOST_CHOICES:,} texts at most may be asked for at once")
+    samplings = tuple(one for _ in range(prompts) for one in _samplings(llm, count, options))
+    repeatable = options.get("seed") not in NEW_SEED or samplings[0].temp <= 0
     return Asked(
-        tuple(tokens),
-        _samplings(llm, count, options),
+        tuple(alone if repeatable else tokens),
+        samplings,
         most if most is not None and most > 0 else None,
+        reuse=("alike" if repeatable else "any") if cached else "none",
         stop=stops,
         criteria=criteria,
         scales=scales,
@@ -266,6 +345,6 @@ def _include_usage(given: object) -> bool:
     if given is None:
         return False
     options = checks.mapping("stream_options", given)
-    if unknown := set(options) - {"include_usage"}:
+    if unknown := set(options) - {"include_usage", "include_obfuscation"}:
         raise GGUFError(f"stream_options has {sorted(map(str, unknown))}; include_usage is all there is")
     return checks.switch("stream_options.include_usage", options.get("include_usage"))

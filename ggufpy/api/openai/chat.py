@@ -11,7 +11,7 @@ from typing import Any
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
-from ggufpy.api.openai.shapes import head, token_text, usage_chunk
+from ggufpy.api.openai.shapes import Last, chunk_head, head, timings, token_text
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Piece, Thought
@@ -24,7 +24,8 @@ class ChatShape:
 
     def __init__(self, llm: Model, asked: Asked) -> None:
         self._llm, self._asked = llm, asked
-        self._head = head(asked, CHUNK)
+        self._head = chunk_head(asked, CHUNK)
+        self._last = Last(asked, CHUNK)
         self._calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
 
     def prepare(self) -> None:
@@ -45,12 +46,12 @@ class ChatShape:
             yield {**self._head, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None
         if delta.finish:
-            yield {**self._head, "choices": [_delta(number, {}, None, self._calls[number].finish(delta))]}
+            reason = self._calls[number].finish(delta)
+            yield from self._last.finished({**self._head, "choices": [_delta(number, {}, None, reason)]})
 
     def end(self, spent: Spent) -> Iterator[Record]:
-        """What it took, where that is wanted."""
-        if self._asked.include_usage:
-            yield usage_chunk(self._asked, CHUNK, spent.usage)
+        """The last chunk, with what it took where that is wanted."""
+        yield from self._last.end(spent)
 
     def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Record:
         """A chat completion in one dict."""
@@ -63,7 +64,7 @@ class ChatShape:
             calls.see(pieces)
             finish = calls.finish(deltas[-1])
             choices.append({"index": number, "message": message, "logprobs": logprobs, "finish_reason": finish})
-        return {**head(asked, "chat.completion"), "choices": choices, "usage": spent.usage}
+        return {**head(asked, "chat.completion"), "choices": choices, "usage": spent.usage, **timings(spent)}
 
 
 def _message(pieces: Sequence[Piece], legacy: bool) -> Record:

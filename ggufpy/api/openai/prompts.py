@@ -37,11 +37,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A chat that is ready to be answered: its text and tokens, and further stop strings."""
+    """A chat that is ready to be answered: its text and tokens, and further stop strings. `alone` are its tokens as
+    the tokeniser makes them, whatever has been said before."""
 
     text: str
     tokens: list[int]
     stops: tuple[str, ...]
+    alone: list[int]
 
 
 def answers_of(tokenizer: Tokenizer, syntax: Syntax) -> Answers:
@@ -56,4 +58,4 @@ def chat_prompt(tokenizer: Tokenizer, text: str, stops: tuple[str, ...], turns: 
     tokens = tokenizer.encode(text, add_special=False, parse_special=True)
     if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
         tokens = [tokenizer.bos, *tokens]
-    return ChatPrompt(text, turns.tokens(tokenizer, text, tokens), stops)
+    return ChatPrompt(text, turns.tokens(tokenizer, text, tokens), stops, tokens)

@@ -5,7 +5,7 @@ In: an `Asked`. Out: deltas, each of one choice: what may be shown, the token be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.asked import Asked
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ggufpy.chat.syntax import Piece
     from ggufpy.generate.loop import Stream
+    from ggufpy.runtime.request import Request
 
 Top = tuple[tuple[int, float], ...]
 
@@ -28,7 +29,7 @@ Top = tuple[tuple[int, float], ...]
 class Delta:
     """One step of a choice. `pieces` is what a parser made of the text; without one they are none.
 
-    `length` is how many characters the token has added, of which some may be held back; `cut` whether a stop string
+    `length` is how many characters the token has added, of which some may be held back; `stop` is the stop string that
     has ended the choice, wherever it stood.
     """
 
@@ -39,7 +40,12 @@ class Delta:
     finish: str | None = None
     pieces: tuple[Piece, ...] = ()
     length: int = 0
-    cut: bool = False
+    stop: str | None = None
+
+    @property
+    def cut(self) -> bool:
+        """Whether a stop string has ended the choice."""
+        return self.stop is not None
 
 
 class Job:
@@ -53,8 +59,8 @@ class Job:
     @property
     def spent(self) -> Spent:
         """Tokens, so far."""
-        count = sum(text.count for text in self._texts)
-        return Spent(len(self.asked.tokens), self._texts[0].cached, count)
+        requests = [text.stream.request for text in self._texts]
+        return Spent(*counts(self.asked, requests, [text.count for text in self._texts]))
 
     def deltas(self) -> Iterator[tuple[int, Delta]]:
         """The deltas of all choices, each with its choice's number."""
@@ -90,7 +96,7 @@ class Reader:
     def __init__(self, llm: Model, asked: Asked) -> None:
         self._llm, self._asked = llm, asked
         self._decoder = llm.tokenizer.stream(shown=asked.shown)
-        self._stop = StopFilter(asked.stop)
+        self._stop = StopFilter(asked.stop) if asked.stopper is None else asked.stopper()
         self._parser = asked.parser() if asked.parser is not None else None
         self.drawn: list[int] = []  # the tokens that have come
 
@@ -101,6 +107,8 @@ class Reader:
 
     def push(self, token: int, logits: NDArray[np.float32] | None) -> Delta:
         """The delta of a token (its text may be empty), which was drawn from `logits` (n_vocab,)."""
+        if self._asked.max_tokens == 0:
+            return Delta("")
         self.drawn.append(token)
         whole = self._decoder.push(token)
         text = self._stop.push(whole)
@@ -113,7 +121,9 @@ class Reader:
         rest = self._stop.push(self._decoder.flush()) + self._stop.flush()
         pieces = (*self._parser.push(rest), *self._parser.finish()) if self._parser else ()
         finish = "stop" if self.hit else reason or "length"
-        return Delta(rest, finish=finish, pieces=pieces, cut=self.hit)
+        if self._asked.max_tokens == 0:
+            finish = "length"
+        return Delta(rest, finish=finish, pieces=pieces, stop=self._stop.found)
 
     def keep(self) -> None:
         """What was said is kept as the tokens that it is made of, for the chat's next turn."""
@@ -129,12 +139,18 @@ class Reader:
         return logprob, tuple(top)
 
 
+def counts(asked: Asked, requests: Sequence[Request], drawn: Sequence[int]) -> tuple[int, int, int]:
+    """Tokens of all prompts, how many of them were read before a prompt's first choice began, and those that came."""
+    prompts = sum(len(prompt.tokens) for prompt in asked.prompts)
+    return prompts, sum(request.reused for request in requests[:: asked.per_prompt]), sum(drawn)
+
+
 def stream_of(llm: Model, asked: Asked, number: int) -> Stream:
     """The tokens of one choice."""
     return llm.generate(
-        asked.tokens,
+        asked.prompt(number).tokens,
         asked.samplings[number],
-        limit=asked.max_tokens,
+        limit=1 if asked.max_tokens == 0 else asked.max_tokens,  # one that nobody sees: its logits are what is read
         guides=asked.guides(),
         scales=asked.scales,
         reuse=asked.reuse,
@@ -153,11 +169,6 @@ class _Text:
     def count(self) -> int:
         """How many tokens have come."""
         return len(self._reader.drawn)
-
-    @property
-    def cached(self) -> int:
-        """Tokens of the prompt that were read before."""
-        return self.stream.request.reused
 
     def deltas(self) -> Iterator[Delta]:
         """A delta for every token, then one with a `finish`."""

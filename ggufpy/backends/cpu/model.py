@@ -107,6 +107,8 @@ def load_kernels(source: WeightSource, plan: Plan, options: EngineOptions, libra
     if isinstance(plan.embed, Embed):
         embeddings = [quants.get(source.tensors[weight.name].type) for weight in plan.embed.weights]
         wanted += [kernel("decode", type=kind.name.lower()) for kind in embeddings if kind.decoder == "blocks"]
+    if plan.makes_logits:
+        wanted.append(kernel("largest"))  # which sampling takes
     panels = {name: kind.panel for name, kind in types.items()}
     wanted += kernels_of(plan, panels, cache_shape(plan, options), library.level)
     progress = options.progress

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy.generate.sampling.largest import below_top, largest
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _SLACK = 1e-3  # floors and shares are compared in float32 here, and in float64 by the steps whose they are
 _ENOUGH = (256, 4096)  # how many candidates are tried to have a share
 _LARGE = 1e30  # logits that penalties cannot make infinite
-_STRIPE = 64  # logits that one maximum stands for, where the vocabulary is large
 
 
 class Candidates:
@@ -111,7 +112,7 @@ class Candidates:
 
     def largest(self, count: int) -> NDArray[Any]:
         """The `count` largest logits, largest first; fewer where others are -inf."""
-        return self.logits[_largest(self.logits, count)]
+        return self.logits[largest(self.logits, count)]
 
     def draw(self, weights: NDArray[np.float64] | None = None) -> int:
         """Leave one candidate, drawn by `weights` (n,) or else by probability; returns the place that it had.
@@ -138,7 +139,7 @@ class Candidates:
         least = (share + _SLACK) * float(weights.sum(dtype=np.float64))
         for count in _ENOUGH:
             if 2 * count < len(self):
-                bound = float(_below_top(self.logits, count))
+                bound = float(below_top(self.logits, count))
                 if weights[self.logits >= bound].sum(dtype=np.float64) >= least:
                     self._floor = bound - float(best)
                     break
@@ -157,7 +158,7 @@ class Candidates:
         if not most and self._floor is not None:
             order = self._above_floor(logits, self._floor)
         else:
-            order = _largest(logits, most)
+            order = largest(logits, most)
         self._sorted, self._floor = True, None  # a step that changes logits may come before the next sort
         self.keep(order)
         self.logits = self.logits.astype(np.float64)
@@ -171,19 +172,3 @@ class Candidates:
         whole = weights.sum(dtype=np.float64)
         self._left_out = 1 - float(weights[places].sum(dtype=np.float64) / whole)
         return places
-
-
-def _largest(logits: Floats, k: int) -> Ints:
-    """Places of the k largest logits (all if k is 0), largest first, equals by place; -inf is left out."""
-    bound = _below_top(logits, k) if 0 < k < len(logits) else -np.inf
-    # behind a mask fewer than k tokens may be left: then these alone are sorted
-    places = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
-    return places[np.argsort(-logits[places], kind="stable")[: k or None]]
-
-
-def _below_top(logits: Floats, k: int) -> np.float32:
-    """A bound that at least k logits reach: the k-th largest of the maxima of stripes, or the k-th largest logit."""
-    stripes = logits[: len(logits) // _STRIPE * _STRIPE].reshape(_STRIPE, -1)
-    values = stripes.max(axis=0) if stripes.shape[1] >= 2 * k else logits
-    bound: np.float32 = np.partition(values, len(values) - k)[len(values) - k]
-    return bound

@@ -42,12 +42,14 @@ class Constraint(Protocol):
 class Guides:
     """What beside options decides about one text: a grammar, and functions of the caller, called in order.
 
-    `vocabulary`, a model's tokenizer, is for steps that go by what tokens say (DRY's breakers, infill).
+    `vocabulary`, a model's tokenizer, is for steps that go by what tokens say (DRY's breakers, infill). `watch` is told
+    of every draw what it is made of: the ids of the tokens that are left and their probabilities, likeliest first.
     """
 
     constraint: Constraint | None = None
     processors: tuple[Processor, ...] = ()
     vocabulary: Vocabulary | None = None
+    watch: Callable[[NDArray[np.int64], NDArray[np.float64]], None] | None = None
 
 
 NO_GUIDES = Guides()
@@ -67,7 +69,7 @@ class Sampler:
         self.sampling = sampling
         self.n_vocab = n_vocab
         self.n_known = n_vocab if n_known is None else n_known
-        self._constraint, self._processors = guides.constraint, guides.processors
+        self._constraint, self._processors, self._watch = guides.constraint, guides.processors, guides.watch
         self._text = Text()  # kept for functions of the caller
         self._drawing = False  # whether a token has been asked for: what comes from then on is no prompt
         steps = [step(sampling) for step in wanted(sampling)]
@@ -106,7 +108,11 @@ class Sampler:
         best = int(logits.argmax())  # the first of equals; NaN counts as the largest
         if not math.isfinite(logits[best]):
             raise GGUFError(_no_choice(float(logits[best]), self._constraint is not None))
-        return self._drawn(logits) if self._rest else best
+        if self._rest:
+            return self._drawn(logits)
+        if self._watch is not None:
+            self._watch(np.array([best]), np.ones(1))
+        return best
 
     def adjusted(self, logits: Floats) -> Floats:
         """Logits after the caller's functions, the mask and the steps that change them ahead of all others.
@@ -118,6 +124,8 @@ class Sampler:
             logits = self._masked(logits, self._constraint.mask())
         elif self._adjusts:
             logits = logits.copy()
+        if not self._adjusts:  # errstate takes 1 µs
+            return logits
         with np.errstate(over="ignore", invalid="ignore"):
             for step in self._adjusts:
                 ids = step.tokens()
@@ -157,8 +165,12 @@ class Sampler:
     def _drawn(self, logits: Floats) -> int:
         candidates = Candidates(logits, self._random, self._floor)
         with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
-            for step in self._rest:
+            for step in self._rest[:-1]:
                 step.apply(candidates)
+            if self._watch is not None:
+                candidates.sort()
+                self._watch(candidates.ids, candidates.shares())
+            self._rest[-1].apply(candidates)
         return int(candidates.ids[0])  # the last step has drawn
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ggufpy.server.families import Record, bearer, encode
-from ggufpy.server.problems import Problem
+from ggufpy.server.problems import Problem, TooLong
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     501: "not_supported_error", 503: "unavailable_error",
 }  # fmt: skip
+TOO_LONG = "exceed_context_size_error"
 
 
 class LlamaServer:
@@ -22,21 +23,24 @@ class LlamaServer:
     ping = b": waiting\n\n"
 
     def error(self, problem: Problem) -> Record:
-        """See `Family`."""
+        """See `Family`. A prompt that is too long says how long it is and what the context holds."""
         kind = KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
-        return {"error": {"code": problem.status, "message": problem.message, "type": kind}}
+        error: Record = {"code": problem.status, "message": problem.message, "type": kind}
+        if isinstance(problem, TooLong):
+            error |= {"type": TOO_LONG, "n_prompt_tokens": problem.tokens, "n_ctx": problem.holds}
+        return {"error": error}
 
     def frame(self, record: Record) -> bytes:
         """See `Family`."""
         return b"data: " + encode(record) + b"\n\n"
 
     def broken(self, problem: Problem) -> bytes:
-        """See `Family`."""
+        """See `Family`: an event with the error, as llama-server sends it."""
         return self.frame(self.error(problem))
 
     def key(self, headers: Mapping[str, str]) -> str | None:
-        """See `Family`."""
-        return bearer(headers)
+        """See `Family`: llama-server takes Anthropic's header, too."""
+        return bearer(headers) or headers.get("x-api-key")
 
 
 LLAMA = LlamaServer()

@@ -64,7 +64,8 @@ export class Composer {
 
   submit() {
     const text = this.area.value;
-    if (text.trim() === "" || this.live) return;
+    // Nothing is sent before the kept conversations have been read.
+    if (text.trim() === "" || this.live || this.conversation === null) return;
     if (this.conversation.constrained && this.check() !== "") {
       this.schema.focus();
       return;

@@ -5,7 +5,7 @@
 
 /**
  * @typedef {object} Field
- * @property {"temperature"|"top_k"|"top_p"|"min_p"|"repeat_penalty"|"max_tokens"|"seed"} name as the API has it
+ * @property {"temperature"|"top_k"|"top_p"|"min_p"|"presence_penalty"|"frequency_penalty"|"repeat_penalty"|"max_tokens"|"seed"} name as the API has it
  * @property {string} label
  * @property {string} help
  * @property {boolean} whole
@@ -19,6 +19,8 @@ export const FIELDS = [
   { name: "top_k", label: "Top-k", help: "Choose among the k likeliest tokens; 0 is all", whole: true, low: 0, high: 2 ** 31 - 1 },
   { name: "top_p", label: "Top-p", help: "Choose among tokens that make up this share", whole: false, low: 0, high: 1 },
   { name: "min_p", label: "Min-p", help: "Leave out tokens below this share of the likeliest", whole: false, low: 0, high: 1 },
+  { name: "presence_penalty", label: "Presence penalty", help: "Above 0 favours tokens that have not come yet", whole: false, low: -2, high: 2 },
+  { name: "frequency_penalty", label: "Frequency penalty", help: "The same, by how often they came", whole: false, low: -2, high: 2 },
   { name: "repeat_penalty", label: "Repeat penalty", help: "Above 1 makes repeated tokens less likely", whole: false, low: 0.01, high: 100 },
   { name: "max_tokens", label: "Max tokens", help: "Longest answer", whole: true, low: 1, high: 2 ** 31 - 1 },
   { name: "seed", label: "Seed", help: "The same seed gives the same answer", whole: true, low: 0, high: 2 ** 32 - 1 },
@@ -72,7 +74,7 @@ export function readMore(text) {
   if (text.trim() === "") return { value: {}, error: "" };
   const { value, error } = readJson(text);
   if (error !== "") return { value: {}, error };
-  if (!isObject(value)) return { value: {}, error: "Must be a JSON object, as {\"presence_penalty\": 0.5}." };
+  if (!isObject(value)) return { value: {}, error: "Must be a JSON object, as {\"typical_p\": 0.9}." };
   const own = OWN.find((name) => Object.hasOwn(value, name));
   return own === undefined ? { value, error: "" } : { value: {}, error: `The page sets "${own}" itself.` };
 }

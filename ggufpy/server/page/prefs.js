@@ -31,7 +31,8 @@ function save(name, value) {
 
 /** @returns {Sampling} all left to the server */
 export function noSampling() {
-  return { temperature: null, top_k: null, top_p: null, min_p: null, repeat_penalty: null, max_tokens: null, seed: null, stop: [] };
+  const all = Object.fromEntries(FIELDS.map((field) => [field.name, null]));
+  return /** @type {Sampling} */ ({ ...all, stop: [] });
 }
 
 /** @returns {Prefs} */

@@ -183,7 +183,7 @@ class MessageView {
     }
     if (node.role === "user") parts.push(iconButton("edit", "Edit message", () => this.edit()));
     else parts.push(iconButton("again", "Answer again", () => actions.again(node)));
-    if (node.stats !== null && node.role === "assistant") parts.push(h("span", { class: "stats", text: statsText(node) }));
+    if (node.stats !== null && node.role === "assistant") parts.push(h("span", { class: "stats", title: node.stats.cached ? `${number(node.stats.cached)} tokens of the prompt came from the cache` : null, text: statsText(node) }));
     return parts;
   }
 
@@ -221,10 +221,9 @@ class MessageView {
 
 /** @param {Node} node */
 function statsText(node) {
-  const { completion, perSecond, cached } = node.stats;
+  const { completion, perSecond } = node.stats;
   return [
-    completion === null ? null : `${number(completion)} tokens`,
+    completion === null ? null : `${number(completion)} ${completion === 1 ? "token" : "tokens"}`,
     perSecond === null ? null : `${number(perSecond, 1)} a second`,
-    cached ? `${number(cached)} from the cache` : null,
   ].filter((part) => part !== null).join(" · ");
 }

@@ -61,6 +61,8 @@
  * @property {number|null} top_k
  * @property {number|null} top_p
  * @property {number|null} min_p
+ * @property {number|null} presence_penalty
+ * @property {number|null} frequency_penalty
  * @property {number|null} repeat_penalty
  * @property {number|null} max_tokens
  * @property {number|null} seed

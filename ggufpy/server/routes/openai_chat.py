@@ -1,28 +1,33 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions and /v1/completions; llama-server has the first one without /v1, too."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ggufpy.api.openai import asked
-from ggufpy.api.openai.chat import ChatShape
-from ggufpy.chat.messages import checked
+from ggufpy.api.openai import bodies
 from ggufpy.server.families.openai import OPENAI
+from ggufpy.server.fields import refusing
 from ggufpy.server.routes import Route
 from ggufpy.server.work import Prepared
-from ggufpy.support import checks
 
 if TYPE_CHECKING:
     from ggufpy.llm import Llama
 
 
-def prepare(llm: Llama, body: dict[str, Any]) -> Prepared:
-    """What a chat completion asks for. Raises GGUFError for what cannot be."""
-    options = dict(body)
-    stream = checks.switch("stream", options.pop("stream", None))
-    messages = checked(options.pop("messages", None))
-    made = asked.chat_request(llm, messages, options.pop("max_tokens", None), options)
-    return Prepared(made, ChatShape(llm, made), stream)
+def chat(llm: Llama, body: dict[str, Any]) -> Prepared:
+    """What a chat completion asks for. Raises Problem 400 for what cannot be."""
+    with refusing("messages"):
+        return Prepared(*bodies.chat(llm, body))
 
 
-ROUTES = (Route("POST", "/v1/chat/completions", OPENAI, prepare=prepare),)
+def completion(llm: Llama, body: dict[str, Any]) -> Prepared:
+    """What a text completion asks for. Raises Problem 400 for what cannot be."""
+    with refusing("prompt"):
+        return Prepared(*bodies.completion(llm, body))
+
+
+ROUTES = (
+    Route("POST", "/v1/chat/completions", OPENAI, prepare=chat),
+    Route("POST", "/chat/completions", OPENAI, prepare=chat),
+    Route("POST", "/v1/completions", OPENAI, prepare=completion),
+)

@@ -1,0 +1,150 @@
+"""What a body of `/completion` asks for, of one prompt or of several.
+
+In: a model and a body. Out: an `Asked` for each prompt, and the shape that tells the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ggufpy.api.llama import biases, fields, numbers, prompts
+from ggufpy.api.llama.answer import CompletionShape, Watched
+from ggufpy.api.llama.fields import Fields
+from ggufpy.api.llama.limits import Limits
+from ggufpy.api.openai import asked as openai
+from ggufpy.api.openai.asked import Asked
+from ggufpy.errors import GGUFError
+from ggufpy.support import checks
+from ggufpy.support.records import dataclass
+
+if TYPE_CHECKING:
+    from ggufpy.generate.sampling import Guides
+    from ggufpy.grammar import Grammar
+    from ggufpy.llm import Llama
+    from ggufpy.runtime.request import Reuse
+
+Record = dict[str, Any]
+
+
+class LongPrompt(GGUFError):
+    """A prompt of more tokens than the context holds."""
+
+    def __init__(self, tokens: int, holds: int) -> None:
+        super().__init__(
+            f"the prompt is {tokens} tokens and the context holds {holds}: shorten it, or start the server with a "
+            "larger one (ggufpy serve -c)"
+        )
+        self.tokens, self.holds = tokens, holds
+
+
+@dataclass(frozen=True)
+class Call:
+    """A completion that has been checked."""
+
+    asked: tuple[Asked, ...]
+    shape: CompletionShape
+    fields: Fields
+
+    @property
+    def stream(self) -> bool:
+        """Whether it is told as it comes."""
+        return self.fields.switches.get("stream", False)
+
+
+def call(llm: Llama, body: Mapping[str, Any], given: Sequence[Sequence[int]] | None = None) -> Call:
+    """What a body asks for, whose names have been checked; `given` are the tokens of its prompts where they are no
+    field of it. Raises GGUFError for what cannot be."""
+    read = fields.read(body, llm.n_parallel())
+    if given is None and "prompt" not in read.given:
+        raise GGUFError(f"prompt is missing; {prompts.WANTED}, or some of them, are wanted")
+    tokens = prompts.several(llm, "prompt", read.given["prompt"]) if given is None else given
+    for each in tokens:
+        if len(each) > llm.n_ctx():
+            raise LongPrompt(len(each), llm.n_ctx())
+    options = _options(llm, read)
+    watched = Watched()
+    asked = tuple(_asked(llm, list(each), read, options, watched) for each in tokens)
+    many = given is None and prompts.is_several(read.given["prompt"])
+    return Call(asked, CompletionShape(llm, asked, read, watched, many or read.n_cmpl > 1), read)
+
+
+def _options(llm: Llama, read: Fields) -> Record:
+    """The options of `create_completion` that all prompts have."""
+    given = read.given
+    options: Record = {**numbers.sampling_options(given), "stop": list(read.stop), "n": read.n_cmpl}
+    if given.get("model") is not None:
+        options["model"] = given["model"]
+    pairs = biases.biases(llm, given["logit_bias"]) if "logit_bias" in given else []
+    if read.switches.get("ignore_eos"):
+        pairs += biases.never_ending(llm)
+    if pairs:
+        options["logit_bias"] = pairs
+    if read.n_probs:
+        options["logprobs"] = min(read.n_probs, llm.n_vocab())
+    if "lora" in given:
+        options["lora"] = adapters(given["lora"])
+    grammar = _grammar(given)
+    if grammar is not None:
+        options["grammar"] = grammar
+    return options
+
+
+def adapters(given: object) -> list[Record]:
+    """How much adapters count: [{id, scale}, ...]."""
+    made = checks.items("lora", given, "a list of {id, scale}")
+    for i, each in enumerate(made):
+        if not isinstance(each, Mapping) or set(each) != {"id", "scale"}:
+            raise GGUFError(f"lora[{i}] is {checks.shown(each)}; {{id, scale}} is wanted")
+        numbers.whole(f"lora[{i}].id", each["id"])
+        checks.number(f"lora[{i}].scale", each["scale"])
+    return made
+
+
+def _grammar(given: Mapping[str, Any]) -> Grammar | str | None:
+    """What the text must look like. An empty grammar is none, an empty schema any object."""
+    gbnf = checks.text("grammar", given["grammar"]) if "grammar" in given else ""
+    if "json_schema" not in given:
+        return gbnf or None
+    if gbnf:
+        raise GGUFError("grammar and json_schema both say what the text looks like: give one of them")
+    from ggufpy.grammar import Grammar
+
+    schema = checks.mapping("json_schema", given["json_schema"])
+    return Grammar.from_json_schema(schema or {"type": "object"}, "json_schema")
+
+
+def _asked(llm: Llama, tokens: list[int], read: Fields, options: Record, watched: Watched) -> Asked:
+    """One prompt."""
+    limit = max(read.n_predict, 1) if read.n_predict >= 0 else None  # the one token of 0 is drawn, and not told
+    made = openai.text_request(llm, tokens, limit, options)
+    milliseconds = read.numbers.get("t_max_predict_ms", 0)
+    seconds = milliseconds / 1000 if milliseconds > 0 else None
+
+    def stopper() -> Limits:
+        limits = Limits(read.stop, read.numbers.get("n_indent", 0), seconds)
+        watched.limits.append(limits)
+        return limits
+
+    guides = made.guides
+    if read.n_probs and read.switches.get("post_sampling_probs"):
+        guides = _watching(made.guides, watched)
+    return replace(made, stopper=stopper, guides=guides, reuse=_reuse(read, made))
+
+
+def _reuse(read: Fields, made: Asked) -> Reuse:
+    """What counts as read: with `cache_prompt` whatever is there, without it nothing, and as the library has it where
+    nothing is said."""
+    if "cache_prompt" not in read.switches:
+        return made.reuse
+    return "any" if read.switches["cache_prompt"] else "none"
+
+
+def _watching(guides: Callable[[], Guides], watched: Watched) -> Callable[[], Guides]:
+    """Guides that keep what each token was drawn from."""
+
+    def make() -> Guides:
+        return replace(guides(), watch=watched.another())
+
+    return make
