@@ -68,6 +68,7 @@ class FakeEngine:
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
     weight_bytes, kv_bytes, type_name, whole_texts, makes_logits = 1000, 100, "F32", False, True
+    prompt_seconds = 0.0
 
     def __init__(
         self,
