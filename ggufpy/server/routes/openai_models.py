@@ -75,8 +75,8 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
-ROUTES = tuple(
-    Route("GET", prefix + path, OPENAI, answer)
-    for prefix in ("/v1", "")
-    for path, answer in (("/models", models), ("/models/{name:path}", model))
+ROUTES = (  # GET /models is llama-server's, which says more (`models_admin.py`)
+    Route("GET", "/v1/models", OPENAI, models),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model),
+    Route("GET", "/models/{name:path}", OPENAI, model),
 )
