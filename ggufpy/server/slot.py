@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ggufpy.server.served import Served
 
 
+UNLOADED = "unloaded"  # a model with which nothing happens
+
+
 class State(Enum):
     """What happens with a model."""
 
@@ -24,6 +27,12 @@ class State(Enum):
     LOADING = auto()
     LOADED = auto()
     CLOSING = auto()
+
+    @property
+    def word(self) -> str:
+        """What llama-server's router calls it."""
+        known = {State.FETCHING: "downloading", State.LOADED: "loaded", State.CLOSING: UNLOADED}
+        return known.get(self, "loading")
 
 
 class Slot:
