@@ -138,6 +138,8 @@ def _set_sampling(llm: Model, values: Record) -> None:
                 raise GGUFError(f"logit_bias[{one}]: the vocabulary has {llm.n_vocab():,} tokens")
             biases[one] = bias
     if values.pop("ignore_eos", False):
+        if bound := [name for name in ("response_format", "grammar", "tools", "functions") if values.get(name)]:
+            raise GGUFError(f"ignore_eos goes with no {bound[0]}: what is complete by it could not end")
         biases.update(dict.fromkeys(llm.tokenizer.end_tokens, float("-inf")))
     if biases:
         values["logit_bias"] = tuple(biases.items())

@@ -8,6 +8,7 @@ those of OpenAI's API (the types of its Python client 3.57) and, beside them, wh
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from ggufpy.generate.sampling.steps import options
 from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
+_WORD = re.compile(r"[-\w]{1,20}")
 Effect = Literal["honoured", "taken", "refused"]
 Record = dict[str, Any]
 
@@ -127,7 +129,7 @@ def _biases(name: str, value: Any) -> list[tuple[int | str, float]]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise GGUFError(f"{name}[{i}] is {checks.shown(pair)}; a pair of a token and a number is wanted")
         token, bias = pair
-        where = f"{name}[{checks.shown(token)}]"
+        where = f"{name}.{token}" if isinstance(token, str) and _WORD.fullmatch(token) else name
         if not isinstance(token, str):
             token = checks.whole(where, token, 0)
         elif token.removeprefix("-").isdecimal() and token.isascii():
