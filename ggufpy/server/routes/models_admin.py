@@ -16,7 +16,7 @@ from ggufpy.server.families.llama import LLAMA
 from ggufpy.server.fields import check_names
 from ggufpy.server.problems import BAD_REQUEST, Problem
 from ggufpy.server.routes import Route
-from ggufpy.server.slot import UNLOADED
+from ggufpy.server.slot import UNLOADED, State
 
 if TYPE_CHECKING:
     from starlette.requests import Request
