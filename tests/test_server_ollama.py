@@ -40,9 +40,19 @@ def scripted(*answers: str) -> Callable[[Sequence[int]], np.ndarray]:
     return rows
 
 
+def failing(held: Sequence[int]) -> np.ndarray:
+    """Logits of a model that fails behind the letter d."""
+    if held[-1] == ord("d"):
+        raise RuntimeError("no d")
+    row = np.zeros(VOCAB, np.float32)
+    row[(held[-1] + 1) % 256] = 10
+    return row
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     made = {
+        "failing": lambda: fake_llama(n_ctx=512, rows=failing),
         "fake": lambda: fake_llama(n_ctx=4096, n_parallel=2),
         "caller": lambda: fake_llama(n_ctx=8192, n_parallel=2, rows=scripted(CALL, "it is 5")),
         "cut": lambda: fake_llama(n_ctx=8192, n_parallel=2, rows=scripted(CALL[: CALL.index("3")])),
@@ -201,6 +211,27 @@ def test_what_is_refused_says_why(client: Any, call: Callable[[Any], Any], statu
     assert caught.value.status_code == status
     assert said in caught.value.error
     assert "\n" not in caught.value.error
+
+
+def test_a_stream_that_fails_ends_with_the_reason(server: Running, client: Any) -> None:
+    body: dict[str, Any] = {"model": "failing", "messages": [{"role": "user", "content": "x"}]}
+    answer = server.ask("/api/chat", {**body, "options": {"temperature": 0, "repeat_penalty": 1}})
+    assert answer.status == 200
+    *said, last = answer.lines
+    assert "bcd".startswith("".join(line["message"]["content"] for line in said))
+    assert list(last) == ["error"]
+    assert "no d" in last["error"]
+    with pytest.raises(ollama.ResponseError, match="no d"):
+        list(client.chat("failing", body["messages"], stream=True, options={"temperature": 0, "repeat_penalty": 1}))
+
+
+def test_keys_are_asked_for() -> None:
+    with serving({"fake": lambda: fake_llama(n_ctx=512)}, keys=("secret",)) as running:
+        with pytest.raises(ollama.ResponseError, match="API key") as caught:
+            ollama.Client(running.url).list()
+        assert caught.value.status_code == 401
+        assert ollama.Client(running.url, headers={"Authorization": "Bearer secret"}).list().models == []
+        assert running.ask("/api/version").status == 401
 
 
 def test_clients_find_the_server(server: Running) -> None:
