@@ -183,7 +183,7 @@ def test_models_are_loaded_and_unloaded_as_they_are_asked_to(client: Any, server
 @pytest.mark.parametrize(
     ("call", "status", "said"),
     [
-        (lambda c: c.chat("nobody", HELLO), 404, "model 'nobody' not found"),
+        (lambda c: c.chat("nobody", HELLO), 404, "model 'nobody' not found; known: "),
         (lambda c: c.chat("../fake", HELLO), 404, "not found"),
         (lambda c: c.chat("fake", HELLO, think=True), 400, "does not support thinking"),
         (lambda c: c.chat("fake", HELLO, options={"num_ctx": 1 << 20}), 400, "served with 4096"),
