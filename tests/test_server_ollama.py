@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from llm_fakes import EOS, VOCAB, fake_llama
-from serving import Running, serving
+from serving import Running, serving, until
 
 from ggufpy import hub
 from ggufpy.llm import Llama
@@ -52,6 +55,7 @@ def failing(held: Sequence[int]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     made = {
+        "endless": lambda: fake_llama(n_ctx=4096, succ=lambda token: ord("x")),
         "failing": lambda: fake_llama(n_ctx=512, rows=failing),
         "fake": lambda: fake_llama(n_ctx=4096, n_parallel=2),
         "caller": lambda: fake_llama(n_ctx=8192, n_parallel=2, rows=scripted(CALL, "it is 5")),
@@ -223,6 +227,20 @@ def test_a_stream_that_fails_ends_with_the_reason(server: Running, client: Any) 
     assert "no d" in last["error"]
     with pytest.raises(ollama.ResponseError, match="no d"):
         list(client.chat("failing", body["messages"], stream=True, options={"temperature": 0, "repeat_penalty": 1}))
+
+
+def test_a_client_that_goes_gives_its_place_back(server: Running) -> None:
+    options = {"temperature": 0, "repeat_penalty": 1, "num_predict": 3000}
+    body = json.dumps({"model": "endless", "messages": HELLO, "options": options}).encode()
+    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    server.ask("/api/chat", {"model": "endless"})
+    (served,) = (one for one in server.service.pool.loaded if one.name == "endless")
+    for _ in range(3):  # more than there are places
+        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port)) as gone:
+            gone.sendall(head + body)
+            assert gone.recv(100).startswith(b"HTTP/1.1 200")
+            until(lambda: served.queue.taken == 1)
+        until(lambda: not served.queue.taken)
 
 
 def test_keys_are_asked_for() -> None:
