@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.llama.fields import Fields
@@ -54,6 +55,7 @@ class CompletionShape:
         self._several = several
         self._contents = ["" for _ in asked.samplings]
         self._finish: list[str | None] = [None for _ in asked.samplings]
+        self._counts = [0 for _ in asked.samplings]  # tokens that have been told
         self._began: set[int] = set()
         self._spent: Callable[[], Spent] | None = None
 
@@ -101,6 +103,7 @@ class CompletionShape:
         """Notes a delta."""
         self._finish[number] = delta.finish or self._finish[number]
         self._contents[number] += delta.text
+        self._counts[number] += delta.token is not None
 
     # -- records --
 
@@ -160,9 +163,9 @@ class CompletionShape:
         return picked(record, self._fields.response_fields) if self._fields.response_fields else record
 
     def _of(self, number: int) -> TextSpent:
-        """What a text has taken so far."""
+        """What a text has taken so far; of its tokens those count that have been told."""
         assert self._spent is not None
-        return self._spent().texts[number]
+        return replace(self._spent().texts[number], completion=self._counts[number])
 
     def _why(self, number: int) -> tuple[str, str]:
         """Why a text has ended, and the string at which it has."""
