@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 from llm_fakes import fake_llama
-from serving import Running, serving
+from serving import Running, serving, until
 
 from ggufpy.server.routes import all_routes
 
@@ -80,11 +79,3 @@ def test_a_client_that_goes_gives_its_place_back(server: Running) -> None:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
             until(lambda: queue.taken == 1)
         until(lambda: not queue.taken)
-
-
-def until(true: Callable[[], bool], seconds: float = 5) -> None:
-    """Waits for something that must come."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)

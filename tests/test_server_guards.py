@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from llm_fakes import fake_llama
-from serving import Answered, Running, serving
+from serving import Answered, Running, serving, until
 
 from ggufpy.server import exchange, protocol
 from ggufpy.server.guards import Access, host_of, is_loopback
@@ -163,4 +163,4 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
         assert "--timeout" in answer.json["error"]["message"]
         events = server.ask(CHAT, {**body, "stream": True}).events
         assert "--timeout" in events[-1]["error"]["message"]
-        assert not server.service.pool.loaded[0].queue.taken
+        until(lambda: not server.service.pool.loaded[0].queue.taken)

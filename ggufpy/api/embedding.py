@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.openai.model import Record
+from ggufpy.errors import GGUFError
 from ggufpy.generate.loaded import LoadedModel
 from ggufpy.support import checks
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ggufpy.generate.embeddings import Embedder
+
+    Floats = NDArray[np.float32]
 
 
 class Embeddings(LoadedModel):
@@ -54,14 +57,45 @@ class Embeddings(LoadedModel):
         Raises GGUFError for another model, and for a pair that is longer than the context.
         """
         checks.text("query", query)
-        embedder = self._embedder()
-        kind = embedder.pooling("rank")
         texts = checks.items("documents", documents, "a list of texts")
-        scores = []
-        for i, document in enumerate(texts):
-            tokens = self._pair(query, checks.text(f"documents[{i}]", document))
-            scores.append(float(embedder.of_tokens(tokens, kind)[0, 0]))
-        return scores
+        return [self.score(query, checks.text(f"documents[{i}]", text))[0] for i, text in enumerate(texts)]
+
+    # -- one text at a time, as a server wants it --
+
+    def score(self, query: str, document: str) -> tuple[float, int]:
+        """How well a document answers a query, as `rank` has it, and how many tokens both have."""
+        embedder = self._embedder()
+        if self.engine.model.plan.classifier is None:
+            raise GGUFError("the model has no classifier (cls.weight) to rank texts with: use a reranker")
+        tokens = self._pair(query, document)
+        return float(embedder.of_tokens(tokens, embedder.pooling("rank"))[0, 0]), len(tokens)
+
+    def embedding_tokens(self, text: str) -> list[int]:
+        """The tokens of a text that is to be a vector."""
+        return self.tokenizer.encode(text, add_special=True, parse_special=True)
+
+    def vector(self, tokens: Sequence[int], *, normalize: bool = True, dimensions: int | None = None) -> Floats:
+        """The vector of a text, float32 (width,), pooled as the model says; with `dimensions` its first ones.
+
+        Raises GGUFError for a model that ranks texts or pools nothing, a text that is longer than the context, and for
+        more dimensions than there are. Cutting is for models that were trained for it (Matryoshka embeddings).
+        """
+        import numpy as np
+
+        from ggufpy.generate.embeddings import of_length_one
+
+        embedder = self._embedder()
+        kind = embedder.pooling(self._pooling)
+        if kind in ("rank", "none"):
+            does = "ranks texts (POST /v1/rerank)" if kind == "rank" else "has a vector for each token"
+            raise GGUFError(f"the model {does}, and none for a text")
+        row = embedder.of_tokens(tokens, kind)
+        width = row.shape[1]
+        if dimensions is not None and dimensions > width:
+            raise GGUFError(f"dimensions is {dimensions}, and the model's vectors have {width:,}")
+        row = row[:, :dimensions]
+        made: Floats = (of_length_one(row) if normalize else row)[0].astype(np.float32)
+        return made
 
     def _pair(self, query: str, document: str) -> list[int]:
         """A query and a document as one text: by the file's template for it, else one behind the other as the model's

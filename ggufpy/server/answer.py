@@ -21,6 +21,7 @@ from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
 from ggufpy.server.tally import entry_of
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -36,12 +37,20 @@ PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
 STALL = 60.0  # seconds that a client may leave unread what it was sent
 
 
+@dataclass(frozen=True)
+class Given:
+    """A body that has been read already, and how many seconds its model stays after it (None: as the server says)."""
+
+    body: Record
+    keep_alive: float | None = None
+
+
 class Generation:
     """An ASGI application that answers one route by generating. `prepare` checks a body; it may take long, and runs on
-    a thread of its own."""
+    a thread of its own. `given` is the body where somebody has read it before."""
 
-    def __init__(self, service: Service, family: Family, prepare: Prepare) -> None:
-        self._service, self._family, self._prepare = service, family, prepare
+    def __init__(self, service: Service, family: Family, prepare: Prepare, given: Given | None = None) -> None:
+        self._service, self._family, self._prepare, self._given = service, family, prepare, given
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, entry = Request(scope, receive), entry_of(scope)
@@ -61,13 +70,16 @@ class Generation:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
-        body = exchange.parsed(await exchange.read_body(request, self._service.options.body_limit))
-        served = await stack.enter_async_context(self._service.pool.use(body.get("model")))
-        client, body = exchange.client_of(request), {**body, "model": served.name}
-        entry = entry_of(request.scope)
+        service, entry, clock = self._service, entry_of(request.scope), asyncio.get_running_loop().time
+        given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
+        since = clock()
+        served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
+        loading = clock() - since
+        client, body = exchange.client_of(request), {**given.body, "model": served.name}
         entry.model = served.name
         served.queue.check()
-        prepared, work = await self._service.prepare(partial(self._work, served, body, client))
+        prepared, work = await service.prepare(partial(self._work, served, body, client))
+        work.loading = loading
         served.queue.check(prepared.place)
         watcher = asyncio.create_task(_watch(request, work))
         stack.callback(watcher.cancel)

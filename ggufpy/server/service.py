@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ggufpy.server.pool import Pool
+from ggufpy.server.pulling import Pulls
 from ggufpy.server.settings import ServerOptions
 from ggufpy.server.tally import Book
 
@@ -29,6 +30,7 @@ class Service:
         self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
         self.book = Book()
+        self.pulls = Pulls()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
 
     async def prepare(self, work: Callable[[], T]) -> T:

@@ -99,6 +99,7 @@ class Work:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone = False
         self._times: dict[str, float] = {}
+        self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
             prepared.account(lambda: self.spent)
 
@@ -110,7 +111,7 @@ class Work:
         texts = tuple(choice.spent(now) for choice in self._choices)
         requests = [choice.stream.request for choice in self._choices]
         tokens = counts(self._asked, requests, [text.completion for text in texts])
-        times = (begun - asked, self._served.load_seconds, first - begun, now - first)
+        times = (self.loading + begun - asked, self.loading, first - begun, now - first)
         return Spent(*tokens, *times, texts)
 
     def leave(self) -> None:
