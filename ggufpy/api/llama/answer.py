@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ggufpy.api.asynchronous import AsyncCompletions
     from ggufpy.api.openai.asked import Asked
-    from ggufpy.llm import Llama
 
 Record = dict[str, Any]
 Draw = tuple["NDArray[np.int64]", "NDArray[np.float64]"]  # ids and their probabilities, likeliest first
@@ -49,7 +49,7 @@ class CompletionShape:
     """How a completion is told. With `several` the whole answer is a list."""
 
     def __init__(
-        self, llm: Llama, asked: Asked, fields: Fields, watched: Watched, several: bool
+        self, llm: AsyncCompletions, asked: Asked, fields: Fields, watched: Watched, several: bool
     ) -> None:
         self._llm, self._asked, self._fields, self._watched = llm, asked, fields, watched
         self._several = several
