@@ -30,8 +30,9 @@ class NotSupported(GGUFError):
 
 def tokens(llm: AsyncCompletions, body: Mapping[str, Any], n_predict: int) -> list[int]:
     """The prompt. Raises GGUFError for fields that are wrong, NotSupported for a model that cannot fill in."""
+    vocab = llm.tokenizer.vocab
     try:
-        fill = fill_tokens(llm.tokenizer.vocab, llm.metadata)
+        fill = fill_tokens(vocab, llm.metadata)
     except GGUFError:
         raise NotSupported("the model has no tokens to fill in with: take a model of code that has") from None
     before, behind = (_part(llm, body, name) for name in FIELDS[:2])
