@@ -1,4 +1,4 @@
-"""A tiny random llama model that tokenises any text: a token for each byte, and those of a model of code behind them."""
+"""A tiny random llama model that tokenises any text: a token for each byte, those of a model of code."""
 
 from __future__ import annotations
 

@@ -274,9 +274,8 @@ def test_the_text_is_the_librarys(real: Running, path: Path, options: Any) -> No
 
 
 def test_settings_are_told_as_they_count(server: Running) -> None:
-    settings = ask(server, top_p=7, min_p=-1, top_k=-5, temperature=-2, mirostat=9, dry_base=0.5, seed=-1, top_n_sigma=2)[
-        "generation_settings"
-    ]
+    body = {"top_p": 7, "min_p": -1, "top_k": -5, "temperature": -2, "mirostat": 9, "dry_base": 0.5, "seed": -1}
+    settings = ask(server, **body, top_n_sigma=2)["generation_settings"]
     assert (settings["top_p"], settings["min_p"], settings["top_k"]) == (1, 0, 0)
     assert (settings["temperature"], settings["mirostat"], settings["dry_base"]) == (0, 2, 1.75)
     assert (settings["seed"], settings["top_n_sigma"]) == (4294967295, 2)

@@ -15,18 +15,15 @@ if TYPE_CHECKING:
 
 
 async def metrics(service: Service, request: Request) -> Response:
-    """All metrics, in Prometheus' text or, where that is accepted, in OpenMetrics; ?name[]= picks some by name."""
+    """All metrics, in Prometheus' text or, where that is accepted, in OpenMetrics."""
     from prometheus_client.exposition import choose_encoder
     from starlette.responses import Response
 
     from ggufpy.server.metrics import registry
 
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    made = registry(service)
-    if names := request.query_params.getlist("name[]"):
-        made = made.restricted_registry(names)  # type: ignore[assignment]
     headers = {"content-type": content_type, "process-start-time-unix": str(service.started)}
-    return Response(encode(made), headers=headers)
+    return Response(encode(registry(service)), headers=headers)
 
 
 ROUTES = (Route("GET", "/metrics", LLAMA, metrics),)
