@@ -57,10 +57,10 @@ class CompletionShape:
         self._finish: list[str | None] = [None for _ in asked.samplings]
         self._counts = [0 for _ in asked.samplings]  # tokens that have been told
         self._began: set[int] = set()
-        self._spent: Callable[[], Spent] | None = None
+        self._spent: Callable[[int], TextSpent] | None = None
 
-    def account(self, spent: Callable[[], Spent]) -> None:
-        """Where it is found what has been spent so far."""
+    def account(self, spent: Callable[[int], TextSpent]) -> None:
+        """Where it is found what a text has taken so far."""
         self._spent = spent
 
     def prepare(self) -> None:
@@ -87,7 +87,7 @@ class CompletionShape:
 
     def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Any:
         """See `Shape`: one record, or a list of them."""
-        self._spent = lambda: spent
+        self._spent = spent.texts.__getitem__
         made = []
         for number, deltas in enumerate(said):
             for delta in deltas:
@@ -165,7 +165,7 @@ class CompletionShape:
     def _of(self, number: int) -> TextSpent:
         """What a text has taken so far; of its tokens those count that have been told."""
         assert self._spent is not None
-        return replace(self._spent().texts[number], completion=self._counts[number])
+        return replace(self._spent(number), completion=self._counts[number])
 
     def _why(self, number: int) -> tuple[str, str]:
         """Why a text has ended, and the string at which it has."""
