@@ -300,3 +300,25 @@ def test_no_body_makes_the_server_fail(server: Running, where: str, body: Any, p
     assert answer.status in (200, 400, 404, 501), (answer.status, answer.body)
     if answer.status != 200:
         assert "\n" not in answer.json["error"]["message"]
+
+
+ODD: list[Any] = [
+    True, False, 0, 1, -1, -2, 300, 2**31, -(2**31), 2**64, 10**30, 10**400, 0.5, -0.5, 1e308, 1e-300, "", "a", "\0",
+    "x" * 5000, [], [[]], [None], ["a"], [1], [[1, 2]], [["a", False]], [[1, 1e308]], [[1, "x"]], {}, {"a": 1},
+    {"type": "object"}, {"$ref": "#"}, [{"id": 0, "scale": 1}], {"1": False}, {"\u00e9": -1e9}, [97, "b"],
+    [{"prompt_string": "a"}],
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_field_with_every_odd_value(server: Running, stream: bool) -> None:
+    for name in sorted(fields.KNOWN | set(fields.REFUSED)):
+        for value in ODD:
+            body = {"prompt": "ab", "n_predict": 2, "stream": stream, "n_probs": 2, name: value}
+            answer = server.ask("/completion", body)
+            assert answer.status in (200, 400, 404), (name, value, answer.body)
+            if answer.status != 200:
+                message = answer.json["error"]["message"]
+                assert "\n" not in message
+                assert len(message) < 1000

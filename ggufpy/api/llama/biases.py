@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ggufpy.api.asynchronous import AsyncCompletions
 
 WANTED = "pairs [token or text, number or false], or an object of them,"
+LARGEST = 3.4028234663852886e38  # of float32, which logits are
 _ID = re.compile(r"-?[0-9]+")
 
 
@@ -35,7 +36,7 @@ def biases(llm: AsyncCompletions, given: object) -> list[tuple[int, float]]:
 
 def _pair(llm: AsyncCompletions, name: str, key: Any, value: Any) -> list[tuple[int, float]]:
     """One pair. As in llama-server a token that the model does not have counts for nothing."""
-    bias = -math.inf if value is False else checks.number(name, value)
+    bias = -math.inf if value is False else min(max(checks.number(name, value), -LARGEST), LARGEST)
     if isinstance(key, str) and not _ID.fullmatch(key):
         return [(token, bias) for token in llm.tokenizer.encode(key)]
     token = int(key[:20]) if isinstance(key, str) else whole(name, key)
