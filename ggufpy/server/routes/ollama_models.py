@@ -15,6 +15,7 @@ from ggufpy.support import checks
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
     from ggufpy.server.catalogue import Entry
     from ggufpy.server.served import Served
     from ggufpy.server.service import Service
