@@ -38,8 +38,8 @@ class State(Enum):
 class Slot:
     """A model and who wants it. On the event loop, but for `report`.
 
-    `need` is how many bytes it has been given, `done` has the model or why there is none, `gone` is set once all of it
-    is closed. `wake` is set when there may be room.
+    `need` is how many bytes it has been given. `done` ends with the load, and has what went wrong; `served` is the
+    model as long as there is one. `gone` is set once all of it is closed, `wake` when there may be room.
     """
 
     def __init__(self, entry: Entry, keep_alive: float) -> None:
@@ -47,7 +47,7 @@ class Slot:
         self.state = State.FETCHING
         self.users = self.need = 0
         self.holds = False  # whether its place and its bytes are counted
-        self.done: asyncio.Future[Served | Problem] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
         self.gone, self.wake = asyncio.Event(), asyncio.Event()
         self.used = asyncio.get_running_loop().time()  # when its last request ended
         self.served: Served | None = None
