@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 # By tokenizer.ggml.model (include/llama.h of llama.cpp, enum llama_vocab_type)
 VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
-UNLOADED = "unloaded"
 TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
@@ -43,14 +42,13 @@ def _contexts(service: Service) -> dict[str, int]:
 
 
 def _model(service: Service, entry: Entry, told: Record | None) -> Record:
-    state = service.pool.state(entry)
     return {
         "id": entry.name,
         "object": "model",
         "created": int(entry.modified) or service.started,
         "owned_by": "ggufpy",
         "aliases": list(entry.aliases),
-        "status": {"value": UNLOADED if state is None else state.value},
+        "status": service.pool.status(entry),
         "architecture": TEXT,
         "meta": told,
     }
