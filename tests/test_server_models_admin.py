@@ -111,7 +111,7 @@ def test_a_listing_has_what_llama_servers_has(server: Running) -> None:
     assert answer["object"] == "list"
     assert [each["id"] for each in answer["data"]] == ["quick", "slow", "broken"]
     for each in answer["data"]:
-        assert {"id", "aliases", "object", "owned_by", "created", "status", "architecture"} <= set(each)
+        assert {"id", "aliases", "tags", "object", "owned_by", "created", "status", "architecture", "path"} <= set(each)
         assert each["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
@@ -124,6 +124,7 @@ def test_a_listing_has_what_llama_servers_has(server: Running) -> None:
         ("/models/load", {"model": 5}, None, 400, "model is missing"),
         ("/models/load", {"model": "quick", "args": []}, None, 400, "args is no field"),
         ("/models/load", b"nothing", None, 400, "no JSON"),
+        ("/models?reloads=1", None, None, 400, "reloads is no field of this request; did you mean reload?"),
         ("/models", {"model": "a/b"}, None, 400, "ggufpy pull"),
         ("/models?model=quick", None, "DELETE", 400, "remove the file"),
     ],

@@ -79,18 +79,6 @@ class Pool:
         """Why a model could not be loaded when that was last tried."""
         return self._failures.get(entry.name)
 
-    def status(self, entry: Entry) -> dict[str, Any]:
-        """What happens with a model, as llama-server's router tells it: `value`, of a load its `progress`, and where
-        the last one failed `failed` and why."""
-        state, progress, failure = self.state(entry), self.progress(entry), self.failure(entry)
-        shown = State.LOADING if state is State.WAITING else state
-        told: dict[str, Any] = {"value": "unloaded" if shown in (None, State.CLOSING) else shown.value}
-        if progress is not None and progress[2]:
-            told["progress"] = {"stage": progress[0], "value": round(progress[1] / progress[2], 3)}
-        if state is None and failure is not None:
-            told |= {"failed": True, "message": failure}
-        return told
-
     @asynccontextmanager
     async def use(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[Served]:
         """A model, loaded if it is not, and kept while it is used.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from enum import Enum
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ggufpy.server.loader import Abandoned
@@ -16,14 +16,23 @@ if TYPE_CHECKING:
     from ggufpy.server.served import Served
 
 
-class State(Enum):
-    """What happens with a model; the values are llama-server's words where it has any."""
+UNLOADED = "unloaded"  # a model with which nothing happens
 
-    FETCHING = "downloading"
-    WAITING = "waiting"  # for room
-    LOADING = "loading"
-    LOADED = "loaded"
-    CLOSING = "unloading"
+
+class State(Enum):
+    """What happens with a model."""
+
+    FETCHING = auto()
+    WAITING = auto()  # for room
+    LOADING = auto()
+    LOADED = auto()
+    CLOSING = auto()
+
+    @property
+    def word(self) -> str:
+        """What llama-server's router calls it."""
+        known = {State.FETCHING: "downloading", State.LOADED: "loaded", State.CLOSING: UNLOADED}
+        return known.get(self, "loading")
 
 
 class Slot:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.server.families.openai import OPENAI
-from ggufpy.server.routes import Route
+from ggufpy.server.routes import Route, _anthropic
+from ggufpy.server.slot import UNLOADED
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
     from ggufpy.server.catalogue import Entry
     from ggufpy.server.service import Service
@@ -21,16 +23,20 @@ VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv"
 TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
-async def models(service: Service, request: Request) -> Record:
+async def models(service: Service, request: Request) -> ASGIApp | Record:
     """All models that may be asked for."""
+    if _anthropic.asked(request):
+        return await _anthropic.models(service, request)
     entries = await service.prepare(service.pool.catalogue.entries)
     contexts = _contexts(service)
     told = await service.prepare(lambda: [_told(entry, contexts.get(entry.name)) for entry in entries])
     return {"object": "list", "data": [_model(service, *each) for each in zip(entries, told, strict=True)]}
 
 
-async def model(service: Service, request: Request) -> Record:
+async def model(service: Service, request: Request) -> ASGIApp | Record:
     """One model. Raises Problem 404 for a name that is not known."""
+    if _anthropic.asked(request):
+        return await _anthropic.models(service, request)
     entry = await service.prepare(partial(service.pool.find, request.path_params["name"]))
     context = _contexts(service).get(entry.name)
     return _model(service, entry, await service.prepare(partial(_told, entry, context)))
@@ -42,13 +48,14 @@ def _contexts(service: Service) -> dict[str, int]:
 
 
 def _model(service: Service, entry: Entry, told: Record | None) -> Record:
+    state = service.pool.state(entry)
     return {
         "id": entry.name,
         "object": "model",
         "created": int(entry.modified) or service.started,
         "owned_by": "ggufpy",
         "aliases": list(entry.aliases),
-        "status": service.pool.status(entry),
+        "status": {"value": UNLOADED if state is None else state.word},
         "architecture": TEXT,
         "meta": told,
     }
@@ -73,8 +80,8 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
-ROUTES = tuple(
-    Route("GET", prefix + path, OPENAI, answer)
-    for prefix in ("/v1", "")
-    for path, answer in (("/models", models), ("/models/{name:path}", model))
+ROUTES = (  # GET /models is llama-server's, which says more (`models_admin.py`)
+    Route("GET", "/v1/models", OPENAI, models),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model),
+    Route("GET", "/models/{name:path}", OPENAI, model),
 )
