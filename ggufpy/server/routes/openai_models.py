@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ggufpy.errors import GGUFError
 from ggufpy.server.families.openai import OPENAI
 from ggufpy.server.routes import Route, _anthropic
+from ggufpy.server.slot import UNLOADED
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 # By tokenizer.ggml.model (include/llama.h of llama.cpp, enum llama_vocab_type)
 VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
-UNLOADED = "unloaded"
 TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
@@ -55,7 +55,7 @@ def _model(service: Service, entry: Entry, told: Record | None) -> Record:
         "created": int(entry.modified) or service.started,
         "owned_by": "ggufpy",
         "aliases": list(entry.aliases),
-        "status": {"value": UNLOADED if state is None else state.value},
+        "status": {"value": UNLOADED if state is None else state.word},
         "architecture": TEXT,
         "meta": told,
     }
@@ -80,8 +80,8 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
-ROUTES = tuple(
-    Route("GET", prefix + path, OPENAI, answer)
-    for prefix in ("/v1", "")
-    for path, answer in (("/models", models), ("/models/{name:path}", model))
+ROUTES = (  # GET /models is llama-server's, which says more (`models_admin.py`)
+    Route("GET", "/v1/models", OPENAI, models),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model),
+    Route("GET", "/models/{name:path}", OPENAI, model),
 )
