@@ -188,7 +188,16 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 def test_the_table_has_every_file() -> None:
     rows = re.findall(r"^\| `.*?\|", PAGE.split("## In short")[0], re.MULTILINE)
     listed = set(re.findall(r"`([\w.-]+)`", "".join(rows)))
-    assert {path.name for path in FOLDER.iterdir() if not path.name.startswith("_")} <= listed
+    assert {path.name for path in FOLDER.iterdir() if not path.name.startswith("_")} == listed
+
+
+def test_the_metrics_that_are_named_are_there() -> None:
+    from ggufpy.server import metrics
+
+    made = Path(str(metrics.__file__)).read_text("utf-8")
+    named = {name.removesuffix("_total") for name in re.findall(r"`(ggufpy_\w+)`", PAGE)}
+    assert len(named) == 5
+    assert all(f'"{name}"' in made for name in named)
 
 
 # -- sizes --
