@@ -18,6 +18,7 @@ from byte_vocabulary import write_vocabulary
 from engine import SIZES, weights
 
 import ggufpy
+from ggufpy import quants
 from ggufpy.commands import serve
 from ggufpy.generate.loading import LoadOptions
 
@@ -201,6 +202,15 @@ def test_the_metrics_that_are_named_are_there() -> None:
 
 
 # -- sizes --
+
+
+def test_the_bits_of_types_are_those_of_their_panels() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in re.findall(r"^  \| .*$", PAGE, re.MULTILINE)]
+    assert len(rows[0]) == 12
+    for name, stored, packed in zip(*rows, strict=True):
+        kind: Any = quants.get(name)
+        assert float(packed) == kind.panel.bits + 16 * (1 + kind.panel.has_min) / kind.panel.group
+        assert abs(float(stored) - 8 * kind.nbytes / kind.weights) <= 0.051
 
 
 def test_the_formula_of_the_caches_is_the_engines(tmp_path: Path) -> None:
