@@ -18,6 +18,7 @@ from serving import Running, serving
 
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.responses.custom import InputReader
+from ggufpy.api.responses.fields import RESPONSE
 from ggufpy.api.responses.items import CALLS, NO_TEXT, OUTPUTS, UNSEEN, itemized, messages, sealed
 from ggufpy.api.responses.output import Output, Telling
 from ggufpy.api.responses.shape import ResponseShape
@@ -26,10 +27,10 @@ from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
 from ggufpy.server.problems import Problem
-from ggufpy.server.responses_fields import FIELDS, REFUSED
 from ggufpy.server.responses_store import Responses
 
 PATH = "/v1/responses"
+REFUSED = [name for name, field in RESPONSE.items() if field.effect == "refused" and name != "background"]
 
 
 @pytest.fixture(scope="module")
@@ -306,9 +307,9 @@ def test_a_conversation_is_kept_once_and_as_long_as_its_end() -> None:
         ("reasoning", {"effort": "huge"}, "reasoning.effort"), ("include", ["all"], "include[0]"),
         ("truncation", "middle", "truncation"), ("metadata", {"a": 1}, "metadata.a"),
         ("metadata", {str(i): "" for i in range(17)}, "16"), ("stream_options", {"x": 1}, "stream_options.x"),
-        ("service_tier", "gold", "service_tier"), ("input", 1, "input"), ("input", [], "input is empty"),
+        ("service_tier", 1, "service_tier"), ("input", 1, "input"), ("input", [], "input is empty"),
         ("previous_response_id", 1, "previous_response_id"), ("instructions", 1, "instructions"),
-        ("tool_choice", "required", "there is nothing to call"), ("temprature", 1, "did you mean temperature?"),
+        ("tool_choice", "required", "there is nothing to call"), ("temperatur", 1, "did you mean temperature?"),
         ("messages", [], "messages is no field"), ("seed", "x", "seed"), ("stop", 1, "stop"), ("top_k", "x", "top_k"),
         ("chat_template_kwargs", 1, "chat_template_kwargs is 1"), ("safety_identifier", "x" * 5000, "4,096"),
         ("input", [{"type": "additional_tools", "tools": 1}], "input[0].tools"),
@@ -334,7 +335,7 @@ def test_fields_without_effect_are_taken_and_null_says_nothing(server: Running) 
     made = server.ask(PATH, {"input": "@hello", "temperature": 0, **taken}).json
     assert made["output"][0]["content"][0]["text"] == "Hello, Zoë!"
     assert (made["user"], made["metadata"], made["temperature"]) == ("me", {"a": "b"}, 0)
-    nothing = dict.fromkeys((*(name for name in FIELDS if name != "input"), *REFUSED))
+    nothing = dict.fromkeys([name for name in RESPONSE if name != "input"])
     assert server.ask(PATH, {**nothing, "input": "@hello"}).status == 200
 
 
@@ -353,7 +354,7 @@ ITEMS = st.dictionaries(NAMES, KINDS | JSON | st.lists(st.dictionaries(NAMES, KI
                         max_size=6)  # fmt: skip
 
 
-@given(st.lists(ITEMS, max_size=4), st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON | KINDS | st.lists(ITEMS)))
+@given(st.lists(ITEMS, max_size=4), st.dictionaries(st.sampled_from(sorted(RESPONSE)), JSON | KINDS | st.lists(ITEMS)))
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_sent_is_no_fault_of_the_server(
     server: Running, items: list[dict[str, Any]], more: dict[str, Any]

@@ -11,11 +11,12 @@ from ggufpy.api.openai import asked as asking
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.bodies import LEAST_EFFORT
 from ggufpy.api.responses import items as conversing
+from ggufpy.api.responses.fields import LOGPROBS, SAMPLERS, SEALED, checked
 from ggufpy.api.responses.output import Telling
 from ggufpy.api.responses.shape import ResponseShape
 from ggufpy.api.responses.tools import Toolbox, echoed, toolbox
 from ggufpy.errors import GGUFError
-from ggufpy.server.responses_fields import LOGPROBS, SAMPLING, SEALED, checked
+from ggufpy.server.fields import refusing
 from ggufpy.server.work import Prepared
 from ggufpy.support import checks
 
@@ -26,22 +27,25 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # those that templates do not know
+OTHERS = ("stop", "chat_template_kwargs")  # options of a text beside those of samplers
 ROOM = 8  # a part of the context that is left for an answer whose length is not said, where turns are left out
 
 
 def prepare(kept: Responses, owner: str, llm: Llama, body: Record) -> Prepared:
-    """What a response is asked for. Raises GGUFError for what cannot be, Problem 404 for what is not `kept`."""
-    fields = checked(body)
-    call = _Call(kept, owner, llm, fields)
-    made, left_out = call.asked()
+    """What a response is asked for. Raises Problem 400 for what cannot be, 404 for what is not `kept`."""
+    with refusing("input"):
+        fields = checked(body)
+        call = _Call(kept, owner, llm, fields)
+        made, left_out = call.asked()
     head = {**call.head(made), **({"left_out_items": left_out} if left_out else {})}
     shape = ResponseShape(llm, head, call.telling, call.keep, LOGPROBS in fields.get("include", ()))
     return Prepared(made, shape, fields.get("stream", False))
 
 
 def count(kept: Responses, owner: str, llm: Llama, body: Record) -> Record:
-    """How many tokens a request's prompt has."""
-    made, _ = _Call(kept, owner, llm, checked(body)).asked()
+    """How many tokens a request's prompt has. Raises Problem as `prepare` does."""
+    with refusing("input"):
+        made, _ = _Call(kept, owner, llm, checked(body)).asked()
     return {"object": "response.input_tokens", "input_tokens": len(made.tokens)}
 
 
@@ -125,7 +129,7 @@ class _Call:
 
     def _asked(self, items: Sequence[Mapping[str, Any]]) -> Asked:
         fields = self._fields
-        options: Record = {name: fields[name] for name in SAMPLING if name in fields}
+        options: Record = {name: fields[name] for name in (*SAMPLERS, *OTHERS) if name in fields}
         options |= _effort(fields.get("reasoning", {}), options.get("chat_template_kwargs"))
         if LOGPROBS in fields.get("include", ()):
             options |= {"logprobs": True, "top_logprobs": fields.get("top_logprobs", 0)}
