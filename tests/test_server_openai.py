@@ -79,6 +79,16 @@ def test_the_last_chunk_of_a_stream_has_the_times(server: Running, path: str, us
         assert all("usage" not in event for event in events)
 
 
+@pytest.mark.parametrize("path", [PATH, TEXT])
+def test_every_chunk_has_the_times_where_they_are_wanted(server: Running, path: str) -> None:
+    body = {**HELLO, "prompt": "a", "stream": True, "timings_per_token": True}
+    body.pop("prompt" if path == PATH else "messages")
+    counts = [event["timings"]["predicted_n"] for event in server.ask(path, body).events if "timings" in event]
+    assert len(counts) == 5
+    assert counts == sorted(counts)
+    assert (counts[0] >= 1, counts[-1]) == (True, 4)  # several tokens may have come at once
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_more_choices_than_places(server: Running, stream: bool) -> None:
     body = {"model": "vague", "messages": [USER], "max_tokens": 12, "n": 7, "seed": 5}
@@ -180,7 +190,7 @@ def test_fields_that_are_taken(server: Running) -> None:
     taken = {
         "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
         "safety_identifier": "s", "verbosity": "low", "modalities": ["text"], "parallel_tool_calls": False,
-        "prediction": {"type": "content", "content": "x"}, "timings_per_token": True, "return_progress": True,
+        "prediction": {"type": "content", "content": "x"}, "return_progress": True,
         "id_slot": -1, "reasoning_format": "auto", "reasoning_effort": "none", "parse_tool_calls": True,
         "stream_options": {"include_obfuscation": False}, "prompt_cache_retention": "24h", "verbose": False,
     }  # fmt: skip
@@ -241,7 +251,7 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"tool_choice": "required"}, "tool_choice", "nothing to call"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "'g'"),
         ({"tools": [FUNCTION], "tool_choice": {**ALLOWED, "allowed_tools": {"mode": "auto", "tools": [3]}}},
-         "tool_choice.allowed_tools.tools[0]", "mapping"),
+         "tool_choice.allowed_tools.tools[0]", "object"),
         ({"messages": []}, "messages", "empty"),
         ({"messages": "hi"}, "messages", "list"),
         ({"messages": [{"content": "a"}]}, "messages[0].role", "missing"),

@@ -146,7 +146,7 @@ def _modalities(name: str, value: Any) -> None:
 
 
 def _prediction(name: str, value: Any) -> None:
-    given = checks.mapping(name, value)
+    given = mapping(name, value)
     if given.get("type") != "content":
         raise GGUFError(f'{name}.type is {checks.shown(given.get("type"))}; it must be "content"')
 
@@ -199,7 +199,7 @@ GENERATION = [
     Field("json_schema", ANYTHING, "a JSON schema that the answer follows"),
     Field("lora", ANYTHING, "[{id, scale}]: how much each adapter counts"),
     Field("cache_prompt", SWITCH, "false: what was read before is not used"),
-    Field("timings_per_token", SWITCH, "`timings` come with the last chunk", "taken"),
+    Field("timings_per_token", SWITCH, "`timings` on every chunk, not on the last only"),
     Field("return_progress", SWITCH, "a prompt's progress is not told", "taken"),
     Field("id_slot", Whole(-1), "what was read is shared by all places", "taken"),
     Field("n_keep", Whole(-1), "contexts are not shifted: a full one ends the text", "taken"),
