@@ -287,13 +287,14 @@ def test_the_command_needs_no_package_of_the_server(folder: Path) -> None:
         (["x"], ["{in}", "{out}"], "line 1: it is no JSON"),
         ([request("1")], ["{none}", "{out}"], "No such file"),
         ([request("1")], ["{in}", "{none}/out"], "cannot write"),
+        ([request("1")], ["{folder}", "{out}"], "IN is no file"),
         ([request("1")], ["{in}", "{out}", "-m", "/none.gguf"], "none.gguf"),
     ],
 )
 def test_what_the_command_cannot_do_is_one_line(
     folder: Path, there: list[Any], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"in": written(folder / "in", there), "out": folder / "out", "none": folder / "none"}
+    places = {"in": written(folder / "in", there), "out": folder / "out", "none": folder / "none", "folder": folder}
     assert cli.main(["batch", *(word.format(**places) for word in words)]) != 0
     shown = capsys.readouterr().err
     assert said in shown
