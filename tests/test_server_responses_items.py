@@ -19,7 +19,7 @@ from serving import Running, serving
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.responses.custom import InputReader
 from ggufpy.api.responses.fields import RESPONSE
-from ggufpy.api.responses.items import CALLS, NO_TEXT, OUTPUTS, UNSEEN, itemized, messages, sealed
+from ggufpy.api.responses.items import CALLS, NO_TEXT, OUTPUTS, UNSEEN, itemized, sealed, told
 from ggufpy.api.responses.output import Output, Telling
 from ggufpy.api.responses.shape import ResponseShape
 from ggufpy.api.responses.tools import toolbox
@@ -27,6 +27,7 @@ from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
 from ggufpy.server.problems import Problem
+from ggufpy.server.responses import prepare
 from ggufpy.server.responses_store import Responses
 
 PATH = "/v1/responses"
@@ -40,7 +41,7 @@ def server() -> Iterator[Running]:
 
 
 def chat(*items: Any, instructions: str | None = None) -> list[dict[str, Any]]:
-    return messages(itemized(list(items)), instructions)
+    return told(itemized(list(items)), instructions).messages
 
 
 def text(role: str, said: str) -> dict[str, Any]:
@@ -130,6 +131,21 @@ def test_items_that_cannot_be_are_named(items: list[Any], said: str) -> None:
     with pytest.raises(GGUFError) as error:
         chat(*items)
     assert str(error.value).startswith(said)
+
+
+def test_the_error_of_a_message_names_its_item() -> None:
+    items = [text("user", "q"), text("assistant", "I look."), call("a", "1"), output("1"), call("b", "2"), output("2")]
+    made = told(itemized(items), "Be brief.")
+    assert made.places == ["instructions", "input[0]", "input[1]", "input[3]", "input[4]", "input[5]"]
+    model = responding()
+    model.chat_template.render = lambda *a, **b: refuse("messages[4].tool_calls[0].function.arguments is no JSON")
+    with pytest.raises(Problem, match=r"^input\[4\]: tool_calls\[0\]\.function\.arguments is no JSON") as error:
+        prepare(Responses(), "", model, {"input": items, "instructions": "Be brief.", "model": "fake"})
+    assert (error.value.status, error.value.param) == (400, "input[4]")
+
+
+def refuse(message: str) -> Any:
+    raise GGUFError(message)
 
 
 # -- tools --
@@ -237,13 +253,13 @@ def test_thoughts_are_told_counted_and_coded() -> None:
 
 
 def test_ids_of_calls_differ_and_white_space_before_them_is_no_message() -> None:
-    told = Output(Telling(toolbox([FIND], None)))
+    said = Output(Telling(toolbox([FIND], None)))
     pieces = [Content("\n"), Call(0, "1", "find"), Arguments(0, "{"), Arguments(0, "}"), Content(" \n"),
               Call(1, "1", "find"), Arguments(1, "{}")]  # fmt: skip
-    events = [event for piece in pieces for event in told.push(piece)] + [*told.finish(True)]
-    assert [item["type"] for item in told.items] == ["function_call"] * 2
-    assert [item["arguments"] for item in told.items] == ["{}"] * 2
-    assert len({item["call_id"] for item in told.items}) == 2
+    events = [event for piece in pieces for event in said.push(piece)] + [*said.finish(True)]
+    assert [item["type"] for item in said.items] == ["function_call"] * 2
+    assert [item["arguments"] for item in said.items] == ["{}"] * 2
+    assert len({item["call_id"] for item in said.items}) == 2
     assert [event["output_index"] for event in events if event["type"].endswith("added")] == [0, 1]
 
 

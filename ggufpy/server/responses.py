@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+_MESSAGE = re.compile(r"messages\[(\d+)\]\.?(.*)")  # what the error of a message begins with
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # those that templates do not know
 OTHERS = ("stop", "chat_template_kwargs")  # options of a text beside those of samplers
 ROOM = 8  # a part of the context that is left for an answer whose length is not said, where turns are left out
@@ -140,10 +142,15 @@ class _Call:
         if "format" in fields.get("text", {}):
             options["response_format"] = _response_format(fields["text"]["format"])
         options["model"] = fields.get("model")
-        messages = conversing.messages(items, fields.get("instructions"), len(self._history))
-        if not messages:
+        told = conversing.told(items, fields.get("instructions"), len(self._history))
+        if not told.messages:
             raise GGUFError("input says nothing that the model could be shown")
-        return asking.chat_request(self._llm, messages, fields.get("max_output_tokens"), options)
+        try:
+            return asking.chat_request(self._llm, told.messages, fields.get("max_output_tokens"), options)
+        except GGUFError as error:
+            if (found := _MESSAGE.match(str(error))) is None:
+                raise
+            raise GGUFError(f"{told.places[int(found[1])]}: {found[2]}") from error  # clients know items
 
     def _fits(self, made: Asked) -> bool:
         """Whether an answer has room behind the prompt."""
