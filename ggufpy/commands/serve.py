@@ -10,7 +10,6 @@ from ggufpy.commands._options import (
     MODEL_HELP,
     add_cache_arguments,
     add_engine_arguments,
-    add_load_options,
     add_option,
     add_speculation_arguments,
     check_speculation,
