@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from llm_fakes import FakeEngine
-from serving import until
+from llm_fakes import FakeEngine, fake_llama
+from serving import Running, serving, until
 
 from ggufpy.errors import GGUFError
 from ggufpy.generate.driver import Driver
 from ggufpy.generate.loop import Loop, Pushed
 from ggufpy.runtime.request import Event, Finished, Request, Token
+from ggufpy.server import protocol
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 200_000, "temperature": 0,
@@ -26,6 +31,21 @@ class First:
 
     def sample(self, logits: Any) -> int:
         return int(logits.argmax())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with serving({"fake": lambda: fake_llama(n_ctx=300_000, n_parallel=2)}) as running:
+        yield running
+
+
+def raw_request(body: Any, path: str = CHAT) -> bytes:
+    data = json.dumps(body).encode()
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def connected(server: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), timeout=10)
 
 
 # -- the engine's thread --
@@ -66,3 +86,60 @@ def test_what_is_pushed_while_a_loop_closes_hears_of_it(monkeypatch: pytest.Monk
     with pytest.raises(GGUFError, match="closed"):
         loop.push(Request([97], First()), events.append)
     assert not loop._boxes
+
+
+# -- connections --
+
+
+def test_who_pipelines_and_leaves_gives_the_place_back(server: Running) -> None:
+    assert server.ask(CHAT, {**LONG, "max_tokens": 1}).status == 200
+    queue = server.service.pool.loaded[0].queue
+    with connected(server) as client:
+        client.sendall(raw_request({**LONG, "stream": True}) * 2)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        until(lambda: queue.taken == 1)
+    until(lambda: not queue.taken, 3)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"GET /health HTTP/1.1\r\nHost: loc", b"GET /" + b"x" * 100_000, b"\0nonsense\r\n\r\n"]
+)
+def test_nothing_is_written_into_an_answer_that_is_sent(
+    server: Running, rest: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with connected(server) as client:
+        client.sendall(raw_request({**LONG, "max_tokens": 3000, "stream": True}))
+        said = client.recv(1000)
+        client.sendall(rest)
+        try:
+            while part := client.recv(65536):
+                said += part
+        except ConnectionError:
+            pass
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    first, _, _ = body.partition(b"0\r\n\r\n")
+    assert b"HTTP/1.1" not in first
+    if rest.startswith(b"GET /health"):  # a head that is not whole yet does no harm
+        assert b"[DONE]" in first
+    until(lambda: not server.service.pool.loaded[0].queue.taken)
+
+
+def test_a_client_that_does_not_read_is_left(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALL", 0.5)
+    queue = server.service.pool.loaded[0].queue
+    open_before = server.service.book.open
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", urlsplit(server.url).port or 0))
+    with client:
+        client.sendall(raw_request({**LONG, "stream": True}))
+        until(lambda: queue.taken == 1)
+        until(lambda: not queue.taken, 20)
+        until(lambda: server.service.book.open == open_before)
+        client.settimeout(5)
+        said = b""
+        while part := client.recv(1 << 20):  # the connection is gone, not only its request
+            said = said[-10:] + part
+        assert not said.endswith(b"0\r\n\r\n")

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Prepare = Callable[["Llama", Record], Prepared]
 PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
-STALL = 60.0  # seconds that a client may leave unread what it was sent
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class Generation:
         sender = Sender(send, self._family, entry)
         seconds = self._service.options.timeout
         try:
-            with anyio.fail_after(seconds or math.inf) as limit:
+            with anyio.fail_after(seconds or math.inf):
                 async with AsyncExitStack() as stack:
-                    attendant = asyncio.create_task(_attend(sender, limit))
+                    attendant = asyncio.create_task(_attend(sender))
                     stack.callback(attendant.cancel)
                     await self._answer(request, sender, stack)
         except Gone:
@@ -116,12 +115,11 @@ async def _watch(request: Request, work: Work) -> None:
     work.leave()
 
 
-async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
-    """Keeps a silent stream open, and ends one whose client does not read."""
-    while sender.blocked_seconds < STALL:
+async def _attend(sender: Sender) -> None:
+    """Keeps a silent stream open."""
+    while True:
         await asyncio.sleep(PATIENCE)
         await sender.ping()
-    limit.cancel()
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
@@ -153,11 +151,6 @@ class Sender:
         self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
         self._since = time.monotonic()  # the last time that something began or ended to be sent
-
-    @property
-    def blocked_seconds(self) -> float:
-        """For how long the client has not read what it is sent."""
-        return time.monotonic() - self._since if self._sending else 0.0
 
     async def _send(self, message: Message) -> None:
         self._sending, self._since = True, time.monotonic()
