@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,9 +18,11 @@ from ggufpy.errors import GGUFError
 from ggufpy.generate.driver import Driver
 from ggufpy.generate.loop import Loop, Pushed
 from ggufpy.runtime.request import Event, Finished, Request, Token
-from ggufpy.server import protocol
+from ggufpy.server import protocol, run
+from ggufpy.server.work import Work
 
 CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "temperature": 0, "stream": True}
 LONG = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 200_000, "temperature": 0,
         "logit_bias": {"257": -100}}  # fmt: skip
 
@@ -143,3 +147,64 @@ def test_a_client_that_does_not_read_is_left(server: Running, monkeypatch: pytes
         while part := client.recv(1 << 20):  # the connection is gone, not only its request
             said = said[-10:] + part
         assert not said.endswith(b"0\r\n\r\n")
+
+
+# -- answers that have begun --
+
+STREAMS = {
+    CHAT: HELLO,
+    "/v1/completions": {"prompt": "hello", "max_tokens": 4, "stream": True},
+    "/v1/messages": HELLO,
+    "/v1/responses": {"input": "hello", "max_output_tokens": 20, "stream": True},
+    "/api/chat": {"model": "fake", "messages": HELLO["messages"]},
+    "/api/generate": {"model": "fake", "prompt": "hello"},
+    "/completion": {"prompt": "hello", "n_predict": 4, "stream": True},
+}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), GGUFError("cannot be")], ids=["fault", "refusal"])
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_stream_that_fails_says_so_in_its_own_way(
+    server: Running, path: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Work.deltas
+
+    async def deltas(work: Work) -> AsyncIterator[Any]:
+        async with aclosing(bare(work)) as made:
+            async for one in made:
+                yield one
+                raise error
+
+    monkeypatch.setattr(Work, "deltas", deltas)
+    answer = server.ask(path, STREAMS[path])
+    assert answer.status == 200
+    last = answer.body.decode().strip().splitlines()[-1].removeprefix("data: ").removeprefix("error: ")
+    record = json.loads(last)
+    assert "error" in record.get("response", record)
+    assert ("cannot be" if isinstance(error, GGUFError) else "the server has failed: RuntimeError") in last
+    assert "secret" not in last
+    until(lambda: not server.service.pool.loaded[0].queue.taken)
+    assert sum(server.service.book.refused.values())
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/api/chat"])
+def test_streams_that_are_at_work_when_a_server_ends_are_told(
+    path: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "DRAIN", 1)
+    answers: list[Any] = []
+    body = {**LONG, "model": "fake", "stream": True, "options": {"num_predict": -1}}
+    body = {name: body[name] for name in body if path == "/api/chat" or name != "options"}
+    if path != CHAT:
+        del body["logit_bias"]
+    if path == "/api/chat":
+        body = {name: body[name] for name in ("messages", "model", "options")}
+    with serving({"fake": lambda: fake_llama(n_ctx=300_000, succ=lambda token: 98)}) as server:
+        thread = threading.Thread(target=lambda: answers.append(server.ask(path, body)))
+        thread.start()
+        until(lambda: bool(server.service.pool.loaded) and server.service.pool.loaded[0].queue.taken == 1)
+    thread.join(10)
+    (answer,) = answers
+    assert answer.status == 200
+    assert "the server is ending" in answer.body.decode().strip().splitlines()[-1]
+    assert "Traceback" not in capfd.readouterr().err

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, aclosing
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.families import Family, encode
-from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, UNAVAILABLE, Gone, Problem
 from ggufpy.server.tally import entry_of
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
@@ -52,21 +53,19 @@ class Generation:
         self._service, self._family, self._prepare, self._given = service, family, prepare, given
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, entry = Request(scope, receive), entry_of(scope)
-        sender = Sender(send, self._family, entry)
+        request = Request(scope, receive)
+        sender = Sender(send, self._family, entry_of(scope))
         seconds = self._service.options.timeout
-        try:
-            with anyio.fail_after(seconds or math.inf):
-                async with AsyncExitStack() as stack:
-                    attendant = asyncio.create_task(_attend(sender))
-                    stack.callback(attendant.cancel)
-                    await self._answer(request, sender, stack)
-        except Gone:
-            entry.gone = True
-        except Problem as problem:
-            await sender.problem(problem)
-        except TimeoutError:
-            await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
+        async with sender.telling(scope["path"]):
+            try:
+                with anyio.fail_after(seconds or math.inf):
+                    async with AsyncExitStack() as stack:
+                        attendant = asyncio.create_task(_attend(sender))
+                        stack.callback(attendant.cancel)
+                        await self._answer(request, sender, stack)
+            except TimeoutError:
+                told = f"the answer took longer than {seconds:g} s (--timeout)"
+                raise Problem(TIMEOUT, told, "timeout") from None
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
         service, entry, clock = self._service, entry_of(request.scope), time.monotonic
@@ -187,6 +186,25 @@ class Sender:
         silent = self._begun and not (self._ended or self._sending) and time.monotonic() - self._since >= PATIENCE
         if silent and self._family.ping:
             await self._send({"type": "http.response.body", "body": self._family.ping, "more_body": True})
+
+    @asynccontextmanager
+    async def telling(self, path: str) -> AsyncIterator[None]:
+        """Whatever goes wrong within is told, before or within the answer; a fault of ours to whoever runs the server,
+        too."""
+        try:
+            yield
+        except Gone:
+            if self._entry is not None:
+                self._entry.gone = True
+        except Problem as problem:
+            await self.problem(problem)
+        except GGUFError as error:
+            await self.problem(Problem(BAD_REQUEST, str(error)))
+        except asyncio.CancelledError:  # uvicorn's, once answers have had their time to end
+            await self.problem(Problem(UNAVAILABLE, "the server is ending", "ending"))
+        except Exception as error:
+            console.note(f"ggufpy: {path}: {traceback.format_exc()}")
+            await self.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
 
     async def problem(self, problem: Problem) -> None:
         """What went wrong."""
