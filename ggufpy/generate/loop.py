@@ -254,6 +254,12 @@ class Loop:
         self._boxes.pop(request, None)
         self._tell()
 
+    def leave(self, thread: threading.Thread) -> None:
+        """Nobody wants what a thread waits for: its requests end before the next step."""
+        for box in list(self._boxes.values()):
+            if box.thread is thread:
+                self.drop(box.request)
+
     def driven_by(self, wake: Callable[[], None]) -> None:
         """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""
         self._wake = wake

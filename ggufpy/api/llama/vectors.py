@@ -1,7 +1,7 @@
 """llama-server's own `/embedding` and `/embeddings`: a list of {"index", "embedding"}, each with rows of numbers.
 
-In: a model and a body. Out: the list. Where nothing is pooled a text has a row for each token, as the model has it;
-else one, whose length `embd_normalize` says (llama.cpp: common/common.h, common_embd_normalize).
+In: a model and a body. Out: the items of the list, one by one. Where nothing is pooled a text has a row for each token,
+as the model has it; else one, whose length `embd_normalize` says (llama.cpp: common/common.h, common_embd_normalize).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ggufpy.api.llama import prompts
 from ggufpy.api.llama.numbers import whole
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,16 @@ MOST_NORM = 64  # of p: beyond it powers of float64 are 0 or infinite
 INT16 = 32760.0  # what the largest number becomes with LARGEST
 
 
-def embeddings(llm: AsyncCompletions, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of each text. Raises GGUFError for what cannot be read."""
+@dataclass(frozen=True)
+class Wanted:
+    """The tokens of each text, and the length that vectors are to have."""
+
+    tokens: tuple[list[int], ...]
+    norm: int
+
+
+def wanted(llm: AsyncCompletions, body: Mapping[str, Any]) -> Wanted:
+    """What a body asks for. Raises GGUFError for what cannot be read."""
     name = "input" if body.get("input") is not None else "content"
     if body.get(name) is None:
         raise GGUFError(f"input or content is missing; {prompts.WANTED}, or some of them, are wanted")
@@ -40,10 +49,15 @@ def embeddings(llm: AsyncCompletions, body: Mapping[str, Any]) -> list[dict[str,
     for i, each in enumerate(tokens):
         if not each:
             raise GGUFError(f"{name}[{i}] is empty, and the model adds no token of its own: a text is wanted")
-    pooled = llm.pooling() not in ("none", "rank")
-    rows = [llm.rows(each) for each in tokens]
-    vectors = [normalized(each, norm) if pooled else each for each in rows]
-    return [{"index": i, "embedding": each.tolist()} for i, each in enumerate(vectors)]
+    return Wanted(tuple(tokens), norm)
+
+
+def embedding(llm: AsyncCompletions, asked: Wanted, number: int) -> dict[str, Any]:
+    """The rows of one of the texts."""
+    rows = llm.rows(asked.tokens[number])
+    if llm.pooling() not in ("none", "rank"):
+        rows = normalized(rows, asked.norm)
+    return {"index": number, "embedding": rows.tolist()}
 
 
 def _plain(name: str, given: Any) -> Any:
