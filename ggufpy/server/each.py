@@ -35,7 +35,7 @@ async def each(service: Service, request: Request, served: Served, calls: Sequen
     client = exchange.client_of(request)
 
     async def one(call: Callable[[], T]) -> T:
-        async with room, served.queue.place(client):
+        async with room, served.queue.place(client, None, request):
             return await served.evaluate(call)
 
     tasks = [asyncio.create_task(one(call)) for call in calls]

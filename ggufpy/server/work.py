@@ -173,7 +173,7 @@ class Work:
             self._ready.set()
 
         try:
-            async with served.queue.place(self._client, self._prepared.place) as choice.place:
+            async with served.queue.place(self._client, self._prepared.place, self) as choice.place:
                 self._note("begun")
                 choice.times["begun"] = time.monotonic()
                 choice.begun, choice.task = True, served.slots.next_task()

@@ -1,0 +1,56 @@
+"""Who may wait: requests are counted, however many texts each of them wants."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from llm_fakes import fake_llama
+from serving import serving, until
+
+from ggufpy.server.problems import Problem
+from ggufpy.server.queue import Queue
+from ggufpy.server.settings import ServerOptions
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+
+
+def test_texts_of_one_request_wait_as_one() -> None:
+    async def play() -> None:
+        queue, order = Queue(1, 2), []
+
+        async def text(client: str, work: object) -> None:
+            async with queue.place(client, None, work):
+                order.append(client)
+
+        async with queue.place("first"):
+            one, two = object(), object()
+            tasks = [asyncio.create_task(text("many", one)) for _ in range(100)]
+            await asyncio.sleep(0)
+            assert (queue.waiting, queue.texts) == (1, 100)
+            queue.check()
+            tasks += [asyncio.create_task(text("few", two))]
+            await asyncio.sleep(0)
+            with pytest.raises(Problem, match="2 requests wait"):
+                queue.check()
+        await asyncio.gather(*tasks)
+        assert order.index("few") <= 1  # the clients take turns
+        assert (queue.waiting, queue.texts, queue.taken) == (0, 0, 0)
+
+    asyncio.run(play())
+
+
+def test_many_choices_do_not_keep_others_out() -> None:
+    body = {**HELLO, "max_tokens": 400, "logit_bias": {"257": -100}}
+    options = replace(ServerOptions(), queue=8)
+    with serving({"fake": lambda: fake_llama(n_ctx=4096, n_parallel=1)}, options) as server:
+        assert server.ask(CHAT, {**HELLO, "max_tokens": 1}).status == 200
+        queue = server.service.pool.loaded[0].queue
+        with ThreadPoolExecutor(1) as clients:
+            asked = clients.submit(server.ask, CHAT, {**body, "n": 20})
+            until(lambda: len(queue._waiting) == 1 and queue.taken == 1)
+            assert server.ask(CHAT, {**HELLO, "max_tokens": 2}, headers={"x-api-key": "another"}).status == 200
+            assert asked.result().status == 200
