@@ -130,6 +130,19 @@ def test_nothing_is_written_into_an_answer_that_is_sent(
     until(lambda: not server.service.pool.loaded[0].queue.taken)
 
 
+def test_a_body_that_is_no_http_is_refused_and_requests_in_a_row_are_answered(server: Running) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with connected(server) as client:
+        client.sendall(head + b"zz\r\n")
+        assert b"".join(iter(lambda: client.recv(1000), b"")).startswith(b"HTTP/1.1 400")
+    with connected(server) as client:
+        client.sendall(raw_request(HELLO) * 3)
+        said = b""
+        while said.count(b"[DONE]") < 3:
+            said += client.recv(65536)
+        assert said.count(b"HTTP/1.1 200") == 3
+
+
 def test_a_client_that_does_not_read_is_left(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "STALL", 0.5)
     queue = server.service.pool.loaded[0].queue

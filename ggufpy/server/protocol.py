@@ -86,7 +86,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
-        if self._busy:
+        at_work = [cycle for cycle in self._cycles if not cycle.response_complete]
+        in_body = len(at_work) == 1 and at_work[0].more_body and not at_work[0].response_started
+        if at_work and not in_body:
             self.transport.abort()
         elif not self.transport.is_closing():
             super().send_400_response(msg)
