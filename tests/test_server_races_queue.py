@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from llm_fakes import fake_llama
 from serving import serving, until
 
+from ggufpy.llm import Llama
 from ggufpy.server.problems import Problem
 from ggufpy.server.queue import Queue
 from ggufpy.server.settings import ServerOptions
@@ -54,3 +60,30 @@ def test_many_choices_do_not_keep_others_out() -> None:
             until(lambda: len(queue._waiting) == 1 and queue.taken == 1)
             assert server.ask(CHAT, {**HELLO, "max_tokens": 2}, headers={"x-api-key": "another"}).status == 200
             assert asked.result().status == 200
+
+
+def test_clients_that_leave_while_a_model_loads_are_not_counted() -> None:
+    going_on = threading.Event()
+
+    def load() -> Llama:
+        assert going_on.wait(20)
+        return fake_llama()
+
+    with serving({"fake": load}) as server:
+        data = json.dumps(HELLO).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        port = urlsplit(server.url).port or 0
+        slots = server.service.pool._slots
+        try:
+            with ExitStack() as clients:
+                for _ in range(5):
+                    clients.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(head + data)
+                until(lambda: bool(slots) and slots["fake"].users == 5)
+            until(lambda: not slots["fake"].users, 3)
+            assert server.service.book.cancelled["", CHAT] == 5
+        finally:
+            going_on.set()
+        assert server.ask(CHAT, {**HELLO, "max_tokens": 2}).status == 200
+        for stream in (False, True):
+            assert server.ask(CHAT, {**HELLO, "max_tokens": 2, "stream": stream}).status == 200
+        assert server.service.book.cancelled == {("", CHAT): 5}

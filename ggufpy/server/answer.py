@@ -70,21 +70,24 @@ class Generation:
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
         service, entry, clock = self._service, entry_of(request.scope), time.monotonic
         given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
-        since = clock()
-        served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
-        loading = clock() - since
-        client, body = exchange.client_of(request), {**given.body, "model": served.name}
-        entry.model = served.name
-        served.queue.check()
-        prepared, work = await service.prepare(partial(self._work, served, body, client))
-        work.loading = loading
-        served.queue.check(prepared.place)
-        watcher = asyncio.create_task(_watch(request, work))
-        stack.callback(watcher.cancel)
-        try:
-            await (_stream if prepared.stream else _whole)(prepared, work, sender)
-        finally:
-            entry.spent = work.spent
+        with anyio.CancelScope() as wanted:
+            watcher = asyncio.create_task(_watch(request, wanted))
+            stack.callback(watcher.cancel)
+            since = clock()
+            served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
+            loading = clock() - since
+            client, body = exchange.client_of(request), {**given.body, "model": served.name}
+            entry.model = served.name
+            served.queue.check()
+            prepared, work = await service.prepare(partial(self._work, served, body, client))
+            work.loading = loading
+            served.queue.check(prepared.place)
+            try:
+                await (_stream if prepared.stream else _whole)(prepared, work, sender)
+            finally:
+                entry.spent = work.spent
+        if wanted.cancelled_caught:
+            raise Gone
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
@@ -107,11 +110,11 @@ def _param(error: GGUFError, body: Record) -> str | None:
     return word if name in body else None
 
 
-async def _watch(request: Request, work: Work) -> None:
-    """Ends the work once the client leaves."""
+async def _watch(request: Request, wanted: anyio.CancelScope) -> None:
+    """Ends what is done for a client once that leaves: from the load of its model on, and within a step."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    work.leave()
+    wanted.cancel()
 
 
 async def _attend(sender: Sender) -> None:
