@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -87,3 +88,27 @@ def test_clients_that_leave_while_a_model_loads_are_not_counted() -> None:
         for stream in (False, True):
             assert server.ask(CHAT, {**HELLO, "max_tokens": 2, "stream": stream}).status == 200
         assert server.service.book.cancelled == {("", CHAT): 5}
+
+
+def test_a_key_is_one_client_however_it_is_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients: list[str] = []
+    bare = Queue._enter
+
+    async def enter(queue: Queue, client: str, turn: Any) -> int:
+        clients.append(client)
+        return await bare(queue, client, turn)
+
+    monkeypatch.setattr(Queue, "_enter", enter)
+    body = {**HELLO, "max_tokens": 2}
+    with serving({"fake": fake_llama}, keys=("one", "two")) as server:
+        for path, headers in (
+            (CHAT, {"authorization": "Bearer one"}),
+            (CHAT, {"authorization": "bearer   one "}),
+            (CHAT, {"authorization": "Bearer one", "x-api-key": "else"}),
+            ("/v1/messages", {"x-api-key": "one"}),
+            ("/v1/messages", {"x-api-key": "one", "authorization": "Bearer else"}),
+        ):
+            assert server.ask(path, body, headers=headers).status == 200
+        assert len(set(clients)) == 1
+        assert server.ask(CHAT, body, headers={"authorization": "Bearer two"}).status == 200
+        assert len(set(clients)) == 2

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 
 from ggufpy.server.answer import Generation, Sender
+from ggufpy.server.exchange import name_client
 from ggufpy.server.families import encode, family_of
 from ggufpy.server.problems import UNAUTHORIZED, Problem
 from ggufpy.server.routes import Route, all_routes
@@ -42,8 +43,10 @@ class Endpoint:
 
     async def _answer(self, service: Service, scope: Scope, receive: Receive, send: Send, sender: Sender) -> None:
         route, request = self._route, Request(scope, receive)
+        key = route.family.key(request.headers)
         if not route.open:
-            check_key(service, route.family.key(request.headers))
+            check_key(service, key)
+        name_client(request, key)
         if route.prepare is not None:
             await Generation(service, route.family, route.prepare)(scope, receive, send)
             return
