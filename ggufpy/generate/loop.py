@@ -48,8 +48,8 @@ class _Box:
         if not (self.events and self.events[-1] is event):  # it was put here before an interrupt
             self.events.append(event)
 
-    def closed(self, error: GGUFError) -> None:
-        """The loop is closed. Whoever waits on a thread sees that there."""
+    def given_up(self, error: Exception) -> None:
+        """There will be no more of it. Whoever waits on a thread sees that there."""
 
     def paused(self, running: bool) -> bool:
         """Whether nobody wants more of the request now; `running` says whether it has a place."""
@@ -74,7 +74,7 @@ class Pushed(_Box):
         """See `_Box`."""
         self.sink(event)
 
-    def closed(self, error: GGUFError) -> None:
+    def given_up(self, error: Exception) -> None:
         """See `_Box`."""
         if not self.request.done:
             self.request.cancel()
@@ -202,7 +202,7 @@ class Loop:
                 at_work, self._at_work, self.latest = self._at_work, None, None
                 self._changed.notify_all()
             for box in list(self._boxes.values()):
-                box.closed(GGUFError(CLOSED))
+                box.given_up(GGUFError(CLOSED))
             if at_work is not None:
                 at_work[0].close()
         self._tell()
@@ -259,6 +259,11 @@ class Loop:
         for box in list(self._boxes.values()):
             if box.thread is thread:
                 self.drop(box.request)
+
+    def give_up(self, error: Exception) -> None:
+        """A fault of ours: those who wait for a driver's steps are told, and not left waiting."""
+        for box in list(self._boxes.values()):
+            box.given_up(error)
 
     def driven_by(self, wake: Callable[[], None]) -> None:
         """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""
