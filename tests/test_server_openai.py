@@ -58,6 +58,14 @@ def test_a_whole_answer(server: Running) -> None:
     assert server.ask("/chat/completions", HELLO).json["choices"] == made["choices"]
 
 
+def test_a_prompt_is_counted(server: Running) -> None:
+    usage = server.ask(PATH, HELLO).json["usage"]
+    for path in (PATH, "/chat/completions"):
+        assert server.ask(path + "/input_tokens", HELLO).json["input_tokens"] == usage["prompt_tokens"]
+    refused = server.ask(PATH + "/input_tokens", {**HELLO, "top_p": 7})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "top_p")
+
+
 @pytest.mark.parametrize("usage", [False, True])
 @pytest.mark.parametrize("path", [PATH, TEXT])
 def test_the_last_chunk_of_a_stream_has_the_times(server: Running, path: str, usage: bool) -> None:

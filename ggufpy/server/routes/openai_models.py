@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/NAME, and the same without /v1: OpenAI's fields, and beside them llama-server's."""
+"""GET /v1/models and /v1/models/NAME: OpenAI's fields, and beside them llama-server's (`models_admin.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ggufpy.errors import GGUFError
 from ggufpy.server.families.openai import OPENAI
 from ggufpy.server.routes import Route
+from ggufpy.server.routes.models_admin import STATES
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -50,7 +51,7 @@ def _model(service: Service, entry: Entry, told: Record | None) -> Record:
         "created": int(entry.modified) or service.started,
         "owned_by": "ggufpy",
         "aliases": list(entry.aliases),
-        "status": {"value": UNLOADED if state is None else state.value},
+        "status": {"value": UNLOADED if state is None else STATES.get(state, UNLOADED)},
         "architecture": TEXT,
         "meta": told,
     }
@@ -75,8 +76,7 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
-ROUTES = tuple(
-    Route("GET", prefix + path, OPENAI, answer)
-    for prefix in ("/v1", "")
-    for path, answer in (("/models", models), ("/models/{name:path}", model))
+ROUTES = (
+    Route("GET", "/v1/models", OPENAI, models),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model),
 )
