@@ -251,7 +251,7 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema", "miss"),
         ({"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'}, "response_format", "one of them"),
         ({"grammar": "root ::= ("}, "grammar", "grammar"),
-        ({"json_schema": {"type": "nothing"}}, "response_format.schema", "nothing"),
+        ({"json_schema": {"type": "nothing"}}, "json_schema", "nothing"),
         ({"ignore_eos": True, "json_schema": {}}, "ignore_eos", "could not end"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "custom"),
         ({"tools": [FUNCTION, FUNCTION]}, "tools[1]", "which another has"),

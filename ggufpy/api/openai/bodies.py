@@ -20,6 +20,7 @@ from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.text import TextShape
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
+from ggufpy.grammar import Grammar
 from ggufpy.support import checks
 
 COMPLETION_TOKENS = 16  # of a text completion that does not say, as OpenAI has it
@@ -102,9 +103,10 @@ def _set_format(values: Record) -> None:
     schema = values.pop("json_schema", None)
     if schema is None:
         return
-    if "response_format" in values:
-        raise GGUFError("json_schema and response_format both say what the answer looks like: give one of them")
-    values["response_format"] = {"type": "json_object", "schema": schema}
+    for other in ("response_format", "grammar"):
+        if other in values:
+            raise GGUFError(f"json_schema and {other} both say what the answer looks like: give one of them")
+    values["grammar"] = Grammar.from_json_schema(schema, "json_schema")
 
 
 def _set_effort(values: Record) -> None:
