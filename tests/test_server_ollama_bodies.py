@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from llm_fakes import fake_llama
 from serving import Running, serving
 
-from ggufpy.api.ollama import about, fields, messages, moments, options, shapes
+from ggufpy.api.ollama import about, asked, fields, messages, moments, options, shapes
 from ggufpy.api.openai.texts import Delta
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
@@ -97,6 +97,56 @@ def test_contexts_that_are_not_served_are_refused(wanted: int, n_ctx: int, own: 
 def test_options_that_cannot_be_are_named(given: Mapping[str, Any]) -> None:
     with pytest.raises(GGUFError, match=r"^options\." + next(iter(given))):
         options.checked(given)
+
+
+# -- thoughts and formats --
+
+
+@pytest.fixture
+def options_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a chat's body becomes, with a model that thinks or not: options of OpenAI's kind."""
+    monkeypatch.setattr(asked.asked, "chat_request", lambda llm, said, limit, given: given)
+
+    def ask(thinks: bool, **body: Any) -> dict[str, Any]:
+        model = served()
+        model.metadata["tokenizer.chat_template"] = "{{ enable_thinking }}" if thinks else "{{ messages }}"
+        made: Any = asked.chat_request(model, {"messages": [{"role": "user"}], **body})
+        return made
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("think", "on", "effort"), [(None, True, None), (True, True, None), (False, False, None), ("low", True, "low")]
+)
+def test_models_that_can_think_do_unless_they_are_told_not_to(
+    options_of: Any, think: Any, on: bool, effort: str | None
+) -> None:
+    made = options_of(True, think=think)
+    assert made["chat_template_kwargs"] == {"enable_thinking": on, "thinking": on}
+    assert made.get("reasoning_effort") == effort
+
+
+def test_models_that_cannot_think_are_not_asked_to(options_of: Any) -> None:
+    assert "chat_template_kwargs" not in options_of(False, think=False)
+    assert "chat_template_kwargs" not in options_of(False)
+    for think in (True, "high"):
+        with pytest.raises(GGUFError, match="'m' does not support thinking"):
+            options_of(False, think=think, model="m")
+    for think in ("much", 1, []):
+        with pytest.raises(GGUFError, match=r"^think"):
+            options_of(True, think=think)
+
+
+def test_formats_are_openais(options_of: Any) -> None:
+    schema = {"type": "object"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}
+    assert options_of(False, format=schema)["response_format"] == wanted
+    assert options_of(False, format="json")["response_format"] == {"type": "json_object"}
+    assert options_of(False, format="")["response_format"] is None
+    for wrong in ("xml", 5, [schema]):
+        with pytest.raises(GGUFError, match=r"^format is"):
+            options_of(False, format=wrong)
 
 
 # -- messages --
@@ -204,8 +254,8 @@ def bodies(draw: Any) -> tuple[str, dict[str, Any]]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies())
-def test_nothing_that_a_client_sends_is_a_failure(server: Running, asked: tuple[str, dict[str, Any]]) -> None:
-    path, body = asked
+def test_nothing_that_a_client_sends_is_a_failure(server: Running, sent: tuple[str, dict[str, Any]]) -> None:
+    path, body = sent
     assume(not body.get({"/api/embed": "input", "/api/embeddings": "prompt"}.get(path, "")))  # the fake has no vectors
     answer = server.ask(path, {"keep_alive": None, **body})
     assert answer.status < 500, answer.body

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("cors", "allowed_hosts"):
         add_option(access, server[name])
     add_load_options(parser, "n_ctx", "n_parallel")
-    for name in ("queue", "timeout", "body_limit"):
+    for name in ("queue", "timeout", "body_limit", "slots_dir"):
         add_option(parser, server[name])
     add_engine_arguments(parser)
     add_cache_arguments(parser)
@@ -109,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--host {options.host} is open to others: give --api-key or --api-key-file; --without-key lets all ask"
         )
+    if options.slots_dir is not None and not Path(options.slots_dir).is_dir():
+        raise GGUFError(f"--slots-dir {options.slots_dir} is no folder: make it first")
     models = args.models or ([] if args.alias or args.models_dir else [DEFAULT_MODEL])
     folder = None if options.models_dir is None else Folder(options.models_dir)
     catalogue = Catalogue(given_models(models, args.alias), folder, options.allow_pull)

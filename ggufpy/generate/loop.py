@@ -186,6 +186,12 @@ class Loop:
         with self.alone():
             self.latest = None
 
+    def forget_text(self, tokens: Sequence[int]) -> None:
+        """This text does not count as read any more, unless another that begins so does."""
+        with self._between():
+            self._open()
+            self._scheduler.forget_text(tokens)
+
     def close(self) -> None:
         """Ends the step that is being made, and all requests: whoever waits for one gets GGUFError. Twice is fine."""
         if self._pid != os.getpid():

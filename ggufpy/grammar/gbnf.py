@@ -236,7 +236,7 @@ class _Parser:
             name = self._word()
             self._space(False)
             if not self._take("::="):
-                raise self._error(f"::= is missing behind {name}")
+                raise self._error(f"::= is missing behind {name[:80]}")
             self._space(True)
             found[name] = self._alternatives(0)
             if self._at < len(self._text) and self._text[self._at] not in "\r\n":

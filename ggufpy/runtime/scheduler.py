@@ -8,6 +8,7 @@ What an ended request has read keeps its place until a new one wants it: who beg
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Items
 from time import monotonic
 
 import numpy as np
@@ -93,6 +94,13 @@ class Scheduler:
         self._give_back()
         for running in self._running:
             running.held.hide()
+
+    def forget_text(self, tokens: Items[int]) -> None:
+        """What ended requests have read of this text, and of no other, is given back."""
+        self._collect_ended()
+        text = list(tokens)
+        for held in [held for held in self._kept if held.tokens == text[: len(held.tokens)]]:
+            self._close(held)
 
     def _give_back(self) -> None:
         """Closes what ended requests have read."""

@@ -96,3 +96,8 @@ class ServerOptions:
         60.0, Real(), "seconds that a model waits for others to end, where it fits only without them; then its "
         "requests get 503", "--load-wait", metavar="S",
     )  # fmt: skip
+    slots_dir: str | None = option(
+        None, Text(), "let clients save the texts of slots to files in this folder, and load them (POST "
+        "/slots/0?action=save): whoever may send requests may fill the disk",
+        "--slots-dir", "--slot-save-path", metavar="DIR", default_text="",
+    )  # fmt: skip

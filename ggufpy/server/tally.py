@@ -63,14 +63,14 @@ class Tally:
     longest: int = 0  # tokens of the longest text, with its prompt
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
-    first_token: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds, waiting included
+    first_token: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds, from the request on
     per_token: Histogram = field(default_factory=lambda: Histogram(TOKEN_SECONDS))  # seconds, behind the first
     waits: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds
     prompts: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
     answers: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
 
-    def add(self, spent: Spent) -> None:
-        """A request has ended that took so much."""
+    def add(self, spent: Spent, seconds: float) -> None:
+        """A request has ended that took so much, and so many seconds until its first token."""
         self.requests += 1
         self.prompt_tokens += spent.prompt - spent.cached
         self.cached_tokens += spent.cached
@@ -82,7 +82,7 @@ class Tally:
         self.prompts.add(spent.prompt)
         self.answers.add(spent.completion)
         if spent.completion:
-            self.first_token.add(spent.wait_seconds + spent.prompt_seconds)
+            self.first_token.add(seconds)
         for text in spent.texts:
             if text.completion > 1:
                 self.per_token.add(text.decode_seconds / (text.completion - 1))
@@ -132,13 +132,15 @@ class Book:
         self.open -= 1
         status = GONE if entry.gone else entry.status
         self.requests[entry.model, entry.route, status] += 1
-        self.seconds.setdefault(entry.route, Histogram(SECONDS)).add(time.monotonic() - entry.since)
+        seconds = time.monotonic() - entry.since
+        self.seconds.setdefault(entry.route, Histogram(SECONDS)).add(seconds)
         if entry.gone:
             self.cancelled[entry.model, entry.route] += 1
         if entry.problem is not None:
             self.refused[entry.route, entry.problem.code or f"status_{entry.problem.status}"] += 1
         if entry.spent is not None and any(text.place is not None for text in entry.spent.texts):
-            self.tallies.setdefault(entry.model, Tally()).add(entry.spent)
+            first = max(seconds - entry.spent.decode_seconds, 0.0)
+            self.tallies.setdefault(entry.model, Tally()).add(entry.spent, first)
 
     def missed(self, status: int) -> None:
         """A request has come for which there is no route."""

@@ -31,7 +31,7 @@ class Prepared:
     """A call that has been checked: what it asks for, how its answer is told, whether as a stream.
 
     `place` is the number of the place that its texts must have, one after the other. `account` is given what says how
-    much was spent so far.
+    much a text has taken so far.
     """
 
     asked: Asked
@@ -39,7 +39,7 @@ class Prepared:
     stream: bool
     _: KW_ONLY
     place: int | None = None
-    account: Callable[[Callable[[], Spent]], None] | None = None
+    account: Callable[[Callable[[int], TextSpent]], None] | None = None
 
 
 class _Choice:
@@ -101,7 +101,7 @@ class Work:
         self._times: dict[str, float] = {}
         self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
-            prepared.account(lambda: self.spent)
+            prepared.account(self.spent_of)
 
     @property
     def spent(self) -> Spent:
@@ -113,6 +113,10 @@ class Work:
         tokens = counts(self._asked, requests, [text.completion for text in texts])
         times = (self.loading + begun - asked, self.loading, first - begun, now - first)
         return Spent(*tokens, *times, texts)
+
+    def spent_of(self, number: int) -> TextSpent:
+        """What one text has taken so far."""
+        return self._choices[number].spent(asyncio.get_running_loop().time())
 
     def leave(self) -> None:
         """The client has gone: what is at work for it ends before the next step."""

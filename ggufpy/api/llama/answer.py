@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.llama.fields import Fields
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ggufpy.api.asynchronous import AsyncCompletions
     from ggufpy.api.openai.asked import Asked
-    from ggufpy.llm import Llama
 
 Record = dict[str, Any]
 Draw = tuple["NDArray[np.int64]", "NDArray[np.float64]"]  # ids and their probabilities, likeliest first
@@ -48,17 +49,18 @@ class CompletionShape:
     """How a completion is told. With `several` the whole answer is a list."""
 
     def __init__(
-        self, llm: Llama, asked: Asked, fields: Fields, watched: Watched, several: bool
+        self, llm: AsyncCompletions, asked: Asked, fields: Fields, watched: Watched, several: bool
     ) -> None:
         self._llm, self._asked, self._fields, self._watched = llm, asked, fields, watched
         self._several = several
         self._contents = ["" for _ in asked.samplings]
         self._finish: list[str | None] = [None for _ in asked.samplings]
+        self._counts = [0 for _ in asked.samplings]  # tokens that have been told
         self._began: set[int] = set()
-        self._spent: Callable[[], Spent] | None = None
+        self._spent: Callable[[int], TextSpent] | None = None
 
-    def account(self, spent: Callable[[], Spent]) -> None:
-        """Where it is found what has been spent so far."""
+    def account(self, spent: Callable[[int], TextSpent]) -> None:
+        """Where it is found what a text has taken so far."""
         self._spent = spent
 
     def prepare(self) -> None:
@@ -85,7 +87,7 @@ class CompletionShape:
 
     def whole(self, said: Sequence[Sequence[Delta]], spent: Spent) -> Any:
         """See `Shape`: one record, or a list of them."""
-        self._spent = lambda: spent
+        self._spent = spent.texts.__getitem__
         made = []
         for number, deltas in enumerate(said):
             for delta in deltas:
@@ -101,6 +103,7 @@ class CompletionShape:
         """Notes a delta."""
         self._finish[number] = delta.finish or self._finish[number]
         self._contents[number] += delta.text
+        self._counts[number] += delta.token is not None
 
     # -- records --
 
@@ -160,9 +163,9 @@ class CompletionShape:
         return picked(record, self._fields.response_fields) if self._fields.response_fields else record
 
     def _of(self, number: int) -> TextSpent:
-        """What a text has taken so far."""
+        """What a text has taken so far; of its tokens those count that have been told."""
         assert self._spent is not None
-        return self._spent().texts[number]
+        return replace(self._spent(number), completion=self._counts[number])
 
     def _why(self, number: int) -> tuple[str, str]:
         """Why a text has ended, and the string at which it has."""

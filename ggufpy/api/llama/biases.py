@@ -15,13 +15,14 @@ from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
-    from ggufpy.llm import Llama
+    from ggufpy.api.asynchronous import AsyncCompletions
 
 WANTED = "pairs [token or text, number or false], or an object of them,"
+LARGEST = 3.4028234663852886e38  # of float32, which logits are
 _ID = re.compile(r"-?[0-9]+")
 
 
-def biases(llm: Llama, given: object) -> list[tuple[int, float]]:
+def biases(llm: AsyncCompletions, given: object) -> list[tuple[int, float]]:
     """Tokens and what is added to their logits, -inf for those that may not come."""
     if isinstance(given, Mapping):
         return [each for key, value in given.items() for each in _pair(llm, f"logit_bias[{key[:80]!r}]", key, value)]
@@ -33,15 +34,15 @@ def biases(llm: Llama, given: object) -> list[tuple[int, float]]:
     return made
 
 
-def _pair(llm: Llama, name: str, key: Any, value: Any) -> list[tuple[int, float]]:
+def _pair(llm: AsyncCompletions, name: str, key: Any, value: Any) -> list[tuple[int, float]]:
     """One pair. As in llama-server a token that the model does not have counts for nothing."""
-    bias = -math.inf if value is False else checks.number(name, value)
+    bias = -math.inf if value is False else min(max(checks.number(name, value), -LARGEST), LARGEST)
     if isinstance(key, str) and not _ID.fullmatch(key):
         return [(token, bias) for token in llm.tokenizer.encode(key)]
     token = int(key[:20]) if isinstance(key, str) else whole(name, key)
     return [(token, bias)] if 0 <= token < llm.n_vocab() else []
 
 
-def never_ending(llm: Llama) -> list[tuple[int, float]]:
+def never_ending(llm: AsyncCompletions) -> list[tuple[int, float]]:
     """Biases with which no text ends."""
     return [(token, -math.inf) for token in sorted(llm.end_tokens())]

@@ -20,9 +20,9 @@ from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
+    from ggufpy.api.asynchronous import AsyncCompletions
     from ggufpy.generate.sampling import Guides
     from ggufpy.grammar import Grammar
-    from ggufpy.llm import Llama
 
 Record = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Call:
         return self.fields.switches.get("stream", False)
 
 
-def call(llm: Llama, body: Mapping[str, Any], given: Sequence[Sequence[int]] | None = None) -> Call:
+def call(llm: AsyncCompletions, body: Mapping[str, Any], given: Sequence[Sequence[int]] | None = None) -> Call:
     """What a body asks for, whose names have been checked; `given` are the tokens of its prompts where they are no
     field of it. Raises GGUFError for what cannot be."""
     read = fields.read(body, llm.n_parallel())
@@ -69,7 +69,7 @@ def call(llm: Llama, body: Mapping[str, Any], given: Sequence[Sequence[int]] | N
     return Call(asked, CompletionShape(llm, asked, read, watched, many or read.n_cmpl > 1), read)
 
 
-def _options(llm: Llama, read: Fields) -> Record:
+def _options(llm: AsyncCompletions, read: Fields) -> Record:
     """The options of `create_completion` that all prompts have."""
     given = read.given
     options: Record = {**numbers.sampling_options(given), "stop": list(read.stop), "n": read.n_cmpl}
@@ -116,7 +116,7 @@ def _grammar(given: Mapping[str, Any]) -> Grammar | str | None:
     return Grammar.from_json_schema(schema or {"type": "object"}, "json_schema")
 
 
-def _asked(llm: Llama, tokens: list[list[int]], read: Fields, options: Record, watched: Watched) -> Asked:
+def _asked(llm: AsyncCompletions, tokens: list[list[int]], read: Fields, options: Record, watched: Watched) -> Asked:
     """The call: its prompts and its texts."""
     limit = None if read.n_predict < 0 else read.n_predict
     made = openai.text_request(llm, tokens, limit, options)

@@ -16,7 +16,7 @@ from ggufpy.support import checks
 from ggufpy.tokenizers.fill import context_tokens, fill_tokens
 
 if TYPE_CHECKING:
-    from ggufpy.llm import Llama
+    from ggufpy.api.asynchronous import AsyncCompletions
 
 FIELDS = ("input_prefix", "input_suffix", "input_extra")
 REPOSITORY, FILE, OTHER_FILE = "myproject\n", "filename\n", "tmp"  # names where none are known, as in llama-server
@@ -28,10 +28,11 @@ class NotSupported(GGUFError):
     """The model cannot do what is asked for."""
 
 
-def tokens(llm: Llama, body: Mapping[str, Any], n_predict: int) -> list[int]:
+def tokens(llm: AsyncCompletions, body: Mapping[str, Any], n_predict: int) -> list[int]:
     """The prompt. Raises GGUFError for fields that are wrong, NotSupported for a model that cannot fill in."""
+    vocab = llm.tokenizer.vocab
     try:
-        fill = fill_tokens(llm.tokenizer.vocab, llm.metadata)
+        fill = fill_tokens(vocab, llm.metadata)
     except GGUFError:
         raise NotSupported("the model has no tokens to fill in with: take a model of code that has") from None
     before, behind = (_part(llm, body, name) for name in FIELDS[:2])
@@ -52,14 +53,14 @@ def tokens(llm: Llama, body: Mapping[str, Any], n_predict: int) -> list[int]:
     return [*context, *beginning, *first, *second, *middle]
 
 
-def _part(llm: Llama, body: Mapping[str, Any], name: str) -> list[int]:
+def _part(llm: AsyncCompletions, body: Mapping[str, Any], name: str) -> list[int]:
     """The tokens of what is before, or behind."""
     if body.get(name) is None:
         raise GGUFError(f"{name} is missing; a text is wanted, which may be empty")
     return mixed(llm, name, body[name], add_special=False, parse_special=False)
 
 
-def _context(llm: Llama, given: object) -> list[int]:
+def _context(llm: AsyncCompletions, given: object) -> list[int]:
     """The tokens of other files: [{filename, text}, ...]."""
     chunks = [] if given is None else checks.items("input_extra", given, "a list of {filename, text}")
     encode = llm.tokenizer.encode

@@ -14,7 +14,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
-    from ggufpy.llm import Llama
+    from ggufpy.api.asynchronous import AsyncCompletions
 
 MOST_PROMPTS = 1024  # of one request
 WANTED = "a text, a list of tokens, a list of texts and tokens, or {prompt_string}"
@@ -25,7 +25,7 @@ def is_several(value: object) -> bool:
     return isinstance(value, list) and not any(isinstance(each, int | float) for each in value)
 
 
-def several(llm: Llama, name: str, value: object) -> list[list[int]]:
+def several(llm: AsyncCompletions, name: str, value: object) -> list[list[int]]:
     """The tokens of each prompt. Raises GGUFError for what is no prompt, for none and for too many."""
     if not is_several(value):
         return [one(llm, name, value)]
@@ -37,7 +37,7 @@ def several(llm: Llama, name: str, value: object) -> list[list[int]]:
     return [one(llm, f"{name}[{i}]", each) for i, each in enumerate(value)]
 
 
-def one(llm: Llama, name: str, value: object) -> list[int]:
+def one(llm: AsyncCompletions, name: str, value: object) -> list[int]:
     """The tokens of one prompt, with a beginning token where one is due."""
     if isinstance(value, Mapping):
         return one(llm, f"{name}.prompt_string", _of_object(name, value))
@@ -54,7 +54,7 @@ def _of_object(name: str, value: Mapping[str, Any]) -> object:
     return value["prompt_string"]
 
 
-def mixed(llm: Llama, name: str, value: object, *, add_special: bool, parse_special: bool) -> list[int]:
+def mixed(llm: AsyncCompletions, name: str, value: object, *, add_special: bool, parse_special: bool) -> list[int]:
     """The tokens of a text, or of texts and tokens in a list, of which a first one that is a text has what the model
     wants before it (`add_special`); `parse_special` reads texts of control tokens as these."""
     encode = llm.tokenizer.encode
@@ -71,7 +71,7 @@ def mixed(llm: Llama, name: str, value: object, *, add_special: bool, parse_spec
     return tokens
 
 
-def token_ids(llm: Llama, name: str, values: list[Any]) -> list[int]:
+def token_ids(llm: AsyncCompletions, name: str, values: list[Any]) -> list[int]:
     """Tokens of the model. Raises GGUFError for others, in the name of `name`."""
     n_vocab = llm.n_vocab()
     ids = [whole(name, value) for value in values]

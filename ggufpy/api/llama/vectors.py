@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ggufpy.llm import Llama
+    from ggufpy.api.asynchronous import AsyncCompletions
 
 FIELDS = ("content", "input", "embd_normalize", "encoding_format", "model")
 NONE, LARGEST, EUCLIDEAN = -1, 0, 2
@@ -26,7 +26,7 @@ MOST_NORM = 64  # of p: beyond it powers of float64 are 0 or infinite
 INT16 = 32760.0  # what the largest number becomes with LARGEST
 
 
-def embeddings(llm: Llama, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def embeddings(llm: AsyncCompletions, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of each text. Raises GGUFError for what cannot be read."""
     name = "input" if body.get("input") is not None else "content"
     if body.get(name) is None:

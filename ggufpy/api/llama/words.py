@@ -16,7 +16,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
 if TYPE_CHECKING:
-    from ggufpy.llm import Llama
+    from ggufpy.api.asynchronous import AsyncCompletions
 
 Record = dict[str, Any]
 
@@ -36,7 +36,7 @@ NOT_OF_TEMPLATES = (
 _OWN = frozenset({"self", "messages", "offer", "tools"})
 
 
-def tokenize(llm: Llama, body: Mapping[str, Any]) -> Record:
+def tokenize(llm: AsyncCompletions, body: Mapping[str, Any]) -> Record:
     """{"tokens": [...]}, with `with_pieces` of {"id", "piece"}: a text, or bytes where these are none."""
     if body.get("content") is None:
         return {"tokens": []}
@@ -48,14 +48,14 @@ def tokenize(llm: Llama, body: Mapping[str, Any]) -> Record:
     return {"tokens": [piece(llm, token) for token in ids] if pieces else ids}
 
 
-def detokenize(llm: Llama, body: Mapping[str, Any]) -> Record:
+def detokenize(llm: AsyncCompletions, body: Mapping[str, Any]) -> Record:
     """{"content": text}, control tokens included; bytes that are no text are U+FFFD."""
     given = checks.items("tokens", body.get("tokens") or [], "a list of token ids")
     ids = token_ids(llm, "tokens", given)
     return {"content": llm.tokenizer.decode_bytes(ids, special=True).decode("utf-8", "replace")}
 
 
-def apply_template(llm: Llama, body: Mapping[str, Any]) -> Record:
+def apply_template(llm: AsyncCompletions, body: Mapping[str, Any]) -> Record:
     """{"prompt": text}: a chat as the model is given it."""
     messages = checked(body.get("messages"))
     names = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
