@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from ggufpy.api.ollama import about, asked, fields, messages, moments, options, 
 from ggufpy.api.openai.texts import Delta
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
+from ggufpy.server.families.ollama import OLLAMA
 
 # -- times --
 
@@ -199,6 +201,13 @@ def test_calls_are_told_when_they_are_whole() -> None:
     assert third.content == "done"
 
 
+def test_lines_of_a_stream_are_lines_for_all_clients() -> None:
+    said = {"response": "".join(map(chr, range(0x100))) + "\u2028\u2029", "done": False}
+    frame = OLLAMA.frame(said)
+    assert frame.decode().splitlines() == [frame.decode()[:-1]]
+    assert json.loads(frame) == said
+
+
 def test_parameters_are_told_as_ollama_does() -> None:
     sizes = (999, 1000, 134_515_008, 135_000_000, 1_235_814_432, 7 * 10**9)
     assert [about.human(size) for size in sizes] == ["999", "1K", "134.52M", "135M", "1.2B", "7B"]
@@ -259,7 +268,7 @@ def test_nothing_that_a_client_sends_is_a_failure(server: Running, sent: tuple[s
     assume(not body.get({"/api/embed": "input", "/api/embeddings": "prompt"}.get(path, "")))  # the fake has no vectors
     answer = server.ask(path, {"keep_alive": None, **body})
     assert answer.status < 500, answer.body
-    lines = answer.lines
+    lines = [json.loads(line) for line in answer.body.split(b"\n") if line]
     assert all(isinstance(line, dict) for line in lines)
     if answer.status != 200:
         assert list(lines[0]) == ["error"]

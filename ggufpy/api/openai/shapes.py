@@ -50,7 +50,7 @@ class Clock:
         self._spent: Callable[[int], TextSpent] | None = None
 
     def account(self, spent: Callable[[int], TextSpent]) -> None:
-        """Takes what says how much was spent so far for a choice."""
+        """Takes what says how much a choice has taken so far."""
         self._spent = spent
 
     def now(self, number: int) -> Record:
