@@ -194,6 +194,22 @@ def test_the_end_is_passed_over_where_that_is_asked_for(server: Running) -> None
     assert (made["finish_reason"], made["text"][0]) == ("length", "z")
 
 
+@pytest.mark.parametrize("path", [PATH, TEXT])
+def test_a_line_ends_the_text(server: Running, path: str) -> None:
+    """What comes has a line end and no blanks behind it."""
+    grammar = 'root ::= "  b\\n  c\\n" [d-z]+'
+    body = {**HELLO, "prompt": "a", "max_tokens": 20, "grammar": grammar}
+    body.pop("prompt" if path == PATH else "messages")
+
+    def said(**more: Any) -> tuple[str, str]:
+        choice = server.ask(path, {**body, **more}).json["choices"][0]
+        return choice["message"]["content"] if path == PATH else choice["text"], choice["finish_reason"]
+
+    assert said()[0].startswith("  b\n  c\nd")
+    assert said(n_indent=2) == ("  b\n  c\n", "length")
+    assert said(t_max_predict_ms=60_000) == said() == said(t_max_predict_ms=-1)
+
+
 def test_fields_that_are_taken(server: Running) -> None:
     taken = {
         "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",

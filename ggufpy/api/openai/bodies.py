@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+from ggufpy.api.llama.limits import Limits
 from ggufpy.api.openai import asked
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.chat import ChatShape
@@ -41,7 +43,7 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     values = read(CHAT, body)
     stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     messages = messages_of(values.pop("messages"))
-    limit = _limit(values)
+    limit, lines = _limit(values), _lines(values)
     _one_name(values, ("n", "n_cmpl"))
     if "n_probs" in values:
         values["top_logprobs"] = max(values.pop("n_probs"), values.get("top_logprobs", 0))
@@ -50,8 +52,7 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     _set_effort(values)
     _set_sampling(llm, values)
     _allow(values)
-    made = asked.chat_request(llm, messages, limit or None, values)
-    made = replace(made, max_tokens=0) if limit == 0 else made
+    made = _bounded(asked.chat_request(llm, messages, limit or None, values), limit, lines)
     return Call(made, ChatShape(llm, made, timed), stream)
 
 
@@ -60,7 +61,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     values = read(COMPLETION, body)
     stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     prompt = values.pop("prompt")
-    limit = _limit(values, COMPLETION_TOKENS)
+    limit, lines = _limit(values, COMPLETION_TOKENS), _lines(values)
     _one_name(values, ("n", "n_cmpl"))
     _one_name(values, ("logprobs", "n_probs"))
     best = values.pop("best_of", None)
@@ -73,8 +74,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
         )
     _set_format(values)
     _set_sampling(llm, values)
-    made = asked.text_request(llm, prompt, limit or None, values)
-    made = replace(made, max_tokens=0) if limit == 0 else made
+    made = _bounded(asked.text_request(llm, prompt, limit or None, values), limit, lines)
     return Call(made, TextShape(llm, made, timed), stream)
 
 
@@ -94,6 +94,19 @@ def _limit(values: Record, default: int = NO_LIMIT) -> int | None:
     most = _one_name(values, LIMITS, default)
     values.pop(LIMITS[0], None)
     return None if most == NO_LIMIT else int(most)
+
+
+def _lines(values: Record) -> tuple[int, float | None]:
+    """How far lines must be indented, and for how many seconds they may come (llama-server's)."""
+    milliseconds = values.pop("t_max_predict_ms", -1)
+    return values.pop("n_indent", 0), milliseconds / 1e3 if milliseconds > 0 else None
+
+
+def _bounded(made: Asked, limit: int | None, lines: tuple[int, float | None]) -> Asked:
+    """The call with what else may end its texts."""
+    if lines != (0, None):
+        made = replace(made, stopper=partial(Limits, made.stop, *lines))
+    return replace(made, max_tokens=0) if limit == 0 else made
 
 
 def _set_format(values: Record) -> None:
