@@ -161,6 +161,7 @@ SWITCH = Switch()
 STOPS = Checked("a text or a list of texts", _stops)
 LIMIT = Whole(NO_LIMIT)
 OBJECT = Checked("an object", mapping)
+ANYTHING = Checked("see its API", anything)  # what is checked where it is used
 STREAM_OPTIONS = Object({"include_usage": SWITCH, "include_obfuscation": SWITCH})
 EFFORTS = Words(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 
