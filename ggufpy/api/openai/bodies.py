@@ -19,6 +19,7 @@ from ggufpy.api.openai.fields import CHAT, COMPLETION, NO_LIMIT, read
 from ggufpy.api.openai.history import messages_of
 from ggufpy.api.openai.kinds import FieldError, mapping
 from ggufpy.api.openai.model import Model, Record
+from ggufpy.api.openai.plain import Plain
 from ggufpy.api.openai.text import TextShape
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
@@ -43,6 +44,9 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     values = read(CHAT, body)
     stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     messages = messages_of(values.pop("messages"))
+    plain = values.pop("reasoning_format", "auto") == "none"
+    if plain and (offered := [name for name in ("tools", "functions") if values.get(name)]):
+        raise GGUFError(f'reasoning_format "none" goes with no {offered[0]}: their calls would not be told')
     limit, lines = _limit(values), _lines(values)
     _one_name(values, ("n", "n_cmpl"))
     if "n_probs" in values:
@@ -53,6 +57,7 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     _set_sampling(llm, values)
     _allow(values)
     made = _bounded(asked.chat_request(llm, messages, limit or None, values), limit, lines)
+    made = replace(made, parser=Plain) if plain else made
     return Call(made, ChatShape(llm, made, timed), stream)
 
 

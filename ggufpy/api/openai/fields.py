@@ -246,7 +246,11 @@ TOOLS = [
 
 THINKING = [
     Field("reasoning_effort", EFFORTS, 'to the template; "none" and "minimal" switch thoughts off where it can'),
-    Field("reasoning_format", Words(("auto", "deepseek")), "thoughts are told as reasoning_content", "taken"),
+    Field(
+        "reasoning_format",
+        Words(("auto", "deepseek", "none")),
+        'thoughts are told as reasoning_content; "none": as they come, within the content (without tools)',
+    ),
     _refused("reasoning_budget_tokens", "thoughts are not cut off", -1),
     _refused("thinking_budget_tokens", "thoughts are not cut off", -1),
     _refused("reasoning_budget_message", "thoughts are not cut off", ""),
