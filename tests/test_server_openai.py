@@ -260,6 +260,7 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"verbose": True}, "verbose", "__verbose"),
         ({"reasoning_format": "deepseek-legacy"}, "reasoning_format", "auto"),
         ({"reasoning_format": "none", "tools": [FUNCTION]}, "reasoning_format", "goes with no tools"),
+        ({"reasoning_budget_tokens": 100}, "reasoning_budget_tokens", "not cut off"),
         ({"reasoning_effort": "much"}, "reasoning_effort", "minimal"),
         ({"thinking_forced_open": True}, "thinking_forced_open", "template"),
         ({"grammar_triggers": []}, "grammar_triggers", "cannot be honoured"),

@@ -60,6 +60,8 @@ def test_effort_is_a_matter_of_the_template(server: Running) -> None:
     off = len("(low)") + len("[False]") + len("<think>\n\n</think>\n")
     assert count(server, "thinks", reasoning_effort="none") - plain == off
     assert count(server, "thinks", reasoning_effort="minimal") - plain == off
+    assert count(server, "thinks", reasoning_budget_tokens=0) == count(server, "thinks", reasoning_effort="none")
+    assert count(server, "thinks", thinking_budget_tokens=-1) == plain
     own = {"enable_thinking": True, "thinking": "x" * 9}
     assert count(server, "thinks", reasoning_effort="none", chat_template_kwargs=own) - plain == len("(low)") + 11
     assert count(server, "plain", reasoning_effort="none") == count(server, "plain")

@@ -135,6 +135,8 @@ def _set_effort(values: Record) -> None:
             "add_generation_prompt": values.pop("add_generation_prompt"),
             **values.get("chat_template_kwargs", {}),
         }
+    if 0 in (values.pop("reasoning_budget_tokens", -1), values.pop("thinking_budget_tokens", -1)):
+        values["reasoning_effort"] = "none"
     if values.get("reasoning_effort") in LEAST_EFFORT:
         values["reasoning_effort"] = "low"
         off = {"enable_thinking": False, "thinking": False}

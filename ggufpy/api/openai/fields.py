@@ -157,6 +157,13 @@ def _norm(name: str, value: Any) -> int:
     return int(value)
 
 
+def _budget(name: str, value: Any) -> int:
+    if checks.whole(name, value) not in (-1, 0):
+        told = f"{name} is {value}; thoughts are not cut off: it must be -1 (no bound) or 0 (no thoughts)"
+        raise FieldError(told, name, "unsupported_value")
+    return int(value)
+
+
 SWITCH = Switch()
 STOPS = Checked("a text or a list of texts", _stops)
 LIMIT = Whole(NO_LIMIT)
@@ -251,8 +258,10 @@ THINKING = [
         Words(("auto", "deepseek", "none")),
         'thoughts are told as reasoning_content; "none": as they come, within the content (without tools)',
     ),
-    _refused("reasoning_budget_tokens", "thoughts are not cut off", -1),
-    _refused("thinking_budget_tokens", "thoughts are not cut off", -1),
+    *(
+        Field(name, Checked("-1 or 0", _budget), 'no bound, or no thoughts, as reasoning_effort "none" has it')
+        for name in ("reasoning_budget_tokens", "thinking_budget_tokens")
+    ),
     _refused("reasoning_budget_message", "thoughts are not cut off", ""),
     _refused("reasoning_control", "thoughts are not cut off", False),
     _refused("thinking_forced_open", "the template says so", False),
