@@ -49,7 +49,7 @@ def saying(*texts: str, n_ctx: int = 8192) -> Llama:
         said = whole.rpartition(HEAD.encode())[2].removeprefix(b"<think>\n\n</think>\n\n")
         script = scripts[min(whole.count(HEAD.encode()), len(scripts)) - 1]
         row = np.zeros(VOCAB, np.float32)
-        row[script[min(len(said), len(script) - 1)]] = 10.0
+        row[script[min(len(said), len(script) - 1)]] = 60.0
         return row
 
     template: Any = Later(lambda: ChatTemplate(TEMPLATE))

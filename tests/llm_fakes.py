@@ -68,6 +68,7 @@ class FakeEngine:
 
     n_vocab, n_embd, n_threads, isa = VOCAB, 8, 1, "fake"
     weight_bytes, kv_bytes, type_name, whole_texts, makes_logits = 1000, 100, "F32", False, True
+    prompt_seconds = 0.0
 
     def __init__(
         self,
@@ -177,6 +178,9 @@ class FakeTokenizer:
         for i, part in enumerate(raw.split(b"<end>") if parse_special else [raw]):
             ids += ([EOS] if i else []) + list(part)
         return ids
+
+    def pair(self, first: str, second: str) -> list[int]:
+        return [BOS, *self.encode(first), EOS, *self.encode(second), EOS]
 
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         return bytes([token]) if token < 256 else b""

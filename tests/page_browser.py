@@ -102,8 +102,9 @@ class Page:
 
     def scheme(self, name: str) -> None:
         """`light` or `dark`, as the system would have it."""
-        features = [{"name": "prefers-color-scheme", "value": name}, {"name": "prefers-reduced-motion", "value": "reduce"}]
-        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        features = {"prefers-color-scheme": name, "prefers-reduced-motion": "reduce"}
+        given = [{"name": feature, "value": value} for feature, value in features.items()]
+        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": given})
 
     def js(self, script: str, *values: object) -> Any:
         """What a script returns."""
@@ -133,9 +134,14 @@ class Page:
 
     def button(self, name: str, within: str = "body") -> WebElement:
         """The first button with a name that is shown."""
-        found = [each for each in self.all(f"{within} button") if each.accessible_name == name and each.is_displayed()]
+        found = self.js(
+            "return [...document.querySelectorAll(arguments[0])].find((each) => each.checkVisibility()"
+            " && (each.getAttribute('aria-label') ?? each.textContent.trim()) === arguments[1])",
+            f"{within} button",
+            name,
+        )
         assert found, f"no button {name!r} in {within}"
-        return found[0]
+        return found
 
     def press(self, name: str, within: str = "body") -> None:
         """Clicks a button."""
@@ -179,7 +185,7 @@ class Page:
         """The texts of the answers that are shown."""
         return self.texts(".message.assistant .body > .prose")
 
-    def wait(self, condition: Callable[[], T], seconds: float = 10) -> T:
+    def wait(self, condition: Callable[[], T], seconds: float = 20) -> T:
         """What a condition gives once it holds."""
         end = time.monotonic() + seconds
         while True:
@@ -191,7 +197,7 @@ class Page:
 
     def wait_text(self, css: str, part: str) -> None:
         """Waits until an element says something."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while not any(part in text for text in self.texts(css)):
             assert time.monotonic() < end, f"{part!r} is not in {self.texts(css)}"
             time.sleep(0.02)

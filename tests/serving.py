@@ -74,6 +74,7 @@ class Factories:
     """A loader of models that functions make."""
 
     models: Mapping[str, Callable[[], Llama]]
+    places: int = 64
 
     def fetch(self, entry: Entry, progress: Progress) -> Entry:
         return entry

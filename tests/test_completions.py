@@ -326,3 +326,41 @@ def test_a_handler_of_chats_answers_a_loop_too(stream: bool) -> None:
 
     assert asyncio.run(main()) == ([{"a": 1}, {"a": 2}] if stream else [{"a": 0}])
     assert threads[0] is not threading.main_thread()
+
+
+# -- several prompts --
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_several_prompts_have_choices_of_their_own(places: int) -> None:
+    with fake_llama(rows=vague, n_parallel=places, n_ctx=128) as llm:
+        out = llm(["abc", [*b"de"]], max_tokens=6, n=2, seed=7)
+        alone = [texts(llm(prompt, max_tokens=6, n=2, seed=7)) for prompt in ("abc", [*b"de"])]
+        assert texts(out) == [*alone[0], *alone[1]]
+        assert [choice["index"] for choice in out["choices"]] == [0, 1, 2, 3]
+        assert out["usage"]["prompt_tokens"] == 6
+        parts = [""] * 4
+        for chunk in llm(["abc", [*b"de"]], max_tokens=6, n=2, seed=7, stream=True):
+            parts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert parts == texts(out)
+
+
+def test_prompts_are_echoed_each_with_its_log_probabilities() -> None:
+    out = fake_llama()(["ab", "xyz"], max_tokens=1, temperature=0.0, echo=True, logprobs=0)
+    assert texts(out) == ["abc", "xyz"]
+    assert [choice["logprobs"]["text_offset"] for choice in out["choices"]] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_seed_gives_its_text_whatever_was_said_before() -> None:
+    """The turn before has cut its text into other tokens than the tokeniser would."""
+    with fake_llama(rows=vague, n_ctx=256) as llm:
+        messages = [{"role": "user", "content": "ab"}]
+        alone = llm.create_chat_completion(messages, max_tokens=9, seed=1)
+        for n in range(3):
+            llm.create_chat_completion(messages, max_tokens=5 + n)
+            again = llm.create_chat_completion(messages, max_tokens=9, seed=1)
+            assert again["choices"] == alone["choices"]  # type: ignore[index]
+        whole = llm.create_chat_completion(messages, max_tokens=9, seed=1, cache_prompt=False)
+    assert whole["usage"]["prompt_tokens_details"]["cached_tokens"] == 0  # type: ignore[index]
+    with pytest.raises(ggufpy.GGUFError, match="cache_prompt is 1"):
+        fake_llama()("a", cache_prompt=1)

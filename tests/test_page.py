@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from page_fake import PAGE, TYPES
+from page_fake import PAGE, POLICY, TYPES
 
 FILES = sorted(path for path in PAGE.iterdir() if path.suffix in TYPES)
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
@@ -72,3 +72,11 @@ def test_every_icon_that_is_named_is_drawn() -> None:
     for path in SCRIPTS:
         named |= set(re.findall(r'\bicon(?:Button)?\("(\w+)"', _text(path.name)))
     assert named <= drawn
+
+
+def test_the_tests_server_has_the_policy_of_the_real_one() -> None:
+    pytest.importorskip("starlette")
+    from ggufpy.server.routes import page
+
+    assert POLICY == page.POLICY
+    assert set(page.files()) == {path.name for path in FILES}

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_fakes import FakeEngine
 
+from ggufpy.runtime import scheduler as scheduling
 from ggufpy.runtime.request import Request
 from ggufpy.runtime.scheduler import Scheduler
-from ggufpy.runtime.sharing import OLDEST, Wish, shares
+from ggufpy.runtime.sharing import LEAST, OLDEST, Pace, Wish, shares
 
 WISHES = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 300)).map(lambda both: Wish(both[0], max(both[0] - both[1], 1))),
@@ -163,3 +164,51 @@ def test_every_text_is_written_in_every_step() -> None:
     before = [len(request.produced) for request in writing]
     assert steps_until(scheduler, long) == 10
     assert [len(request.produced) for request in writing] == [count + 10 for count in before]
+
+
+def test_a_prompt_keeps_texts_that_are_written_waiting_for_a_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 10 ms a row and 0.2 s for all else half a second is 30 rows. While nobody writes a step has what it can."""
+    engine, _ = loaded(n_parallel=4)
+    engine.prompt_seconds = 0.5
+    scheduler, now = Scheduler(engine), [0.0]
+    monkeypatch.setattr(scheduling, "monotonic", lambda: now[0])
+    plain = engine.step
+
+    def step(chunks: Any, out: Any = None) -> Any:
+        now[0] += 0.2 + 0.01 * sum(len(chunk.tokens) for chunk in chunks)
+        return plain(chunks, out)
+
+    engine.step = step
+    writing = scheduler.submit(Request(text(600, 200), Greedy(), limit=90))
+    assert steps_until(scheduler, writing) == 2
+    long = scheduler.submit(Request(text(2000, 201), Greedy(), limit=1))
+    begun, times, sizes = len(writing.produced), [], []
+    while not long.produced:
+        before = now[0]
+        scheduler.step()
+        times.append(now[0] - before)
+        sizes.append(sum(count for _, count, _ in engine.steps[-1]) - 1)
+    assert len(writing.produced) == begun + len(times)
+    assert max(times[5:]) < 0.55
+    assert set(sizes[10:-1]) <= {28, 29, 30}
+    while not writing.done:
+        scheduler.step()
+    alone = scheduler.submit(Request(text(1000, 202), Greedy(), limit=1))
+    assert steps_until(scheduler, alone) == 2
+
+
+def test_a_pace_recovers_from_a_step_that_stood_still() -> None:
+    pace = Pace(1.0)
+    assert pace.rows is None
+    pace.note(LEAST - 1, 9.0)
+    assert pace.rows is None
+    pace.note(100, 1.0)
+    assert pace.rows == 100
+    pace.note(100, 3600.0)
+    assert pace.rows == LEAST
+    for _ in range(20):
+        pace.note(LEAST, 0.01 * LEAST)
+    assert 95 <= (pace.rows or 0) <= 100
+    unbounded = Pace(0.0)
+    unbounded.note(100, 3600.0)
+    assert unbounded.rows is None

@@ -50,13 +50,15 @@ class Completions(StatefulModel):
 
     def create_completion(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         max_tokens: int | None = 16,
         *,
         stream: bool = False,
         **options: Any,
     ) -> Record | Iterator[Record]:
         """Continue `prompt`, a text or token ids: OpenAI's text completion, with `stream` an iterator of chunks.
+
+        It may be a list of those, each with choices of its own: that of prompt i and choice k has the index i * n + k.
 
         `max_tokens` None or below 1: no limit but the context. Options: `suffix` (fill in before it), `stop` (string
         or strings), `echo`, `logprobs` (how many), `n` choices, `grammar` (a `ggufpy.Grammar`, or GBNF),
@@ -103,7 +105,7 @@ class Completions(StatefulModel):
         form = ChatShape(self, job.asked)
         return shape.chunks(job, form) if one_by_one else shape.whole(job, form)
 
-    def _text_job(self, prompt: str | Sequence[int], max_tokens: int | None, options: Record) -> Job:
+    def _text_job(self, prompt: str | Sequence[Any], max_tokens: int | None, options: Record) -> Job:
         from ggufpy.api.openai import asked, texts
 
         return texts.Job(self, asked.text_request(self, prompt, max_tokens, options))

@@ -68,6 +68,7 @@ class Embeddings(LoadedModel):
         if self.engine.model.plan.classifier is None:
             raise GGUFError("the model has no classifier (cls.weight) to rank texts with: use a reranker")
         tokens = self._pair(query, document)
+        self._check_length(tokens)
         return float(embedder.of_tokens(tokens, embedder.pooling("rank"))[0, 0]), len(tokens)
 
     def embedding_tokens(self, text: str) -> list[int]:
@@ -89,6 +90,7 @@ class Embeddings(LoadedModel):
         if kind in ("rank", "none"):
             does = "ranks texts (POST /v1/rerank)" if kind == "rank" else "has a vector for each token"
             raise GGUFError(f"the model {does}, and none for a text")
+        self._check_length(tokens)
         row = embedder.of_tokens(tokens, kind)
         width = row.shape[1]
         if dimensions is not None and dimensions > width:
@@ -106,6 +108,12 @@ class Embeddings(LoadedModel):
             parts = template.replace("{document}", "\0").replace("{query}", query).replace("\0", document)
             return tokenizer.encode(parts, add_special=True, parse_special=True)
         return tokenizer.pair(query, document)
+
+    def _check_length(self, tokens: Sequence[int]) -> None:
+        count, most = len(tokens), self.n_ctx()
+        if count > most:
+            told = "shorten it, or load the model with a larger n_ctx (-c)"
+            raise GGUFError(f"the text is {count} tokens and the context holds {most}: {told}")
 
     def _embedder(self) -> Embedder:
         from ggufpy.generate.embeddings import Embedder

@@ -26,8 +26,9 @@ class EngineOptions:
 
     n_ctx: positions in the context, 0 for the model's own. n_threads: None for GGUFPY_THREADS or every core.
     n_batch: tokens a step. n_parallel: sequences that can be full at once. cache_type_k, cache_type_v: what keys and
-    values are kept in. progress(stage, done, total) is called while kernels compile ("compile") and while weights are
-    packed ("load", bytes).
+    values are kept in. prompt_ms: how long a step may take for prompts while other texts are written, 0 for any time.
+    progress(stage, done, total) is called while kernels compile ("compile") and while weights are packed ("load",
+    bytes).
     """
 
     n_ctx: int = option(
@@ -43,6 +44,10 @@ class EngineOptions:
     cache_type_k: str = option("f16", CacheType(), "type of the K cache", "-ctk", "--cache-type-k", metavar="TYPE")
     cache_type_v: str = option("f16", CacheType(), "type of the V cache", "-ctv", "--cache-type-v", metavar="TYPE")
     n_parallel: int = option(1, Whole(1), "texts at a time", "-np", "--parallel", metavar="N")
+    prompt_ms: int = option(
+        1000, Whole(0), "milliseconds that a step may give to prompts while other texts come; 0 sets no bound",
+        "--prompt-ms", metavar="MS",
+    )  # fmt: skip
     progress: Progress | None = None
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ class Unweighted:
 
     parallel = 1
     rows = 1
+    prompt_seconds = 0.0
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         architecture = metadata.get("general.architecture")

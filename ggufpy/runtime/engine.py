@@ -48,10 +48,12 @@ Ints = NDArray[np.int64]
 class Engine:
     """Steps of at most `rows` tokens on a model's program; sequences share its pages.
 
-    Where tokens see what follows them, a step can have a whole context, whatever `n_batch` is.
+    Where tokens see what follows them, a step can have a whole context, whatever `n_batch` is. `prompt_seconds` is for
+    whoever plans steps: how long prompts may keep texts waiting that are being written, 0 for any time.
     """
 
-    def __init__(self, model: Loaded, n_batch: int) -> None:
+    def __init__(self, model: Loaded, n_batch: int, prompt_seconds: float = 0.0) -> None:
+        self.prompt_seconds = prompt_seconds
         n_batch = max(n_batch, model.positions) if model.plan.whole_texts else n_batch
         self._model, self._n_batch = model, n_batch
         self._lock = threading.RLock()

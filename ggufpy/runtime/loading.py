@@ -34,4 +34,5 @@ def load(
         from ggufpy.models.rewrite import with_lora
 
         source, plan = LoraSource(source, plan, adapters), with_lora(plan, adapters)
-    return Engine(Model(source, plan, options, right_kernels(source, plan, options), beside), options.n_batch)
+    model = Model(source, plan, options, right_kernels(source, plan, options), beside)
+    return Engine(model, options.n_batch, options.prompt_ms / 1000)

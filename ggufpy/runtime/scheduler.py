@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence as Items
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from .held import Beginnings, Held, Kind
 from .prefixes import common
 from .request import Event, Failed, Finished, Request, Token
 from .running import Planned, Running
-from .sharing import Wish, shares
+from .sharing import Pace, Wish, shares
 from .snapshots import Snapshot
 
 Floats = NDArray[np.float32]
@@ -35,6 +36,7 @@ class Scheduler:
         self._running: list[Running] = []
         self._kept: list[Held] = []  # what ended requests have read, oldest first
         self._beginnings = Beginnings()
+        self._pace = Pace(engine.prompt_seconds)
         self.events: deque[Event] = deque()  # what has come and was not yet told
 
     def check(self, request: Request) -> None:
@@ -249,7 +251,10 @@ class Scheduler:
         parts = [(running, running.left) for running in active if running.left <= 1 and not engine.whole_texts]
         prompts = [running for running in active if running.left > 1 or engine.whole_texts]
         wishes = [Wish(running.left, running.readable(engine.n_ctx)) for running in prompts]
-        parts += zip(prompts, shares(wishes, engine.rows - len(parts), engine.whole_texts), strict=True)
+        room = engine.rows - len(parts)
+        if parts and self._pace.rows is not None:
+            room = min(room, self._pace.rows)
+        parts += zip(prompts, shares(wishes, room, engine.whole_texts), strict=True)
         room = engine.rows - sum(count for _, count in parts)
         planned = []
         for running, count in parts:
@@ -269,7 +274,9 @@ class Scheduler:
     def _evaluate(self, planned: list[Planned]) -> None:
         """Evaluates a step. One that fails is made chunk by chunk, so that whoever it fails for fails alone."""
         try:
+            before = monotonic()
             rows = self._engine.step([one.chunk for one in planned])
+            self._pace.note(sum(len(one.tokens) for one in planned if len(one.tokens) > 1), monotonic() - before)
         except Exception as error:
             for one in planned:
                 one.running.agree()

@@ -14,7 +14,7 @@ from threading import Lock
 from ggufpy import hub
 from ggufpy.errors import GGUFError
 from ggufpy.server.facts import Facts, Reader, Stamp, stamp_of
-from ggufpy.server.folder import Folder, stem_of
+from ggufpy.server.folder import Folder, parts_of, stem_of
 from ggufpy.server.problems import BAD_REQUEST, NOT_FOUND, Problem
 from ggufpy.support import checks
 from ggufpy.support.records import dataclass
@@ -155,12 +155,14 @@ def _plain(name: str) -> Iterator[str]:
 
 
 class Catalogue:
-    """All models. `given` are those of the command line. `folder` is looked at again for every listing, and for a name that is not known. For any thread."""
+    """All models; `given` are those of the command line. `folder` is looked at again for every listing, and for a name
+    that is not known. For any thread."""
 
     def __init__(self, given: Sequence[Given], folder: Folder | None = None, allow_pull: bool = False) -> None:
         self.given, self._folder, self._allow_pull = tuple(given), folder, allow_pull
         self._reader = folder.reader if folder is not None else Reader()
         self._lock = Lock()  # of the table's making
+        self._fetched: dict[str, Given] = {}  # because requests named them
         self._table = _Table([])
         self.entries()
 
@@ -177,12 +179,12 @@ class Catalogue:
     def entries(self) -> list[Entry]:
         """All that there is now: those of the command line in order, then those of the folder by name."""
         with self._lock:
-            given = [self._entry(each) for each in self.given]
+            given = [self._entry(each) for each in (*self.given, *self._fetched.values())]
             own = {path.resolve(): i for i, entry in enumerate(given) for path in entry.files[:1]}
             taken = {_folded(name) for entry in given for name in (entry.name, *entry.aliases)}
             found = []
             for entry in self._in_folder():
-                i = own.get(entry.files[0].resolve())
+                i = own.get(entry.files[0].resolve()) if own else None
                 if i is not None:  # the same file, under another name
                     given[i] = replace(given[i], aliases=(*given[i].aliases, entry.name))
                 elif _folded(entry.name) not in taken:
@@ -199,13 +201,21 @@ class Catalogue:
             others += [given.source, given.source[3:], f"hf:{repo}", repo] if choice else [given.source, repo]
         entry = Entry(name, given.source, aliases=tuple(n for n in others if n != name), reader=self._reader)
         path = hub.kept(given.source)
-        return entry if path is None else self.placed(entry, path)
+        return entry if path is None else self._placed(entry, path)
+
+    def fetched(self, entry: Entry, path: Path) -> Entry:
+        """The entry with its file, which is listed from now on. Raises GGUFError where the file is gone again."""
+        made = self._placed(entry, path)
+        if made.path is None:
+            raise GGUFError(f"{path} is not there")
+        if entry.source not in (each.source for each in self.given):
+            with self._lock:
+                self._fetched[entry.name] = Given((entry.name,), entry.source)
+        return made
 
     @staticmethod
-    def placed(entry: Entry, path: Path) -> Entry:
+    def _placed(entry: Entry, path: Path) -> Entry:
         """An entry with its file."""
-        from ggufpy.server.folder import parts_of
-
         files = parts_of(path)
         try:
             stats = [file.stat() for file in files]
@@ -226,8 +236,9 @@ class Catalogue:
             for each in self._folder.models()
         ]
 
-    def find(self, name: object) -> Entry:
-        """The entry that a request means; None and "" mean the first. Raises Problem 404 and 400."""
+    def find(self, name: object, look: bool = True) -> Entry:
+        """The entry that a request means; None and "" mean the first. `look`: the folder is looked at again for a name
+        that is not known. Raises Problem 404, and 400 for what is no name or means several."""
         if name is None or name == "":
             if not self._table.entries and not self.entries():
                 raise Problem(NOT_FOUND, "no model is served: there is none in the folder", "model_not_found", "model")
@@ -235,7 +246,7 @@ class Catalogue:
         if not isinstance(name, str):
             raise Problem(BAD_REQUEST, f"model is {checks.shown(name)}; it must be a text", None, "model")
         found = self.known(name)
-        if found is None and len(name) <= LONGEST:
+        if found is None and look and self.changes and len(name) <= LONGEST:
             self.entries()
             found = self.known(name)
         if found is None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from ggufpy.api.shape import Spent
 from ggufpy.server import exchange
 from ggufpy.server.problems import TIMEOUT, Gone, Problem
+from ggufpy.server.tally import Tally, entry_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,6 +29,7 @@ AT_ONCE = 2  # calls of one request; they hold threads that other requests are p
 
 async def each(service: Service, request: Request, served: Served, calls: Sequence[Callable[[], T]]) -> list[T]:
     """What the calls return, in their order. Raises the first error of any; Gone, and Problem 408."""
+    entry_of(request.scope).model = served.name
     served.queue.check()
     room = asyncio.Semaphore(AT_ONCE)
     client = exchange.client_of(request)
@@ -64,6 +65,10 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def note(request: Request, tokens: int, seconds: float) -> None:
-    """Counts a request that has read so many tokens."""
-    request.scope["entry"].spent = Spent(tokens, 0, 0, prompt_seconds=seconds)
+def note(service: Service, served: Served, tokens: int, seconds: float) -> None:
+    """Counts a request that has read so many tokens, and of which no text has come."""
+    tally = service.book.tallies.setdefault(served.name, Tally())
+    tally.requests += 1
+    tally.prompt_tokens += tokens
+    tally.prompt_seconds += seconds
+    tally.prompts.add(tokens)

@@ -15,7 +15,8 @@ from ggufpy.server.problems import BAD_REQUEST, Problem
 
 NAMES = frozenset({*CHAT, *COMPLETION, *EMBEDDING, *RERANK})
 TOO_LONG = "the context holds"  # of a prompt's error
-_NAME = re.compile(r"[a-z_]+(\[\d+\]|\.\w+)*")
+EMPTY = "nothing to start from"
+_NAME = re.compile(r"[a-z_]+(\[\d+\]|\.[-\w]+)*")
 
 
 def check_names(body: Mapping[str, Any], known: Iterable[str], refused: Mapping[str, str] | None = None) -> None:
@@ -46,6 +47,8 @@ def refusing(about: str) -> Iterator[None]:
         message = str(error)
         if TOO_LONG in message:
             raise Problem(BAD_REQUEST, message, "context_length_exceeded", about) from error
+        if message.startswith(EMPTY):
+            raise Problem(BAD_REQUEST, message, "invalid_value", about) from error
         word = message.split(" ", 1)[0].rstrip(":,")
         known = _NAME.fullmatch(word) is not None and word.split(".")[0].split("[")[0] in NAMES
         raise Problem(BAD_REQUEST, message, "invalid_value" if known else None, word if known else None) from error

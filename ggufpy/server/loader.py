@@ -24,6 +24,11 @@ class Abandoned(Exception):
 class Loader(Protocol):
     """How entries become models. Each call is on a thread of its own; `progress(stage, done, total)` may raise."""
 
+    @property
+    def places(self) -> int:
+        """Texts that a model evaluates at once."""
+        ...
+
     def fetch(self, entry: Entry, progress: Progress) -> Entry:
         """The entry with its file, fetched if need be."""
 
@@ -40,6 +45,11 @@ class Files:
     def __init__(self, catalogue: Catalogue, options: LoadOptions) -> None:
         self._catalogue, self._options = catalogue, options
 
+    @property
+    def places(self) -> int:
+        """See `Loader`."""
+        return self._options.n_parallel
+
     def fetch(self, entry: Entry, progress: Progress) -> Entry:
         """See `Loader`. Says on stderr that it fetches, and that it has."""
         from ggufpy import hub
@@ -50,7 +60,7 @@ class Files:
         console.note(f"ggufpy: fetching {entry.source}")
         path = hub.resolve(entry.source, progress)
         console.note(f"ggufpy: {entry.source} is here")
-        return self._catalogue.placed(entry, path)
+        return self._catalogue.fetched(entry, path)
 
     def need(self, entry: Entry) -> int:
         """See `Loader`."""

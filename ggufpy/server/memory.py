@@ -97,7 +97,8 @@ def needed_of(source: WeightSource, plan: Plan, options: EngineOptions) -> Needs
     weights += sum(vector_bytes(weight.shape) for weight in vectors(plan))
     batch = max(options.n_batch, shape.positions) if plan.whole_texts else options.n_batch
     rows = max(min(batch, shape.positions * shape.sequences), shape.sequences)
-    work = _buffers(plan, panels, rows) + _attention(plan, shape, options.threads(), lanes)
+    threads = options.threads()
+    work = _buffers(plan, panels, rows, threads) + _attention(plan, shape, threads, lanes)
     tokens = "tokenizer.ggml.tokens"
     vocabulary = source.metadata.count(tokens) if tokens in source.metadata else 0
     drawn = 4 * 4 * plan.vocabulary * shape.sequences  # logits of each text, and what a sampler makes of them
@@ -120,8 +121,10 @@ def _cache(plan: Plan, shape: CacheShape, rows: int, lanes: int) -> int:
     return total
 
 
-def _buffers(plan: Plan, panels: Panels, rows: int) -> int:
-    """Bytes of the buffers of layers and head, as `CpuProgram` has them; they are made, and never touched."""
+def _buffers(plan: Plan, panels: Panels, rows: int, threads: int) -> int:
+    """Bytes of the buffers of layers, head and products, as `CpuProgram` has them. Those of layers and head are made,
+    and never touched."""
+    from ggufpy.backends.cpu.kernels.matmul_tiles import scratch_bytes
     from ggufpy.backends.cpu.needs import body_widths, bulk_kernels, forms_of, head_widths
     from ggufpy.backends.cpu.program import HEAD_ROWS
     from ggufpy.backends.cpu.workspace import MOST, Workspace
@@ -133,7 +136,7 @@ def _buffers(plan: Plan, panels: Panels, rows: int) -> int:
         Workspace("head", head_widths(plan), forms_of(plan.head, panels, bulk), min(HEAD_ROWS, rows), plan.adapters),
     ]
     regions = [region for work in parts for some in (work.floats, work.codes, work.tiles) for region in some.values()]
-    return sum(region.nbytes for region in regions)
+    return sum(region.nbytes for region in regions) + max(map(scratch_bytes, bulk.values()), default=1) * threads
 
 
 def _attention(plan: Plan, shape: CacheShape, threads: int, lanes: int) -> int:

@@ -55,11 +55,13 @@ class Pool:
 
     @property
     def loaded(self) -> list[Served]:
-        """Those that are loaded."""
-        return [slot.served for slot in self._slots.values() if slot.state is State.LOADED and slot.served is not None]
+        """Those that are loaded. On any thread."""
+        slots = list(self._slots.values())
+        return [slot.served for slot in slots if slot.state is State.LOADED and slot.served is not None]
 
     def find(self, name: str | None) -> Entry:
-        """The entry of a name. Raises Problem 404 for one that is not known, 400 for one that means several."""
+        """The entry of a name; None and "" are the first's. Raises Problem 404 for one that is not known, 400 for one
+        that means several. On any thread: a folder of models may be looked at."""
         return self.catalogue.find(name)
 
     def state(self, entry: Entry) -> State | None:
@@ -109,9 +111,8 @@ class Pool:
         await slot.gone.wait()
         return True
 
-    def preload(self, name: str | None) -> None:
-        """Begins to load a model; what goes wrong is said on stderr, and by `failure`. Raises Problem 404."""
-        entry = self.find(name)
+    def preload(self, entry: Entry) -> None:
+        """Begins to load a model; what goes wrong is said on stderr, and by `failure`."""
         if entry.name not in self._slots:
             self._begin(self._preload(entry.name))
 
@@ -132,8 +133,10 @@ class Pool:
             slot.wake.set()
             if slot.state is State.LOADED:
                 self._end(slot)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=ENDING)
+        clock = asyncio.get_running_loop().time
+        end = clock() + ENDING
+        while self._tasks and (left := end - clock()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     # -- names --
 
@@ -144,7 +147,7 @@ class Pool:
                 self._scan = aside("ggufpy-models", self.catalogue.entries)
                 self._scan.add_done_callback(self._scanned)
             await asyncio.shield(self._scan)
-        return self.catalogue.find(name)
+        return self.catalogue.find(name, look=False)
 
     def _scanned(self, scan: asyncio.Future[list[Entry]]) -> None:
         self._scan = None
@@ -176,7 +179,7 @@ class Pool:
 
     async def _ready(self, slot: Slot) -> Served:
         """The model once it is loaded. Raises Problem: each who waits has one of its own."""
-        if not slot.done.done() and slot.users > self._options.queue + 1:
+        if not slot.done.done() and slot.users > self._options.queue + self._loader.places:
             told = f"{slot.users - 1} requests wait for {slot.entry.name} to be loaded, which is as many as may"
             raise Problem(TOO_MANY, f"{told}: try again in 10 s (ggufpy serve --queue)", "queue_full", headers=RETRY)
         made = await asyncio.shield(slot.done)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
+from ggufpy.server.loader import Abandoned
 from ggufpy.server.problems import UNAVAILABLE, Problem
 from ggufpy.server.slot import Slot, State
 from ggufpy.support.progress import human_bytes
@@ -39,7 +40,10 @@ class Room:
         return sum(slot.need for slot in self._slots() if slot.holds)
 
     async def take(self, slot: Slot, need: int) -> None:
-        """Gives a model its room, once there is any. Raises Problem 503 where there will be none, or not in time."""
+        """Gives a model its room, once there is any.
+
+        Raises Problem 503 where there will be none, or not in time, and Abandoned once nobody waits for it any more.
+        """
         slot.need = need
         if self.memory and need > self.memory:
             raise Problem(
@@ -55,7 +59,7 @@ class Room:
         try:
             while not self._goes_in(slot):
                 if not slot.users or slot.abandoned:
-                    raise Problem(UNAVAILABLE, f"nobody waits for {slot.entry.name} any more", "model_not_loaded")
+                    raise Abandoned
                 left = end - clock()
                 if left <= 0:
                     raise self._too_late(slot)
@@ -81,16 +85,22 @@ class Room:
             return True
         if first:
             staying = [each for each in holding if each.state is not State.CLOSING]
-            leaving = []
-            for each in sorted((each for each in staying if each.idle), key=lambda each: each.used):
-                if self._fits(slot, staying):
-                    break
+            for each in self._leaving(slot, staying):
+                self._end(each)
+        return False
+
+    def _leaving(self, slot: Slot, staying: list[Slot]) -> list[Slot]:
+        """Those of `staying` that have to go for a model; none where even that is not enough."""
+        leaving: list[Slot] = []
+        for each in sorted((each for each in staying if each.idle), key=lambda each: each.used):
+            if not self._fits(slot, staying):
                 staying.remove(each)
                 leaving.append(each)
-            if self._fits(slot, staying):
-                for each in leaving:
-                    self._end(each)
-        return False
+        for each in leaving[::-1]:  # one of another size may have made room enough
+            if self._fits(slot, [*staying, each]):
+                staying.append(each)
+                leaving.remove(each)
+        return leaving if self._fits(slot, staying) else []
 
     def _fits(self, slot: Slot, others: list[Slot]) -> bool:
         if self.models and len(others) >= self.models:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ggufpy.server.pool import Pool
 from ggufpy.server.pulling import Pulls
+from ggufpy.server.responses_store import Responses
 from ggufpy.server.settings import ServerOptions
 from ggufpy.server.tally import Book
 
@@ -29,6 +30,7 @@ class Service:
     def __init__(self, pool: Pool, options: ServerOptions, keys: Sequence[str] = ()) -> None:
         self.pool, self.options, self.keys = pool, options, tuple(map(digest, keys))
         self.started = int(time.time())
+        self.responses = Responses()
         self.book = Book()
         self.pulls = Pulls()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")

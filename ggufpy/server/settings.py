@@ -11,7 +11,7 @@ from ggufpy.support.records import dataclass
 
 MEGABYTE = 1 << 20
 AUTO = -1  # bytes that the machine decides about
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _MOST = 1 << 60  # bytes: more than any machine has
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from enum import Enum
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ggufpy.server.loader import Abandoned
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
-    """What happens with a model; the values are llama-server's words for it."""
+    """What happens with a model."""
 
-    FETCHING = "downloading"
-    WAITING = "waiting"  # for room
-    LOADING = "loading"
-    LOADED = "loaded"
-    CLOSING = "unloading"
+    FETCHING = auto()
+    WAITING = auto()  # for room
+    LOADING = auto()
+    LOADED = auto()
+    CLOSING = auto()
 
 
 class Slot:

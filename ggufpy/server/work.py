@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.texts import Delta, Reader, counts, stream_of
+from ggufpy.api.shape import Account as Spending
 from ggufpy.api.shape import Shape, Spent, TextSpent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
@@ -31,7 +32,7 @@ class Prepared:
     """A call that has been checked: what it asks for, how its answer is told, whether as a stream.
 
     `place` is the number of the place that its texts must have, one after the other. `account` is given what says how
-    much a text has taken so far.
+    much was spent so far.
     """
 
     asked: Asked
@@ -39,7 +40,7 @@ class Prepared:
     stream: bool
     _: KW_ONLY
     place: int | None = None
-    account: Callable[[Callable[[int], TextSpent]], None] | None = None
+    account: Callable[[Spending], None] | None = None
 
 
 class _Choice:
@@ -87,6 +88,19 @@ class _Choice:
         return Shown(self.task, self.asked, self.number, stream, *account, says)
 
 
+@dataclass(frozen=True)
+class _Account:
+    """See `api/shape.py`."""
+
+    work: Work
+
+    def __call__(self) -> Spent:
+        return self.work.spent
+
+    def of(self, number: int) -> TextSpent:
+        return self.work.spent_of(number)
+
+
 class Work:
     """A call at work. It is made on any thread, with the texts of its choices; all else is on the event loop."""
 
@@ -101,7 +115,7 @@ class Work:
         self._times: dict[str, float] = {}
         self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
-            prepared.account(self.spent_of)
+            prepared.account(_Account(self))
 
     @property
     def spent(self) -> Spent:

@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from ggufpy.api.anthropic.fields import Record
+from ggufpy.api.anthropic.versions import USUAL, Version
 from ggufpy.api.anthropic.writing import BlockWriter, collected
 from ggufpy.chat.syntax import Thought
 from ggufpy.support.records import dataclass
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 class Telling:
     """How an answer is told. thoughts: whether they are told at all, shown: with their text. stops: the client's stop
     sequences. limit: `max_tokens`; 0 is a prompt that is read, without an answer. edits: whether `context_management`
-    was asked for. legacy: as versions before 2023-06-01 have it."""
+    was asked for. version: how answers of it are."""
 
     thoughts: bool = False
     shown: bool = True
     stops: tuple[str, ...] = ()
     limit: int = 1
     edits: bool = False
-    legacy: bool = False
+    version: Version = USUAL
 
 
 class MessageShape:
@@ -98,7 +99,7 @@ class MessageShape:
             "stop_details": None,
             "usage": usage,
         }
-        return {**made, "truncated": False, "exception": None} if self._telling.legacy else made
+        return made if self._telling.version.named else {**made, "truncated": False, "exception": None}
 
     def _edits(self) -> Record:
         """What was done to a conversation that may be edited: nothing."""

@@ -68,6 +68,17 @@ def texts_of(place: str, given: object, known: frozenset[str]) -> list[str]:
     return made
 
 
+def check_uncited(place: str, block: Block) -> None:
+    """Raises GGUFError for a text that cites, and for a search result that has such a text."""
+    if block["type"] == "text" and block.get("citations"):
+        raise wrong(f"{place}.citations", "what the user says cites nothing in this version: leave it out")
+    content = block.get("content")
+    if block["type"] == "search_result" and isinstance(content, list):
+        for i, one in enumerate(content):
+            if isinstance(one, dict) and one.get("citations"):
+                raise wrong(f"{place}.content.{i}.citations", "a text here cites nothing in this version: leave it out")
+
+
 def _text(place: str, block: Block) -> str:
     check_fields(place, block, ("type", "text"), (*SHARED, "citations"))
     if block.get("citations") is not None:

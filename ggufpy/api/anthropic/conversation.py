@@ -7,10 +7,11 @@ follow one another are one; each `tool_use` has its `tool_result` in the user's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any
 
-from ggufpy.api.anthropic.blocks import TEXTS, Block, block_text, opened, texts_of
+from ggufpy.api.anthropic.blocks import TEXTS, Block, block_text, check_uncited, opened, texts_of
 from ggufpy.api.anthropic.fields import Record, check_fields, choice, items, kind, mapping, switch, text, wrong
 from ggufpy.support.records import dataclass
 
@@ -81,14 +82,15 @@ class Conversation:
     references: frozenset[str]
 
 
-def conversation(messages: object, system: object) -> Conversation:
-    """What a body's messages say. Raises GGUFError with the place of what is wrong."""
+def conversation(messages: object, system: object, strict: bool = False) -> Conversation:
+    """What a body's messages say; `strict` as `Version` has it. Raises GGUFError with the place of what is wrong."""
     given = items("messages", messages)
     if not given:
         raise wrong("messages", "it is empty: at least one message is wanted")
     if len(given) > MOST_MESSAGES:
         raise wrong("messages", f"there are {len(given):,}, and may be {MOST_MESSAGES:,} at most")
-    each = [_turn(f"messages.{i}", message, last=i == len(given) - 1) for i, message in enumerate(given)]
+    last = len(given) - 1
+    each = [_turn(f"messages.{i}", message, i == last, strict) for i, message in enumerate(given)]
     groups = [(role, list(some)) for role, some in groupby(filter(None, each), key=lambda turn: turn.role)]
     turns = [_joined(role, some[-1].place, some) for role, some in groups]
     names = _check_history(turns)
@@ -123,7 +125,7 @@ def _continues(turns: Sequence[Turn]) -> bool:
 # -- from a message to a turn --
 
 
-def _turn(place: str, given: object, last: bool) -> Turn | None:
+def _turn(place: str, given: object, last: bool, strict: bool) -> Turn | None:
     """A message's turn; None for a last one of the assistant's that is empty, which says nothing."""
     message = mapping(place, given)
     check_fields(place, message, ("role", "content"), ())
@@ -137,25 +139,28 @@ def _turn(place: str, given: object, last: bool) -> Turn | None:
         raise wrong(f"{place}.content", "it is empty; only the assistant's last message may be")
     if isinstance(content, str):
         return Turn(role, place, texts=(content,))
-    blocks = [_block_turn(f"{place}.content.{i}", block, role, place) for i, block in enumerate(content)]
+    blocks = [_block_turn(f"{place}.content.{i}", block, Turn(role, place), strict) for i, block in enumerate(content)]
     return _joined(role, place, blocks)
 
 
-def _block_turn(where: str, given: object, role: str, place: str) -> Turn:
+def _block_turn(where: str, given: object, empty: Turn, strict: bool) -> Turn:
     """A turn of one block."""
-    block, name = opened(where, given, BLOCKS[role])
+    known = BLOCKS[empty.role]
+    block, name = opened(where, given, known if strict or empty.role != "assistant" else known | {"document"})
     if name in TEXTS:
-        return Turn(role, place, texts=(block_text(where, block, name),))
+        if strict and empty.role == "user":
+            check_uncited(where, block)
+        return replace(empty, texts=(block_text(where, block, name),))
     if name == "thinking":
-        return Turn(role, place, thoughts=_thoughts(where, block))
+        return replace(empty, thoughts=_thoughts(where, block))
     if name == "redacted_thinking":
         check_fields(where, block, ("type", "data"), ("cache_control",))
         text(f"{where}.data", block["data"])
-        return Turn(role, place)
+        return empty
     if name == "tool_use":
-        return Turn(role, place, calls=(_call(where, block),))
+        return replace(empty, calls=(_call(where, block),))
     result, references = _result(where, block)
-    return Turn(role, place, results=(result,), references=references)
+    return replace(empty, results=(result,), references=references)
 
 
 def _thoughts(where: str, block: Block) -> tuple[str, ...]:

@@ -23,6 +23,11 @@ def kind(value: object) -> str:
     return names.get(type(value).__name__, "a number")
 
 
+def named(name: str) -> str:
+    """A field's name as it can be told: short, and on one line."""
+    return repr(name[:60])[1:-1]
+
+
 def text(place: str, value: object, may_be_empty: bool = True) -> str:
     """A text."""
     if not isinstance(value, str):
@@ -89,7 +94,7 @@ def check_fields(place: str, given: Mapping[str, Any], required: Collection[str]
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise wrong(f"{place}.{name[:60]}", f"there is no such field here{hint}")
+            raise wrong(f"{place}.{named(name)}", f"there is no such field here{hint}")
     for name in required:
         if name not in given:
             raise wrong(f"{place}.{name}", "it is missing")

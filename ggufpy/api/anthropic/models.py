@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from ggufpy.api.anthropic.fields import Record, wrong
+from ggufpy.api.anthropic.fields import Record, named, wrong
 
 DEFAULT_LIMIT, MOST = 20, 1000  # Anthropic's
 QUERY = ("after_id", "before_id", "limit", "lifecycle", "workspace_id", "beta")
@@ -36,7 +36,7 @@ def page(models: Sequence[Record], query: Mapping[str, str]) -> Record:
     """
     for name in query:
         if name not in QUERY:
-            raise wrong(name[:60], "there is no such parameter here")
+            raise wrong(named(name), "there is no such parameter here")
     limit = _limit(query.get("limit"))
     after, before = query.get("after_id"), query.get("before_id")
     if after and before:

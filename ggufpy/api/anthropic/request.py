@@ -17,6 +17,7 @@ from ggufpy.api.anthropic.fields import (
     choice,
     items,
     mapping,
+    named,
     number,
     switch,
     text,
@@ -25,6 +26,7 @@ from ggufpy.api.anthropic.fields import (
 )
 from ggufpy.api.anthropic.thinking import Thinking, effort, thinking
 from ggufpy.api.anthropic.tools import offered
+from ggufpy.api.anthropic.versions import USUAL, Version
 from ggufpy.errors import GGUFError
 from ggufpy.support.records import dataclass
 
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from ggufpy.grammar import Grammar
 
 TEMPERATURE = 1.0  # Anthropic's default
+SAMPLING = ("temperature", "top_p", "top_k")
 OURS = ("chat_template_kwargs", "seed")  # further fields, which llama-server takes here too
 REFUSED = {
     "container": "there are no containers here",
     "mcp_servers": "tools are called by the client here, and not by the server",
-    "thread": "conversations are not kept here: send all messages",
     "compaction": "conversations are not compacted here",
 }
 TOO_LONG = re.compile(r"the prompt is (\d+) tokens and the context holds (\d+)")  # `runtime/scheduler.py`
@@ -57,14 +59,14 @@ class Question:
     edits: bool  # context_management was asked for
 
 
-def question(body: Mapping[str, Any]) -> Question:
+def question(body: Mapping[str, Any], version: Version = USUAL) -> Question:
     """What is asked. Raises GGUFError for the first field that is wrong."""
-    _check_names(body)
+    _check_names(body, version)
     for name, check in TAKEN.items():
         if body.get(name) is not None:
             check(name, body[name])
     most = None if body.get("max_tokens") is None else whole("max_tokens", body["max_tokens"], 0)
-    talk = conversation(body.get("messages"), body.get("system"))
+    talk = conversation(body.get("messages"), body.get("system"), version.strict)
     thoughts = thinking(body.get("thinking"), most)
     config = mapping("output_config", body["output_config"]) if body.get("output_config") is not None else {}
     check_fields("output_config", config, (), ("effort", "format", "task_budget"))
@@ -102,11 +104,13 @@ def asked_of(llm: Model, body: Mapping[str, Any], this: Question) -> Asked:
         raise _in_our_words(error) from error
 
 
-def count_tokens(llm: Model, body: Mapping[str, Any]) -> int:
+def count_tokens(llm: Model, body: Mapping[str, Any], version: Version = USUAL) -> int:
     """The tokens of the prompt that a body would be answered behind, however long it is."""
     from ggufpy.chat import tools
 
-    this = question(body)
+    this = question(body, version)
+    _sampling(body)
+    stop_sequences(body)
     variables = dict(this.variables)
     if this.conversation.continues:
         variables["continue_final"] = True
@@ -210,6 +214,7 @@ TAKEN: dict[str, Callable[[str, Any], object]] = {
     "user_profile_id": _text,
     "workspace_id": _text,
     "stream": switch,
+    "thread": switch,  # an object asks for one, which the server refuses
 }
 HONOURED = (
     "model", "max_tokens", "messages", "system", "stop_sequences", "temperature", "top_p", "top_k", "tools",
@@ -217,7 +222,11 @@ HONOURED = (
 )  # fmt: skip
 
 
-def _check_names(body: Mapping[str, Any]) -> None:
+def _check_names(body: Mapping[str, Any], version: Version) -> None:
+    for name in () if version.sampling else SAMPLING:
+        if name in body:
+            told = f"version {version.date} has no such field: leave it out, or send anthropic-version {USUAL.date}"
+            raise wrong(name, told)
     for name, why in REFUSED.items():
         if body.get(name) not in (None, []):
             raise wrong(name, f"it cannot be honoured: {why}")
@@ -227,4 +236,4 @@ def _check_names(body: Mapping[str, Any]) -> None:
         import difflib
 
         near = difflib.get_close_matches(unknown, known, 1)
-        raise wrong(unknown[:60], f"there is no such field{f'; did you mean {near[0]}?' if near else ''}")
+        raise wrong(named(unknown), f"there is no such field{f'; did you mean {near[0]}?' if near else ''}")

@@ -27,6 +27,7 @@ def human(count: int) -> str:
 
 def details(architecture: str, parameters: int, quantization: str) -> Record:
     """A model's `details`."""
+    architecture = _clean(architecture)
     return {
         "parent_model": "",
         "format": "gguf",
@@ -54,7 +55,7 @@ def running(name: str, memory: int, digest: str, about: Record, expires: float |
 
 def told_name(name: str) -> str:
     """A name as ollama's clients know it, always with a tag: "smollm2:latest", "hf.co/owner/repo:Q4_K_M"."""
-    known = f"hf.co/{name[3:]}" if name.startswith("hf:") else name
+    known = _clean(f"hf.co/{name[3:]}" if name.startswith("hf:") else name)
     return known if ":" in known else f"{known}:latest"
 
 

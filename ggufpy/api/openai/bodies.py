@@ -15,10 +15,9 @@ from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.chat import ChatShape
 from ggufpy.api.openai.fields import CHAT, COMPLETION, NO_LIMIT, read
 from ggufpy.api.openai.history import messages_of
-from ggufpy.api.openai.kinds import FieldError
+from ggufpy.api.openai.kinds import FieldError, mapping
 from ggufpy.api.openai.model import Model, Record
 from ggufpy.api.openai.text import TextShape
-from ggufpy.api.shape import Shape
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
 from ggufpy.support import checks
@@ -32,14 +31,14 @@ class Call(NamedTuple):
     """A call that can be answered."""
 
     asked: Asked
-    shape: Shape
+    shape: ChatShape | TextShape
     stream: bool
 
 
 def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     """A chat completion."""
     values = read(CHAT, body)
-    stream = values.pop("stream", False)
+    stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     messages = messages_of(values.pop("messages"))
     limit = _limit(values)
     _one_name(values, ("n", "n_cmpl"))
@@ -52,13 +51,13 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     _allow(values)
     made = asked.chat_request(llm, messages, limit or None, values)
     made = replace(made, max_tokens=0) if limit == 0 else made
-    return Call(made, ChatShape(llm, made), stream)
+    return Call(made, ChatShape(llm, made, timed), stream)
 
 
 def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     """A text completion, of one prompt or several."""
     values = read(COMPLETION, body)
-    stream = values.pop("stream", False)
+    stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     prompt = values.pop("prompt")
     limit = _limit(values, COMPLETION_TOKENS)
     _one_name(values, ("n", "n_cmpl"))
@@ -75,7 +74,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     _set_sampling(llm, values)
     made = asked.text_request(llm, prompt, limit or None, values)
     made = replace(made, max_tokens=0) if limit == 0 else made
-    return Call(made, TextShape(llm, made), stream)
+    return Call(made, TextShape(llm, made, timed), stream)
 
 
 def _one_name(values: Record, names: tuple[str, ...], default: Any = None) -> Any:
@@ -138,6 +137,8 @@ def _set_sampling(llm: Model, values: Record) -> None:
                 raise GGUFError(f"logit_bias[{one}]: the vocabulary has {llm.n_vocab():,} tokens")
             biases[one] = bias
     if values.pop("ignore_eos", False):
+        if bound := [name for name in ("response_format", "grammar", "tools", "functions") if values.get(name)]:
+            raise GGUFError(f"ignore_eos goes with no {bound[0]}: what is complete by it could not end")
         biases.update(dict.fromkeys(llm.tokenizer.end_tokens, float("-inf")))
     if biases:
         values["logit_bias"] = tuple(biases.items())
@@ -148,7 +149,7 @@ def _allow(values: Record) -> None:
     choice = values.get("tool_choice")
     if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
         return
-    allowed = checks.mapping("tool_choice.allowed_tools", choice.get("allowed_tools"))
+    allowed = mapping("tool_choice.allowed_tools", choice.get("allowed_tools"))
     mode = allowed.get("mode")
     if mode not in ("auto", "required"):
         raise GGUFError(f'tool_choice.allowed_tools.mode is {checks.shown(mode)}; it must be "auto" or "required"')
@@ -167,5 +168,5 @@ def _allow(values: Record) -> None:
 
 
 def _function_name(tool: Any, name: str) -> str:
-    function = checks.mapping(f"{name}.function", checks.mapping(name, tool).get("function"))
+    function = mapping(f"{name}.function", mapping(name, tool).get("function"))
     return checks.text(f"{name}.function.name", function.get("name"))

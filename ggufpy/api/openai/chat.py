@@ -11,7 +11,7 @@ from typing import Any
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
-from ggufpy.api.openai.shapes import Last, chunk_head, head, timings, token_text
+from ggufpy.api.openai.shapes import Clock, Last, chunk_head, head, timings, token_text
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Piece, Thought
@@ -22,8 +22,8 @@ CHUNK = "chat.completion.chunk"
 class ChatShape:
     """How a chat completion is told."""
 
-    def __init__(self, llm: Model, asked: Asked) -> None:
-        self._llm, self._asked = llm, asked
+    def __init__(self, llm: Model, asked: Asked, timed: bool = False) -> None:
+        self._llm, self._asked, self.clock = llm, asked, Clock(timed)
         self._head = chunk_head(asked, CHUNK)
         self._last = Last(asked, CHUNK)
         self._calls = [_Calls(asked.legacy_calls) for _ in asked.samplings]
@@ -42,12 +42,13 @@ class ChatShape:
         self._calls[number].see(delta.pieces)
         logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(self._llm, [delta])
         pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
+        start = {**self._head, **self.clock.now()}
         for piece in pieces or ([Content("")] if logprobs is not None else []):
-            yield {**self._head, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
+            yield {**start, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None
         if delta.finish:
             reason = self._calls[number].finish(delta)
-            yield from self._last.finished({**self._head, "choices": [_delta(number, {}, None, reason)]})
+            yield from self._last.finished({**start, "choices": [_delta(number, {}, None, reason)]})
 
     def end(self, spent: Spent) -> Iterator[Record]:
         """The last chunk, with what it took where that is wanted."""

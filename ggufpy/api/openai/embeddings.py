@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ggufpy.api.embedding import Embeddings
+
 MOST_INPUTS = 2048  # OpenAI's bound
 
 
@@ -60,6 +62,17 @@ def _input(name: str, given: Any) -> str | list[int]:
         return given
     tokens = checks.items(name, given, "a text or a list of token ids")
     return [checks.whole(f"{name}[{i}]", token, 0) for i, token in enumerate(tokens)]
+
+
+def row(llm: Embeddings, asked: Wanted, number: int) -> tuple[list[float] | str, int]:
+    """The vector of an input as it is told, and how many tokens that has. Raises GGUFError for what has none."""
+    given = asked.inputs[number]
+    if isinstance(given, str):
+        tokens = llm.embedding_tokens(given)
+    else:
+        tokens = checks.tokens(f"input[{number}]", given, llm.n_vocab())
+    made = llm.vector(tokens, normalize=asked.normalize, dimensions=asked.dimensions)
+    return encoded(made) if asked.encoded else made.tolist(), len(tokens)
 
 
 def embeddings(model: str, rows: Sequence[Sequence[float]], tokens: int) -> Record:

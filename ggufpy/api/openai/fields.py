@@ -8,6 +8,7 @@ those of OpenAI's API (the types of its Python client 3.57) and, beside them, wh
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from ggufpy.generate.sampling.steps import options
 from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
+_WORD = re.compile(r"[-\w]{1,20}")
 Effect = Literal["honoured", "taken", "refused"]
 Record = dict[str, Any]
 
@@ -127,7 +129,7 @@ def _biases(name: str, value: Any) -> list[tuple[int | str, float]]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise GGUFError(f"{name}[{i}] is {checks.shown(pair)}; a pair of a token and a number is wanted")
         token, bias = pair
-        where = f"{name}[{checks.shown(token)}]"
+        where = f"{name}.{token}" if isinstance(token, str) and _WORD.fullmatch(token) else name
         if not isinstance(token, str):
             token = checks.whole(where, token, 0)
         elif token.removeprefix("-").isdecimal() and token.isascii():
@@ -144,7 +146,7 @@ def _modalities(name: str, value: Any) -> None:
 
 
 def _prediction(name: str, value: Any) -> None:
-    given = checks.mapping(name, value)
+    given = mapping(name, value)
     if given.get("type") != "content":
         raise GGUFError(f'{name}.type is {checks.shown(given.get("type"))}; it must be "content"')
 
@@ -197,7 +199,7 @@ GENERATION = [
     Field("json_schema", ANYTHING, "a JSON schema that the answer follows"),
     Field("lora", ANYTHING, "[{id, scale}]: how much each adapter counts"),
     Field("cache_prompt", SWITCH, "false: what was read before is not used"),
-    Field("timings_per_token", SWITCH, "`timings` come with the last chunk", "taken"),
+    Field("timings_per_token", SWITCH, "`timings` on every chunk, not on the last only"),
     Field("return_progress", SWITCH, "a prompt's progress is not told", "taken"),
     Field("id_slot", Whole(-1), "what was read is shared by all places", "taken"),
     Field("n_keep", Whole(-1), "contexts are not shifted: a full one ends the text", "taken"),

@@ -40,7 +40,9 @@ class Switch:
 
     def __call__(self, name: str, value: Any) -> bool:
         """See Kind."""
-        return checks.flag(name, value)
+        if not isinstance(value, bool):
+            raise FieldError(f"{name} is {checks.shown(value)}; it must be true or false", name, "invalid_type")
+        return value
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Object:
 
     def __call__(self, name: str, value: Any) -> dict[str, Any]:
         """See Kind."""
-        given = checks.mapping(name, value)
+        given = mapping(name, value)
         for key in given:
             if key not in self.fields:
                 raise GGUFError(f"{name}.{str(key)[:80]} is no field of {name}; it is {self.wants}")
@@ -189,7 +191,7 @@ class Checked:
 def of_option(option: options.Option) -> Checked:
     """What an option of sampling may be; its help says the rest."""
     kind = option.kind
-    return Checked(_WANTS.get(type(kind), "as its option says"), kind.check)
+    return Checked(_WANTS.get(type(kind), "as ggufpy.Sampling has it"), kind.check)
 
 
 _WANTS = {options.Whole: "a whole number", options.Real: "a number", options.Share: "a number from 0 to 1"}
@@ -197,12 +199,14 @@ _WANTS = {options.Whole: "a whole number", options.Real: "a number", options.Sha
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """An object."""
-    return checks.mapping(name, value)
+    if not isinstance(value, Mapping):
+        raise FieldError(f"{name} is {checks.shown(value)}; an object is wanted", name, "invalid_type")
+    return value
 
 
 def texts_by_name(name: str, value: Any) -> Mapping[str, str]:
     """An object of texts."""
-    for key, one in checks.mapping(name, value).items():
+    for key, one in mapping(name, value).items():
         checks.text(f"{name}.{str(key)[:80]}", one)
     return value  # type: ignore[no-any-return]
 

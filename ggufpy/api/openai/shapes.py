@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
@@ -40,6 +40,22 @@ def timings(spent: Spent) -> Record:
         made[f"{name}_per_token_ms"] = 1e3 * seconds / count if count else 0.0
         made[f"{name}_per_second"] = count / seconds if seconds else 0.0
     return {"timings": made}
+
+
+class Clock:
+    """`timings` on every chunk, where they are wanted (llama-server's timings_per_token)."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._spent: Callable[[], Spent] | None = None
+
+    def account(self, spent: Callable[[], Spent]) -> None:
+        """Takes what says how much was spent so far."""
+        self._spent = spent
+
+    def now(self) -> Record:
+        """What a chunk is to have."""
+        return timings(self._spent()) if self._wanted and self._spent is not None else {}
 
 
 class Last:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.api.openai.asked import Asked, Prompt
 from ggufpy.api.openai.model import Model, Record
-from ggufpy.api.openai.shapes import Last, chunk_head, head, timings, token_text
+from ggufpy.api.openai.shapes import Clock, Last, chunk_head, head, timings, token_text
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.shape import Spent
 
@@ -16,8 +16,8 @@ KIND = "text_completion"
 class TextShape:
     """How a text completion is told."""
 
-    def __init__(self, llm: Model, asked: Asked) -> None:
-        self._llm, self._asked = llm, asked
+    def __init__(self, llm: Model, asked: Asked, timed: bool = False) -> None:
+        self._llm, self._asked, self.clock = llm, asked, Clock(timed)
         self._head = chunk_head(asked, KIND)
         self._last = Last(asked, KIND)
         # Characters before each choice's next token
@@ -45,7 +45,7 @@ class TextShape:
         text = delta.text + (asked.suffix if delta.finish and asked.echo else "")
         if text or delta.finish or (asked.logprobs is not None and delta.token is not None):
             logprobs = None if asked.logprobs is None else _logprobs(self._llm, [delta], at[number])
-            chunk = {**self._head, "choices": [_choice(number, text, logprobs, delta.finish)]}
+            chunk = {**self._head, **self.clock.now(), "choices": [_choice(number, text, logprobs, delta.finish)]}
             yield from self._last.finished(chunk) if delta.finish else (chunk,)
         at[number] += delta.length
 

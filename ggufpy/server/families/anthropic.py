@@ -1,8 +1,7 @@
-"""Anthropic's manners: errors as {"type": "error", "error": {type, message}, "request_id"}, streams as named
-server-sent events.
+"""Anthropic's manners: errors as {"type": "error", "error": {type, message, details}, "request_id"}, streams as
+named server-sent events.
 
-Of its versions (platform.claude.com/docs/en/api/versioning) 2023-01-01 has events without names, and a last one that is
-[DONE]. A text's events are increments in both: they are called deltas, which that version's completions were not.
+How versions differ: `api/anthropic/versions.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ggufpy.server.families import Record, bearer, encode
-from ggufpy.server.problems import BAD_REQUEST, Problem
+from ggufpy.server.problems import Problem
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
 }  # fmt: skip
-NEWEST, OLDEST = "2023-06-01", "2023-01-01"
 
 
 class Anthropic:
@@ -29,7 +27,9 @@ class Anthropic:
     def error(self, problem: Problem) -> Record:
         """See `Family`."""
         kind = KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
-        error = {"type": kind, "message": problem.message}
+        error: Record = {"type": kind, "message": problem.message}
+        if problem.code:
+            error["details"] = {"error_code": problem.code}
         return {"type": "error", "error": error, "request_id": problem.request_id}
 
     def frame(self, record: Record) -> bytes:
@@ -46,7 +46,7 @@ class Anthropic:
 
 
 class Legacy(Anthropic):
-    """As version 2023-01-01 has it."""
+    """As version 2023-01-01 has it: events without names, and a last word."""
 
     tail = b"data: [DONE]\n\n"
     ping = b'data: {"type":"ping"}\n\n'
@@ -58,12 +58,3 @@ class Legacy(Anthropic):
 
 ANTHROPIC = Anthropic()
 LEGACY = Legacy()
-
-
-def version_of(headers: Mapping[str, str]) -> Anthropic:
-    """The manners of the version that a request names; without one those of the newest. Raises Problem for another."""
-    asked = headers.get("anthropic-version", NEWEST).strip()
-    if asked not in (NEWEST, OLDEST):
-        told = f"anthropic-version: it is {asked[:40]!r}, and must be {NEWEST} or {OLDEST}"
-        raise Problem(BAD_REQUEST, told, "unknown_version")
-    return ANTHROPIC if asked == NEWEST else LEGACY

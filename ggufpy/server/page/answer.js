@@ -43,6 +43,8 @@ export class Answer {
     this.listener = listener;
     /** What the answer waits for, in words; "" when it is on its way. */
     this.waiting = "";
+    /** Whether a screen reader was told of the wait. */
+    this.told = false;
     this.pieces = 0;
     this.started = performance.now();
     this.first = 0;

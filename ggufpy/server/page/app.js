@@ -68,7 +68,7 @@ class App {
     });
     this.wire();
     this.examples();
-    await this.library.start(decodeURIComponent(location.hash.slice(1)));
+    await this.library.start(location.hash.slice(1));
     this.showAll();
     this.scroll.toEnd();
     if (!matchMedia("(pointer: coarse)").matches) byId("message").focus();
@@ -82,14 +82,14 @@ class App {
     byId("model").addEventListener("change", () => {
       this.prefs.model = byId("model").value;
       savePrefs(this.prefs);
-      this.describeModel();
+      this.forgetModel();
     });
     byId("system").addEventListener("input", () => {
       this.library.current.system = byId("system").value;
       this.optionsChanged();
     });
     addEventListener("hashchange", () => {
-      const id = decodeURIComponent(location.hash.slice(1));
+      const id = location.hash.slice(1);
       if (id !== this.library.address) this.open(id);
     });
     // Both: a phone may end a page that is hidden without a further word.
@@ -113,7 +113,9 @@ class App {
       if (models.length === 0) select.append(h("option", { value: "", text: "No model" }));
       select.disabled = models.length === 0;
       this.notice(models.length > 0 ? "" : "The server has no model. Start it with one, as: ggufpy serve smollm2", "Look again");
-      await this.describeModel();
+      // A question about one of several models may load it, and put out another: that one is asked after its answers.
+      if (models.length === 1) this.describeModel();
+      else this.forgetModel();
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       if (error.kind === "key") this.notice("This server wants an API key.", "Enter the key", () => this.askKey());
@@ -121,10 +123,19 @@ class App {
     }
   }
 
+  /** What the server says of the model: its context and defaults. */
   async describeModel() {
-    const { context, defaults } = await api.properties(this.model);
+    const asked = this.model;
+    const { context, defaults } = await api.properties(asked);
+    if (asked !== this.model) return;
     this.settings.setDefaults(defaults);
     this.figures.setContext(context);
+    this.figures.show(this.library.current, this.answers.get(this.library.current.id));
+  }
+
+  forgetModel() {
+    this.settings.setDefaults({});
+    this.figures.setContext(null);
     this.figures.show(this.library.current, this.answers.get(this.library.current.id));
   }
 
@@ -168,7 +179,7 @@ class App {
     this.composer.setLive(answer !== undefined);
     this.figures.show(current, answer);
     this.scroll.follow();
-    if (decodeURIComponent(location.hash.slice(1)) !== this.library.address) history.pushState(null, "", `#${this.library.address}`);
+    if (location.hash.slice(1) !== this.library.address) history.pushState(null, "", `#${this.library.address}`);
   }
 
   /** The answer that is shown has gone on. */
@@ -250,6 +261,8 @@ class App {
 
   /** @param {Answer} answer */
   progress(answer) {
+    if (answer.waiting !== "" && !answer.told) announce(answer.waiting);
+    answer.told = answer.waiting !== "";
     this.library.saveSoon(answer.conversation);
     if (answer.conversation === this.library.current) this.pace.ask();
   }
@@ -263,7 +276,8 @@ class App {
     await this.library.save(conversation);
     if (node.failure?.kind === "key") await this.askKey();
     else if (node.failure?.kind === "network") await this.connect();
-    else if (node.status === "done" && (this.figures.context === null || !byId("notice").hidden)) await this.connect();
+    else if (node.status === "done" && !byId("notice").hidden) await this.connect();
+    if (node.status === "done" && node.model === this.model && this.figures.context === null) await this.describeModel();
   }
 
   /** @returns {boolean} whether there was something to stop */

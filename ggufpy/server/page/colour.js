@@ -39,6 +39,7 @@ export function coloured(text, language) {
   const block = comment === "//" ? String.raw`\/\*[^]*?(?:\*\/|$)|` : "";
   const pattern = new RegExp(
     `(${block}${comment === "#" ? "(?<![^\\s])#" : comment}[^\\n]*)|(${strings}"(?:[^"\\\\\\n]|\\\\[^])*"?|'(?:[^'\\\\\\n]|\\\\[^])*'?|\`(?:[^\`\\\\]|\\\\[^])*\`?)|(\\b\\d[\\w.]*)|([A-Za-z_]\\w*)`, "g");
+  /** @type {{text: string, kind: ""|"comment"|"string"|"number"|"word"}[]} */
   const found = [];
   let end = 0;
   for (const match of text.matchAll(pattern)) {

@@ -40,6 +40,7 @@ export class Composer {
       drafts.set(this.key, this.area.value);
     });
     this.area.addEventListener("keydown", (event) => this.pressed(event));
+    addEventListener("resize", () => this.grow());
     this.switch.addEventListener("click", () => this.toggle());
     this.schema.addEventListener("input", () => {
       this.conversation.schema = this.schema.value;
@@ -59,6 +60,10 @@ export class Composer {
     if (event.key === "Enter" && !event.shiftKey && !event.altKey && !byTouch.matches) {
       event.preventDefault();
       this.submit();
+    } else if ((event.key === "PageUp" || event.key === "PageDown") && this.area.scrollHeight <= this.area.clientHeight + 1) {
+      event.preventDefault();
+      const messages = byId("scroll");
+      messages.scrollBy({ top: (event.key === "PageUp" ? -0.9 : 0.9) * messages.clientHeight });
     } else if (event.key === "ArrowUp" && this.area.value === "" && this.actions.editLast()) event.preventDefault();
   }
 

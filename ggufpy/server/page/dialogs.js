@@ -36,6 +36,8 @@ export function wireDialogs() {
  */
 export function ask({ title, text, yes, danger = false, field, option }) {
   const dialog = byId("ask-dialog");
+  // One question at a time: the one that is open is answered first.
+  if (dialog.open) return Promise.resolve(null);
   const input = byId("ask-input");
   byId("ask-title").textContent = title;
   byId("ask-text").textContent = text;

@@ -74,7 +74,9 @@ export function iconButton(name, label, action, kind = "") {
 
 /** Puts the icons into elements of index.html that name one in data-icon. */
 export function fillIcons() {
-  for (const element of document.querySelectorAll("[data-icon]")) element.prepend(icon(element.dataset.icon));
+  /** @type {NodeListOf<HTMLElement>} */
+  const elements = document.querySelectorAll("[data-icon]");
+  for (const element of elements) element.prepend(icon(/** @type {keyof typeof ICONS} */ (element.dataset.icon)));
 }
 
 /** @param {string} id @returns {any} the element of index.html with this id */

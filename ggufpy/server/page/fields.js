@@ -53,7 +53,7 @@ export function readJson(text) {
   try {
     return { value: JSON.parse(text), error: "" };
   } catch (error) {
-    return { value: null, error: `This is not JSON: ${where(text, String(error?.message ?? error))}` };
+    return { value: null, error: `This is not JSON: ${where(text, error instanceof Error ? error.message : String(error))}` };
   }
 }
 

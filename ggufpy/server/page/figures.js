@@ -25,7 +25,7 @@ export class Figures {
     byId("context").hidden = used === null;
     if (used === null) return;
     byId("context-bar").hidden = this.context === null;
-    byId("context-label").textContent = this.context === null ? `${number(used)} tokens of context` : `${number(used)} of ${number(this.context)} tokens of context`;
+    byId("context-label").textContent = this.context === null ? `Context ${number(used)}` : `Context ${number(used)} of ${number(this.context)}`;
     byId("context-bar").value = Math.min(used / (this.context ?? 1), 1);
     byId("context").classList.toggle("full", this.context !== null && used > 0.9 * this.context);
   }
@@ -34,5 +34,5 @@ export class Figures {
 /** @param {Conversation} conversation @param {Answer|undefined} answer @returns {string} */
 function speedText(conversation, answer) {
   const speed = answer === undefined ? path(conversation).at(-1)?.stats?.perSecond ?? null : answer.speed;
-  return speed === null ? "" : `${number(speed, 1)} tokens a second`;
+  return speed === null ? "" : `${number(speed, 1)} tokens/s`;
 }

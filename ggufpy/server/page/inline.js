@@ -179,7 +179,10 @@ class Inline {
     }
     emphasize(this.items, opener + 1);
     // There are no links in links: neither those inside this one, nor one around it.
-    for (let at = opener + 1; at < this.items.length; at++) if (this.items[at]?.tag === "a") this.items[at] = null;
+    for (let at = opener + 1; at < this.items.length; at++) {
+      const item = this.items[at];
+      if (item !== null && "tag" in item && item.tag === "a") this.items[at] = null;
+    }
     this.brackets = [];
     // An image is not fetched from elsewhere: its place has a link with its description.
     this.items[opener] = { kind: "open", tag: "a", href };

@@ -21,6 +21,7 @@ const SHORTCUTS = [
   { keys: ["Enter"], does: "Send the message" },
   { keys: ["Shift", "Enter"], does: "Begin another line" },
   { keys: ["↑"], does: "Edit the last message, in an empty box" },
+  { keys: ["Page ↑", "Page ↓"], does: "Read further up or down, from the message box" },
   { keys: ["Esc"], does: "Stop the answer", matches: (event) => event.key === "Escape", action: "stop" },
   { keys: ["Mod", "Shift", "O"], does: "New conversation", matches: (event) => mod(event) && event.shiftKey && event.key.toLowerCase() === "o", action: "newChat" },
   { keys: ["Mod", "K"], does: "Search conversations", matches: (event) => mod(event) && !event.shiftKey && event.key.toLowerCase() === "k", action: "search" },

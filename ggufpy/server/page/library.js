@@ -65,7 +65,7 @@ export class Library {
       await this.store.save(conversation, !this.listener.live(conversation.id));
       this.failed = false;
     } catch (error) {
-      if (!this.failed) toast(`The browser could not save this conversation (${error?.name ?? error}). Export it, or delete others.`);
+      if (!this.failed) toast(`The browser could not save this conversation (${nameOf(error)}). Export it, or delete others.`);
       this.failed = true;
     }
   }
@@ -94,9 +94,14 @@ export class Library {
 
   /** Another tab has written. @param {string} id "" is many */
   async elsewhere(id) {
+    // What is typed here and not written yet is not lost to what was written there.
+    for (const pending of [...this.timers.keys()]) {
+      const conversation = this.find(pending);
+      if (conversation !== undefined) await this.save(conversation);
+    }
     const stored = await this.store.all();
     const mine = this.conversations.filter((each) => this.listener.live(each.id));
-    this.conversations = stored.map((each) => mine.find((other) => other.id === each.id) ?? each);
+    this.conversations = stored.map((each) => mine.find((other) => other.id === each.id) ?? sameNodes(this.find(each.id), each));
     const now = this.find(this.current.id);
     // One that is not kept yet is this tab's own; one that another tab deleted begins anew.
     if (now !== undefined) this.current = now;
@@ -156,7 +161,24 @@ export class Library {
       return { error: "", text: `Imported ${fresh.length}${before > 0 ? `; ${before} were here already` : ""}.` };
     } catch (error) {
       if (error instanceof ImportError) return { error: `Nothing was imported: ${error.message}.`, text: "" };
-      return { error: `Nothing was imported: the browser could not save it (${error?.name ?? error}).`, text: "" };
+      return { error: `Nothing was imported: the browser could not save it (${nameOf(error)}).`, text: "" };
     }
   }
+}
+
+/**
+ * A conversation as it was read, with the messages that have not changed as they were: one may be being edited.
+ * @param {Conversation|undefined} before
+ * @param {Conversation} now
+ * @returns {Conversation}
+ */
+function sameNodes(before, now) {
+  const known = new Map(before?.nodes.map((node) => [node.id, node]));
+  const same = (node) => known.has(node.id) && JSON.stringify(known.get(node.id)) === JSON.stringify(node);
+  return { ...now, nodes: now.nodes.map((node) => same(node) ? known.get(node.id) : node) };
+}
+
+/** @param {unknown} error @returns {string} what kind of error it is, as QuotaExceededError */
+function nameOf(error) {
+  return error instanceof Error ? error.name : String(error);
 }

@@ -4,19 +4,16 @@
  */
 
 /**
- * @typedef {object} Block
- * @property {"heading"|"paragraph"|"code"|"quote"|"list"|"table"|"rule"} kind
- * @property {number} line at which it begins, in the lines that were parsed
- * @property {number} [level] of a heading
- * @property {string} [text] of a heading, a paragraph or code
- * @property {string} [language] of code
- * @property {boolean} [closed] whether the fence of the code has come
- * @property {Block[]} [blocks] of a quote
- * @property {number|null} [start] of a list: its first number; null has none
- * @property {boolean} [tight] of a list: without blank lines
- * @property {{task: boolean|null, blocks: Block[]}[]} [items] of a list
- * @property {string[][]} [rows] of a table: the head first
- * @property {("left"|"right"|"center"|null)[]} [align] of a table
+ * `line` is where a block begins, in the lines that were parsed.
+ * @typedef {{kind: "heading", line: number, level: number, text: string}} Heading
+ * @typedef {{kind: "paragraph", line: number, text: string}} Paragraph
+ * @typedef {{kind: "code", line: number, text: string, language: string, closed: boolean}} Code closed: its end has come
+ * @typedef {{kind: "quote", line: number, blocks: Block[]}} Quote
+ * @typedef {{kind: "list", line: number, start: number|null, tight: boolean, items: Item[]}} List start: its first number
+ * @typedef {{task: boolean|null, blocks: Block[]}} Item
+ * @typedef {{kind: "table", line: number, rows: string[][], align: ("left"|"right"|"center"|null)[]}} Table the head first
+ * @typedef {{kind: "rule", line: number}} Rule
+ * @typedef {Heading|Paragraph|Code|Quote|List|Table|Rule} Block
  */
 
 const DEEPEST = 16;
@@ -137,7 +134,7 @@ function quote(lines, at, depth) {
   return [{ kind: "quote", line: at, blocks: blocks(inside, depth + 1) }, end];
 }
 
-/** @param {string[]} lines @param {number} at @param {number} depth @returns {[Block, number]} */
+/** @param {string[]} lines @param {number} at @param {number} depth @returns {[List, number]} */
 function list(lines, at, depth) {
   const first = ITEM.exec(lines[at])[2];
   const ordered = /\d/.test(first);

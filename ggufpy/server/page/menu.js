@@ -45,8 +45,8 @@ export function openMenu(button, label, entries) {
 
 /** @param {KeyboardEvent} event @param {HTMLElement} menu @param {(back?: boolean) => void} close */
 function move(event, menu, close) {
-  const items = [...menu.children];
-  const at = items.indexOf(document.activeElement);
+  const items = /** @type {HTMLElement[]} */ ([...menu.children]);
+  const at = items.findIndex((item) => item === document.activeElement);
   const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
   if (to !== undefined) items[(to + items.length) % items.length].focus();
   else if (event.key === "Escape" || event.key === "Tab") close();

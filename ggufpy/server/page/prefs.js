@@ -31,8 +31,9 @@ function save(name, value) {
 
 /** @returns {Sampling} all left to the server */
 export function noSampling() {
+  /** @type {any} */
   const all = Object.fromEntries(FIELDS.map((field) => [field.name, null]));
-  return /** @type {Sampling} */ ({ ...all, stop: [] });
+  return { ...all, stop: [] };
 }
 
 /** @returns {Prefs} */

@@ -2,6 +2,7 @@
  * @file Markdown as DOM nodes, also while it comes. Elements are made by name and texts are text nodes, so that nothing
  * a model writes becomes markup.
  * @typedef {import("./markdown.js").Block} Block
+ * @typedef {import("./markdown.js").Code} Code
  */
 import { coloured } from "./colour.js";
 import { copyText, h, iconButton, icon } from "./dom.js";
@@ -50,7 +51,7 @@ function element(block) {
   return made;
 }
 
-/** @param {Block} block */
+/** @param {import("./markdown.js").List} block */
 function listElement(block) {
   const list = h(block.start === null ? "ul" : "ol", block.start === null || block.start === 1 ? {} : { start: block.start });
   for (const { task, blocks } of block.items) {
@@ -65,7 +66,7 @@ function listElement(block) {
   return list;
 }
 
-/** @param {Block} block */
+/** @param {import("./markdown.js").Table} block */
 function tableElement(block) {
   const [head, ...body] = block.rows;
   const row = (cells, tag) => h("tr", {}, ...cells.map((text, column) => {
@@ -80,7 +81,7 @@ function tableElement(block) {
 
 /** A fenced block with its language and a button that copies it. */
 class CodeView {
-  /** @param {Block} block */
+  /** @param {Code} block */
   constructor(block) {
     this.text = block.text;
     this.language = block.language;
@@ -104,7 +105,7 @@ class CodeView {
     }, 1500);
   }
 
-  /** More of the same block. @param {Block} block @returns {boolean} whether it was more */
+  /** More of the same block. @param {Code} block @returns {boolean} whether it was more */
   grow(block) {
     if (block.language !== this.language || !block.text.startsWith(this.text)) return false;
     this.node.appendData(block.text.slice(this.text.length));

@@ -119,6 +119,7 @@ export class Settings {
   }
 
   nextTheme() {
+    /** @type {("auto"|"light"|"dark")[]} */
     const order = ["auto", "light", "dark"];
     this.setTheme(order[(order.indexOf(theme()) + 1) % order.length]);
   }

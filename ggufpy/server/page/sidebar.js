@@ -68,7 +68,9 @@ export class Sidebar {
   render() {
     const wanted = this.search.value.trim().toLowerCase();
     const found = wanted === "" ? this.conversations : this.conversations.filter((each) => matches(each, wanted));
-    const focused = document.activeElement?.closest?.("[data-id]")?.dataset.id;
+    /** @type {HTMLElement|null|undefined} */
+    const holder = document.activeElement?.closest("[data-id]");
+    const focused = holder?.dataset.id;
     const groups = new Map();
     for (const each of found) {
       const name = day(each.updated);

@@ -2,7 +2,7 @@
 
 /**
  * The data of each event. Lines end in CR, LF or both; a comment or another field is passed over.
- * @param {ReadableStream<Uint8Array>} stream bytes
+ * @param {ReadableStream<Uint8Array<ArrayBuffer>>} stream bytes
  * @returns {AsyncGenerator<string>}
  */
 export async function* events(stream) {

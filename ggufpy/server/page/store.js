@@ -5,6 +5,7 @@
  * @typedef {import("./types.js").Conversation} Conversation
  * @typedef {import("./types.js").Node} Node
  */
+import { isObject } from "./fields.js";
 
 const NAME = "ggufpy";
 const TABLE = "conversations";
@@ -153,7 +154,7 @@ export class Store {
     } catch {
       return;
     }
-    for (const { id, node } of Array.isArray(entries) ? entries : []) {
+    for (const { id, node } of Array.isArray(entries) ? entries.filter((entry) => isObject(entry)) : []) {
       const known = await this.get(String(id));
       const at = known?.nodes.findIndex((each) => each.id === node?.id) ?? -1;
       if (at < 0 || known.nodes[at].content.length > String(node.content).length) continue;

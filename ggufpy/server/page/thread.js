@@ -137,7 +137,7 @@ class MessageView {
   failurePart(failure) {
     const advice = {
       network: "Check that ggufpy serve is running. What you wrote is kept here.",
-      key: "The server wants an API key.",
+      key: "Whoever runs the server has one.",
       busy: "Many requests are waiting. Try again in a moment.",
       loading: "Try again in a moment.",
       refused: "Change the message or the settings, and try again.",
@@ -182,7 +182,7 @@ class MessageView {
       parts.push(copy);
     }
     if (node.role === "user") parts.push(iconButton("edit", "Edit message", () => this.edit()));
-    else parts.push(iconButton("again", "Answer again", () => actions.again(node)));
+    else if (node.status !== "failed") parts.push(iconButton("again", "Answer again", () => actions.again(node)));
     if (node.stats !== null && node.role === "assistant") parts.push(h("span", { class: "stats", title: node.stats.cached ? `${number(node.stats.cached)} tokens of the prompt came from the cache` : null, text: statsText(node) }));
     return parts;
   }
@@ -224,6 +224,6 @@ function statsText(node) {
   const { completion, perSecond } = node.stats;
   return [
     completion === null ? null : `${number(completion)} ${completion === 1 ? "token" : "tokens"}`,
-    perSecond === null ? null : `${number(perSecond, 1)} a second`,
+    perSecond === null ? null : `${number(perSecond, 1)} tokens/s`,
   ].filter((part) => part !== null).join(" · ");
 }

@@ -34,7 +34,7 @@ async def pull(service: Service, request: Request) -> Response | Record:
     streams = stream is None or checks.flag("stream", stream)
     served = await service.prepare(lambda: any(name == each.source for each in service.pool.catalogue.entries()))
     if not (served or service.options.allow_pull):
-        told = "models are not fetched for clients: start the server with --allow-pull, or run 'ggufpy pull' where it is"
+        told = "models are not fetched for clients: start the server with --allow-pull, or run 'ggufpy pull' there"
         raise Problem(FORBIDDEN, told, "pull_not_allowed")
     work = service.pulls.start(name)
     if streams:

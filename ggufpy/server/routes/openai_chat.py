@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 def chat(llm: Llama, body: dict[str, Any]) -> Prepared:
     """What a chat completion asks for. Raises Problem 400 for what cannot be."""
     with refusing("messages"):
-        return Prepared(*bodies.chat(llm, body))
+        return _prepared(bodies.chat(llm, body))
 
 
 def completion(llm: Llama, body: dict[str, Any]) -> Prepared:
     """What a text completion asks for. Raises Problem 400 for what cannot be."""
     with refusing("prompt"):
-        return Prepared(*bodies.completion(llm, body))
+        return _prepared(bodies.completion(llm, body))
+
+
+def _prepared(call: bodies.Call) -> Prepared:
+    return Prepared(call.asked, call.shape, call.stream, account=call.shape.clock.account)
 
 
 ROUTES = (

@@ -1,37 +1,82 @@
-"""GET /v1/models and /v1/models/NAME."""
+"""GET /v1/models and /v1/models/NAME, and the same without /v1: OpenAI's fields, and beside them llama-server's."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ggufpy.errors import GGUFError
 from ggufpy.server.families.openai import OPENAI
-from ggufpy.server.problems import NOT_FOUND, Problem
 from ggufpy.server.routes import Route
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from ggufpy.server.catalogue import Entry
     from ggufpy.server.service import Service
 
+Record = dict[str, Any]
+# By tokenizer.ggml.model (include/llama.h of llama.cpp, enum llama_vocab_type)
+VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
+UNLOADED = "unloaded"
+TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
-def _model(service: Service, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": service.started, "owned_by": "ggufpy"}
 
-
-async def models(service: Service, request: Request) -> dict[str, Any]:
+async def models(service: Service, request: Request) -> Record:
     """All models that may be asked for."""
-    return {"object": "list", "data": [_model(service, name) for name in service.pool.names]}
+    entries = await service.prepare(service.pool.catalogue.entries)
+    contexts = _contexts(service)
+    told = await service.prepare(lambda: [_told(entry, contexts.get(entry.name)) for entry in entries])
+    return {"object": "list", "data": [_model(service, *each) for each in zip(entries, told, strict=True)]}
 
 
-async def model(service: Service, request: Request) -> dict[str, Any]:
-    """One model."""
-    name = request.path_params["name"]
-    if name not in service.pool.names:
-        raise Problem(NOT_FOUND, f"there is no model {name!r}", "model_not_found", "model")
-    return _model(service, name)
+async def model(service: Service, request: Request) -> Record:
+    """One model. Raises Problem 404 for a name that is not known."""
+    entry = await service.prepare(partial(service.pool.find, request.path_params["name"]))
+    context = _contexts(service).get(entry.name)
+    return _model(service, entry, await service.prepare(partial(_told, entry, context)))
 
 
-ROUTES = (
-    Route("GET", "/v1/models", OPENAI, models),
-    Route("GET", "/v1/models/{name:path}", OPENAI, model),
+def _contexts(service: Service) -> dict[str, int]:
+    """The contexts of the models that are loaded, by name."""
+    return {served.name: served.llm.n_ctx() for served in service.pool.loaded}
+
+
+def _model(service: Service, entry: Entry, told: Record | None) -> Record:
+    state = service.pool.state(entry)
+    return {
+        "id": entry.name,
+        "object": "model",
+        "created": int(entry.modified) or service.started,
+        "owned_by": "ggufpy",
+        "aliases": list(entry.aliases),
+        "status": {"value": UNLOADED if state is None else state.value},
+        "architecture": TEXT,
+        "meta": told,
+    }
+
+
+def _told(entry: Entry, context: int | None) -> Record | None:
+    """What its file says, under llama-server's names; null where there is no file yet, or none that can be read.
+    `n_ctx` is there for a model that is loaded."""
+    try:
+        facts = entry.facts()
+    except GGUFError:
+        return None
+    return {
+        "vocab_type": VOCABULARIES.get(str(facts.metadata.get("tokenizer.ggml.model", "no_vocab")), 0),
+        "n_vocab": facts.vocabulary,
+        "n_ctx": context,
+        "n_ctx_train": facts.context,
+        "n_embd": facts.width,
+        "n_params": facts.parameters,
+        "size": entry.size,
+        "ftype": facts.quantization,
+    }
+
+
+ROUTES = tuple(
+    Route("GET", prefix + path, OPENAI, answer)
+    for prefix in ("/v1", "")
+    for path, answer in (("/models", models), ("/models/{name:path}", model))
 )

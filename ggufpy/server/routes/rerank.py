@@ -32,7 +32,7 @@ async def rank(service: Service, request: Request) -> dict[str, Any] | Response:
             calls = [partial(served.llm.score, asked.query, document) for document in asked.documents]
             made = await each(service, request, served, calls)
             tokens = sum(count for _, count in made)
-            note(request, tokens, time.monotonic() - since)
+            note(service, served, tokens, time.monotonic() - since)
             told = rerank.ranked(served.name, asked, [score for score, _ in made], tokens)
     return told if isinstance(told, dict) else Response(encode(told), media_type="application/json")
 
