@@ -234,6 +234,8 @@ NAMED = [
     ({"temperature": True}, "temperature: it is true or false"),
     ({"top_k": -1}, "top_k: it is -1"),
     ({"stop_sequences": [""]}, "stop_sequences.0: it is empty"),
+    ({"stop_sequences": ["x"] * 257}, "stop_sequences: there are 257, and may be 256 at most"),
+    ({"tools": [TOOL] * 1025}, "tools: there are 1,025"),
     ({"max_token": 1}, "max_token: there is no such field; did you mean max_tokens?"),
     ({"stream": "yes"}, "stream: it is a text"),
     ({"mcp_servers": [{}]}, "mcp_servers: it cannot be honoured"),

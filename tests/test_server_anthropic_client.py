@@ -143,6 +143,19 @@ def test_tokens_are_counted_as_a_message_reads_them(client: Any) -> None:
     assert longer.input_tokens > 20_000  # more than the context holds
 
 
+def test_models(client: Any) -> None:
+    client.messages.create(model="plain", max_tokens=1, messages=TALK)
+    listed = list(client.models.list(limit=2))  # in pages
+    assert [one.id for one in listed] == ["plain", "thinker", "caller", "twice", "json"]
+    one = client.models.retrieve("plain")
+    assert (one.type, one.id, one.max_input_tokens) == ("model", "plain", 8192)
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        client.models.retrieve("none")
+    assert caught.value.body["error"]["type"] == "not_found_error"
+    with pytest.raises(anthropic.BadRequestError):
+        client.models.list(limit=0)
+
+
 def test_errors_are_of_the_client_s_classes(client: Any, server: Running) -> None:
     asked: dict[str, Any] = {"max_tokens": 10, "messages": TALK}
     with pytest.raises(anthropic.NotFoundError) as caught:

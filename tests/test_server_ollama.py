@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from llm_fakes import EOS, VOCAB, fake_llama
-from serving import Running, serving
+from serving import Running, serving, until
 
 from ggufpy import hub
 from ggufpy.llm import Llama
@@ -40,9 +43,20 @@ def scripted(*answers: str) -> Callable[[Sequence[int]], np.ndarray]:
     return rows
 
 
+def failing(held: Sequence[int]) -> np.ndarray:
+    """Logits of a model that fails behind the letter d."""
+    if held[-1] == ord("d"):
+        raise RuntimeError("no d")
+    row = np.zeros(VOCAB, np.float32)
+    row[(held[-1] + 1) % 256] = 10
+    return row
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     made = {
+        "endless": lambda: fake_llama(n_ctx=4096, succ=lambda token: ord("x")),
+        "failing": lambda: fake_llama(n_ctx=512, rows=failing),
         "fake": lambda: fake_llama(n_ctx=4096, n_parallel=2),
         "caller": lambda: fake_llama(n_ctx=8192, n_parallel=2, rows=scripted(CALL, "it is 5")),
         "cut": lambda: fake_llama(n_ctx=8192, n_parallel=2, rows=scripted(CALL[: CALL.index("3")])),
@@ -173,7 +187,7 @@ def test_models_are_loaded_and_unloaded_as_they_are_asked_to(client: Any, server
 @pytest.mark.parametrize(
     ("call", "status", "said"),
     [
-        (lambda c: c.chat("nobody", HELLO), 404, "model 'nobody' not found"),
+        (lambda c: c.chat("nobody", HELLO), 404, "model 'nobody' not found; known: "),
         (lambda c: c.chat("../fake", HELLO), 404, "not found"),
         (lambda c: c.chat("fake", HELLO, think=True), 400, "does not support thinking"),
         (lambda c: c.chat("fake", HELLO, options={"num_ctx": 1 << 20}), 400, "served with 4096"),
@@ -201,6 +215,41 @@ def test_what_is_refused_says_why(client: Any, call: Callable[[Any], Any], statu
     assert caught.value.status_code == status
     assert said in caught.value.error
     assert "\n" not in caught.value.error
+
+
+def test_a_stream_that_fails_ends_with_the_reason(server: Running, client: Any) -> None:
+    body: dict[str, Any] = {"model": "failing", "messages": [{"role": "user", "content": "x"}]}
+    answer = server.ask("/api/chat", {**body, "options": {"temperature": 0, "repeat_penalty": 1}})
+    assert answer.status == 200
+    *said, last = answer.lines
+    assert "bcd".startswith("".join(line["message"]["content"] for line in said))
+    assert list(last) == ["error"]
+    assert "no d" in last["error"]
+    with pytest.raises(ollama.ResponseError, match="no d"):
+        list(client.chat("failing", body["messages"], stream=True, options={"temperature": 0, "repeat_penalty": 1}))
+
+
+def test_a_client_that_goes_gives_its_place_back(server: Running) -> None:
+    options = {"temperature": 0, "repeat_penalty": 1, "num_predict": 3000}
+    body = json.dumps({"model": "endless", "messages": HELLO, "options": options}).encode()
+    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    server.ask("/api/chat", {"model": "endless"})
+    (served,) = (one for one in server.service.pool.loaded if one.name == "endless")
+    for _ in range(3):  # more than there are places
+        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port)) as gone:
+            gone.sendall(head + body)
+            assert gone.recv(100).startswith(b"HTTP/1.1 200")
+            until(lambda: served.queue.taken == 1)
+        until(lambda: not served.queue.taken)
+
+
+def test_keys_are_asked_for() -> None:
+    with serving({"fake": lambda: fake_llama(n_ctx=512)}, keys=("secret",)) as running:
+        with pytest.raises(ollama.ResponseError, match="API key") as caught:
+            ollama.Client(running.url).list()
+        assert caught.value.status_code == 401
+        assert ollama.Client(running.url, headers={"Authorization": "Bearer secret"}).list().models == []
+        assert running.ask("/api/version").status == 401
 
 
 def test_clients_find_the_server(server: Running) -> None:

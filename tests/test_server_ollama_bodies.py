@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from hypothesis import strategies as some
 from llm_fakes import fake_llama
 from serving import Running, serving
 
-from ggufpy.api.ollama import about, fields, messages, moments, options, shapes
+from ggufpy.api.ollama import about, asked, fields, messages, moments, options, shapes
 from ggufpy.api.openai.texts import Delta
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
+from ggufpy.server.families.ollama import OLLAMA
 
 # -- times --
 
@@ -99,6 +101,56 @@ def test_options_that_cannot_be_are_named(given: Mapping[str, Any]) -> None:
         options.checked(given)
 
 
+# -- thoughts and formats --
+
+
+@pytest.fixture
+def options_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a chat's body becomes, with a model that thinks or not: options of OpenAI's kind."""
+    monkeypatch.setattr(asked.asked, "chat_request", lambda llm, said, limit, given: given)
+
+    def ask(thinks: bool, **body: Any) -> dict[str, Any]:
+        model = served()
+        model.metadata["tokenizer.chat_template"] = "{{ enable_thinking }}" if thinks else "{{ messages }}"
+        made: Any = asked.chat_request(model, {"messages": [{"role": "user"}], **body})
+        return made
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("think", "on", "effort"), [(None, True, None), (True, True, None), (False, False, None), ("low", True, "low")]
+)
+def test_models_that_can_think_do_unless_they_are_told_not_to(
+    options_of: Any, think: Any, on: bool, effort: str | None
+) -> None:
+    made = options_of(True, think=think)
+    assert made["chat_template_kwargs"] == {"enable_thinking": on, "thinking": on}
+    assert made.get("reasoning_effort") == effort
+
+
+def test_models_that_cannot_think_are_not_asked_to(options_of: Any) -> None:
+    assert "chat_template_kwargs" not in options_of(False, think=False)
+    assert "chat_template_kwargs" not in options_of(False)
+    for think in (True, "high"):
+        with pytest.raises(GGUFError, match="'m' does not support thinking"):
+            options_of(False, think=think, model="m")
+    for think in ("much", 1, []):
+        with pytest.raises(GGUFError, match=r"^think"):
+            options_of(True, think=think)
+
+
+def test_formats_are_openais(options_of: Any) -> None:
+    schema = {"type": "object"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}
+    assert options_of(False, format=schema)["response_format"] == wanted
+    assert options_of(False, format="json")["response_format"] == {"type": "json_object"}
+    assert options_of(False, format="")["response_format"] is None
+    for wrong in ("xml", 5, [schema]):
+        with pytest.raises(GGUFError, match=r"^format is"):
+            options_of(False, format=wrong)
+
+
 # -- messages --
 
 
@@ -147,6 +199,13 @@ def test_calls_are_told_when_they_are_whole() -> None:
     third = teller.part([Delta("", pieces=(Content("done"),), finish="stop")])
     assert [call["function"]["arguments"] for call in third.calls] == [{}]
     assert third.content == "done"
+
+
+def test_lines_of_a_stream_are_lines_for_all_clients() -> None:
+    said = {"response": "".join(map(chr, range(0x100))) + "\u2028\u2029", "done": False}
+    frame = OLLAMA.frame(said)
+    assert frame.decode().splitlines() == [frame.decode()[:-1]]
+    assert json.loads(frame) == said
 
 
 def test_parameters_are_told_as_ollama_does() -> None:
@@ -204,12 +263,12 @@ def bodies(draw: Any) -> tuple[str, dict[str, Any]]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies())
-def test_nothing_that_a_client_sends_is_a_failure(server: Running, asked: tuple[str, dict[str, Any]]) -> None:
-    path, body = asked
+def test_nothing_that_a_client_sends_is_a_failure(server: Running, sent: tuple[str, dict[str, Any]]) -> None:
+    path, body = sent
     assume(not body.get({"/api/embed": "input", "/api/embeddings": "prompt"}.get(path, "")))  # the fake has no vectors
     answer = server.ask(path, {"keep_alive": None, **body})
     assert answer.status < 500, answer.body
-    lines = answer.lines
+    lines = [json.loads(line) for line in answer.body.split(b"\n") if line]
     assert all(isinstance(line, dict) for line in lines)
     if answer.status != 200:
         assert list(lines[0]) == ["error"]

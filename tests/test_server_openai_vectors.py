@@ -185,7 +185,7 @@ def test_models_are_listed_with_what_their_files_say(tmp_path: Path, monkeypatch
         server.ask(PATH, {"input": "a", "model": "other"})
         listed = server.ask("/v1/models").json
         small, gone = listed["data"]
-        assert server.ask("/models").json == listed
+        assert [one["id"] for one in server.ask("/models").json["data"]] == ["small", "gone"]
         assert server.ask("/v1/models/small").json == server.ask("/models/other").json == small
         missing = server.ask("/v1/models/large")
     assert listed["object"] == "list"

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from ggufpy import api
-from ggufpy.server.routes import all_routes
-from ggufpy.server.routes.ollama_models import REFUSED
+from ggufpy.server.routes import Route, all_routes
 
 INTRO = """\
 # Routes of `ggufpy serve`
@@ -129,7 +128,7 @@ WHY = {
     r".* /api/(me|signout|status|experimental/.*)": "it is about ollama's own service",
     r".* /(cors-proxy|tools)": "it reaches out of the server, and is off in llama-server unless it is asked for",
     r".* /v1/streams?(/.*)?": "a stream belongs to its connection",
-    r".* /models(/.*)?": "models are loaded when they are asked for; GET /v1/models lists them",
+    r"GET /models/sse": "GET /models says how far each model is",
     r".* /v1/chat/completions/control": "a request ends with its connection",
     r".*/input_tokens": "POST /v1/messages/count_tokens and /tokenize count",
     r"POST /props": "it changes what the command line says, and is off in llama-server unless it is asked for",
@@ -148,10 +147,19 @@ def ours() -> dict[tuple[str, str], tuple[str, str]]:
     """For each method and path whether it is there or refused, and the path with its names."""
     made = {}
     for route in all_routes():
-        refused = REFUSED.get((route.method, route.path))
+        refused = refusal(route)
         key = (route.method, re.sub(r"\{[^}]*\}", "{}", route.path))
         made[key] = ("yes" if refused is None else f"refused: {refused}", route.path.replace(":path", ""))
     return made
+
+
+def refusal(route: Route) -> str | None:
+    """Why a route is refused: those that are have an answer called `refuse`, and their module says why in `REFUSED`,
+    by method and path, or by method."""
+    if not isinstance(route.answer, FunctionType) or route.answer.__name__ != "refuse":
+        return None
+    table: Mapping[Any, str] = vars(sys.modules[route.answer.__module__])["REFUSED"]
+    return table.get((route.method, route.path)) or table[route.method]
 
 
 def reason(method: str, path: str) -> str:

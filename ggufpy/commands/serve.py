@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_argument("--without-key", action="store_true", help="listen for others without asking for a key")
     for name in ("cors", "allowed_hosts"):
         add_option(access, server[name])
-    add_load_options(parser, "n_ctx", "n_parallel")
+    add_load_options(parser, "n_ctx", "n_parallel", "prompt_ms")
     for name in ("queue", "timeout", "body_limit", "slots_dir"):
         add_option(parser, server[name])
     add_engine_arguments(parser)

@@ -120,7 +120,7 @@ class Folder:
 
     def _tell(self, path: str, why: str) -> None:
         """Says once what is left out."""
-        text = f"ggufpy: {printable(path)} is left out: {printable(why)}"
+        text = f"ggufpy: {printable(path)} is left out: {printable(why.removeprefix(path).lstrip(': '))}"
         if text not in self._told and len(self._told) < MOST:
             self._told.add(text)
             console.note(text)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ggufpy.errors import GGUFError
 from ggufpy.server.aside import aside
 from ggufpy.server.loader import Abandoned, Loader, fetch_problem, load_problem
-from ggufpy.server.memory import memory_limit
+from ggufpy.server.memory import give_back, memory_limit
 from ggufpy.server.problems import FAILED, TOO_MANY, UNAVAILABLE, Problem
 from ggufpy.server.room import RETRY, Room
 from ggufpy.server.served import Served
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ggufpy.server.catalogue import Catalogue, Entry
 
 ENDING = 20.0  # seconds that what is being fetched has when the server ends
+ENDS = "the server is ending"
 TOLD = 256  # models whose last failure is remembered
 
 
@@ -159,7 +160,7 @@ class Pool:
         while True:
             slot = self._slots.get(entry.name)
             if self._closing:
-                raise Problem(UNAVAILABLE, "the server is ending", "ending")
+                raise Problem(UNAVAILABLE, ENDS, "ending")
             if slot is None:
                 slot = self._slots[entry.name] = Slot(entry, self._options.keep_alive)
                 self._begin(self._load(slot))
@@ -182,10 +183,12 @@ class Pool:
         if not slot.done.done() and slot.users > self._options.queue + self._loader.places:
             told = f"{slot.users - 1} requests wait for {slot.entry.name} to be loaded, which is as many as may"
             raise Problem(TOO_MANY, f"{told}: try again in 10 s (ggufpy serve --queue)", "queue_full", headers=RETRY)
-        made = await asyncio.shield(slot.done)
-        if isinstance(made, Problem):
-            raise Problem(made.status, made.message, made.code, made.param, made.headers)
-        return made
+        wrong = await asyncio.shield(slot.done)
+        if wrong is not None:
+            raise Problem(wrong.status, wrong.message, wrong.code, wrong.param, wrong.headers)
+        if slot.served is None:
+            raise Problem(UNAVAILABLE, ENDS, "ending")
+        return slot.served
 
     async def _load(self, slot: Slot) -> None:
         name = slot.entry.name
@@ -203,11 +206,12 @@ class Pool:
         except Exception as error:  # a fault of ours
             console.note(f"ggufpy: {name}: {traceback.format_exc()}")
             made = Problem(FAILED, f"{name} cannot be loaded: {type(error).__name__}", "internal_error", "model")
-        slot.done.set_result(made)
         if isinstance(made, Problem):
+            slot.done.set_result(made)
             self._forget(slot)
             return
         slot.served, slot.state = made, State.LOADED
+        slot.done.set_result(None)
         made.users, made.keep_alive, made.used = slot.users, slot.keep_alive, time.time()
         slot.used = asyncio.get_running_loop().time()
         self._left(slot)
@@ -270,13 +274,17 @@ class Pool:
         self._begin(self._close(slot))
 
     async def _close(self, slot: Slot) -> None:
-        """Waits for the step that is made, on a thread."""
-        assert slot.served is not None
+        """Waits for the step that is made, on a thread. Nothing holds the model afterwards."""
+        served, slot.served = slot.served, None
+        assert served is not None
         try:
-            await aside(f"ggufpy-close-{slot.entry.name}", slot.served.close)
+            await aside(f"ggufpy-close-{slot.entry.name}", served.close)
         except Exception:  # a fault of ours: its room is free all the same
             console.note(f"ggufpy: {slot.entry.name}: {traceback.format_exc()}")
+        del served
         self._forget(slot)
+        if not self._closing:
+            await aside("ggufpy-trim", give_back)
 
     def _forget(self, slot: Slot) -> None:
         slot.holds = False

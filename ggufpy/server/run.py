@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 
 import uvicorn
@@ -18,6 +19,7 @@ from ggufpy.server.settings import ServerOptions
 from ggufpy.support import console
 
 DRAIN = 30  # seconds that answers at work have once the server is told to end
+SWITCH = 0.0005  # seconds after which the event loop leaves Python to an engine's thread: a step waits for it
 BACKLOG = 2048  # connections that may wait to be taken
 KEEP_ALIVE = 75  # seconds that a connection stays open without a request: longer than proxies keep theirs (60)
 
@@ -27,6 +29,7 @@ def serve(start: Callable[[], Service], options: ServerOptions) -> None:
 
     Raises GGUFError where it cannot listen, and for a first model that cannot be loaded.
     """
+    sys.setswitchinterval(SWITCH)
     listening = listen(options)
     server = _Server(make_config(lambda: server.begin(start()), options), url_of(listening, options.host))
     server.run([listening])

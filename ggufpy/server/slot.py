@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ggufpy.server.served import Served
 
 
+UNLOADED = "unloaded"  # a model with which nothing happens
+
+
 class State(Enum):
     """What happens with a model."""
 
@@ -25,12 +28,18 @@ class State(Enum):
     LOADED = auto()
     CLOSING = auto()
 
+    @property
+    def word(self) -> str:
+        """What llama-server's router calls it."""
+        known = {State.FETCHING: "downloading", State.LOADED: "loaded", State.CLOSING: UNLOADED}
+        return known.get(self, "loading")
+
 
 class Slot:
     """A model and who wants it. On the event loop, but for `report`.
 
-    `need` is how many bytes it has been given, `done` has the model or why there is none, `gone` is set once all of it
-    is closed. `wake` is set when there may be room.
+    `need` is how many bytes it has been given. `done` ends with the load, and has what went wrong; `served` is the
+    model as long as there is one. `gone` is set once all of it is closed, `wake` when there may be room.
     """
 
     def __init__(self, entry: Entry, keep_alive: float) -> None:
@@ -38,7 +47,7 @@ class Slot:
         self.state = State.FETCHING
         self.users = self.need = 0
         self.holds = False  # whether its place and its bytes are counted
-        self.done: asyncio.Future[Served | Problem] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
         self.gone, self.wake = asyncio.Event(), asyncio.Event()
         self.used = asyncio.get_running_loop().time()  # when its last request ended
         self.served: Served | None = None

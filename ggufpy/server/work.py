@@ -115,6 +115,7 @@ class Work:
         self._ready = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone = False
+        self._problem: Problem | None = None
         self._times: dict[str, float] = {}
         self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
@@ -161,6 +162,8 @@ class Work:
                     yield made
                     self._told(made)
                     self._follow(made)
+                if self._problem is not None:
+                    raise self._problem
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -202,26 +205,31 @@ class Work:
             put(Failed(request, error))
 
     def _take(self) -> list[tuple[int, Delta]]:
-        """The deltas of what has come."""
+        """The deltas of what has come, up to what has failed."""
         made: list[tuple[int, Delta]] = []
-        while self._events:
+        while self._events and self._problem is None:
             choice, event = self._events.popleft()
             try:
-                delta = choice.delta(event)
+                made += self._said(choice, event)
             except GGUFError as error:
-                raise Problem(BAD_REQUEST, str(error)) from error
+                self._problem = Problem(BAD_REQUEST, str(error))
             except Exception as error:
-                raise Problem(FAILED, f"the model failed: {type(error).__name__}: {error}") from error
-            now = asyncio.get_running_loop().time()
-            if delta is not None:
-                choice.times.setdefault("first", now)
-                made.append((choice.number, delta))
-            if choice.reader.hit and not choice.ended:
-                choice.end()
-                self._served.cancel(choice.stream.request)
-                made.append((choice.number, choice.reader.finish(None)))
-            if choice.ended:
-                choice.times.setdefault("end", now)
+                self._problem = Problem(FAILED, f"the model failed: {type(error).__name__}: {error}")
+        return made
+
+    def _said(self, choice: _Choice, event: Event) -> list[tuple[int, Delta]]:
+        """What an event of a choice brings. Raises what the choice has failed with."""
+        delta = choice.delta(event)
+        made = [] if delta is None else [(choice.number, delta)]
+        now = asyncio.get_running_loop().time()
+        if delta is not None:
+            choice.times.setdefault("first", now)
+        if choice.reader.hit and not choice.ended:
+            choice.end()
+            self._served.cancel(choice.stream.request)
+            made.append((choice.number, choice.reader.finish(None)))
+        if choice.ended:
+            choice.times.setdefault("end", now)
         return made
 
     def _told(self, made: list[tuple[int, Delta]]) -> None:

@@ -84,11 +84,9 @@ class Conversation:
 
 def conversation(messages: object, system: object, strict: bool = False) -> Conversation:
     """What a body's messages say; `strict` as `Version` has it. Raises GGUFError with the place of what is wrong."""
-    given = items("messages", messages)
+    given = items("messages", messages, MOST_MESSAGES)
     if not given:
         raise wrong("messages", "it is empty: at least one message is wanted")
-    if len(given) > MOST_MESSAGES:
-        raise wrong("messages", f"there are {len(given):,}, and may be {MOST_MESSAGES:,} at most")
     last = len(given) - 1
     each = [_turn(f"messages.{i}", message, i == last, strict) for i, message in enumerate(given)]
     groups = [(role, list(some)) for role, some in groupby(filter(None, each), key=lambda turn: turn.role)]

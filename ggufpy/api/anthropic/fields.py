@@ -44,10 +44,12 @@ def mapping(place: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def items(place: str, value: object) -> list[Any]:
-    """A list."""
+def items(place: str, value: object, most: int | None = None) -> list[Any]:
+    """A list, of `most` items at most."""
     if not isinstance(value, list):
         raise wrong(place, f"it is {kind(value)}, and must be a list")
+    if most is not None and len(value) > most:
+        raise wrong(place, f"there are {len(value):,}, and may be {most:,} at most")
     return value
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ggufpy.api.openai.model import Model
     from ggufpy.grammar import Grammar
 
+MOST_STOPS = 256  # each is looked for with every token
 TEMPERATURE = 1.0  # Anthropic's default
 SAMPLING = ("temperature", "top_p", "top_k")
 OURS = ("chat_template_kwargs", "seed")  # further fields, which llama-server takes here too
@@ -120,7 +121,7 @@ def count_tokens(llm: Model, body: Mapping[str, Any], version: Version = USUAL) 
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     """The texts that end an answer."""
     given = body.get("stop_sequences")
-    some = [] if given is None else items("stop_sequences", given)
+    some = [] if given is None else items("stop_sequences", given, MOST_STOPS)
     return tuple(text(f"stop_sequences.{i}", one, may_be_empty=False) for i, one in enumerate(some))
 
 

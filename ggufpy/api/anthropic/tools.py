@@ -23,6 +23,7 @@ from ggufpy.api.anthropic.fields import (
     wrong,
 )
 
+MOST_TOOLS = 1024  # each is some milliseconds of work before an answer begins
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset")
 SCREENS = ("computer_", "browser_toolset_")
@@ -36,7 +37,7 @@ def offered(tools: object, tool_choice: object, references: Collection[str]) -> 
     """
     made: list[Record] = []
     names: set[str] = set()
-    for i, tool in enumerate([] if tools is None else items("tools", tools)):
+    for i, tool in enumerate([] if tools is None else items("tools", tools, MOST_TOOLS)):
         function, deferred = _tool(f"tools.{i}", tool)
         if function["name"] in names:
             raise wrong(f"tools.{i}.name", f"{function['name']!r} is another's: calls could not be told apart")

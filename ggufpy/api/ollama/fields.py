@@ -139,7 +139,8 @@ def check(where: str, given: Mapping[str, Any]) -> None:
         if name not in table:
             near = difflib.get_close_matches(name[:80], table, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise GGUFError(f"{prefix}{name[:80]} is no field of {where}{hint}")
+            shown = name[:80] if name.isprintable() else ascii(name[:80])
+            raise GGUFError(f"{prefix}{shown} is no field of {where}{hint}")
         state, note = table[name]
         if state == REFUSED and value not in (None, False, "", [], {}):
             raise GGUFError(f"{prefix}{name} cannot be honoured: {note}")

@@ -42,7 +42,7 @@ class ChatShape:
         self._calls[number].see(delta.pieces)
         logprobs = None if asked.logprobs is None or delta.token is None else _logprobs(self._llm, [delta])
         pieces = [piece for piece in delta.pieces if _is_told(piece, asked.legacy_calls)]
-        start = {**self._head, **self.clock.now()}
+        start = {**self._head, **self.clock.now(number)}
         for piece in pieces or ([Content("")] if logprobs is not None else []):
             yield {**start, "choices": [_delta(number, _said(piece, asked.legacy_calls), logprobs, None)]}
             logprobs = None

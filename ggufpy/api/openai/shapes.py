@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.model import Model, Record
-from ggufpy.api.shape import Spent
+from ggufpy.api.shape import Spent, TextSpent
 from ggufpy.support.version import __version__
 
 FINGERPRINT = f"ggufpy-{__version__}"  # what made the text, as far as we know: OpenAI's `system_fingerprint`
@@ -23,7 +23,7 @@ def chunk_head(asked: Asked, kind: str) -> Record:
     return {**head(asked, kind), "usage": None} if asked.include_usage else head(asked, kind)
 
 
-def timings(spent: Spent) -> Record:
+def timings(spent: Spent | TextSpent) -> Record:
     """llama-server's `timings`, to be put beside usage; nothing where nobody took the time (llama.cpp: tools/server).
 
     `prompt_n` are tokens that were evaluated, `cache_n` those that were read before, times are in ms.
@@ -47,15 +47,15 @@ class Clock:
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
-        self._spent: Callable[[], Spent] | None = None
+        self._spent: Callable[[int], TextSpent] | None = None
 
-    def account(self, spent: Callable[[], Spent]) -> None:
-        """Takes what says how much was spent so far."""
+    def account(self, spent: Callable[[int], TextSpent]) -> None:
+        """Takes what says how much a choice has taken so far."""
         self._spent = spent
 
-    def now(self) -> Record:
-        """What a chunk is to have."""
-        return timings(self._spent()) if self._wanted and self._spent is not None else {}
+    def now(self, number: int) -> Record:
+        """What a chunk of a choice is to have."""
+        return timings(self._spent(number)) if self._wanted and self._spent is not None else {}
 
 
 class Last:

@@ -45,7 +45,7 @@ class TextShape:
         text = delta.text + (asked.suffix if delta.finish and asked.echo else "")
         if text or delta.finish or (asked.logprobs is not None and delta.token is not None):
             logprobs = None if asked.logprobs is None else _logprobs(self._llm, [delta], at[number])
-            chunk = {**self._head, **self.clock.now(), "choices": [_choice(number, text, logprobs, delta.finish)]}
+            chunk = {**self._head, **self.clock.now(number), "choices": [_choice(number, text, logprobs, delta.finish)]}
             yield from self._last.finished(chunk) if delta.finish else (chunk,)
         at[number] += delta.length
 

@@ -147,7 +147,7 @@ def counts(asked: Asked, requests: Sequence[Request], drawn: Sequence[int]) -> t
 
 def stream_of(llm: Model, asked: Asked, number: int) -> Stream:
     """The tokens of one choice."""
-    return llm.generate(
+    stream = llm.generate(
         asked.prompt(number).tokens,
         asked.samplings[number],
         limit=1 if asked.max_tokens == 0 else asked.max_tokens,  # one that nobody sees: its logits are what is read
@@ -156,6 +156,8 @@ def stream_of(llm: Model, asked: Asked, number: int) -> Stream:
         reuse=asked.reuse,
         stopping_criteria=asked.criteria or None,
     )
+    stream.request.told = asked.logprobs is not None  # else nobody looks at logits once a token is drawn
+    return stream
 
 
 class _Text:

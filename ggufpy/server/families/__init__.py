@@ -31,9 +31,17 @@ class Family(Protocol):
         """The key that a request brings."""
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+
 def encode(record: Any) -> bytes:
-    """A record as compact JSON."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    """A record as compact JSON, in one line for everybody: httpx ends lines where `str.splitlines` does, so that
+    line ends which JSON need not escape are escaped. Half a character (a name of a file) becomes "?"."""
+    text = _JSON.encode(record)
+    if not text.isascii():
+        text = text.translate(LINE_ENDS)
+    return text.encode("utf-8", "replace")
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

@@ -40,5 +40,5 @@ async def found(service: Service, name: str) -> Entry:
     except Problem as problem:
         if problem.status != NOT_FOUND:
             raise
-        told = f"model '{name[:80]}' not found: {problem.message}"
+        told = f"model '{name[:80]}' not found; {problem.message.partition('; ')[2] or problem.message}"
         raise Problem(NOT_FOUND, told, problem.code, "model") from None

@@ -16,7 +16,7 @@ from ggufpy.server.families.llama import LLAMA
 from ggufpy.server.fields import check_names
 from ggufpy.server.problems import BAD_REQUEST, Problem
 from ggufpy.server.routes import Route
-from ggufpy.server.slot import State
+from ggufpy.server.slot import UNLOADED, State
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ggufpy.server.service import Service
 
 Record = dict[str, Any]
-STATES = {State.FETCHING: "downloading", State.WAITING: "loading", State.LOADING: "loading", State.LOADED: "loaded"}
 REFUSED = {
     "POST": "a model is fetched when a request first names it (ggufpy serve --allow-pull), or by 'ggufpy pull'",
     "DELETE": "remove the file where the server runs",
@@ -59,7 +58,7 @@ def _facts(entry: Entry) -> Record | None:
 
 def _about(service: Service, entry: Entry, facts: Record | None) -> Record:
     state = service.pool.state(entry)
-    status: Record = {"value": "unloaded" if state is None else STATES.get(state, "unloaded")}
+    status: Record = {"value": UNLOADED if state is None else state.word}
     progress = service.pool.progress(entry)
     if progress is not None and progress[2]:
         status["progress"] = {"stage": progress[0], "value": round(progress[1] / progress[2], 3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ def _details(entry: Entry) -> Record:
 
 
 async def running(service: Service, request: Request) -> Record:
-    """The models that are loaded."""
-    return {"models": await service.prepare(lambda: [_running(service, each) for each in service.pool.loaded])}
+    """The models that are loaded; first those that stay longest."""
+    loaded = sorted(service.pool.loaded, key=lambda one: math.inf if one.expires is None else one.expires, reverse=True)
+    return {"models": await service.prepare(lambda: [_running(service, each) for each in loaded])}
 
 
 def _running(service: Service, served: Served) -> Record:

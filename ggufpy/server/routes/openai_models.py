@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
 from ggufpy.server.families.openai import OPENAI
-from ggufpy.server.routes import Route
+from ggufpy.server.routes import Route, _anthropic
+from ggufpy.server.slot import UNLOADED
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
     from ggufpy.server.catalogue import Entry
     from ggufpy.server.service import Service
@@ -18,20 +20,23 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 # By tokenizer.ggml.model (include/llama.h of llama.cpp, enum llama_vocab_type)
 VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
-UNLOADED = "unloaded"
 TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
-async def models(service: Service, request: Request) -> Record:
+async def models(service: Service, request: Request) -> ASGIApp | Record:
     """All models that may be asked for."""
+    if _anthropic.asked(request):
+        return await _anthropic.models(service, request)
     entries = await service.prepare(service.pool.catalogue.entries)
     contexts = _contexts(service)
     told = await service.prepare(lambda: [_told(entry, contexts.get(entry.name)) for entry in entries])
     return {"object": "list", "data": [_model(service, *each) for each in zip(entries, told, strict=True)]}
 
 
-async def model(service: Service, request: Request) -> Record:
+async def model(service: Service, request: Request) -> ASGIApp | Record:
     """One model. Raises Problem 404 for a name that is not known."""
+    if _anthropic.asked(request):
+        return await _anthropic.models(service, request)
     entry = await service.prepare(partial(service.pool.find, request.path_params["name"]))
     context = _contexts(service).get(entry.name)
     return _model(service, entry, await service.prepare(partial(_told, entry, context)))
@@ -50,7 +55,7 @@ def _model(service: Service, entry: Entry, told: Record | None) -> Record:
         "created": int(entry.modified) or service.started,
         "owned_by": "ggufpy",
         "aliases": list(entry.aliases),
-        "status": {"value": UNLOADED if state is None else state.value},
+        "status": {"value": UNLOADED if state is None else state.word},
         "architecture": TEXT,
         "meta": told,
     }
@@ -75,8 +80,8 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
-ROUTES = tuple(
-    Route("GET", prefix + path, OPENAI, answer)
-    for prefix in ("/v1", "")
-    for path, answer in (("/models", models), ("/models/{name:path}", model))
+ROUTES = (  # GET /models is llama-server's, which says more (`models_admin.py`)
+    Route("GET", "/v1/models", OPENAI, models),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model),
+    Route("GET", "/models/{name:path}", OPENAI, model),
 )
