@@ -57,16 +57,6 @@ class Spent:
         }
 
 
-class Account(Protocol):
-    """What a call and its texts have taken so far, for shapes that tell it while they are at work."""
-
-    def __call__(self) -> Spent:
-        """All of it."""
-
-    def of(self, number: int) -> TextSpent:
-        """What one text has taken."""
-
-
 class Shape(Protocol):
     """One call's answer. `prepare` first, then either `begin`, `delta` for each and `end`, or `whole`."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.texts import Delta, Reader, counts, stream_of
-from ggufpy.api.shape import Account, Shape, Spent, TextSpent
+from ggufpy.api.shape import Shape, Spent, TextSpent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
 from ggufpy.server.problems import BAD_REQUEST, FAILED, Gone, Problem
@@ -31,7 +31,7 @@ class Prepared:
     """A call that has been checked: what it asks for, how its answer is told, whether as a stream.
 
     `place` is the number of the place that its texts must have, one after the other. `account` is given what says how
-    much was spent so far.
+    much a text has taken so far.
     """
 
     asked: Asked
@@ -39,7 +39,7 @@ class Prepared:
     stream: bool
     _: KW_ONLY
     place: int | None = None
-    account: Callable[[Account], None] | None = None
+    account: Callable[[Callable[[int], TextSpent]], None] | None = None
 
 
 class _Choice:
@@ -91,19 +91,6 @@ class _Choice:
         return Shown(self.task, self.asked, self.number, stream, *reach, lambda: new_line)
 
 
-@dataclass(frozen=True)
-class _Account:
-    """See `api/shape.py`."""
-
-    work: Work
-
-    def __call__(self) -> Spent:
-        return self.work.spent
-
-    def of(self, number: int) -> TextSpent:
-        return self.work.spent_of(number)
-
-
 class Work:
     """A call at work. It is made on any thread, with the texts of its choices; all else is on the event loop."""
 
@@ -119,7 +106,7 @@ class Work:
         self._times: dict[str, float] = {}
         self.loading = 0.0  # seconds that its model was waited for
         if prepared.account is not None:
-            prepared.account(_Account(self))
+            prepared.account(self.spent_of)
 
     @property
     def spent(self) -> Spent:

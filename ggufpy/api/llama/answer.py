@@ -16,7 +16,7 @@ from ggufpy.api.llama.limits import Limits
 from ggufpy.api.llama.pieces import of_token
 from ggufpy.api.llama.settings import full_settings
 from ggufpy.api.openai.texts import Delta
-from ggufpy.api.shape import Account, Spent, TextSpent
+from ggufpy.api.shape import Spent, TextSpent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +59,9 @@ class CompletionShape:
         self._began: set[int] = set()
         self._spent: Callable[[int], TextSpent] | None = None
 
-    def account(self, spent: Account) -> None:
+    def account(self, spent: Callable[[int], TextSpent]) -> None:
         """Where it is found what a text has taken so far."""
-        self._spent = spent.of
+        self._spent = spent
 
     def prepare(self) -> None:
         """See `Shape`: there is nothing."""
