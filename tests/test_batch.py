@@ -15,6 +15,7 @@ from batch_program import batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from responding import SCRIPTS, responding
+from test_embeddings import llama, plan_of, source_of
 
 from ggufpy import cli
 from ggufpy.errors import GGUFError
@@ -74,6 +75,18 @@ def test_every_url_is_answered_in_its_shape(folder: Path) -> None:
     for line in answers(folder / "out").values():
         assert (line["error"], line["response"]["status_code"]) == (None, 200)
         assert line["id"].startswith("batch_req_")
+
+
+def test_vectors_are_made_beside_texts(folder: Path) -> None:
+    plan = plan_of()
+    inputs = ["one two", ["three", "four"], [5, 6, 7]]
+    given = written(folder / "in", [request(str(i), "/v1/embeddings", input=one) for i, one in enumerate(inputs)])
+    outcome = batch(given, folder / "out", llama(plan, source_of(plan)))
+    made = [answers(folder / "out")[str(i)]["response"]["body"] for i in range(3)]
+    assert [len(one["data"]) for one in made] == [1, 2, 1]
+    assert all(sum(x * x for x in row["embedding"]) == pytest.approx(1) for one in made for row in one["data"])
+    assert outcome.prompt_tokens == sum(one["usage"]["prompt_tokens"] for one in made)
+    assert (outcome.failed, {one["model"] for one in made}) == (0, {"fake"})
 
 
 def test_a_request_that_is_wrong_has_its_error_for_an_answer(folder: Path) -> None:
@@ -274,13 +287,14 @@ def test_the_command_needs_no_package_of_the_server(folder: Path) -> None:
         (["x"], ["{in}", "{out}"], "line 1: it is no JSON"),
         ([request("1")], ["{none}", "{out}"], "No such file"),
         ([request("1")], ["{in}", "{none}/out"], "cannot write"),
+        ([request("1")], ["{folder}", "{out}"], "IN is no file"),
         ([request("1")], ["{in}", "{out}", "-m", "/none.gguf"], "none.gguf"),
     ],
 )
 def test_what_the_command_cannot_do_is_one_line(
     folder: Path, there: list[Any], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"in": written(folder / "in", there), "out": folder / "out", "none": folder / "none"}
+    places = {"in": written(folder / "in", there), "out": folder / "out", "none": folder / "none", "folder": folder}
     assert cli.main(["batch", *(word.format(**places) for word in words)]) != 0
     shown = capsys.readouterr().err
     assert said in shown

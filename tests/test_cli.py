@@ -400,11 +400,14 @@ def test_options_are_declared_once() -> None:
     both = [name for name in declared_ones if name in parameters]
     assert {"n_ctx", "n_threads", "n_batch", "n_gpu_layers", "lookup", "n_parallel", "cache_type_k"} <= set(both)
     assert {name: parameters[name].default for name in both} == {name: declared_ones[name].default for name in both}
-    text = " ".join(cli.command_parser("run", cli.load_command("run")).format_help().split())
+    helps = {each: cli.command_parser(each, cli.load_command(each)).format_help() for each in ("run", "serve")}
+    of_several = {"n_parallel", "prompt_ms"}  # a run has one text
     for option in (*declared_ones.values(), *options()):
+        text = " ".join(helps["serve" if option.name in of_several else "run"].split())
         assert option.check(option.default) == option.default
         if option.flags:
-            assert option.full_help in text
+            assert option.help in text
+            assert option.name in of_several or option.full_help in text
             assert all(f"{flag} {option.metavar}" in text for flag in option.flags)
 
 

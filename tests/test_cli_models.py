@@ -35,7 +35,8 @@ WORDS = {
     "tokenize": ["MODEL", "-p", "x"],
     "verify": ["MODEL"],
 }
-NO_MODEL = {"convert", "convert-lora-to-gguf", "doctor"}  # commands that read none
+# Commands that read none, or several under names of their own (`tests/test_server_pool_command.py`, `test_batch.py`).
+NO_MODEL = {"convert", "convert-lora-to-gguf", "doctor", "serve", "batch"}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from byte_vocabulary import write_vocabulary
 from engine import SIZES, weights
 
 import ggufpy
+from ggufpy import quants
 from ggufpy.commands import serve
 from ggufpy.generate.loading import LoadOptions
 
@@ -188,10 +189,28 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 def test_the_table_has_every_file() -> None:
     rows = re.findall(r"^\| `.*?\|", PAGE.split("## In short")[0], re.MULTILINE)
     listed = set(re.findall(r"`([\w.-]+)`", "".join(rows)))
-    assert {path.name for path in FOLDER.iterdir() if not path.name.startswith("_")} <= listed
+    assert {path.name for path in FOLDER.iterdir() if not path.name.startswith("_")} == listed
+
+
+def test_the_metrics_that_are_named_are_there() -> None:
+    from ggufpy.server import metrics
+
+    made = Path(str(metrics.__file__)).read_text("utf-8")
+    named = {name.removesuffix("_total") for name in re.findall(r"`(ggufpy_\w+)`", PAGE)}
+    assert len(named) == 5
+    assert all(f'"{name}"' in made for name in named)
 
 
 # -- sizes --
+
+
+def test_the_bits_of_types_are_those_of_their_panels() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in re.findall(r"^  \| .*$", PAGE, re.MULTILINE)]
+    assert len(rows[0]) == 12
+    for name, stored, packed in zip(*rows, strict=True):
+        kind: Any = quants.get(name)
+        assert float(packed) == kind.panel.bits + 16 * (1 + kind.panel.has_min) / kind.panel.group
+        assert abs(float(stored) - 8 * kind.nbytes / kind.weights) <= 0.051
 
 
 def test_the_formula_of_the_caches_is_the_engines(tmp_path: Path) -> None:

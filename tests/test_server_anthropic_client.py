@@ -177,6 +177,7 @@ def test_a_key_may_come_as_either_header(server: Running) -> None:
     body = json.dumps({"model": "plain", "max_tokens": 1, "messages": TALK}).encode()
     for headers in ({"x-api-key": "secret"}, {"authorization": "Bearer secret"}):
         assert server.ask("/v1/messages", body, headers=headers).status == 200
+        assert server.ask("/v1/models", headers={**headers, "anthropic-version": "2023-06-01"}).status == 200
     answer = server.ask("/v1/messages", body)
     assert answer.status == 401
     assert answer.json["error"]["type"] == "authentication_error"

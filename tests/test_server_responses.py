@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("openai", "2.50")  # whose types know tools of a namespace
 
 import openai
 from openai.types.responses import Response, ResponseStreamEvent

@@ -18,7 +18,8 @@ from serving import Running, serving
 
 from ggufpy.api.openai.texts import Delta
 from ggufpy.api.responses.custom import InputReader
-from ggufpy.api.responses.items import CALLS, NO_TEXT, OUTPUTS, UNSEEN, itemized, messages, sealed
+from ggufpy.api.responses.fields import RESPONSE
+from ggufpy.api.responses.items import CALLS, NO_TEXT, OUTPUTS, UNSEEN, itemized, sealed, told
 from ggufpy.api.responses.output import Output, Telling
 from ggufpy.api.responses.shape import ResponseShape
 from ggufpy.api.responses.tools import toolbox
@@ -26,10 +27,11 @@ from ggufpy.api.shape import Spent
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
 from ggufpy.server.problems import Problem
-from ggufpy.server.responses_fields import FIELDS, REFUSED
+from ggufpy.server.responses import prepare
 from ggufpy.server.responses_store import Responses
 
 PATH = "/v1/responses"
+REFUSED = [name for name, field in RESPONSE.items() if field.effect == "refused" and name != "background"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def server() -> Iterator[Running]:
 
 
 def chat(*items: Any, instructions: str | None = None) -> list[dict[str, Any]]:
-    return messages(itemized(list(items)), instructions)
+    return told(itemized(list(items)), instructions).messages
 
 
 def text(role: str, said: str) -> dict[str, Any]:
@@ -129,6 +131,21 @@ def test_items_that_cannot_be_are_named(items: list[Any], said: str) -> None:
     with pytest.raises(GGUFError) as error:
         chat(*items)
     assert str(error.value).startswith(said)
+
+
+def test_the_error_of_a_message_names_its_item() -> None:
+    items = [text("user", "q"), text("assistant", "I look."), call("a", "1"), output("1"), call("b", "2"), output("2")]
+    made = told(itemized(items), "Be brief.")
+    assert made.places == ["instructions", "input[0]", "input[1]", "input[3]", "input[4]", "input[5]"]
+    model = responding()
+    model.chat_template.render = lambda *a, **b: refuse("messages[4].tool_calls[0].function.arguments is no JSON")
+    with pytest.raises(Problem, match=r"^input\[4\]: tool_calls\[0\]\.function\.arguments is no JSON") as error:
+        prepare(Responses(), "", model, {"input": items, "instructions": "Be brief.", "model": "fake"})
+    assert (error.value.status, error.value.param) == (400, "input[4]")
+
+
+def refuse(message: str) -> Any:
+    raise GGUFError(message)
 
 
 # -- tools --
@@ -236,13 +253,13 @@ def test_thoughts_are_told_counted_and_coded() -> None:
 
 
 def test_ids_of_calls_differ_and_white_space_before_them_is_no_message() -> None:
-    told = Output(Telling(toolbox([FIND], None)))
+    said = Output(Telling(toolbox([FIND], None)))
     pieces = [Content("\n"), Call(0, "1", "find"), Arguments(0, "{"), Arguments(0, "}"), Content(" \n"),
               Call(1, "1", "find"), Arguments(1, "{}")]  # fmt: skip
-    events = [event for piece in pieces for event in told.push(piece)] + [*told.finish(True)]
-    assert [item["type"] for item in told.items] == ["function_call"] * 2
-    assert [item["arguments"] for item in told.items] == ["{}"] * 2
-    assert len({item["call_id"] for item in told.items}) == 2
+    events = [event for piece in pieces for event in said.push(piece)] + [*said.finish(True)]
+    assert [item["type"] for item in said.items] == ["function_call"] * 2
+    assert [item["arguments"] for item in said.items] == ["{}"] * 2
+    assert len({item["call_id"] for item in said.items}) == 2
     assert [event["output_index"] for event in events if event["type"].endswith("added")] == [0, 1]
 
 
@@ -276,17 +293,17 @@ def test_a_conversation_is_kept_once_and_as_long_as_its_end() -> None:
     for i in range(6):
         kept.keep("me", record(f"r{i}", 1000), before, [{"id": f"in{i}"}])
         before = kept.find("me", f"r{i}").whole
-    assert kept.size < 6 * 1200
+    assert kept.size < 6 * 2200
     for i in range(5):
         kept.delete("me", f"r{i}")
     assert len(kept.find("me", "r5").whole.all()) == 12
     assert kept.size > 6 * 1000
     kept.delete("me", "r5")
     assert kept.size == 0 == len(kept)
-    small = Responses(most=10, most_bytes=3000)
+    small = Responses(most=10, most_bytes=5000)
     for i in range(9):
         small.keep("me", record(f"r{i}", 1000), None, [])
-        assert small.size <= 3000
+        assert small.size <= 5000
     assert len(small) == 2
 
 
@@ -298,7 +315,7 @@ def test_a_conversation_is_kept_once_and_as_long_as_its_end() -> None:
     [
         ("temperature", -1, "from 0 to 2"), ("temperature", 2.1, "from 0 to 2"), ("top_p", 2, "from 0 to 1"),
         ("temperature", "hot", "must be a number"), ("max_output_tokens", 0, "at least 1"),
-        ("top_logprobs", 21, "from 0 to 20"), ("max_tool_calls", 0, "at least 1"), ("stream", 1, "True or False"),
+        ("top_logprobs", 21, "from 0 to 20"), ("max_tool_calls", 0, "at least 1"), ("stream", 1, "true or false"),
         ("background", True, "background"), ("text", {"format": {"type": "xml"}}, "text.format.type"),
         ("text", {"format": {"type": "json_schema", "name": "a"}}, "text.format.schema"),
         ("text", {"format": {"type": "json_schema", "name": "a", "schema": {"type": "x"}}}, "type"),
@@ -306,9 +323,9 @@ def test_a_conversation_is_kept_once_and_as_long_as_its_end() -> None:
         ("reasoning", {"effort": "huge"}, "reasoning.effort"), ("include", ["all"], "include[0]"),
         ("truncation", "middle", "truncation"), ("metadata", {"a": 1}, "metadata.a"),
         ("metadata", {str(i): "" for i in range(17)}, "16"), ("stream_options", {"x": 1}, "stream_options.x"),
-        ("service_tier", "gold", "service_tier"), ("input", 1, "input"), ("input", [], "input is empty"),
+        ("service_tier", 1, "service_tier"), ("input", 1, "input"), ("input", [], "input is empty"),
         ("previous_response_id", 1, "previous_response_id"), ("instructions", 1, "instructions"),
-        ("tool_choice", "required", "there is nothing to call"), ("temprature", 1, "did you mean temperature?"),
+        ("tool_choice", "required", "there is nothing to call"), ("temperatur", 1, "did you mean temperature?"),
         ("messages", [], "messages is no field"), ("seed", "x", "seed"), ("stop", 1, "stop"), ("top_k", "x", "top_k"),
         ("chat_template_kwargs", 1, "chat_template_kwargs is 1"), ("safety_identifier", "x" * 5000, "4,096"),
         ("input", [{"type": "additional_tools", "tools": 1}], "input[0].tools"),
@@ -334,7 +351,7 @@ def test_fields_without_effect_are_taken_and_null_says_nothing(server: Running) 
     made = server.ask(PATH, {"input": "@hello", "temperature": 0, **taken}).json
     assert made["output"][0]["content"][0]["text"] == "Hello, Zoë!"
     assert (made["user"], made["metadata"], made["temperature"]) == ("me", {"a": "b"}, 0)
-    nothing = dict.fromkeys((*(name for name in FIELDS if name != "input"), *REFUSED))
+    nothing = dict.fromkeys([name for name in RESPONSE if name != "input"])
     assert server.ask(PATH, {**nothing, "input": "@hello"}).status == 200
 
 
@@ -353,7 +370,7 @@ ITEMS = st.dictionaries(NAMES, KINDS | JSON | st.lists(st.dictionaries(NAMES, KI
                         max_size=6)  # fmt: skip
 
 
-@given(st.lists(ITEMS, max_size=4), st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON | KINDS | st.lists(ITEMS)))
+@given(st.lists(ITEMS, max_size=4), st.dictionaries(st.sampled_from(sorted(RESPONSE)), JSON | KINDS | st.lists(ITEMS)))
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_sent_is_no_fault_of_the_server(
     server: Running, items: list[dict[str, Any]], more: dict[str, Any]

@@ -68,6 +68,9 @@ GET /v1/models/{} OAo
 POST /v1/responses Ool
 GET /v1/responses/{} O
 DELETE /v1/responses/{} O
+GET /v1/responses/{}/input_items O
+POST /v1/responses/{}/cancel O
+POST /v1/responses/compact O
 POST /responses l
 POST /v1/responses/input_tokens Ol
 POST /responses/input_tokens l
@@ -124,13 +127,13 @@ WHY = {
     r".* /v1/(files|batches)": "`ggufpy batch` runs OpenAI's batch files",
     r".* /v1/messages/batches": "`ggufpy batch` runs OpenAI's batch files",
     r".* /v1/fine_tuning/.*": "nothing is trained here",
-    r"(GET|DELETE) /v1/responses/.*": "answers are not kept (`store` is taken)",
+    r"POST /v1/responses/compact": "nothing is compacted: a client sends the items that are to be read",
     r".* /api/(me|signout|status|experimental/.*)": "it is about ollama's own service",
     r".* /(cors-proxy|tools)": "it reaches out of the server, and is off in llama-server unless it is asked for",
     r".* /v1/streams?(/.*)?": "a stream belongs to its connection",
     r"GET /models/sse": "GET /models says how far each model is",
     r".* /v1/chat/completions/control": "a request ends with its connection",
-    r".*/input_tokens": "POST /v1/messages/count_tokens and /tokenize count",
+    r".*/chat/completions/input_tokens": "POST /v1/responses/input_tokens and /v1/messages/count_tokens count",
     r"POST /props": "it changes what the command line says, and is off in llama-server unless it is asked for",
 }
 EFFECTS = ("honoured", "taken", "refused")

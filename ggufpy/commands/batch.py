@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     given, out = Path(args.requests), Path(args.answers)
     if out.exists() and given.exists() and os.path.samefile(given, out):
         raise UsageError("OUT is IN: name another file for the answers")
+    if given.exists() and not given.is_file():
+        raise UsageError("IN is no file: it is read twice, first to look at every line")
     wanted = survey(given)
     with Answers(out, wanted) as answers:
         waiting = len(wanted.ids) - len(answers.done)

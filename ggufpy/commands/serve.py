@@ -10,7 +10,6 @@ from ggufpy.commands._options import (
     MODEL_HELP,
     add_cache_arguments,
     add_engine_arguments,
-    add_load_options,
     add_option,
     add_speculation_arguments,
     check_speculation,
@@ -19,6 +18,7 @@ from ggufpy.commands._options import (
 from ggufpy.errors import GGUFError
 from ggufpy.hub import DEFAULT_MODEL
 
+PLACES = 4  # texts at a time where nobody says how many: those of a few people, or of an agent and its helpers
 HELP = "answer OpenAI, Anthropic and ollama clients over HTTP, with a page to chat"
 DESCRIPTION = """Serve models over HTTP: the interfaces of OpenAI, Anthropic, ollama and llama-server, and a page to
 chat at the server's address.
@@ -33,6 +33,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `serve`."""
+    from ggufpy.generate.loading import LoadOptions
     from ggufpy.server.settings import ServerOptions
     from ggufpy.support.options import declared
 
@@ -69,7 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_argument("--without-key", action="store_true", help="listen for others without asking for a key")
     for name in ("cors", "allowed_hosts"):
         add_option(access, server[name])
-    add_load_options(parser, "n_ctx", "n_parallel", "prompt_ms")
+    load = declared(LoadOptions)
+    add_option(
+        parser,
+        load["n_ctx"]._replace(
+            help="context in tokens, for each text", default_text="the model's, or what half of --max-memory holds"
+        ),
+    )
+    add_option(parser, load["n_parallel"]._replace(default=PLACES))
+    add_option(parser, load["prompt_ms"])
     for name in ("queue", "timeout", "body_limit", "slots_dir"):
         add_option(parser, server[name])
     add_engine_arguments(parser)
@@ -97,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         from ggufpy.server.folder import Folder
         from ggufpy.server.guards import is_loopback
         from ggufpy.server.loader import Files
+        from ggufpy.server.memory import allowed
         from ggufpy.server.pool import Pool
         from ggufpy.server.run import serve
         from ggufpy.server.service import Service
@@ -114,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
     models = args.models or ([] if args.alias or args.models_dir else [DEFAULT_MODEL])
     folder = None if options.models_dir is None else Folder(options.models_dir)
     catalogue = Catalogue(given_models(models, args.alias), folder, options.allow_pull)
-    loader = Files(catalogue, load_options(args))
+    if args.n_parallel is None:
+        args.n_parallel = PLACES
+    loader = Files(catalogue, load_options(args), allowed(options.max_memory))
 
     def start() -> Service:
         return Service(Pool(catalogue, loader, options), options, keys)

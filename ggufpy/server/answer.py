@@ -76,7 +76,7 @@ class Generation:
             await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
-        service, entry, clock = self._service, entry_of(request.scope), asyncio.get_running_loop().time
+        service, entry, clock = self._service, entry_of(request.scope), time.monotonic
         given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
         since = clock()
         served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))

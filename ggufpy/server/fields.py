@@ -10,10 +10,11 @@ from typing import Any
 
 from ggufpy.api.openai.fields import CHAT, COMPLETION, EMBEDDING, RERANK
 from ggufpy.api.openai.kinds import FieldError
+from ggufpy.api.responses.fields import RESPONSE
 from ggufpy.errors import GGUFError
 from ggufpy.server.problems import BAD_REQUEST, Problem
 
-NAMES = frozenset({*CHAT, *COMPLETION, *EMBEDDING, *RERANK})
+NAMES = frozenset({*CHAT, *COMPLETION, *EMBEDDING, *RERANK, *RESPONSE})
 TOO_LONG = "the context holds"  # of a prompt's error
 EMPTY = "nothing to start from"
 _NAME = re.compile(r"[a-z_]+(\[\d+\]|\.[-\w]+)*")

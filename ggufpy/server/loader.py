@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -40,10 +41,11 @@ class Loader(Protocol):
 
 
 class Files:
-    """Loads files as `options` say."""
+    """Loads files as `options` say. `memory` is what models may take in all (0 for no bound): a model whose context
+    nobody has said has one with which it takes at most half of that, so that another finds room beside it."""
 
-    def __init__(self, catalogue: Catalogue, options: LoadOptions) -> None:
-        self._catalogue, self._options = catalogue, options
+    def __init__(self, catalogue: Catalogue, options: LoadOptions, memory: int = 0) -> None:
+        self._catalogue, self._options, self._memory = catalogue, options, memory
 
     @property
     def places(self) -> int:
@@ -67,14 +69,19 @@ class Files:
         from ggufpy.server.memory import needed
 
         assert entry.path is not None
-        return needed(entry.path, self._options).total
+        return needed(entry.path, self._chosen(entry.path)).total
 
     def load(self, entry: Entry, progress: Progress) -> Llama:
         """See `Loader`."""
         from ggufpy.llm import Llama
 
         assert entry.path is not None
-        return Llama.from_options(entry.path, replace(self._options, progress=progress))
+        return Llama.from_options(entry.path, replace(self._chosen(entry.path), progress=progress))
+
+    def _chosen(self, path: str | os.PathLike[str]) -> LoadOptions:
+        from ggufpy.server.memory import with_context
+
+        return with_context(path, self._options, self._memory // 2)
 
 
 def fetch_problem(name: str, error: Exception) -> Problem:

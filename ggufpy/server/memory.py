@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufpy.errors import GGUFError
+from ggufpy.server.settings import AUTO
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ggufpy.models.plan import Plan
     from ggufpy.models.source import WeightSource
 
+CONTEXT_STEP = 256  # tokens
+MOST_CONTEXT = 1 << 24  # tokens: more than any model has
 SHARE = 0.8  # of the machine's memory that models may have where nobody says how much
 BASE = 24 << 20  # bytes of a model's thread, its tokeniser's tables and the process that renders its template
 TOKEN = 400  # bytes of Python's objects for each token of a vocabulary
@@ -79,6 +83,29 @@ def needed(path: str | os.PathLike[str], options: LoadOptions) -> Needs:
         return found
     own = replace(options, shorten=True, draft_model=None, lora=())
     return found + needed(hub.resolve(draft), own)
+
+
+def with_context(path: str | os.PathLike[str], options: LoadOptions, limit: int) -> LoadOptions:
+    """The options, with a context for each text where they leave that to the model: its own, or as much of it (in
+    steps of 256 tokens) as brings all that the model takes within `limit` bytes (0 for no bound).
+
+    Raises GGUFError as loading does for what cannot be run.
+    """
+    from dataclasses import replace
+
+    def takes(blocks: int) -> int:
+        return needed(path, replace(options, n_ctx=blocks * CONTEXT_STEP)).total
+
+    if options.n_ctx or not limit or needed(path, options).total <= limit:
+        return options
+    low, high = 1, MOST_CONTEXT // CONTEXT_STEP
+    while low < high:  # the first `low` blocks are taken in any case, and `high` may be too many
+        middle = (low + high + 1) // 2
+        try:
+            low, high = (middle, high) if takes(middle) <= limit else (low, middle - 1)
+        except GGUFError:  # more than the model has
+            high = middle - 1
+    return replace(options, n_ctx=low * CONTEXT_STEP)
 
 
 def needed_of(source: WeightSource, plan: Plan, options: EngineOptions) -> Needs:
@@ -162,6 +189,11 @@ def give_back() -> None:
 
     with contextlib.suppress(AttributeError):  # musl has no such function
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def allowed(max_memory: int) -> int:
+    """Bytes that models may take (`ServerOptions.max_memory`), 0 for no bound."""
+    return memory_limit() if max_memory == AUTO else max_memory
 
 
 def memory_limit() -> int:

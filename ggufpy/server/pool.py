@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ggufpy.errors import GGUFError
 from ggufpy.server.aside import aside
 from ggufpy.server.loader import Abandoned, Loader, fetch_problem, load_problem
-from ggufpy.server.memory import give_back, memory_limit
+from ggufpy.server.memory import allowed, give_back
 from ggufpy.server.problems import FAILED, TOO_MANY, UNAVAILABLE, Problem
 from ggufpy.server.room import RETRY, Room
 from ggufpy.server.served import Served
-from ggufpy.server.settings import AUTO, ServerOptions
+from ggufpy.server.settings import ServerOptions
 from ggufpy.server.slot import Slot, State
 from ggufpy.support import console
 
@@ -46,7 +46,7 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._scan: asyncio.Future[list[Entry]] | None = None
         self._closing = False
-        memory = memory_limit() if options.max_memory == AUTO else options.max_memory
+        memory = allowed(options.max_memory)
         self.room = Room(options.max_models, memory, options.load_wait, self._slots.values, self._end)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,11 +12,12 @@ from ggufpy.api.openai import asked as asking
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.bodies import LEAST_EFFORT
 from ggufpy.api.responses import items as conversing
+from ggufpy.api.responses.fields import LOGPROBS, SAMPLERS, SEALED, checked
 from ggufpy.api.responses.output import Telling
 from ggufpy.api.responses.shape import ResponseShape
 from ggufpy.api.responses.tools import Toolbox, echoed, toolbox
 from ggufpy.errors import GGUFError
-from ggufpy.server.responses_fields import LOGPROBS, SAMPLING, SEALED, checked
+from ggufpy.server.fields import refusing
 from ggufpy.server.work import Prepared
 from ggufpy.support import checks
 
@@ -25,23 +27,27 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+_MESSAGE = re.compile(r"messages\[(\d+)\]\.?(.*)")  # what the error of a message begins with
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # those that templates do not know
+OTHERS = ("stop", "chat_template_kwargs")  # options of a text beside those of samplers
 ROOM = 8  # a part of the context that is left for an answer whose length is not said, where turns are left out
 
 
 def prepare(kept: Responses, owner: str, llm: Llama, body: Record) -> Prepared:
-    """What a response is asked for. Raises GGUFError for what cannot be, Problem 404 for what is not `kept`."""
-    fields = checked(body)
-    call = _Call(kept, owner, llm, fields)
-    made, left_out = call.asked()
+    """What a response is asked for. Raises Problem 400 for what cannot be, 404 for what is not `kept`."""
+    with refusing("input"):
+        fields = checked(body)
+        call = _Call(kept, owner, llm, fields)
+        made, left_out = call.asked()
     head = {**call.head(made), **({"left_out_items": left_out} if left_out else {})}
     shape = ResponseShape(llm, head, call.telling, call.keep, LOGPROBS in fields.get("include", ()))
     return Prepared(made, shape, fields.get("stream", False))
 
 
 def count(kept: Responses, owner: str, llm: Llama, body: Record) -> Record:
-    """How many tokens a request's prompt has."""
-    made, _ = _Call(kept, owner, llm, checked(body)).asked()
+    """How many tokens a request's prompt has. Raises Problem as `prepare` does."""
+    with refusing("input"):
+        made, _ = _Call(kept, owner, llm, checked(body)).asked()
     return {"object": "response.input_tokens", "input_tokens": len(made.tokens)}
 
 
@@ -125,7 +131,7 @@ class _Call:
 
     def _asked(self, items: Sequence[Mapping[str, Any]]) -> Asked:
         fields = self._fields
-        options: Record = {name: fields[name] for name in SAMPLING if name in fields}
+        options: Record = {name: fields[name] for name in (*SAMPLERS, *OTHERS) if name in fields}
         options |= _effort(fields.get("reasoning", {}), options.get("chat_template_kwargs"))
         if LOGPROBS in fields.get("include", ()):
             options |= {"logprobs": True, "top_logprobs": fields.get("top_logprobs", 0)}
@@ -136,10 +142,15 @@ class _Call:
         if "format" in fields.get("text", {}):
             options["response_format"] = _response_format(fields["text"]["format"])
         options["model"] = fields.get("model")
-        messages = conversing.messages(items, fields.get("instructions"), len(self._history))
-        if not messages:
+        told = conversing.told(items, fields.get("instructions"), len(self._history))
+        if not told.messages:
             raise GGUFError("input says nothing that the model could be shown")
-        return asking.chat_request(self._llm, messages, fields.get("max_output_tokens"), options)
+        try:
+            return asking.chat_request(self._llm, told.messages, fields.get("max_output_tokens"), options)
+        except GGUFError as error:
+            if (found := _MESSAGE.match(str(error))) is None:
+                raise
+            raise GGUFError(f"{told.places[int(found[1])]}: {found[2]}") from error  # clients know items
 
     def _fits(self, made: Asked) -> bool:
         """Whether an answer has room behind the prompt."""

@@ -5,6 +5,7 @@ What a response was made from it shares with the one that it goes on from, and i
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -21,25 +22,33 @@ MOST_BYTES = 64 << 20  # of them and of what they were made from, as JSON
 
 
 class Link:
-    """Items of a conversation, behind those of another link. `users`: how many responses and links have it."""
+    """Items of a conversation, behind those of another link, as JSON: `size` says what is held. `users`: how many
+    responses and links have it."""
 
-    def __init__(self, before: Link | None, items: Sequence[Record], size: int) -> None:
-        self.before, self.items, self.size, self.users = before, tuple(items), size, 0
+    def __init__(self, before: Link | None, items: Sequence[Record], more: int = 0) -> None:
+        self.before, self._said, self.users = before, encode(list(items)), 0
+        self.size = len(self._said) + more
 
     def all(self) -> list[Record]:
         """All items from the conversation's beginning."""
         links = [*_chain(self)]
-        return [item for each in reversed(links) for item in each.items]
+        return [item for each in reversed(links) for item in json.loads(each._said)]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A response: whose it is, itself, what it was made from, and that with what it said."""
+    """A response: whose it is, itself as JSON, what it was made from, and that with what it said."""
 
     owner: str
-    record: Record
+    said: bytes
     input: Link
     whole: Link
+
+    @property
+    def record(self) -> Record:
+        """The response."""
+        made: Record = json.loads(self.said)
+        return made
 
 
 class Responses:
@@ -49,7 +58,7 @@ class Responses:
         self._most, self._most_bytes = most, most_bytes
         self._lock = Lock()
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # by id, the one that was wanted last at the end
-        self._items: dict[tuple[str, str], Record] = {}  # what responses have said, by owner and id
+        self._items: dict[tuple[str, str], str] = {}  # which response has said an item, by owner and id
         self.size = 0
 
     def __len__(self) -> int:
@@ -57,14 +66,13 @@ class Responses:
 
     def keep(self, owner: str, record: Record, before: Link | None, given: Sequence[Record]) -> None:
         """Keeps a response that was made from `given` items behind `before`."""
-        record = dict(record)
-        read = Link(before, given, len(encode(list(given))))
-        whole = Link(read, record["output"], len(encode(record)))
+        said, read = encode(record), Link(before, given)
+        whole = Link(read, record["output"], len(said))
         with self._lock:
-            self._kept[record["id"]] = Kept(owner, record, read, whole)
+            self._kept[record["id"]] = Kept(owner, said, read, whole)
             self._use(whole)
             for item in record["output"]:
-                self._items[owner, item["id"]] = item
+                self._items[owner, item["id"]] = record["id"]
             while self._kept and (len(self._kept) > self._most or self.size > self._most_bytes):
                 self._drop(next(iter(self._kept)))
 
@@ -80,10 +88,10 @@ class Responses:
     def item(self, owner: str, name: str) -> Record:
         """An item that a response has said, by its id. Raises Problem 404 as `find` does."""
         with self._lock:
-            item = self._items.get((owner, name))
-        if item is None:
+            kept = self._kept.get(self._items.get((owner, name), ""))
+        if kept is None:
             raise self._missing("item", name, "input")
-        return item
+        return next(item for item in kept.record["output"] if item["id"] == name)
 
     def delete(self, owner: str, name: str) -> None:
         """Forgets a response; others that go on from it stay. Raises Problem 404 as `find` does."""

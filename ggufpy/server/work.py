@@ -6,6 +6,7 @@ In: what a call asks for, and its tokens' streams. Out: deltas, all that a step 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import KW_ONLY
@@ -111,7 +112,7 @@ class Work:
     @property
     def spent(self) -> Spent:
         """What it has taken so far."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         asked, begun, first = (self._times.get(moment, now) for moment in ("asked", "begun", "first"))
         texts = tuple(choice.spent(now) for choice in self._choices)
         requests = [choice.stream.request for choice in self._choices]
@@ -121,7 +122,7 @@ class Work:
 
     def spent_of(self, number: int) -> TextSpent:
         """What one text has taken so far."""
-        return self._choices[number].spent(asyncio.get_running_loop().time())
+        return self._choices[number].spent(time.monotonic())
 
     def leave(self) -> None:
         """The client has gone: what is at work for it ends before the next step."""
@@ -178,7 +179,7 @@ class Work:
         try:
             async with served.queue.place(self._client, self._prepared.place) as choice.place:
                 self._note("begun")
-                choice.times["begun"] = asyncio.get_running_loop().time()
+                choice.times["begun"] = time.monotonic()
                 choice.begun, choice.task = True, served.slots.next_task()
                 stream = self._prepared.stream
                 served.slots.begin(choice.place, choice.shown(stream))
@@ -208,7 +209,7 @@ class Work:
         """What an event of a choice brings. Raises what the choice has failed with."""
         delta = choice.delta(event)
         made = [] if delta is None else [(choice.number, delta)]
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if delta is not None:
             choice.times.setdefault("first", now)
         if choice.reader.hit and not choice.ended:
@@ -226,10 +227,10 @@ class Work:
                 self._served.taken(self._choices[number].stream.request, 1)
 
     def _note(self, moment: str) -> None:
-        self._times.setdefault(moment, asyncio.get_running_loop().time())
+        self._times.setdefault(moment, time.monotonic())
 
     def _end(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         for choice in self._choices:
             choice.times.setdefault("end", now)
             if choice.begun:

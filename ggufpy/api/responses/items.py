@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from ggufpy.api.responses.tools import joined
@@ -81,7 +81,14 @@ def sealed(thought: str) -> str:
     return SEALED + base64.b64encode(thought.encode()).decode()
 
 
-def messages(items: Sequence[Mapping[str, Any]], instructions: str | None = None, before: int = 0) -> list[Record]:
+class Told(NamedTuple):
+    """Messages, and for each the item that it begins with."""
+
+    messages: list[Record]
+    places: list[str]
+
+
+def told(items: Sequence[Mapping[str, Any]], instructions: str | None = None, before: int = 0) -> Told:
     """The messages that items say, of which the first `before` are no part of the input. Raises GGUFError naming the
     item that is wrong."""
     chat = _Chat(instructions)
@@ -94,11 +101,19 @@ class _Chat:
     """Messages, as items come. Thoughts, a text and calls that follow each other are one message of the assistant."""
 
     def __init__(self, instructions: str | None) -> None:
-        self._made: list[Record] = [{"role": "system", "content": instructions}] if instructions else []
+        self._made: list[Record] = []
+        self._places: list[str] = []
         self._thought: str | None = None
         self._content: str | None = None
         self._calls: list[Record] = []
+        self._place = ""  # where what the assistant says began
         self._waiting: dict[str, str] = {}  # calls without an output, by id, and where they are
+        if instructions:
+            self._say({"role": "system", "content": instructions}, "instructions")
+
+    def _say(self, message: Record, where: str) -> None:
+        self._made.append(message)
+        self._places.append(where)
 
     def add(self, item: Mapping[str, Any], where: str) -> None:
         kind = item["type"]
@@ -114,13 +129,13 @@ class _Chat:
         elif kind not in UNSEEN:
             raise GGUFError(f"{where}.type is {checks.shown(kind)}, which no model can be shown here: leave it out")
 
-    def finish(self) -> list[Record]:
+    def finish(self) -> Told:
         """All messages. Raises GGUFError for a call that has no output."""
         if self._waiting:
             call, where = next(iter(self._waiting.items()))
             raise GGUFError(f"{where} is a call without an output: add a function_call_output for {call[:80]!r}")
         self._flush()
-        return self._made
+        return Told(self._made, self._places)
 
     def _message(self, item: Mapping[str, Any], where: str) -> None:
         role = checks.text(f"{where}.role", item.get("role"))
@@ -129,11 +144,11 @@ class _Chat:
         texts = _texts(item.get("content"), f"{where}.content")
         if role == "assistant":
             self._next_answer()
-            self._content = "".join(texts)
+            self._content, self._place = "".join(texts), where
             return
         self._flush()
         parts = [{"type": "text", "text": text} for text in texts]
-        self._made.append({"role": role, "content": parts if len(parts) > 1 else "".join(texts)})
+        self._say({"role": role, "content": parts if len(parts) > 1 else "".join(texts)}, where)
 
     def _call(self, item: Mapping[str, Any], kind: str, where: str) -> None:
         call_id = _call_id(item, where)
@@ -148,11 +163,12 @@ class _Chat:
             arguments = checks.text(f"{where}.{field}", item.get(field))
             if kind == "custom_tool_call":
                 arguments = json.dumps({"input": arguments}, ensure_ascii=False)
+        self._place = self._place if self._calls or self._content is not None else where
         self._calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
         if kind == "mcp_call":  # has its output within
             self._flush()
-            told = item.get("output") or item.get("error") or ""
-            self._made.append({"role": "tool", "tool_call_id": call_id, "content": _plain(told)})
+            given = item.get("output") or item.get("error") or ""
+            self._say({"role": "tool", "tool_call_id": call_id, "content": _plain(given)}, where)
         else:
             self._waiting[call_id] = where
 
@@ -161,10 +177,10 @@ class _Chat:
         if self._waiting.pop(call_id, None) is None:
             raise GGUFError(f"{where}.call_id is {call_id[:80]!r}, and no call with it waits for an output")
         self._flush()
-        told = item.get("output", "")
-        if isinstance(told, list) and all(isinstance(part, Mapping) and "type" in part for part in told):
-            told = "\n".join(_shown(part, f"{where}.output[{i}]") for i, part in enumerate(told))
-        self._made.append({"role": "tool", "tool_call_id": call_id, "content": _plain(told)})
+        given = item.get("output", "")
+        if isinstance(given, list) and all(isinstance(part, Mapping) and "type" in part for part in given):
+            given = "\n".join(_shown(part, f"{where}.output[{i}]") for i, part in enumerate(given))
+        self._say({"role": "tool", "tool_call_id": call_id, "content": _plain(given)}, where)
 
     def _next_answer(self) -> None:
         """Another message of the assistant begins, if one has begun to say something."""
@@ -179,7 +195,7 @@ class _Chat:
                 message["tool_calls"] = self._calls
             if self._thought:
                 message["reasoning_content"] = self._thought
-            self._made.append(message)
+            self._say(message, self._place)
         self._thought, self._content, self._calls = None, None, []
 
 
@@ -201,8 +217,8 @@ def _texts(content: Any, where: str) -> list[str]:
         kind = part.get("type")
         field = "refusal" if kind == "refusal" else "text"
         if kind != "refusal" and kind not in TEXTS:
-            told = f"{name} is of type {checks.shown(kind)}"
-            raise GGUFError(f"{told}, and models are given text only here: leave it out")
+            what = f"{name} is of type {checks.shown(kind)}"
+            raise GGUFError(f"{what}, and models are given text only here: leave it out")
         made.append(checks.text(f"{name}.{field}", part.get(field)))
     return made
 
@@ -215,8 +231,8 @@ def _shown(part: Mapping[str, Any], where: str) -> str:
     return NO_TEXT
 
 
-def _plain(told: Any) -> str:
-    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+def _plain(given: Any) -> str:
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
 
 
 def _thought(item: Mapping[str, Any], where: str) -> str:

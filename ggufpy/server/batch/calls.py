@@ -35,8 +35,7 @@ def _completion(llm: Llama, body: Record, kept: Responses) -> Prepared:
 def _response(llm: Llama, body: Record, kept: Responses) -> Prepared:
     from ggufpy.server.responses import prepare
 
-    with refusing("input"):
-        return prepare(kept, "", llm, body)
+    return prepare(kept, "", llm, body)
 
 
 def _embedding(llm: Llama, body: Record, kept: Responses) -> Callable[[], Record]:

@@ -32,8 +32,8 @@ class OpenAI:
         return self.frame(self.error(problem))
 
     def key(self, headers: Mapping[str, str]) -> str | None:
-        """See `Family`."""
-        return bearer(headers)
+        """See `Family`: Anthropic's clients, which ask for models here too, have a header of their own."""
+        return bearer(headers) or headers.get("x-api-key")
 
 
 OPENAI = OpenAI()

@@ -1,4 +1,6 @@
-"""POST /v1/responses, and what is kept of them: GET and DELETE /v1/responses/ID, its input items, how many tokens."""
+"""POST /v1/responses (llama-server has it without /v1, too), and what is kept of them: GET and DELETE
+/v1/responses/ID, its input items; and how many tokens a request's prompt has.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,8 @@ async def input_items(service: Service, request: Request) -> Record:
 
 
 ROUTES = (
-    Route("POST", "/v1/responses", OPENAI, create),
-    Route("POST", "/v1/responses/input_tokens", OPENAI, input_tokens),
+    *(Route("POST", path, OPENAI, create) for path in ("/v1/responses", "/responses")),
+    *(Route("POST", f"{path}/input_tokens", OPENAI, input_tokens) for path in ("/v1/responses", "/responses")),
     Route("GET", "/v1/responses/{id}", OPENAI, retrieve),
     Route("DELETE", "/v1/responses/{id}", OPENAI, delete),
     Route("POST", "/v1/responses/{id}/cancel", OPENAI, cancel),
