@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -68,6 +69,11 @@ class Generation:
             await sender.problem(problem)
         except TimeoutError:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
+        except Exception as error:  # a fault of ours: a stream that has begun is the only place where it can be told
+            if not sender.begun:
+                raise
+            console.note(f"ggufpy: {scope['path']}: {traceback.format_exc()}")
+            await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
         service, entry, clock = self._service, entry_of(request.scope), time.monotonic
@@ -153,6 +159,11 @@ class Sender:
         self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
         self._since = time.monotonic()  # the last time that something began or ended to be sent
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been sent."""
+        return self._begun
 
     @property
     def blocked_seconds(self) -> float:

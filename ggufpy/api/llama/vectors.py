@@ -13,6 +13,7 @@ from ggufpy.api.llama import prompts
 from ggufpy.api.llama.numbers import whole
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
+from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,16 @@ MOST_NORM = 64  # of p: beyond it powers of float64 are 0 or infinite
 INT16 = 32760.0  # what the largest number becomes with LARGEST
 
 
-def embeddings(llm: AsyncCompletions, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of each text. Raises GGUFError for what cannot be read."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a body asks for: the tokens of each text, and the norm of their rows."""
+
+    texts: tuple[tuple[int, ...], ...]
+    norm: int
+
+
+def wanted(llm: AsyncCompletions, body: Mapping[str, Any]) -> Wanted:
+    """What a body asks for, whose names have been checked. Raises GGUFError for what cannot be read."""
     name = "input" if body.get("input") is not None else "content"
     if body.get(name) is None:
         raise GGUFError(f"input or content is missing; {prompts.WANTED}, or some of them, are wanted")
@@ -40,10 +49,14 @@ def embeddings(llm: AsyncCompletions, body: Mapping[str, Any]) -> list[dict[str,
     for i, each in enumerate(tokens):
         if not each:
             raise GGUFError(f"{name}[{i}] is empty, and the model adds no token of its own: a text is wanted")
-    pooled = llm.pooling() not in ("none", "rank")
-    rows = [llm.rows(each) for each in tokens]
-    vectors = [normalized(each, norm) if pooled else each for each in rows]
-    return [{"index": i, "embedding": each.tolist()} for i, each in enumerate(vectors)]
+    return Wanted(tuple(map(tuple, tokens)), norm)
+
+
+def embedding(llm: AsyncCompletions, asked: Wanted, number: int) -> dict[str, Any]:
+    """The rows of one text."""
+    rows = llm.rows(asked.texts[number])
+    made = rows if llm.pooling() in ("none", "rank") else normalized(rows, asked.norm)
+    return {"index": number, "embedding": made.tolist()}
 
 
 def _plain(name: str, given: Any) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ggufpy.api.llama import vectors
+from ggufpy.server.each import each, note
 from ggufpy.server.families.llama import LLAMA
 from ggufpy.server.routes import Route
 from ggufpy.server.routes._llama import listed, model_of, record_of
@@ -20,7 +23,12 @@ async def embeddings(service: Service, request: Request) -> Response:
     """The vectors of one text or of several."""
     body = await record_of(service, request, vectors.FIELDS)
     async with model_of(service, request, body) as served:
-        return listed(await service.prepare(lambda: vectors.embeddings(served.llm, body)))
+        since = time.monotonic()
+        asked = await service.prepare(lambda: vectors.wanted(served.llm, body))
+        calls = [partial(vectors.embedding, served.llm, asked, number) for number in range(len(asked.texts))]
+        made = await each(service, request, served, calls)
+        note(service, served, sum(map(len, asked.texts)), time.monotonic() - since)
+        return listed(made)
 
 
 ROUTES = tuple(Route("POST", path, LLAMA, embeddings) for path in ("/embedding", "/embeddings"))
