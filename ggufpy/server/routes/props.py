@@ -11,8 +11,6 @@ from ggufpy.server.routes import Route
 from ggufpy.server.routes._llama import model_of
 from ggufpy.support.version import __version__
 
-REFUSED = {"POST": "what a server is cannot be changed by requests: start it anew"}
-
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 TEMPLATE = "tokenizer.chat_template"
+REFUSED = {"POST": "what a server is cannot be changed by requests: start it anew"}
 
 
 async def show(service: Service, request: Request) -> Record:
