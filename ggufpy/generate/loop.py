@@ -229,19 +229,21 @@ class Loop:
 
     def box(self, request: Request) -> _Box:
         """Where what comes of a request is put, from now on."""
-        self._check_process()
         box = _Box(request)
         self._add(box)
         self.latest = request
         return box
 
     def push(self, request: Request, sink: Callable[[Event], None]) -> None:
-        """A driver evaluates a request, and gives `sink` what comes of it, on its thread and within the step."""
-        self._open()
+        """A driver evaluates a request, and gives `sink` what comes of it, on its thread and within the step.
+
+        Raises GGUFError once this is closed.
+        """
         self._add(Pushed(request, sink=sink))
 
     def _add(self, box: _Box) -> None:
         with self._changed:
+            self._open()  # within the lock: one that is added behind `close` would hear nothing
             self._boxes[box.request] = box
             self._new.append(box.request)
         self._tell()
@@ -251,6 +253,12 @@ class Loop:
         request.cancel()
         self._boxes.pop(request, None)
         self._tell()
+
+    def leave(self, thread: threading.Thread) -> None:
+        """Nobody wants what a thread waits for: its requests end before the next step."""
+        for box in list(self._boxes.values()):
+            if box.thread is thread:
+                self.drop(box.request)
 
     def driven_by(self, wake: Callable[[], None]) -> None:
         """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""
@@ -330,6 +338,7 @@ class Loop:
         running = self._scheduler.running
         at_work = set(running)
         for box in list(self._boxes.values()):
+            box.request.paused = True  # before the look: whoever takes tokens during it tells the driver to look again
             box.request.paused = box.paused(box.request in at_work)
         if not self._scheduler.crowded:
             return

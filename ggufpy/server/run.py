@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -86,6 +87,12 @@ class _Server(uvicorn.Server):
         """See uvicorn."""
         await super().startup(sockets)
         console.note(f"ggufpy: listening at {self._url} (Ctrl-C ends it)")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        await super().shutdown(sockets)
+        if self.force_exit:  # told twice: all that is at work breaks off, and nobody wants to read where
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     async def _load(self, service: Service) -> None:
         if not service.pool.catalogue.given:
