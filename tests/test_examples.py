@@ -43,8 +43,8 @@ def test_an_example_says_how_it_is_run(path: Path) -> None:
     said = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     assert f"python examples/{path.name}" in said
     taken_in = set(re.findall(r"^(?:import|from) (\w+)", path.read_text("utf-8"), re.MULTILINE))
-    needed = {"langchain_core": "langchain-core", "llama_index": "llama-index-core"}
-    own = {"ggufpy", "numpy"} | set(sys.stdlib_module_names)
+    needed = {"langchain_core": "langchain-core", "llama_index": "llama-index-core", "openai": "openai"}
+    own = {"ggufpy", "numpy", "pydantic"} | set(sys.stdlib_module_names)
     assert taken_in - own <= set(needed)
     assert all(f"pip install {needed[name]}" in said for name in taken_in - own)
 
@@ -166,8 +166,9 @@ def test_an_example_runs(name: str) -> None:
 
 
 def test_those_that_write_text_are_run() -> None:
-    """The others are run in test_format_files.py and test_cli_readme.py, or take a checkpoint."""
-    others = {"inspect_file.py", "read_tensor.py", "quantise_file.py", "convert_checkpoint.py"}
+    """The others are run in test_format_files.py, test_cli_readme.py and test_server_openai_client.py, or take a
+    checkpoint."""
+    others = {"inspect_file.py", "read_tensor.py", "quantise_file.py", "convert_checkpoint.py", "openai_client.py"}
     assert {path.name for path in PROGRAMS} == {*RUNS, *others}
 
 

@@ -13,6 +13,7 @@ from llm_fakes import fake_llama, vague
 from serving import Running, serving
 
 from ggufpy import Llama
+from ggufpy.api.llama.answer import CompletionShape
 
 COMPLETION = "/completion"
 
@@ -350,3 +351,18 @@ def test_what_cannot_be_is_said_by_name(server: Running, body: Any, said: str) -
 def test_a_pinned_text_has_its_slot(server: Running) -> None:
     assert ask(server, id_slot=1)["id_slot"] == 1
     assert [each["id_slot"] for each in ask(server, prompt=["a", "b", "c"], id_slot=1)] == [1, 1, 1]
+
+
+def test_a_fault_of_ours_ends_a_stream_in_its_own_words(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: CompletionShape, number: int, *_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(CompletionShape, "_final", fails)
+    body = {"prompt": "a", "n_predict": 24, "temperature": 0}  # more than come at once
+    *parts, last = server.ask(COMPLETION, {**body, "stream": True}).events
+    assert parts
+    assert "bcdefghijklmnopqrstuvwxyz".startswith("".join(part["content"] for part in parts))
+    assert last["error"]["code"] == 500
+    whole = server.ask(COMPLETION, body)
+    assert whole.status == 500
+    assert "ZeroDivisionError" in whole.json["error"]["message"]

@@ -58,6 +58,14 @@ def test_a_whole_answer(server: Running) -> None:
     assert server.ask("/chat/completions", HELLO).json["choices"] == made["choices"]
 
 
+def test_a_prompt_is_counted(server: Running) -> None:
+    usage = server.ask(PATH, HELLO).json["usage"]
+    for path in (PATH, "/chat/completions"):
+        assert server.ask(path + "/input_tokens", HELLO).json["input_tokens"] == usage["prompt_tokens"]
+    refused = server.ask(PATH + "/input_tokens", {**HELLO, "top_p": 7})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "top_p")
+
+
 @pytest.mark.parametrize("usage", [False, True])
 @pytest.mark.parametrize("path", [PATH, TEXT])
 def test_the_last_chunk_of_a_stream_has_the_times(server: Running, path: str, usage: bool) -> None:
@@ -186,6 +194,22 @@ def test_the_end_is_passed_over_where_that_is_asked_for(server: Running) -> None
     assert (made["finish_reason"], made["text"][0]) == ("length", "z")
 
 
+@pytest.mark.parametrize("path", [PATH, TEXT])
+def test_a_line_ends_the_text(server: Running, path: str) -> None:
+    """What comes has a line end and no blanks behind it."""
+    grammar = 'root ::= "  b\\n  c\\n" [d-z]+'
+    body = {**HELLO, "prompt": "a", "max_tokens": 20, "grammar": grammar}
+    body.pop("prompt" if path == PATH else "messages")
+
+    def said(**more: Any) -> tuple[str, str]:
+        choice = server.ask(path, {**body, **more}).json["choices"][0]
+        return choice["message"]["content"] if path == PATH else choice["text"], choice["finish_reason"]
+
+    assert said()[0].startswith("  b\n  c\nd")
+    assert said(n_indent=2) == ("  b\n  c\n", "length")
+    assert said(t_max_predict_ms=60_000) == said() == said(t_max_predict_ms=-1)
+
+
 def test_fields_that_are_taken(server: Running) -> None:
     taken = {
         "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "flex", "prompt_cache_key": "k",
@@ -234,7 +258,9 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"modalities": ["text", "audio"]}, "modalities", '["text"]'),
         ({"moderation": {"model": "m"}}, "moderation", "moderates"),
         ({"verbose": True}, "verbose", "__verbose"),
-        ({"reasoning_format": "none"}, "reasoning_format", "auto"),
+        ({"reasoning_format": "deepseek-legacy"}, "reasoning_format", "auto"),
+        ({"reasoning_format": "none", "tools": [FUNCTION]}, "reasoning_format", "goes with no tools"),
+        ({"reasoning_budget_tokens": 100}, "reasoning_budget_tokens", "not cut off"),
         ({"reasoning_effort": "much"}, "reasoning_effort", "minimal"),
         ({"thinking_forced_open": True}, "thinking_forced_open", "template"),
         ({"grammar_triggers": []}, "grammar_triggers", "cannot be honoured"),
@@ -243,7 +269,7 @@ def test_fields_that_are_taken(server: Running) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema", "miss"),
         ({"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'}, "response_format", "one of them"),
         ({"grammar": "root ::= ("}, "grammar", "grammar"),
-        ({"json_schema": {"type": "nothing"}}, "response_format.schema", "nothing"),
+        ({"json_schema": {"type": "nothing"}}, "json_schema", "nothing"),
         ({"ignore_eos": True, "json_schema": {}}, "ignore_eos", "could not end"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "custom"),
         ({"tools": [FUNCTION, FUNCTION]}, "tools[1]", "which another has"),

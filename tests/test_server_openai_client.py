@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import runpy
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -208,6 +212,17 @@ def test_asyncio(server: Running) -> None:
     whole, text, count = asyncio.run(ask())
     assert whole == text
     assert count == 5
+
+
+def test_the_example(server: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).resolve().parent.parent / "examples" / "openai_client.py"
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(sys, "argv", [path.name, server.url + "/v1"])
+    runpy.run_path(str(path), run_name="__main__")
+    *_, review, call, vectors = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"stars=\d mood='\w+'", review)
+    assert re.fullmatch(r"roll \{'sides': (6|12|20)\}", call)
+    assert re.fullmatch(r"\[(\d+), \1\] \d+ tokens", vectors)
 
 
 def test_too_many_at_once(server: Running) -> None:

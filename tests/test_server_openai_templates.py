@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from serving import Running, serving
 from small_chat import write_chat_model
+from test_completions_chat import saying
 
 import ggufpy
 
@@ -59,9 +60,29 @@ def test_effort_is_a_matter_of_the_template(server: Running) -> None:
     off = len("(low)") + len("[False]") + len("<think>\n\n</think>\n")
     assert count(server, "thinks", reasoning_effort="none") - plain == off
     assert count(server, "thinks", reasoning_effort="minimal") - plain == off
+    assert count(server, "thinks", reasoning_budget_tokens=0) == count(server, "thinks", reasoning_effort="none")
+    assert count(server, "thinks", thinking_budget_tokens=-1) == plain
     own = {"enable_thinking": True, "thinking": "x" * 9}
     assert count(server, "thinks", reasoning_effort="none", chat_template_kwargs=own) - plain == len("(low)") + 11
     assert count(server, "plain", reasoning_effort="none") == count(server, "plain")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_are_told_apart_or_as_they_come(stream: bool) -> None:
+    said = "<think>\nOslo, I guess.\n</think>\n\nRain."
+
+    def ask(**more: Any) -> dict[str, str]:
+        answer = server.ask(PATH, {"messages": [USER], "temperature": 0, "stream": stream, **more})
+        parts = [event["choices"][0]["delta"] for event in answer.events] if stream else [
+            answer.json["choices"][0]["message"]
+        ]  # fmt: skip
+        names = ("content", "reasoning_content")
+        return {name: "".join(part.get(name) or "" for part in parts) for name in names}
+
+    with serving({"told": lambda: saying(said)}) as server:
+        assert ask() == {"content": "Rain.", "reasoning_content": "Oslo, I guess."}
+        assert ask(reasoning_format="deepseek") == ask(reasoning_format="auto") == ask()
+        assert ask(reasoning_format="none") == {"content": said, "reasoning_content": ""}
 
 
 def test_the_end_of_a_prompt(server: Running) -> None:

@@ -109,6 +109,7 @@ class Constraint:
             self._ready = self._none()
             return
         if not self._matcher.consume_token(token):
+            self._check_work()
             raise GGUFError(self._refused(token))
         self._drawn += 1
         self._ready = None
@@ -149,6 +150,12 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise GGUFError(f"the grammar ({self._grammar.about}) failed: {one_line(self._matcher.get_error())}")
+
+    def _check_work(self) -> None:
+        """What is too much for the library is said as that, not as a token that is not allowed."""
+        told = self._matcher.get_error()
+        if "max is" in told or "fuel" in told:
+            raise GGUFError(f"the grammar ({self._grammar.about}) is too complex to follow: {one_line(told)}")
 
     def _refused(self, token: int) -> str:
         if not 0 <= token < self._vocabulary.n_known:

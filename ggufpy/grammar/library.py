@@ -29,8 +29,9 @@ def import_library() -> Any:
 def limits() -> Any:
     """How much work a grammar may be: half a second for its start, tens of milliseconds for a mask."""
     return import_library().LLParserLimits(
-        initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=100_000, verbose_errors=False
-    )
+        initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=100_000, max_items_in_row=100_000,
+        verbose_errors=False,
+    )  # fmt: skip
 
 
 def guarded(what: str, call: Callable[[], T]) -> T:

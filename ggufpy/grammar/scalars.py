@@ -67,11 +67,14 @@ def _value(value: Any, error: Error) -> Any:
 
 def _real(what: str, value: Any, error: Error) -> int | float:
     """A number that the library reads and writes exactly."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise error(f"{what} is {checks.shown(value)}; it must be a number")
-    if float(value).is_integer():
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{what} is {value}; it must be finite")
+    if isinstance(value, int) or value.is_integer():
         if abs(value) > MOST_WHOLE:
-            raise error(f"{what} is {value}; whole numbers are exact up to {MOST_WHOLE} (write it as a string)")
+            told = f"whole numbers are exact up to {MOST_WHOLE} (write it as a string)"
+            raise error(f"{what} is {checks.shown(value)}; {told}")
         return int(value)
     if not _LEAST_REAL <= abs(value) <= _MOST_REAL:
         raise error(f"{what} is {value}; only numbers from {_LEAST_REAL} on can be held to")

@@ -19,6 +19,7 @@ from typing import Any
 from ggufpy.errors import GGUFError
 from ggufpy.grammar import objects, scalars
 from ggufpy.grammar.document import Document, Schema
+from ggufpy.grammar.joins import MOST_JOINED, too_many_patterns
 from ggufpy.grammar.keywords import ENFORCED, NOTES, REFUSED, meant
 from ggufpy.support import checks
 
@@ -74,6 +75,9 @@ class _Rewriter:
         made: dict[str, Any] = {"allOf": [root]} if isinstance(root, bool) or "$ref" in root else dict(root)
         if defs:
             made["$defs"] = defs
+        if self._joins and too_many_patterns(made):
+            told = f"allOf cannot be enforced: more than {MOST_JOINED} patterns meet in one text; write one pattern"
+            raise self.document.error((), told)
         return made
 
     def schema(self, node: Any, path: Path, open_: bool) -> Schema:
@@ -251,7 +255,7 @@ class _Rewriter:
         except GGUFError as error:
             raise self.document.error(path, str(error)) from None
         if number > most:
-            raise self.document.error(path, f"{key} is {number}; at most {most:,} can be counted")
+            raise self.document.error(path, f"{key} is {checks.shown(number)}; at most {most:,} can be counted")
         return number
 
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from ggufpy.server.answer import Sender
 from ggufpy.server.families import Family, family_of
-from ggufpy.server.problems import FORBIDDEN, Problem
+from ggufpy.server.problems import BAD_REQUEST, FORBIDDEN, Problem
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -82,8 +82,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         family: Family = family_of(scope["path"])
-        origin, host = headers.get("origin"), headers.get("host", "")
-        if not self._access.takes_host(host_of(host)):
+        hosts = headers.getlist("host")
+        origin, host = headers.get("origin"), "".join(hosts[:1])
+        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
+            told = "a request says once by which name it calls the server (Host)"
+            await Sender(send, family).problem(Problem(BAD_REQUEST, told, "wrong_host"))
+        elif hosts and not self._access.takes_host(host_of(host)):  # HTTP/1.0 without one is no browser's
             told = f"the server is not called {host_of(host)[:80]!r}: allow the name with ggufpy serve --allowed-host"
             await Sender(send, family).problem(Problem(FORBIDDEN, told, "wrong_host"))
         elif origin is None:

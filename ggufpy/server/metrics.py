@@ -47,7 +47,7 @@ _HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
     ("ggufpy_time_to_first_token_seconds", "From a request to its first token, with loads and waits.",
      lambda t: t.first_token),
     ("ggufpy_time_per_token_seconds", "Mean time of a text's tokens behind the first one.", lambda t: t.per_token),
-    ("ggufpy_queue_wait_seconds", "For a place, of loaded models.",
+    ("ggufpy_queue_wait_seconds", "For a place among those of the model.",
      lambda t: t.waits),
     ("ggufpy_prompt_tokens", "Tokens of a request's prompts.", lambda t: t.prompts),
     ("ggufpy_answer_tokens", "Tokens of a request's answers.", lambda t: t.answers),

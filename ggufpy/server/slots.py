@@ -103,10 +103,10 @@ class Slots:
             slot.latest = shown
 
 
-Account = tuple[Callable[[], Counts], Callable[[], list[int]]]
+Reach = tuple[Callable[[], Counts], Callable[[], list[int]]]
 
 
-def running(request: Request, counted: Callable[[], int]) -> Account:
+def running(request: Request, counted: Callable[[], int]) -> Reach:
     """How far a request is, and its tokens; `counted` says how many of those that came its reader has had."""
 
     def counts() -> Counts:
@@ -116,7 +116,7 @@ def running(request: Request, counted: Callable[[], int]) -> Account:
     return counts, lambda: request.text[: request.evaluated]
 
 
-def over(request: Request, counted: int) -> Account:
+def over(request: Request, counted: int) -> Reach:
     """The same of a request that has ended, of which nothing else is held."""
     counts, tokens = running(request, lambda: counted)
     last_counts, last_tokens = counts(), tokens()

@@ -65,7 +65,7 @@ class Tally:
     decode_seconds: float = 0.0
     first_token: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds, from the request on
     per_token: Histogram = field(default_factory=lambda: Histogram(TOKEN_SECONDS))  # seconds, behind the first
-    waits: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds
+    waits: Histogram = field(default_factory=lambda: Histogram(SECONDS))  # seconds, for a place
     prompts: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
     answers: Histogram = field(default_factory=lambda: Histogram(LENGTHS))  # tokens
 
@@ -78,7 +78,7 @@ class Tally:
         self.prompt_seconds += spent.prompt_seconds
         self.decode_seconds += spent.decode_seconds
         self.longest = max([self.longest, *(text.prompt + text.completion for text in spent.texts)])
-        self.waits.add(spent.wait_seconds)
+        self.waits.add(max(spent.wait_seconds - spent.load_seconds, 0.0))
         self.prompts.add(spent.prompt)
         self.answers.add(spent.completion)
         if spent.completion:

@@ -19,7 +19,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
 from ggufpy.server.problems import BAD_REQUEST, FAILED, Problem
 from ggufpy.server.served import Served
-from ggufpy.server.slots import Account, Shown, over, running
+from ggufpy.server.slots import Shown, over, running
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -81,11 +81,15 @@ class _Choice:
         made, request = len(self.reader.drawn), self.stream.request
         return TextSpent(len(request.prompt), request.reused, made, self.place, first - begun, end - first)
 
-    def shown(self, stream: bool, account: Account) -> Shown:
-        """The text as its place shows it."""
-        new_line = self.new_line
-        says = (lambda: new_line) if self.ended else (lambda: self.new_line)
-        return Shown(self.task, self.asked, self.number, stream, *account, says)
+    def shown(self, stream: bool) -> Shown:
+        """The text as its place shows it while it is at work."""
+        reach = running(self.stream.request, lambda: len(self.reader.drawn))
+        return Shown(self.task, self.asked, self.number, stream, *reach, lambda: self.new_line)
+
+    def left(self, stream: bool) -> Shown:
+        """The text as its place shows it from now on: nothing else of it is held."""
+        reach, new_line = over(self.stream.request, len(self.reader.drawn)), self.new_line
+        return Shown(self.task, self.asked, self.number, stream, *reach, lambda: new_line)
 
 
 class Work:
@@ -168,15 +172,13 @@ class Work:
                 choice.times["begun"] = time.monotonic()
                 choice.begun, choice.task = True, served.slots.next_task()
                 stream = self._prepared.stream
-                account = running(request, lambda: len(choice.reader.drawn))
-                served.slots.begin(choice.place, choice.shown(stream, account))
+                served.slots.begin(choice.place, choice.shown(stream))
                 try:
                     served.submit(request, put)
                     await choice.over.wait()
                 finally:
-                    self._served.cancel(request)
-                    last = over(request, len(choice.reader.drawn))
-                    served.slots.end(choice.place, choice.shown(stream, last))
+                    served.cancel(request)
+                    served.slots.end(choice.place, choice.left(stream))
         except Exception as error:
             put(Failed(request, error))
 

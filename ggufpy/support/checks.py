@@ -40,7 +40,7 @@ def seed(name: str, value: object) -> int | None:
         return None
     chosen = whole(name, value)
     if not -1 <= chosen < SEED_LIMIT:
-        raise GGUFError(f"{name} is {chosen}, and must be from 0 to 2^64 - 1, or -1 for another one every time")
+        raise GGUFError(f"{name} is {shown(chosen)}, and must be from 0 to 2^64 - 1, or -1 for another one every time")
     return chosen
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+FREE_PROBS = 100  # alternatives a token, as many as a text may have tokens
+MOST_PROBS = 1 << 18  # of one answer otherwise: a large vocabulary for one token
+
 
 class LongPrompt(GGUFError):
     """A prompt of more tokens than the context holds."""
@@ -83,13 +86,25 @@ def _options(llm: AsyncCompletions, read: Fields) -> Record:
     if "cache_prompt" in read.switches:
         options["cache_prompt"] = read.switches["cache_prompt"]
     if read.n_probs:
-        options["logprobs"] = min(read.n_probs, llm.n_vocab())
+        options["logprobs"] = _n_probs(llm, read)
     if "lora" in given:
         options["lora"] = adapters(given["lora"])
     grammar = _grammar(given)
     if grammar is not None:
         options["grammar"] = grammar
     return options
+
+
+def _n_probs(llm: AsyncCompletions, read: Fields) -> int:
+    """How many alternatives are listed. Raises GGUFError where an answer could come to more than MOST_PROBS."""
+    count = min(read.n_probs, llm.n_vocab())
+    tokens = read.n_cmpl * min(llm.n_ctx() if read.n_predict < 0 else read.n_predict, llm.n_ctx())
+    if count > FREE_PROBS and count * tokens > MOST_PROBS:
+        raise GGUFError(
+            f"n_probs is {count:,} for up to {tokens:,} tokens, and may be {FREE_PROBS}, or come to {MOST_PROBS:,} "
+            "with all tokens: set n_predict, or ask for fewer"
+        )
+    return count
 
 
 def adapters(given: object) -> list[Record]:

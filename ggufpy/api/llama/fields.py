@@ -17,6 +17,7 @@ from ggufpy.support.records import dataclass
 ALIASES = MappingProxyType(
     {"max_completion_tokens": "n_predict", "max_tokens": "n_predict", "n": "n_cmpl", "logprobs": "n_probs"}
 )
+MOST_STOPS, MOST_STOP = 256, 4096  # strings, and characters of one: each is looked for with every token
 SWITCHES = (
     "stream", "cache_prompt", "return_tokens", "return_progress", "timings_per_token", "post_sampling_probs",
     "ignore_eos",
@@ -162,6 +163,11 @@ def _check_silent(given: Mapping[str, Any]) -> None:
 def _stops(given: object) -> tuple[str, ...]:
     """Stop strings; empty ones are passed over."""
     texts = [given] if isinstance(given, str) else checks.items("stop", given or [], "a text or a list of texts")
+    if len(texts) > MOST_STOPS:
+        raise GGUFError(f"stop has {len(texts):,} texts, and may have {MOST_STOPS:,}")
+    for i, each in enumerate(texts):
+        if isinstance(each, str) and len(each) > MOST_STOP:
+            raise GGUFError(f"stop[{i}] has {len(each):,} characters, and may have {MOST_STOP:,}")
     return tuple(text for i, each in enumerate(texts) if (text := checks.text(f"stop[{i}]", each)))
 
 

@@ -31,8 +31,9 @@ class Number:
         """The number as it counts. Raises GGUFError for what is none, and for one beyond hard bounds."""
         number = whole(name, value) if self.whole else checks.number(name, value)
         if self.hard and not self.least <= number <= self.most:
-            bounds = f"from {self.least:g} to {self.most:g}" if self.most < INT else f"{self.least:g} or more"
-            raise GGUFError(f"{name} is {number}, and must be {bounds}")
+            open_ = self.most >= INT and number < self.least
+            bounds = f"{self.least:g} or more" if open_ else f"from {self.least:g} to {self.most:,.15g}"
+            raise GGUFError(f"{name} is {checks.shown(number)}, and must be {bounds}")
         return min(max(number, self.least), self.most)
 
 

@@ -1,7 +1,7 @@
 """llama-server's own `/embedding` and `/embeddings`: a list of {"index", "embedding"}, each with rows of numbers.
 
-In: a model and a body. Out: the items of the list, one by one. Where nothing is pooled a text has a row for each token,
-as the model has it; else one, whose length `embd_normalize` says (llama.cpp: common/common.h, common_embd_normalize).
+In: a model and a body. Out: the list. Where nothing is pooled a text has a row for each token, as the model has it;
+else one, whose length `embd_normalize` says (llama.cpp: common/common.h, common_embd_normalize).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ INT16 = 32760.0  # what the largest number becomes with LARGEST
 
 @dataclass(frozen=True)
 class Wanted:
-    """The tokens of each text, and the length that vectors are to have."""
+    """What a body asks for: the tokens of each text, and the norm of their rows."""
 
-    tokens: tuple[list[int], ...]
+    texts: tuple[tuple[int, ...], ...]
     norm: int
 
 
 def wanted(llm: AsyncCompletions, body: Mapping[str, Any]) -> Wanted:
-    """What a body asks for. Raises GGUFError for what cannot be read."""
+    """What a body asks for, whose names have been checked. Raises GGUFError for what cannot be read."""
     name = "input" if body.get("input") is not None else "content"
     if body.get(name) is None:
         raise GGUFError(f"input or content is missing; {prompts.WANTED}, or some of them, are wanted")
@@ -49,15 +49,14 @@ def wanted(llm: AsyncCompletions, body: Mapping[str, Any]) -> Wanted:
     for i, each in enumerate(tokens):
         if not each:
             raise GGUFError(f"{name}[{i}] is empty, and the model adds no token of its own: a text is wanted")
-    return Wanted(tuple(tokens), norm)
+    return Wanted(tuple(map(tuple, tokens)), norm)
 
 
 def embedding(llm: AsyncCompletions, asked: Wanted, number: int) -> dict[str, Any]:
-    """The rows of one of the texts."""
-    rows = llm.rows(asked.tokens[number])
-    if llm.pooling() not in ("none", "rank"):
-        rows = normalized(rows, asked.norm)
-    return {"index": number, "embedding": rows.tolist()}
+    """The rows of one text."""
+    rows = llm.rows(asked.texts[number])
+    made = rows if llm.pooling() in ("none", "rank") else normalized(rows, asked.norm)
+    return {"index": number, "embedding": made.tolist()}
 
 
 def _plain(name: str, given: Any) -> Any:

@@ -22,6 +22,7 @@ _WHOLE = ("top_k", "repeat_last_n", "mirostat", "seed", "num_predict", "num_ctx"
 _FLAGS = ("penalize_newline", "low_vram", "f16_kv", "use_mmap", "use_mlock", "logits_all", "vocab_only",
           "embedding_only", "numa")  # fmt: skip
 _SAMPLING = (*DEFAULTS, "presence_penalty", "frequency_penalty", "mirostat", "mirostat_tau", "mirostat_eta", "seed")
+MOST_STOPS, MOST_STOP = 256, 4096  # strings, and characters of one: each is looked for with every token
 _MOST_TEMPERATURE = 1e4
 _LARGEST = 1 << 53  # of a number that JSON's readers agree about
 
@@ -82,9 +83,20 @@ def sampling(options: object, llm: Sized) -> tuple[dict[str, Any], int | None]:
     _check_context(given.get("num_ctx", 1), llm)
     made = {**DEFAULTS, **{name: given[name] for name in _SAMPLING if name in given}}
     if "stop" in given:
-        made["stop"] = given["stop"]
+        made["stop"] = _stops(given["stop"])
     limit = given.get("num_predict", -1)
     return made, limit if limit > 0 else None
+
+
+def _stops(given: object) -> list[str]:
+    """Stop strings, empty ones left out."""
+    texts = [given] if isinstance(given, str) else checks.items("options.stop", given, "a text or a list of texts")
+    if len(texts) > MOST_STOPS:
+        raise GGUFError(f"options.stop has {len(texts):,} texts, and may have {MOST_STOPS}")
+    for i, text in enumerate(texts):
+        if len(checks.text(f"options.stop[{i}]", text)) > MOST_STOP:
+            raise GGUFError(f"options.stop[{i}] has {len(text):,} characters, and may have {MOST_STOP:,}")
+    return [text for text in texts if text]
 
 
 def _check_context(wanted: int, llm: Sized) -> None:

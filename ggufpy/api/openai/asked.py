@@ -22,7 +22,7 @@ from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
     from ggufpy.api.openai.prompts import ChatPrompt
-    from ggufpy.chat.syntax import Parser
+    from ggufpy.chat.syntax import Piece
     from ggufpy.chat.tools import Offer
     from ggufpy.generate.sampling import Guides, Sampling
     from ggufpy.runtime.request import Reuse
@@ -32,6 +32,16 @@ WANTED = "a function or a list of functions"
 SEEDS = 1 << 64
 RENDERED = frozenset({"self", "messages", "offer", "tools"})  # what a template is given of it is said elsewhere
 Criterion = Callable[[Any, Any], bool]  # see `generate/current.py`
+
+
+class PieceReader(Protocol):
+    """Takes an answer apart, as `chat.syntax.Parser` does."""
+
+    def push(self, text: str) -> list[Piece]:
+        """What the text makes certain."""
+
+    def finish(self) -> list[Piece]:
+        """What its end makes certain."""
 
 
 class Stopper(Protocol):
@@ -87,7 +97,7 @@ class Asked:
     start: int = 0
     others: tuple[Prompt, ...] = ()
     suffix: str = ""
-    parser: Callable[[], Parser] | None = None
+    parser: Callable[[], PieceReader] | None = None
     shown: frozenset[int] = frozenset()  # control tokens whose texts the parser wants
     legacy_calls: bool = False  # calls are told as `function_call`
     chat: str | None = None  # the text of a chat's prompt

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+from ggufpy.api.llama.limits import Limits
 from ggufpy.api.openai import asked
 from ggufpy.api.openai.asked import Asked
 from ggufpy.api.openai.chat import ChatShape
@@ -17,9 +19,11 @@ from ggufpy.api.openai.fields import CHAT, COMPLETION, NO_LIMIT, read
 from ggufpy.api.openai.history import messages_of
 from ggufpy.api.openai.kinds import FieldError, mapping
 from ggufpy.api.openai.model import Model, Record
+from ggufpy.api.openai.plain import Plain
 from ggufpy.api.openai.text import TextShape
 from ggufpy.errors import GGUFError
 from ggufpy.generate.sampling.steps import options
+from ggufpy.grammar import Grammar
 from ggufpy.support import checks
 
 COMPLETION_TOKENS = 16  # of a text completion that does not say, as OpenAI has it
@@ -40,7 +44,10 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     values = read(CHAT, body)
     stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     messages = messages_of(values.pop("messages"))
-    limit = _limit(values)
+    plain = values.pop("reasoning_format", "auto") == "none"
+    if plain and (offered := [name for name in ("tools", "functions") if values.get(name)]):
+        raise GGUFError(f'reasoning_format "none" goes with no {offered[0]}: their calls would not be told')
+    limit, lines = _limit(values), _lines(values)
     _one_name(values, ("n", "n_cmpl"))
     if "n_probs" in values:
         values["top_logprobs"] = max(values.pop("n_probs"), values.get("top_logprobs", 0))
@@ -49,8 +56,8 @@ def chat(llm: Model, body: Mapping[str, Any]) -> Call:
     _set_effort(values)
     _set_sampling(llm, values)
     _allow(values)
-    made = asked.chat_request(llm, messages, limit or None, values)
-    made = replace(made, max_tokens=0) if limit == 0 else made
+    made = _bounded(asked.chat_request(llm, messages, limit or None, values), limit, lines)
+    made = replace(made, parser=Plain) if plain else made
     return Call(made, ChatShape(llm, made, timed), stream)
 
 
@@ -59,7 +66,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
     values = read(COMPLETION, body)
     stream, timed = values.pop("stream", False), values.pop("timings_per_token", False)
     prompt = values.pop("prompt")
-    limit = _limit(values, COMPLETION_TOKENS)
+    limit, lines = _limit(values, COMPLETION_TOKENS), _lines(values)
     _one_name(values, ("n", "n_cmpl"))
     _one_name(values, ("logprobs", "n_probs"))
     best = values.pop("best_of", None)
@@ -72,8 +79,7 @@ def completion(llm: Model, body: Mapping[str, Any]) -> Call:
         )
     _set_format(values)
     _set_sampling(llm, values)
-    made = asked.text_request(llm, prompt, limit or None, values)
-    made = replace(made, max_tokens=0) if limit == 0 else made
+    made = _bounded(asked.text_request(llm, prompt, limit or None, values), limit, lines)
     return Call(made, TextShape(llm, made, timed), stream)
 
 
@@ -95,6 +101,19 @@ def _limit(values: Record, default: int = NO_LIMIT) -> int | None:
     return None if most == NO_LIMIT else int(most)
 
 
+def _lines(values: Record) -> tuple[int, float | None]:
+    """How far lines must be indented, and for how many seconds they may come (llama-server's)."""
+    milliseconds = values.pop("t_max_predict_ms", -1)
+    return values.pop("n_indent", 0), milliseconds / 1e3 if milliseconds > 0 else None
+
+
+def _bounded(made: Asked, limit: int | None, lines: tuple[int, float | None]) -> Asked:
+    """The call with what else may end its texts."""
+    if lines != (0, None):
+        made = replace(made, stopper=partial(Limits, made.stop, *lines))
+    return replace(made, max_tokens=0) if limit == 0 else made
+
+
 def _set_format(values: Record) -> None:
     """What an answer looks like, by whichever of its fields says so."""
     if values.get("grammar") == "":
@@ -102,9 +121,10 @@ def _set_format(values: Record) -> None:
     schema = values.pop("json_schema", None)
     if schema is None:
         return
-    if "response_format" in values:
-        raise GGUFError("json_schema and response_format both say what the answer looks like: give one of them")
-    values["response_format"] = {"type": "json_object", "schema": schema}
+    for other in ("response_format", "grammar"):
+        if other in values:
+            raise GGUFError(f"json_schema and {other} both say what the answer looks like: give one of them")
+    values["grammar"] = Grammar.from_json_schema(schema, "json_schema")
 
 
 def _set_effort(values: Record) -> None:
@@ -115,6 +135,8 @@ def _set_effort(values: Record) -> None:
             "add_generation_prompt": values.pop("add_generation_prompt"),
             **values.get("chat_template_kwargs", {}),
         }
+    if 0 in (values.pop("reasoning_budget_tokens", -1), values.pop("thinking_budget_tokens", -1)):
+        values["reasoning_effort"] = "none"
     if values.get("reasoning_effort") in LEAST_EFFORT:
         values["reasoning_effort"] = "low"
         off = {"enable_thinking": False, "thinking": False}

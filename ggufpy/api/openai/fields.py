@@ -157,13 +157,32 @@ def _norm(name: str, value: Any) -> int:
     return int(value)
 
 
+def _budget(name: str, value: Any) -> int:
+    if checks.whole(name, value) not in (-1, 0):
+        told = f"{name} is {value}; thoughts are not cut off: it must be -1 (no bound) or 0 (no thoughts)"
+        raise FieldError(told, name, "unsupported_value")
+    return int(value)
+
+
 SWITCH = Switch()
 STOPS = Checked("a text or a list of texts", _stops)
 LIMIT = Whole(NO_LIMIT)
 OBJECT = Checked("an object", mapping)
-ANYTHING = Checked("see its API", anything)
+ANYTHING = Checked("see its API", anything)  # what is checked where it is used
 STREAM_OPTIONS = Object({"include_usage": SWITCH, "include_obfuscation": SWITCH})
 EFFORTS = Words(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
+
+
+
+def _given(name: str, wants: str, about: str) -> Field:
+    """A field that is checked where it is used."""
+    return Field(name, Checked(wants, anything), about)
+
+
+def _refused(name: str, why: str, *harmless: Any) -> Field:
+    """A field that may be null, or have a value that says nothing."""
+    return Field(name, Only(harmless, why) if harmless else Refused(why), why, "refused")
+
 
 # -- groups --
 
@@ -196,8 +215,8 @@ GENERATION = [
     Field("user", Text(4096), "nothing is kept by user", "taken"),
     # llama-server's
     Field("grammar", Text(), "GBNF that the answer follows"),
-    Field("json_schema", ANYTHING, "a JSON schema that the answer follows"),
-    Field("lora", ANYTHING, "[{id, scale}]: how much each adapter counts"),
+    _given("json_schema", "a schema", "a JSON schema that the answer follows"),
+    _given("lora", "a list of {id, scale}", "how much each adapter counts"),
     Field("cache_prompt", SWITCH, "false: what was read before is not used"),
     Field("timings_per_token", SWITCH, "`timings` on every chunk, not on the last only"),
     Field("return_progress", SWITCH, "a prompt's progress is not told", "taken"),
@@ -207,15 +226,15 @@ GENERATION = [
     Field("n_cache_reuse", Whole(0), "what was read counts from the first token on", "taken"),
     Field("sse_ping_interval", Whole(-1), "silent streams are kept open every 10 s", "taken"),
     Field("backend_sampling", SWITCH, "how it is computed changes no text", "taken"),
-    Field("verbose", Only((False,), "`__verbose` is llama-server's own"), "it has no such field", "refused"),
-    Field("n_indent", Only((0,), "lines are not indented"), "not done", "refused"),
-    Field("t_max_predict_ms", Only((-1, 0), "texts end by tokens (max_tokens)"), "not done", "refused"),
-    Field("return_tokens", Only((False,), "POST /completion returns them"), "POST /completion has it", "refused"),
-    Field("post_sampling_probs", Only((False,), "logprobs are the model's own"), "not done", "refused"),
-    Field("response_fields", Refused("POST /completion has it"), "POST /completion has it", "refused"),
-    Field("grammar_lazy", Only((False,), "it goes with grammar_triggers"), "the server's own matter", "refused"),
+    _refused("verbose", "`__verbose` is llama-server's own", False),
+    Field("n_indent", Whole(0), "the text ends at a line that begins with fewer blanks"),
+    Field("t_max_predict_ms", Whole(-1), "the text ends at a line end behind this time, from its first token on"),
+    _refused("return_tokens", "POST /completion returns them", False),
+    _refused("post_sampling_probs", "logprobs are the model's own", False),
+    _refused("response_fields", "POST /completion has it"),
+    _refused("grammar_lazy", "it goes with grammar_triggers", False),
     *(
-        Field(name, Refused("answers are read as the model's template writes them"), "the server's", "refused")
+        _refused(name, "answers are read as the model's template writes them")
         for name in (
             "grammar_triggers", "grammar_type", "preserved_tokens", "chat_format", "chat_parser", "generation_prompt",
             "reasoning_budget_start_tag", "reasoning_budget_end_tag", "reasoning_budget_end_tags",
@@ -224,22 +243,28 @@ GENERATION = [
 ]  # fmt: skip
 
 TOOLS = [
-    Field("tools", ANYTHING, "functions that may be called; their parameters are enforced, `strict` or not"),
-    Field("tool_choice", ANYTHING, '"none", "auto", "required", a function, or allowed_tools'),
+    _given("tools", "a list of {type, function}", "functions to call; parameters are enforced, `strict` or not"),
+    _given("tool_choice", "a word or an object", '"none", "auto", "required", a function, or allowed_tools'),
     Field("parallel_tool_calls", SWITCH, "false: one call at most"),
-    Field("functions", ANYTHING, "the older form of tools"),
-    Field("function_call", ANYTHING, "the older form of tool_choice"),
-    Field("parse_tool_calls", Only((True,), "calls are always told as tool_calls"), "always done", "refused"),
+    _given("functions", "a list of functions", "the older form of tools"),
+    _given("function_call", "a word or {name}", "the older form of tool_choice"),
+    _refused("parse_tool_calls", "calls are always told as tool_calls", True),
 ]
 
 THINKING = [
     Field("reasoning_effort", EFFORTS, 'to the template; "none" and "minimal" switch thoughts off where it can'),
-    Field("reasoning_format", Words(("auto", "deepseek")), "thoughts are told as reasoning_content", "taken"),
-    Field("reasoning_budget_tokens", Only((-1,), "thoughts are not cut off"), "not done", "refused"),
-    Field("thinking_budget_tokens", Only((-1,), "thoughts are not cut off"), "not done", "refused"),
-    Field("reasoning_budget_message", Only(("",), "thoughts are not cut off"), "not done", "refused"),
-    Field("reasoning_control", Only((False,), "thoughts are not cut off"), "not done", "refused"),
-    Field("thinking_forced_open", Only((False,), "the template says so"), "the template says so", "refused"),
+    Field(
+        "reasoning_format",
+        Words(("auto", "deepseek", "none")),
+        'thoughts are told as reasoning_content; "none": as they come, within the content (without tools)',
+    ),
+    *(
+        Field(name, Checked("-1 or 0", _budget), 'no bound, or no thoughts, as reasoning_effort "none" has it')
+        for name in ("reasoning_budget_tokens", "thinking_budget_tokens")
+    ),
+    _refused("reasoning_budget_message", "thoughts are not cut off", ""),
+    _refused("reasoning_control", "thoughts are not cut off", False),
+    _refused("thinking_forced_open", "the template says so", False),
 ]
 
 # -- endpoints --
@@ -252,12 +277,12 @@ CHAT = _table(
     THINKING,
     [
         Field("max_completion_tokens", LIMIT, "the same as max_tokens"),
-        Field("response_format", ANYTHING, "text, json_object or json_schema, which is enforced"),
+        _given("response_format", "an object with a type", "text, json_object or json_schema, which is enforced"),
         Field("logprobs", SWITCH, "log probabilities of the tokens"),
         Field("top_logprobs", Whole(0, MOST_TOP), "how many alternatives"),
         Field("n_probs", Whole(0, MOST_TOP), "logprobs and top_logprobs under llama-server's name"),
         Field("chat_template_kwargs", OBJECT, "further variables of the template, as enable_thinking"),
-        Field("documents", ANYTHING, "a variable of the template"),
+        _given("documents", "anything", "a variable of the template"),
         Field("add_generation_prompt", SWITCH, "false: the prompt ends behind the last message"),
         Field("continue_final_message", SWITCH, "the answer goes on with the last message"),
         Field("metadata", Checked("an object of texts", texts_by_name), "nothing is kept", "taken"),
@@ -270,9 +295,9 @@ CHAT = _table(
         Field("verbosity", Words(("low", "medium", "high")), "open models have no such setting", "taken"),
         Field("prediction", Checked('{"type": "content", ...}', _prediction), "the text is the same", "taken"),
         Field("modalities", Checked('["text"]', _modalities), "text is all there is", "taken"),
-        Field("audio", Refused("the models write text only"), "the models write text", "refused"),
-        Field("moderation", Refused("there is nothing here that moderates"), "there is no such model", "refused"),
-        Field("web_search_options", Refused("nothing is searched"), "nothing is searched", "refused"),
+        _refused("audio", "the models write text only"),
+        _refused("moderation", "there is nothing here that moderates"),
+        _refused("web_search_options", "nothing is searched"),
     ],
 )  # fmt: skip
 
@@ -287,7 +312,7 @@ COMPLETION = _table(
         Field("echo", SWITCH, "the prompt comes first, with logprobs its own too"),
         Field("logprobs", Whole(0, MOST_TOP), "how many alternatives are listed"),
         Field("n_probs", Whole(0, MOST_TOP), "the same under llama-server's name"),
-        Field("response_format", ANYTHING, "as in chats"),
+        _given("response_format", "an object with a type", "as in chats"),
         Field("best_of", Whole(1), "refused unless it is n: all choices are returned"),
     ],
 )  # fmt: skip
@@ -307,13 +332,13 @@ EMBEDDING = _table(
 RERANK = _table(
     [
         Field("query", Text(), "what is asked", required=True),
-        Field("documents", ANYTHING, "texts or objects with `text`"),
-        Field("texts", ANYTHING, "documents under TEI's name: the answer has its shape, too"),
+        _given("documents", "a list", "texts or objects with `text`"),
+        _given("texts", "a list", "documents under TEI's name: the answer has its shape, too"),
         Field("model", Text(), "which of the served models; left out or empty, the first one"),
         Field("top_n", Whole(1), "how many of the best are told"),
         Field("return_documents", SWITCH, "each with its document"),
         Field("return_text", SWITCH, "each with its text, in TEI's shape"),
-        Field("raw_scores", Only((True,), "scores are the model's own"), "scores are the model's own", "refused"),
+        _refused("raw_scores", "scores are the model's own", True),
         Field("user", Text(4096), "nothing is kept by user", "taken"),
     ]
 )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from ggufpy.errors import GGUFError
+from ggufpy.generate.sampling.kinds import Factor, OneOf, Recent, Within
+from ggufpy.generate.sampling.steps.adaptive_p import Target
 from ggufpy.support import checks, options
 from ggufpy.support.records import dataclass
 
@@ -191,10 +193,14 @@ class Checked:
 def of_option(option: options.Option) -> Checked:
     """What an option of sampling may be; its help says the rest."""
     kind = option.kind
-    return Checked(_WANTS.get(type(kind), "as ggufpy.Sampling has it"), kind.check)
+    return Checked(_WANTS.get(type(kind), "a list of names or texts"), kind.check)
 
 
-_WANTS = {options.Whole: "a whole number", options.Real: "a number", options.Share: "a number from 0 to 1"}
+_WANTS: dict[type, str] = {
+    options.Share: "a number from 0 to 1",
+    **dict.fromkeys((options.Real, Within, Factor, Target), "a number"),
+    **dict.fromkeys((options.Whole, Recent, OneOf), "a whole number"),
+}
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:

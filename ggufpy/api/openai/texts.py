@@ -120,7 +120,7 @@ class Reader:
         """The delta at the end; `reason` is why the tokens ended, where no stop string has come."""
         rest = self._stop.push(self._decoder.flush()) + self._stop.flush()
         pieces = (*self._parser.push(rest), *self._parser.finish()) if self._parser else ()
-        finish = "stop" if self.hit else reason or "length"
+        finish = "stop" if self._stop.found is not None else "length" if self.hit else reason or "length"
         if self._asked.max_tokens == 0:
             finish = "length"
         return Delta(rest, finish=finish, pieces=pieces, stop=self._stop.found)

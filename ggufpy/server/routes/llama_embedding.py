@@ -23,11 +23,11 @@ async def embeddings(service: Service, request: Request) -> Response:
     """The vectors of one text or of several."""
     body = await record_of(service, request, vectors.FIELDS)
     async with model_of(service, request, body) as served:
-        asked = await service.prepare(partial(vectors.wanted, served.llm, body))
-        calls = [partial(vectors.embedding, served.llm, asked, number) for number in range(len(asked.tokens))]
         since = time.monotonic()
+        asked = await service.prepare(lambda: vectors.wanted(served.llm, body))
+        calls = [partial(vectors.embedding, served.llm, asked, number) for number in range(len(asked.texts))]
         made = await each(service, request, served, calls)
-        note(service, served, sum(map(len, asked.tokens)), time.monotonic() - since)
+        note(service, served, sum(map(len, asked.texts)), time.monotonic() - since)
         return listed(made)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 TEMPLATE = "tokenizer.chat_template"
+REFUSED = {"POST": "what a server is cannot be changed by requests: start it anew"}
 
 
 async def show(service: Service, request: Request) -> Record:
@@ -67,9 +68,9 @@ def _text(served: Served, token: int) -> str:
     return "" if token < 0 else str(served.llm.tokenizer.vocab.texts[token])
 
 
-async def change(service: Service, request: Request) -> Record:
+async def refuse(service: Service, request: Request) -> Record:
     """Nothing can be changed."""
-    raise Problem(NOT_SUPPORTED, "what a server is cannot be changed by requests: start it anew", "not_supported")
+    raise Problem(NOT_SUPPORTED, REFUSED["POST"], "not_supported")
 
 
-ROUTES = (Route("GET", "/props", LLAMA, show), Route("POST", "/props", LLAMA, change))
+ROUTES = (Route("GET", "/props", LLAMA, show), Route("POST", "/props", LLAMA, refuse))
