@@ -15,8 +15,9 @@ from llm_fakes import FakeEngine, fake_llama
 from serving import Running, serving, until
 
 from ggufpy.errors import GGUFError
+from ggufpy.generate.boxes import Pushed
 from ggufpy.generate.driver import Driver
-from ggufpy.generate.loop import Loop, Pushed
+from ggufpy.generate.loop import Loop
 from ggufpy.runtime.request import Event, Finished, Request, Token
 from ggufpy.server import protocol, run
 from ggufpy.server.work import Work
