@@ -18,7 +18,7 @@ from starlette.requests import Request
 from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.families import Family, encode
-from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, Gone, Problem
+from ggufpy.server.problems import BAD_REQUEST, FAILED, TIMEOUT, UNAVAILABLE, Gone, Problem
 from ggufpy.server.tally import entry_of
 from ggufpy.server.work import Prepared, Work
 from ggufpy.support import console
@@ -69,6 +69,8 @@ class Generation:
             await sender.problem(problem)
         except TimeoutError:
             await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
+        except asyncio.CancelledError:  # by the end of the server alone, which waits for no more than this word
+            await sender.problem(Problem(UNAVAILABLE, "the server is ending", "server_ending"))
         except Exception as error:  # a fault of ours: a stream that has begun is the only place where it can be told
             if not sender.begun:
                 raise

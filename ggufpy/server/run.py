@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -30,11 +31,30 @@ def serve(start: Callable[[], Service], options: ServerOptions) -> None:
     Raises GGUFError where it cannot listen, and for a first model that cannot be loaded.
     """
     sys.setswitchinterval(SWITCH)
+    _check(options)
     listening = listen(options)
     server = _Server(make_config(lambda: server.begin(start()), options), url_of(listening, options.host))
+    logging.getLogger("uvicorn.error").addFilter(_is_told)
     server.run([listening])
     if server.problem is not None:
         raise server.problem
+
+
+def _check(options: ServerOptions) -> None:
+    """Raises GGUFError for options that would let nobody in."""
+    for origin in options.cors:
+        scheme, colon, name = origin.partition("://")
+        if origin not in ("*", "null") and (not scheme or not colon or "/" in name):
+            told = "an origin is a scheme and a name, such as https://chat.example.com, without a path; * is for all"
+            raise GGUFError(f"--cors is {origin[:80]!r}; {told}")
+    for name, seconds in (("--timeout", options.timeout), ("--load-wait", options.load_wait)):
+        if seconds < 0:
+            raise GGUFError(f"{name} is {seconds:g}; seconds are wanted, or 0")
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """All but what the end of the server cancels: who ends it twice knows."""
+    return "CancelledError" not in record.getMessage()
 
 
 def make_config(start: Callable[[], Awaitable[Service]], options: ServerOptions) -> uvicorn.Config:
@@ -86,6 +106,12 @@ class _Server(uvicorn.Server):
         """See uvicorn."""
         await super().startup(sockets)
         console.note(f"ggufpy: listening at {self._url} (Ctrl-C ends it)")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        if (count := len(self.server_state.tasks)) and not self.force_exit:
+            console.note(f"ggufpy: ending; requests at work ({count}) have {DRAIN} s (Ctrl-C again ends them now)")
+        await super().shutdown(sockets)
 
     async def _load(self, service: Service) -> None:
         if not service.pool.catalogue.given:
