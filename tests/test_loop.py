@@ -12,7 +12,7 @@ import pytest
 from llm_fakes import VOCAB, fake_llama, vague
 
 import ggufpy
-from ggufpy.generate import loop
+from ggufpy.generate import boxes, loop
 from ggufpy.llm import Llama
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -263,7 +263,7 @@ def test_nobody_runs_far_ahead_of_whoever_takes_the_tokens() -> None:
     next(slow)
     assert len(text_of(llm, "a", 20)) == 20
     assert llm.loop._boxes[slow.request].events.maxlen is None
-    assert len(slow.request.produced) == 1 + loop.AHEAD
+    assert len(slow.request.produced) == 1 + boxes.AHEAD
     assert "".join(map(chr, slow)) == "cdefghijklmnopqrstuvwxyz"
 
 

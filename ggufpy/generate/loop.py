@@ -11,13 +11,12 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ggufpy.errors import GGUFError
+from ggufpy.generate.boxes import Box, Pushed
 from ggufpy.runtime.request import Event, Failed, Finished, Request, Token
 from ggufpy.runtime.scheduler import Scheduler
 
@@ -28,70 +27,8 @@ if TYPE_CHECKING:
     from ggufpy.runtime import Engine
 
 CLOSED = "this model is closed: open it again with Llama(...)"
-AHEAD = 8  # tokens that a text may be ahead of whoever takes them, in steps that others wait for
 PATIENCE = 1.0  # seconds after which a text that nobody goes on with gives its place to one that waits
 POLL = 0.05  # seconds between two looks at whether such a place has become free
-
-
-@dataclass(eq=False)
-class _Box:
-    """What has come of a request and was not yet taken, and who takes it."""
-
-    request: Request
-    events: deque[Event] = field(default_factory=deque)
-    thread: threading.Thread | None = None  # the last that asked
-    asking: bool = False
-    since: float = 0.0  # when it last stopped asking
-
-    def put(self, event: Event) -> None:
-        """An event has come."""
-        if not (self.events and self.events[-1] is event):  # it was put here before an interrupt
-            self.events.append(event)
-
-    def closed(self, error: GGUFError) -> None:
-        """The loop is closed. Whoever waits on a thread sees that there."""
-
-    def paused(self, running: bool) -> bool:
-        """Whether nobody wants more of the request now; `running` says whether it has a place."""
-        return not self.asking and (len(self.events) >= AHEAD or not running)
-
-    def left(self, asking: set[threading.Thread | None], late: float) -> bool:
-        """Whether nobody goes on with it, since before `late` or for good; `asking` are threads that wait."""
-        if self.asking:
-            return False
-        alive = self.thread is not None and self.thread.is_alive() and self.thread not in asking
-        return not alive or self.since < late
-
-
-@dataclass(eq=False)
-class Pushed(_Box):
-    """A request whose events are given to a function as they come. Whoever has them counts `request.taken` up."""
-
-    sink: Callable[[Event], None] = lambda event: None
-    full_since: float | None = None  # since when as much waits to be taken as may
-
-    def put(self, event: Event) -> None:
-        """See `_Box`."""
-        self.sink(event)
-
-    def closed(self, error: GGUFError) -> None:
-        """See `_Box`."""
-        if not self.request.done:
-            self.request.cancel()
-            self.sink(Failed(self.request, error))
-
-    def paused(self, running: bool) -> bool:
-        """See `_Box`."""
-        if len(self.request.produced) - self.request.taken < AHEAD:
-            self.full_since = None
-            return False
-        if self.full_since is None:
-            self.full_since = time.monotonic()
-        return True
-
-    def left(self, asking: set[threading.Thread | None], late: float) -> bool:
-        """See `_Box`."""
-        return self.full_since is not None and self.full_since < late
 
 
 class Loop:
@@ -105,7 +42,7 @@ class Loop:
         self._wake: Callable[[], None] | None = None  # tells a driver that there is something to do
         self._leading: threading.Thread | None = None  # who that is
         self._changed = threading.Condition()  # guards what follows
-        self._boxes: dict[Request, _Box] = {}
+        self._boxes: dict[Request, Box] = {}
         self._new: list[Request] = []
         self.latest: Request | None = None  # of those that were begun
 
@@ -227,21 +164,23 @@ class Loop:
         ahead = len(request.produced) - request.taken
         return request.text[: min(request.evaluated, len(request.text) - ahead)]
 
-    def box(self, request: Request) -> _Box:
+    def box(self, request: Request) -> Box:
         """Where what comes of a request is put, from now on."""
-        self._check_process()
-        box = _Box(request)
+        box = Box(request)
         self._add(box)
         self.latest = request
         return box
 
     def push(self, request: Request, sink: Callable[[Event], None]) -> None:
-        """A driver evaluates a request, and gives `sink` what comes of it, on its thread and within the step."""
-        self._open()
+        """A driver evaluates a request, and gives `sink` what comes of it, on its thread and within the step.
+
+        Raises GGUFError once this is closed.
+        """
         self._add(Pushed(request, sink=sink))
 
-    def _add(self, box: _Box) -> None:
+    def _add(self, box: Box) -> None:
         with self._changed:
+            self._open()  # within the lock: one that is added behind `close` would hear nothing
             self._boxes[box.request] = box
             self._new.append(box.request)
         self._tell()
@@ -251,6 +190,12 @@ class Loop:
         request.cancel()
         self._boxes.pop(request, None)
         self._tell()
+
+    def leave(self, thread: threading.Thread) -> None:
+        """Nobody wants what a thread waits for: its requests end before the next step."""
+        for box in list(self._boxes.values()):
+            if box.thread is thread:
+                self.drop(box.request)
 
     def driven_by(self, wake: Callable[[], None]) -> None:
         """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""
@@ -272,7 +217,7 @@ class Loop:
             self._step()
             return True
 
-    def next(self, box: _Box, patient: bool = True, take: bool = True) -> Event | None:
+    def next(self, box: Box, patient: bool = True, take: bool = True) -> Event | None:
         """What comes next of a request, left there unless `take`; None if it cannot begin and is not `patient`."""
         self._open()
         self._check_outside()
@@ -304,7 +249,7 @@ class Loop:
         if self._leading is threading.current_thread():
             raise GGUFError("the model is at work: a hook or sampler that it calls cannot use it")
 
-    def _lead(self, box: _Box, patient: bool) -> None:
+    def _lead(self, box: Box, patient: bool) -> None:
         """Makes a step, or waits a little for those that others make."""
         if self._leader.acquire(blocking=False):
             try:
@@ -330,6 +275,7 @@ class Loop:
         running = self._scheduler.running
         at_work = set(running)
         for box in list(self._boxes.values()):
+            box.request.paused = True  # before the look: whoever takes tokens during it tells the driver to look again
             box.request.paused = box.paused(box.request in at_work)
         if not self._scheduler.crowded:
             return
@@ -373,7 +319,7 @@ class Stream(Iterator[int]):
         self.finish: str | None = None
         self.logits: NDArray[np.float32] | None = None
         self._loop = loop
-        self._box: _Box | None = None
+        self._box: Box | None = None
         weakref.finalize(self, loop.drop, request).atexit = False
 
     @property
@@ -397,7 +343,7 @@ class Stream(Iterator[int]):
             self.finish = "length"
         self._loop.drop(self.request)
 
-    def _live(self) -> _Box:
+    def _live(self) -> Box:
         if self._box is None:
             self._box = self._loop.box(self.request)
         return self._box

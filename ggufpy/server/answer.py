@@ -6,8 +6,8 @@ import asyncio
 import math
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Prepare = Callable[["Llama", Record], Prepared]
 PATIENCE = 10.0  # seconds of silence before a stream is kept open with a ping
-STALL = 60.0  # seconds that a client may leave unread what it was sent
 
 
 @dataclass(frozen=True)
@@ -54,47 +53,41 @@ class Generation:
         self._service, self._family, self._prepare, self._given = service, family, prepare, given
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, entry = Request(scope, receive), entry_of(scope)
-        sender = Sender(send, self._family, entry)
+        request = Request(scope, receive)
+        sender = Sender(send, self._family, entry_of(scope))
         seconds = self._service.options.timeout
-        try:
-            with anyio.fail_after(seconds or math.inf) as limit:
-                async with AsyncExitStack() as stack:
-                    attendant = asyncio.create_task(_attend(sender, limit))
-                    stack.callback(attendant.cancel)
-                    await self._answer(request, sender, stack)
-        except Gone:
-            entry.gone = True
-        except Problem as problem:
-            await sender.problem(problem)
-        except TimeoutError:
-            await sender.problem(Problem(TIMEOUT, f"the answer took longer than {seconds:g} s (--timeout)", "timeout"))
-        except asyncio.CancelledError:  # by the end of the server alone, which waits for no more than this word
-            await sender.problem(Problem(UNAVAILABLE, "the server is ending", "server_ending"))
-        except Exception as error:  # a fault of ours: a stream that has begun is the only place where it can be told
-            if not sender.begun:
-                raise
-            console.note(f"ggufpy: {scope['path']}: {traceback.format_exc()}")
-            await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
+        async with sender.telling(scope["path"]):
+            try:
+                with anyio.fail_after(seconds or math.inf):
+                    async with AsyncExitStack() as stack:
+                        attendant = asyncio.create_task(_attend(sender))
+                        stack.callback(attendant.cancel)
+                        await self._answer(request, sender, stack)
+            except TimeoutError:
+                told = f"the answer took longer than {seconds:g} s (--timeout)"
+                raise Problem(TIMEOUT, told, "timeout") from None
 
     async def _answer(self, request: Request, sender: Sender, stack: AsyncExitStack) -> None:
         service, entry, clock = self._service, entry_of(request.scope), time.monotonic
         given = self._given or Given(exchange.parsed(await exchange.read_body(request, service.options.body_limit)))
-        since = clock()
-        served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
-        loading = clock() - since
-        client, body = exchange.client_of(request), {**given.body, "model": served.name}
-        entry.model = served.name
-        served.queue.check()
-        prepared, work = await service.prepare(partial(self._work, served, body, client))
-        work.loading = loading
-        served.queue.check(prepared.place)
-        watcher = asyncio.create_task(_watch(request, work))
-        stack.callback(watcher.cancel)
-        try:
-            await (_stream if prepared.stream else _whole)(prepared, work, sender)
-        finally:
-            entry.spent = work.spent
+        with anyio.CancelScope() as wanted:
+            watcher = asyncio.create_task(_watch(request, wanted))
+            stack.callback(watcher.cancel)
+            since = clock()
+            served = await stack.enter_async_context(service.pool.use(given.body.get("model"), given.keep_alive))
+            loading = clock() - since
+            client, body = exchange.client_of(request), {**given.body, "model": served.name}
+            entry.model = served.name
+            served.queue.check()
+            prepared, work = await service.prepare(partial(self._work, served, body, client))
+            work.loading = loading
+            served.queue.check(prepared.place)
+            try:
+                await (_stream if prepared.stream else _whole)(prepared, work, sender)
+            finally:
+                entry.spent = work.spent
+        if wanted.cancelled_caught:
+            raise Gone
 
     def _work(self, served: Served, body: Record, client: str) -> tuple[Prepared, Work]:
         """What a body asks for. Raises Problem for what is wrong with it."""
@@ -117,19 +110,18 @@ def _param(error: GGUFError, body: Record) -> str | None:
     return word if name in body else None
 
 
-async def _watch(request: Request, work: Work) -> None:
-    """Ends the work once the client leaves."""
+async def _watch(request: Request, wanted: anyio.CancelScope) -> None:
+    """Ends what is done for a client once that leaves: from the load of its model on, and within a step."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    work.leave()
+    wanted.cancel()
 
 
-async def _attend(sender: Sender, limit: anyio.CancelScope) -> None:
-    """Keeps a silent stream open, and ends one whose client does not read."""
-    while sender.blocked_seconds < STALL:
+async def _attend(sender: Sender) -> None:
+    """Keeps a silent stream open."""
+    while True:
         await asyncio.sleep(PATIENCE)
         await sender.ping()
-    limit.cancel()
 
 
 async def _whole(prepared: Prepared, work: Work, sender: Sender) -> None:
@@ -161,16 +153,6 @@ class Sender:
         self._id = f"req_{token_hex(12)}"  # what clients of OpenAI and Anthropic show of an answer that went wrong
         self._sending = False
         self._since = time.monotonic()  # the last time that something began or ended to be sent
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has been sent."""
-        return self._begun
-
-    @property
-    def blocked_seconds(self) -> float:
-        """For how long the client has not read what it is sent."""
-        return time.monotonic() - self._since if self._sending else 0.0
 
     async def _send(self, message: Message) -> None:
         self._sending, self._since = True, time.monotonic()
@@ -207,6 +189,25 @@ class Sender:
         silent = self._begun and not (self._ended or self._sending) and time.monotonic() - self._since >= PATIENCE
         if silent and self._family.ping:
             await self._send({"type": "http.response.body", "body": self._family.ping, "more_body": True})
+
+    @asynccontextmanager
+    async def telling(self, path: str) -> AsyncIterator[None]:
+        """Whatever goes wrong within is told, before or within the answer; a fault of ours to whoever runs the server,
+        too."""
+        try:
+            yield
+        except Gone:
+            if self._entry is not None:
+                self._entry.gone = True
+        except Problem as problem:
+            await self.problem(problem)
+        except GGUFError as error:
+            await self.problem(Problem(BAD_REQUEST, str(error)))
+        except asyncio.CancelledError:  # uvicorn's, once answers have had their time to end
+            await self.problem(Problem(UNAVAILABLE, "the server is ending", "ending"))
+        except Exception as error:
+            console.note(f"ggufpy: {path}: {traceback.format_exc()}")
+            await self.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
 
     async def problem(self, problem: Problem) -> None:
         """What went wrong."""

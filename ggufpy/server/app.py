@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from ggufpy.errors import GGUFError
 from ggufpy.server.answer import Generation, Sender
+from ggufpy.server.exchange import name_client
 from ggufpy.server.families import encode, family_of
-from ggufpy.server.problems import BAD_REQUEST, FAILED, UNAUTHORIZED, Gone, Problem
+from ggufpy.server.problems import UNAUTHORIZED, Problem
 from ggufpy.server.routes import Route, all_routes
 from ggufpy.server.service import Service, digest
 from ggufpy.server.tally import ENTRY, Entry
-from ggufpy.support import console
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,29 +36,26 @@ class Endpoint:
         scope[ENTRY], send = entry, noting(send, entry)
         sender = Sender(send, route.family, entry)
         try:
-            request = Request(scope, receive)
-            if not route.open:
-                check_key(service, route.family.key(request.headers))
-            if route.prepare is not None:
-                await Generation(service, route.family, route.prepare)(scope, receive, send)
-                return
-            assert route.answer is not None
-            made = await route.answer(service, request)
-            if isinstance(made, dict):
-                await sender.whole(made)
-            else:
-                await made(scope, receive, send)
-        except Gone:
-            entry.gone = True
-        except Problem as problem:
-            await sender.problem(problem)
-        except GGUFError as error:
-            await sender.problem(Problem(BAD_REQUEST, str(error)))
-        except Exception as error:  # a fault of ours: the client gets an answer, whoever runs the server the reason
-            console.note(f"ggufpy: {scope['path']}: {traceback.format_exc()}")
-            await sender.problem(Problem(FAILED, f"the server has failed: {type(error).__name__}", "internal_error"))
+            async with sender.telling(scope["path"]):
+                await self._answer(service, scope, receive, send, sender)
         finally:
             service.book.end(entry)
+
+    async def _answer(self, service: Service, scope: Scope, receive: Receive, send: Send, sender: Sender) -> None:
+        route, request = self._route, Request(scope, receive)
+        key = route.family.key(request.headers)
+        if not route.open:
+            check_key(service, key)
+        name_client(request, key)
+        if route.prepare is not None:
+            await Generation(service, route.family, route.prepare)(scope, receive, send)
+            return
+        assert route.answer is not None
+        made = await route.answer(service, request)
+        if isinstance(made, dict):
+            await sender.whole(made)
+        else:
+            await made(scope, receive, send)
 
 
 def noting(send: Send, entry: Entry) -> Send:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ggufpy.server.service import Service
 
 T = TypeVar("T")
-AT_ONCE = 2  # calls of one request; they hold threads that other requests are prepared on
+AT_ONCE = 2  # calls of one request
 
 
 async def each(service: Service, request: Request, served: Served, calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -35,8 +35,8 @@ async def each(service: Service, request: Request, served: Served, calls: Sequen
     client = exchange.client_of(request)
 
     async def one(call: Callable[[], T]) -> T:
-        async with room, served.queue.place(client):
-            return await service.prepare(call)
+        async with room, served.queue.place(client, None, request):
+            return await served.evaluate(call)
 
     tasks = [asyncio.create_task(one(call)) for call in calls]
     whole = asyncio.gather(*tasks)

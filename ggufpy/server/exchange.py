@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 BODY_SECONDS = 60.0  # for a body to come
+CLIENT = "ggufpy.client"  # the key, in a request's ASGI scope, of whose request it is
 LINGER = 5.0  # of a body that is not wanted
 MOST_VALUES = 1 << 20  # of a body: ten times as many hold up everybody for seconds, and take a gigabyte
 _KINDS = {
@@ -111,7 +112,11 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def name_client(request: Request, key: str | None) -> None:
+    """Notes whose request it is: the key's that it brings, else its address."""
+    request.scope[CLIENT] = key or (request.client.host if request.client else "")
+
+
 def client_of(request: Request) -> str:
-    """Whose request it is, for turns: the key that it brings, else its address."""
-    key = request.headers.get("authorization") or request.headers.get("x-api-key")
-    return key or (request.client.host if request.client else "")
+    """Whose request it is, for turns."""
+    return str(request.scope.get(CLIENT, ""))

@@ -55,7 +55,7 @@ _HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
 # Of each loaded model.
 _LOADED: Sequence[tuple[str, str, Callable[[Served], float]]] = (
     ("llamacpp:requests_processing", "Texts that are evaluated.", lambda s: s.queue.taken),
-    ("llamacpp:requests_deferred", "Texts that wait for a place.", lambda s: s.queue.waiting),
+    ("llamacpp:requests_deferred", "Texts that wait for a place.", lambda s: s.queue.texts),
     (
         "llamacpp:n_busy_slots_per_decode",
         "Places taken in a step, on average.",

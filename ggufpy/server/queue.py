@@ -20,10 +20,10 @@ LONGEST = 120  # seconds that a client is told to wait, at most
 
 
 class _Turn:
-    """Someone who waits for a place: for the one of that number, where it is not None."""
+    """A text that waits for a place: for the one of that number, where it is not None. `work` is whose text it is."""
 
-    def __init__(self, number: int | None) -> None:
-        self.number = number
+    def __init__(self, number: int | None, work: object) -> None:
+        self.number, self.work = number, self if work is None else work
         self.place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
 
@@ -43,26 +43,32 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """How many requests wait for places, each for however many of its texts."""
+        return len({turn.work for turns in self._waiting.values() for turn in turns})
+
+    @property
+    def texts(self) -> int:
+        """How many texts wait for a place."""
         return sum(len(some) for some in self._waiting.values())
 
     def check(self, number: int | None = None) -> None:
         """Raises Problem 429 where as many wait as may, for any place or the one of that number."""
         busy = not self._free if number is None else number not in self._free
         if busy and self.waiting >= self._most:
-            wait = min(LONGEST, max(1, round(self._mean * (self.waiting + 1) / self.places)))
+            wait = min(LONGEST, max(1, round(self._mean * (self.texts + 1) / self.places)))
             raise Problem(
                 TOO_MANY,
-                f"{self.taken} requests are evaluated and {self.waiting} wait, which is as many as may: try again in "
-                f"{wait} s (ggufpy serve --queue, --parallel)",
+                f"{self.taken} texts are evaluated and {self.waiting} requests wait, as many as may: try again "
+                f"in {wait} s (ggufpy serve --queue, --parallel)",
                 "queue_full",
                 headers={"retry-after": str(wait)},
             )
 
     @asynccontextmanager
-    async def place(self, client: str, number: int | None = None) -> AsyncIterator[int]:
-        """A place, when it is the client's turn: its number, which is `number` where that is given."""
-        place = await self._enter(client, number)
+    async def place(self, client: str, number: int | None = None, work: object = None) -> AsyncIterator[int]:
+        """A place, when it is the client's turn: its number, which is `number` where that is given. The texts of one
+        `work` wait as one request."""
+        place = await self._enter(client, _Turn(number, work))
         clock = asyncio.get_running_loop().time
         since = clock()
         try:
@@ -71,8 +77,7 @@ class Queue:
             self._mean += WEIGHT * (clock() - since - self._mean)
             self._leave(place)
 
-    async def _enter(self, client: str, number: int | None) -> int:
-        turn = _Turn(number)
+    async def _enter(self, client: str, turn: _Turn) -> int:
         self._waiting.setdefault(client, deque()).append(turn)
         self._serve()
         try:

@@ -34,7 +34,6 @@ def serve(start: Callable[[], Service], options: ServerOptions) -> None:
     _check(options)
     listening = listen(options)
     server = _Server(make_config(lambda: server.begin(start()), options), url_of(listening, options.host))
-    logging.getLogger("uvicorn.error").addFilter(_is_told)
     server.run([listening])
     if server.problem is not None:
         raise server.problem
@@ -50,11 +49,6 @@ def _check(options: ServerOptions) -> None:
     for name, seconds in (("--timeout", options.timeout), ("--load-wait", options.load_wait)):
         if seconds < 0:
             raise GGUFError(f"{name} is {seconds:g}; seconds are wanted, or 0")
-
-
-def _is_told(record: logging.LogRecord) -> bool:
-    """All but what the end of the server cancels: who ends it twice knows."""
-    return "CancelledError" not in record.getMessage()
 
 
 def make_config(start: Callable[[], Awaitable[Service]], options: ServerOptions) -> uvicorn.Config:
@@ -112,6 +106,8 @@ class _Server(uvicorn.Server):
         if (count := len(self.server_state.tasks)) and not self.force_exit:
             console.note(f"ggufpy: ending; requests at work ({count}) have {DRAIN} s (Ctrl-C again ends them now)")
         await super().shutdown(sockets)
+        if self.force_exit:  # told twice: all that is at work breaks off, and nobody wants to read where
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     async def _load(self, service: Service) -> None:
         if not service.pool.catalogue.given:

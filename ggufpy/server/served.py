@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ggufpy.generate.driver import Driver
 from ggufpy.runtime.request import Event, Request
+from ggufpy.server.aside import aside
 from ggufpy.server.queue import Queue
 from ggufpy.server.slots import Slots
 from ggufpy.support import console
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ggufpy.llm import Llama
 
 Sink = Callable[[Event], None]
+T = TypeVar("T")
+LOOK = 0.02  # seconds between two looks at what a thread, whose call nobody waits for, evaluates
 
 
 class Served:
@@ -66,6 +70,28 @@ class Served:
     def cancel(self, request: Request) -> None:
         """Ends a request before the next step."""
         self._driver.cancel(request)
+
+    async def evaluate(self, call: Callable[[], T]) -> T:
+        """What a call that evaluates returns: on a thread of its own, because it waits for the engine.
+
+        Once this is cancelled, what the call evaluates ends before the next step; that is waited for.
+        """
+        threads: list[threading.Thread] = []
+
+        def run() -> T:
+            threads.append(threading.current_thread())
+            return call()
+
+        work = aside(f"ggufpy-evaluate-{self.name}", run)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():
+                for thread in threads:
+                    self.llm.loop.leave(thread)
+                await asyncio.wait([work], timeout=LOOK)
+            work.exception()  # nobody is there to hear it
+            raise
 
     def close(self) -> None:
         """Ends the thread and the model. It waits for the step that is made: not on the event loop."""

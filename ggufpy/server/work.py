@@ -17,7 +17,7 @@ from ggufpy.api.openai.texts import Delta, Reader, counts, stream_of
 from ggufpy.api.shape import Shape, Spent, TextSpent
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Token
-from ggufpy.server.problems import BAD_REQUEST, FAILED, Gone, Problem
+from ggufpy.server.problems import BAD_REQUEST, FAILED, Problem
 from ggufpy.server.served import Served
 from ggufpy.server.slots import Shown, over, running
 from ggufpy.support.records import dataclass
@@ -102,7 +102,6 @@ class Work:
         self._events: deque[tuple[_Choice, Event]] = deque()
         self._ready = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._gone = False
         self._problem: Problem | None = None
         self._times: dict[str, float] = {}
         self.loading = 0.0  # seconds that its model was waited for
@@ -124,17 +123,10 @@ class Work:
         """What one text has taken so far."""
         return self._choices[number].spent(time.monotonic())
 
-    def leave(self) -> None:
-        """The client has gone: what is at work for it ends before the next step."""
-        self._gone = True
-        for choice in self._choices:
-            self._served.cancel(choice.stream.request)
-        self._ready.set()
-
     async def deltas(self) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         """The deltas of all choices with their numbers, as many as have come.
 
-        Raises Gone where the client has left, and Problem for what fails.
+        Raises Problem for what fails.
         """
         self._note("asked")
         try:
@@ -143,8 +135,6 @@ class Work:
             while not all(choice.ended for choice in self._choices):
                 await self._ready.wait()
                 self._ready.clear()
-                if self._gone:
-                    raise Gone
                 if made := self._take():
                     self._note("first")
                     yield made
@@ -177,7 +167,7 @@ class Work:
             self._ready.set()
 
         try:
-            async with served.queue.place(self._client, self._prepared.place) as choice.place:
+            async with served.queue.place(self._client, self._prepared.place, self) as choice.place:
                 self._note("begun")
                 choice.times["begun"] = time.monotonic()
                 choice.begun, choice.task = True, served.slots.next_task()

@@ -91,7 +91,7 @@ async def act(service: Service, request: Request) -> Record:
             return await _erase(service, served, slot)
         async with served.slots.moving:
             make = _save if action == "save" else _restore
-            return await make(service, served, slot, os.path.join(folder, ""), body["filename"])
+            return await make(served, slot, os.path.join(folder, ""), body["filename"])
 
 
 def _slot(served: Served, number: str) -> Slot:
@@ -101,13 +101,13 @@ def _slot(served: Served, number: str) -> Slot:
     return served.slots[int(number)]
 
 
-async def _save(service: Service, served: Served, slot: Slot, folder: str, name: str) -> Record:
+async def _save(served: Served, slot: Slot, folder: str, name: str) -> Record:
     """Writes the place's text and what is evaluated of it; a text at work goes on."""
     tokens = slot.tokens
     if not tokens:
         raise GGUFError(f"slot {slot.number} has no text to save: none was evaluated there since it was erased")
     since = time.perf_counter()
-    size = await service.prepare(lambda: _written(served.llm, tokens, folder, name))
+    size = await served.evaluate(lambda: _written(served.llm, tokens, folder, name))
     return {
         "id_slot": slot.number,
         "filename": name,
@@ -127,10 +127,10 @@ def _written(llm: Llama, tokens: list[int], folder: str, name: str) -> int:
     return len(data)
 
 
-async def _restore(service: Service, served: Served, slot: Slot, folder: str, name: str) -> Record:
+async def _restore(served: Served, slot: Slot, folder: str, name: str) -> Record:
     """Loads a text: a prompt that begins with it costs its new tokens only."""
     since = time.perf_counter()
-    tokens, size = await service.prepare(lambda: _loaded(served.llm, folder, name))
+    tokens, size = await served.evaluate(lambda: _loaded(served.llm, folder, name))
     if not slot.working:
         slot.restore(tokens)
     return {
