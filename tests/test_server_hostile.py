@@ -20,7 +20,7 @@ from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.problems import Problem
 from ggufpy.server.run import serve
-from ggufpy.server.service import Service
+from ggufpy.server.service import LARGE, Service
 from ggufpy.server.settings import ServerOptions
 
 CHAT, TEXT, OLLAMA = "/v1/chat/completions", "/completion", "/api/generate"
@@ -297,3 +297,36 @@ def test_options_that_would_let_nobody_in(options: ServerOptions, said: str) -> 
 
     with pytest.raises(GGUFError, match=re.escape(said)):
         serve(start, options)
+
+
+def test_large_bodies_are_looked_at_one_after_the_other_and_hold_up_no_others(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, at_once, most = threading.Event(), [0], [0]
+
+    def slow(*_: Any) -> int:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        assert go.wait(30)
+        at_once[0] -= 1
+        return 1
+
+    monkeypatch.setattr("ggufpy.api.anthropic.request.count_tokens", slow)
+    body = {"messages": [{"role": "user", "content": "a" * (LARGE + 1)}], "model": "fake"}
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.ask("/v1/messages/count_tokens", body).status))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: at_once[0] == 1)
+        assert server.ask(CHAT, HELLO).status == 200
+        assert server.ask("/tokenize", {"content": "a"}).status == 200
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join(30)
+    assert most == [1]
+    assert len(answers) == 6
