@@ -93,6 +93,26 @@ def test_what_is_pushed_while_a_loop_closes_hears_of_it(monkeypatch: pytest.Monk
     assert not loop._boxes
 
 
+class Fault(BaseException):
+    """What no step handles."""
+
+
+def test_a_fault_of_the_engines_thread_is_told_to_those_who_wait() -> None:
+    with serving({"fake": lambda: fake_llama(n_parallel=2)}) as server:
+        assert server.ask(CHAT, HELLO).status == 200
+        engine: Any = server.service.pool.loaded[0].llm.engine
+
+        def fault() -> None:
+            raise Fault
+
+        engine.before = fault
+        answer = server.ask(CHAT, {**HELLO, "stream": False})
+        assert answer.status == 500
+        assert "Fault" in answer.json["error"]["message"]
+        engine.before = None
+        assert server.ask(CHAT, {**HELLO, "stream": False}).json["choices"][0]["message"]["content"] == "bcde"
+
+
 # -- connections --
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -19,6 +20,7 @@ from serving import Running, serving, until
 from ggufpy.api.openai import embeddings
 from ggufpy.llm import Llama
 from ggufpy.runtime.request import Request
+from ggufpy.server.catalogue import Catalogue
 from ggufpy.server.settings import ServerOptions
 
 EMBED = "/v1/embeddings"
@@ -124,3 +126,32 @@ def test_llama_servers_embeddings_have_places_and_a_time(monkeypatch: pytest.Mon
             time.sleep(0.6)
             going_on.set()
             assert asked.result().status == 408
+
+
+def on_loop() -> bool:
+    """Whether this is an event loop's thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_a_folder_is_not_looked_at_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+    bare = Catalogue.entries
+
+    def entries(catalogue: Catalogue) -> Any:
+        looked.append(on_loop())
+        return bare(catalogue)
+
+    with serving({"fake": fake_llama}) as server:
+        assert server.ask("/tokenize", {"content": "a"}).status == 200
+        monkeypatch.setattr(Catalogue, "changes", property(lambda catalogue: True))
+        monkeypatch.setattr(Catalogue, "entries", entries)
+        for path in ("/slots?model=none", "/metrics", "/health", "/v1/models/none", "/props?model=none"):
+            server.ask(path)
+        for path in ("/tokenize", "/v1/chat/completions", "/api/show", "/v1/embeddings", "/models/load"):
+            server.ask(path, {"model": "none", "content": "a", "input": "a", "messages": []})
+        assert looked
+        assert not any(looked)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ggufpy.errors import GGUFError
 from ggufpy.runtime.request import Event, Failed, Request
 
 AHEAD = 8  # tokens that a text may be ahead of whoever takes them, in steps that others wait for
@@ -29,8 +28,8 @@ class Box:
         if not (self.events and self.events[-1] is event):  # it was put here before an interrupt
             self.events.append(event)
 
-    def closed(self, error: GGUFError) -> None:
-        """The loop is closed. Whoever waits on a thread sees that there."""
+    def given_up(self, error: Exception) -> None:
+        """There will be no more of it. Whoever waits on a thread sees that there."""
 
     def paused(self, running: bool) -> bool:
         """Whether nobody wants more of the request now; `running` says whether it has a place."""
@@ -55,7 +54,7 @@ class Pushed(Box):
         """See `Box`."""
         self.sink(event)
 
-    def closed(self, error: GGUFError) -> None:
+    def given_up(self, error: Exception) -> None:
         """See `Box`."""
         if not self.request.done:
             self.request.cancel()

@@ -60,3 +60,5 @@ class Driver:
                     self._after()
             except BaseException as error:  # a step fails for its requests, so this is a fault of ours: it is told
                 self._failed(error)
+                self._loop.give_up(RuntimeError(f"a step failed: {type(error).__name__}: {error}"))
+                self._after()

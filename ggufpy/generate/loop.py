@@ -139,7 +139,7 @@ class Loop:
                 at_work, self._at_work, self.latest = self._at_work, None, None
                 self._changed.notify_all()
             for box in list(self._boxes.values()):
-                box.closed(GGUFError(CLOSED))
+                box.given_up(GGUFError(CLOSED))
             if at_work is not None:
                 at_work[0].close()
         self._tell()
@@ -196,6 +196,11 @@ class Loop:
         for box in list(self._boxes.values()):
             if box.thread is thread:
                 self.drop(box.request)
+
+    def give_up(self, error: Exception) -> None:
+        """A fault of ours: those who wait for a driver's steps are told, and not left waiting."""
+        for box in list(self._boxes.values()):
+            box.given_up(error)
 
     def driven_by(self, wake: Callable[[], None]) -> None:
         """A driver calls `drive` whenever it is told, by `wake`, that there may be something to do."""

@@ -46,7 +46,7 @@ async def model_of(service: Service, request: Request, body: Record | None = Non
 def loaded_of(service: Service, request: Request) -> Served:
     """The model that the query names, or the first, as it is loaded. Raises Problem 404 for one that is not known and
     503 for one that is not loaded: looking at a model neither loads nor keeps it."""
-    name = service.pool.find(request.query_params.get("model")).name
+    name = service.pool.catalogue.find(request.query_params.get("model"), look=False).name  # what is loaded is listed
     for served in service.pool.loaded:
         if served.name == name:
             return served
