@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -13,10 +14,14 @@ from typing import Any
 
 import pytest
 from llm_fakes import fake_llama
-from serving import Running, serving
+from serving import Running, serving, until
 
+from ggufpy.errors import GGUFError
 from ggufpy.server import exchange
 from ggufpy.server.problems import Problem
+from ggufpy.server.run import serve
+from ggufpy.server.service import LARGE, Service
+from ggufpy.server.settings import ServerOptions
 
 CHAT, TEXT, OLLAMA = "/v1/chat/completions", "/completion", "/api/generate"
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -258,3 +263,70 @@ def test_a_schema_that_is_too_much_holds_up_nobody(server: Running) -> None:
         answer = server.ask(CHAT, {"messages": MESSAGES, "response_format": form})
     assert answer.status == 400
     assert answer.json["error"]["param"] == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_answers_that_the_end_of_the_server_cuts_say_so(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggufpy.server.run.DRAIN", 0.2)
+    said: list[bytes] = []
+    with serving({"fake": lambda: fake_llama(n_ctx=1 << 16)}) as server:
+        body = {"prompt": "a", "max_tokens": 60000, "stream": stream, "ignore_eos": True}
+        packed = json.dumps(body).encode()
+        sent = head("/v1/completions", f"Content-Length: {len(packed)}") + packed
+        thread = threading.Thread(target=lambda: said.append(raw(server, sent, 30)))
+        thread.start()
+        until(lambda: any(served.queue.taken for served in server.service.pool.loaded))
+    thread.join(30)
+    assert said[0].startswith(b"HTTP/1.1 200 " if stream else b"HTTP/1.1 503 ")
+    assert b'"message":"the server is ending"' in said[0]
+    assert b"[DONE]" not in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (ServerOptions(cors=("chat.example.com",)), "--cors is 'chat.example.com'; an origin is a scheme and a name"),
+        (ServerOptions(cors=("*", "https://chat.example.com/")), "--cors is 'https://chat.example.com/'"),
+        (ServerOptions(timeout=-1), "--timeout is -1; seconds are wanted, or 0"),
+        (ServerOptions(load_wait=-2), "--load-wait is -2; seconds are wanted, or 0"),
+    ],
+)
+def test_options_that_would_let_nobody_in(options: ServerOptions, said: str) -> None:
+    def start() -> Service:
+        raise AssertionError("it began")
+
+    with pytest.raises(GGUFError, match=re.escape(said)):
+        serve(start, options)
+
+
+def test_large_bodies_are_looked_at_one_after_the_other_and_hold_up_no_others(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, at_once, most = threading.Event(), [0], [0]
+
+    def slow(*_: Any) -> int:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        assert go.wait(30)
+        at_once[0] -= 1
+        return 1
+
+    monkeypatch.setattr("ggufpy.api.anthropic.request.count_tokens", slow)
+    body = {"messages": [{"role": "user", "content": "a" * (LARGE + 1)}], "model": "fake"}
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.ask("/v1/messages/count_tokens", body).status))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: at_once[0] == 1)
+        assert server.ask(CHAT, HELLO).status == 200
+        assert server.ask("/tokenize", {"content": "a"}).status == 200
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join(30)
+    assert most == [1]
+    assert len(answers) == 6

@@ -79,7 +79,8 @@ class Generation:
             client, body = exchange.client_of(request), {**given.body, "model": served.name}
             entry.model = served.name
             served.queue.check()
-            prepared, work = await service.prepare(partial(self._work, served, body, client))
+            make = partial(self._work, served, body, client)
+            prepared, work = await service.prepare(make, exchange.size_of(request))
             work.loading = loading
             served.queue.check(prepared.place)
             try:

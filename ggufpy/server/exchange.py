@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 Record = dict[str, Any]
+SIZE = "ggufpy.size"  # where a scope has its body's
 BODY_SECONDS = 60.0  # for a body to come
 CLIENT = "ggufpy.client"  # the key, in a request's ASGI scope, of whose request it is
 LINGER = 5.0  # of a body that is not wanted
@@ -45,12 +46,18 @@ async def read_body(request: Request, limit: int) -> bytes:
                     await _pass_over(request, LINGER)
                     raise _too_large(limit)
                 parts.append(part)
+            request.scope[SIZE] = size
             return b"".join(parts)
     except ClientDisconnect:
         raise Gone from None
     except TimeoutError:
         told = f"the body did not come within {BODY_SECONDS:g} s"
         raise Problem(TIMEOUT, told, "timeout", headers={"connection": "close"}) from None
+
+
+def size_of(request: Request) -> int:
+    """Bytes of the body that has been read."""
+    return int(request.scope.get(SIZE, 0))
 
 
 async def _pass_over(request: Request, seconds: float) -> None:

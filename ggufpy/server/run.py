@@ -31,11 +31,24 @@ def serve(start: Callable[[], Service], options: ServerOptions) -> None:
     Raises GGUFError where it cannot listen, and for a first model that cannot be loaded.
     """
     sys.setswitchinterval(SWITCH)
+    _check(options)
     listening = listen(options)
     server = _Server(make_config(lambda: server.begin(start()), options), url_of(listening, options.host))
     server.run([listening])
     if server.problem is not None:
         raise server.problem
+
+
+def _check(options: ServerOptions) -> None:
+    """Raises GGUFError for options that would let nobody in."""
+    for origin in options.cors:
+        scheme, colon, name = origin.partition("://")
+        if origin not in ("*", "null") and (not scheme or not colon or "/" in name):
+            told = "an origin is a scheme and a name, such as https://chat.example.com, without a path; * is for all"
+            raise GGUFError(f"--cors is {origin[:80]!r}; {told}")
+    for name, seconds in (("--timeout", options.timeout), ("--load-wait", options.load_wait)):
+        if seconds < 0:
+            raise GGUFError(f"{name} is {seconds:g}; seconds are wanted, or 0")
 
 
 def make_config(start: Callable[[], Awaitable[Service]], options: ServerOptions) -> uvicorn.Config:
@@ -90,6 +103,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
+        if (count := len(self.server_state.tasks)) and not self.force_exit:
+            console.note(f"ggufpy: ending; requests at work ({count}) have {DRAIN} s (Ctrl-C again ends them now)")
         await super().shutdown(sockets)
         if self.force_exit:  # told twice: all that is at work breaks off, and nobody wants to read where
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -17,6 +17,7 @@ from ggufpy.server.tally import Book
 
 T = TypeVar("T")
 PREPARING = 4  # requests whose bodies are looked at at once: templates, tokens, grammars
+LARGE = 1 << 20  # bytes of a body that can take seconds, and memory: those are looked at one after the other
 
 
 def digest(key: str) -> bytes:
@@ -34,12 +35,15 @@ class Service:
         self.book = Book()
         self.pulls = Pulls()
         self._threads = ThreadPoolExecutor(PREPARING, "ggufpy-prepare")
+        self._large = ThreadPoolExecutor(1, "ggufpy-prepare-large")
 
-    async def prepare(self, work: Callable[[], T]) -> T:
-        """Does what would hold up the event loop on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def prepare(self, work: Callable[[], T], size: int = 0) -> T:
+        """Does what would hold up the event loop on a thread. `size`: of the body that it is about, in bytes; nobody
+        waits for a large one but other large ones."""
+        return await asyncio.get_running_loop().run_in_executor(self._large if size > LARGE else self._threads, work)
 
     async def close(self) -> None:
         """Ends models and threads."""
         await self.pool.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._large):
+            threads.shutdown(wait=False, cancel_futures=True)

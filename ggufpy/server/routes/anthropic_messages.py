@@ -50,7 +50,8 @@ async def count_tokens(service: Service, request: Request) -> dict[str, int]:
     body = exchange.parsed(await exchange.read_body(request, service.options.body_limit))
     async with service.pool.use(body.get("model")) as served:
         named = {**body, "model": served.name}
-        count = await service.prepare(partial(anthropic.count_tokens, served.llm, named, version))
+        work = partial(anthropic.count_tokens, served.llm, named, version)
+        count = await service.prepare(work, exchange.size_of(request))
     return {"input_tokens": count}
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ggufpy.api.llama import vectors
+from ggufpy.server import exchange
 from ggufpy.server.each import each, note
 from ggufpy.server.families.llama import LLAMA
 from ggufpy.server.routes import Route
@@ -24,7 +25,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     body = await record_of(service, request, vectors.FIELDS)
     async with model_of(service, request, body) as served:
         since = time.monotonic()
-        asked = await service.prepare(lambda: vectors.wanted(served.llm, body))
+        asked = await service.prepare(lambda: vectors.wanted(served.llm, body), exchange.size_of(request))
         calls = [partial(vectors.embedding, served.llm, asked, number) for number in range(len(asked.texts))]
         made = await each(service, request, served, calls)
         note(service, served, sum(map(len, asked.texts)), time.monotonic() - since)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.llama import words
+from ggufpy.server import exchange
 from ggufpy.server.families.llama import LLAMA
 from ggufpy.server.routes import Answer, Route
 from ggufpy.server.routes._llama import model_of, record_of
@@ -23,7 +24,7 @@ def _answer(known: tuple[str, ...], make: Callable[[Llama, Record], Record]) -> 
     async def answer(service: Service, request: Request) -> Record:
         body = await record_of(service, request, known)
         async with model_of(service, request, body) as served:
-            return await service.prepare(lambda: make(served.llm, body))
+            return await service.prepare(lambda: make(served.llm, body), exchange.size_of(request))
 
     return answer
 
