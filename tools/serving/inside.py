@@ -10,9 +10,10 @@ import sys
 import time
 
 from ggufpy.api.openai import asked
+from ggufpy.api.openai.chat import ChatShape
 from ggufpy.llm import Llama
 from ggufpy.server.served import Served
-from ggufpy.server.work import Work
+from ggufpy.server.work import Prepared, Work
 
 STREAMS = 64
 
@@ -25,7 +26,7 @@ async def main(model: str, tokens: int) -> None:
         options = {"seed": i, "temperature": 0.8, "logit_bias": {llm.token_eos(): -100.0}}
         messages = [{"role": "user", "content": f"Write a long story, number {i}."}]
         made = await asyncio.to_thread(asked.chat_request, llm, messages, most, options)
-        async for _ in Work(served, made, "").deltas():
+        async for _ in Work(served, Prepared(made, ChatShape(llm, made), True), "").deltas():
             pass
 
     await asyncio.gather(*(one(i, 8) for i in range(STREAMS)))

@@ -54,6 +54,8 @@ class Spans:
             row, count, start, _ = self.all[0]
             return slice(row, row + count), np.arange(start, start + count), self.tables
         row, count, position, _ = self.columns
+        if all(span.rows == 1 for span in self.all):  # a token of each text: `repeat` would let go of Python's lock
+            return row, position, self.tables
         inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         rows, positions = np.repeat(row, count) + inside, np.repeat(position, count) + inside
         return rows, positions, np.repeat(self.tables, count, axis=1)
