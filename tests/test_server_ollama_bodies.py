@@ -17,6 +17,7 @@ from ggufpy.api.ollama import about, asked, fields, messages, moments, options, 
 from ggufpy.api.openai.texts import Delta
 from ggufpy.chat.syntax import Arguments, Call, Content, Thought
 from ggufpy.errors import GGUFError
+from ggufpy.grammar import Grammar
 from ggufpy.server.families.ollama import OLLAMA
 
 # -- times --
@@ -142,10 +143,11 @@ def test_models_that_cannot_think_are_not_asked_to(options_of: Any) -> None:
 
 def test_formats_are_openais(options_of: Any) -> None:
     schema = {"type": "object"}
-    wanted = {"type": "json_schema", "json_schema": {"name": "format", "schema": schema}}
-    assert options_of(False, format=schema)["response_format"] == wanted
+    assert options_of(False, format=schema)["grammar"] == Grammar.from_json_schema(schema, "format")
+    with pytest.raises(GGUFError, match=r"^format"):
+        options_of(False, format={"type": "strin"})
     assert options_of(False, format="json")["response_format"] == {"type": "json_object"}
-    assert options_of(False, format="")["response_format"] is None
+    assert "response_format" not in options_of(False, format="")
     for wrong in ("xml", 5, [schema]):
         with pytest.raises(GGUFError, match=r"^format is"):
             options_of(False, format=wrong)

@@ -95,7 +95,8 @@ def make_app(start: Callable[[], Awaitable[Service]]) -> ASGIApp:
         assert isinstance(error, HTTPException)
         status = error.status_code
         services[-1].book.missed(status)
-        told = f"there is nothing at {request.method} {request.url.path}"
+        takes = (error.headers or {}).get("Allow")
+        told = f"there is nothing at {request.method} {request.url.path}" + (f": it takes {takes}" if takes else "")
         body = encode(family_of(request.url.path).error(Problem(status, told, "not_found")))
         return Response(body, status, error.headers, "application/json")
 

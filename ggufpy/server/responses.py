@@ -140,7 +140,7 @@ class _Call:
         if self._tools.choice is not None:
             options["tool_choice"] = self._tools.choice
         if "format" in fields.get("text", {}):
-            options["response_format"] = _response_format(fields["text"]["format"])
+            options |= _answer_form(fields["text"]["format"])
         options["model"] = fields.get("model")
         told = conversing.told(items, fields.get("instructions"), len(self._history))
         if not told.messages:
@@ -215,11 +215,13 @@ def _effort(reasoning: Mapping[str, Any], variables: Any) -> Record:
     return made
 
 
-def _response_format(given: Mapping[str, Any]) -> Record:
-    """text.format as chat completions have it."""
+def _answer_form(given: Mapping[str, Any]) -> Record:
+    """text.format as arguments of a chat completion."""
     if given["type"] != "json_schema":
-        return {"type": given["type"]}
-    return {"type": "json_schema", "json_schema": {k: v for k, v in given.items() if k != "type"}}
+        return {"response_format": {"type": given["type"]}}
+    from ggufpy.grammar import Grammar
+
+    return {"grammar": Grammar.from_json_schema(given["schema"], "text.format.schema")}
 
 
 Preparing = Callable[["Llama", Record], Prepared]

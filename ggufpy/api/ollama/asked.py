@@ -92,18 +92,19 @@ def _answer(body: Mapping[str, Any]) -> Record:
         raise GGUFError(f"top_logprobs must be between 0 and {MOST_TOP}, and is {top}")
     if top and not wanted:
         raise GGUFError("top_logprobs needs logprobs: true")
-    return {"response_format": _format(body.get("format")), "logprobs": wanted or None,
-            "top_logprobs": top if wanted else None}  # fmt: skip
+    return {**_format(body.get("format")), "logprobs": wanted or None, "top_logprobs": top if wanted else None}
 
 
-def _format(given: object) -> Record | None:
-    """OpenAI's `response_format` for ollama's format."""
+def _format(given: object) -> Record:
+    """ollama's format as arguments of a chat completion."""
     if given is None or given == "":
-        return None
+        return {}
     if given == "json":
-        return {"type": "json_object"}
+        return {"response_format": {"type": "json_object"}}
     if isinstance(given, Mapping):
-        return {"type": "json_schema", "json_schema": {"name": "format", "schema": given}}
+        from ggufpy.grammar import Grammar
+
+        return {"grammar": Grammar.from_json_schema(given, "format")}
     raise GGUFError(f'format is {checks.shown(given)}; expected "json" or a JSON schema (an object)')
 
 
