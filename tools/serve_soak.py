@@ -45,11 +45,14 @@ async def soak(server: Serving, args: argparse.Namespace) -> int:
     clock = time.monotonic()
     left, wrong, done, dropped, before = args.requests, 0, 0, 0, (0, 0, 0)
     broken: list[Answer] = []
+    sizes: list[float] = []  # MiB, at each tenth
 
     async def client() -> None:
         nonlocal left, wrong, done, dropped, before
         while left > 0:
             left -= 1
+            if left % (args.requests // 10) == 0:
+                sizes.append(server.resident() / 2**20)
             if left == int(args.requests * (1 - WARM)):
                 before = (server.resident(), server.threads(), server.files())
             kind = choose.randrange(KINDS)
@@ -77,6 +80,7 @@ async def soak(server: Serving, args: argparse.Namespace) -> int:
     print(f"places free {free:.2f} s behind the last request")
     drift = after[0] / before[0] - 1
     print(f"memory {before[0] / 2**20:.1f} -> {after[0] / 2**20:.1f} MiB ({100 * drift:+.1f} %)")
+    print("memory by tenths:", ", ".join(f"{size:.1f}" for size in sizes), "MiB")
     print(f"threads {before[1]} -> {after[1]}, files {before[2]} -> {after[2]} (while {args.streams} were open)")
     return int(bool(wrong or broken) or free > 2 or drift > 0.02)
 
