@@ -166,7 +166,7 @@ def test_the_process_imports_little_beside_jinja2() -> None:
     code = "import sys; import ggufpy.chat.worker, ggufpy.chat.sandbox; print(*sys.modules)"
     loaded = set(finished(code).split())
     ours = {name for name in loaded if name.startswith("ggufpy")}
-    rooms = {"ggufpy", "ggufpy.support", "ggufpy.support.lazy", "ggufpy.chat"}
+    rooms = {"ggufpy", "ggufpy.support", "ggufpy.support.lazy", "ggufpy.support.version", "ggufpy.chat"}
     assert ours == rooms | {
         f"ggufpy.chat.{name}" for name in ("worker", "rendering", "sandbox", "meter", "growth", "limits")
     }

@@ -175,7 +175,7 @@ def test_a_client_that_does_not_read_is_left(server: Running, monkeypatch: pytes
         client.sendall(raw_request({**LONG, "stream": True}))
         until(lambda: queue.taken == 1)
         until(lambda: not queue.taken, 20)
-        until(lambda: server.service.book.open == open_before)
+        until(lambda: server.service.book.open <= open_before)  # one before it may have been ending
         client.settimeout(5)
         said = b""
         while part := client.recv(1 << 20):  # the connection is gone, not only its request

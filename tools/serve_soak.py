@@ -18,6 +18,7 @@ from serving.process import Serving, serving
 
 WORDS = ("river", "bird", "city", "colour", "stone", "cloud", "ship", "tree", "road", "lamp", "hill", "song")
 KINDS = 150  # different requests
+CONTEXT = 1024
 WARM = 0.2  # of the requests, before memory is looked at
 
 
@@ -38,9 +39,16 @@ async def busy(port: int) -> int:
     return sum(slot["is_processing"] for slot in slots)
 
 
+def filling(i: int) -> dict[str, Any]:
+    """A request that fills a place's context: the system gives the cache's memory as it is touched."""
+    messages = [{"role": "user", "content": f"{i} " + "The river runs to the sea. " * 135}]
+    return {"messages": messages, "seed": i, "max_tokens": CONTEXT, "ignore_eos": True}
+
+
 async def soak(server: Serving, args: argparse.Namespace) -> int:
     choose = random.Random(args.seed)
     some = bodies(choose)
+    await asyncio.gather(*(ask(server.port, filling(i)) for i in range(args.places)))
     alone = [(await ask(server.port, body)).text for body in some]
     clock = time.monotonic()
     left, wrong, done, dropped, before = args.requests, 0, 0, 0, (0, 0, 0)
@@ -95,7 +103,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=0.7, help="seconds after which a client goes, on average")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    with serving(args.model, "-np", str(args.places), "-c", "1024", "--queue", "256") as server:
+    with serving(args.model, "-np", str(args.places), "-c", str(CONTEXT), "--queue", "256") as server:
         return asyncio.run(soak(server, args))
 
 
