@@ -22,6 +22,7 @@ from ggufpy.server.problems import Problem
 from ggufpy.server.run import serve
 from ggufpy.server.service import LARGE, Service
 from ggufpy.server.settings import ServerOptions
+from ggufpy.support import checks
 
 CHAT, TEXT, OLLAMA = "/v1/chat/completions", "/completion", "/api/generate"
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -330,3 +331,21 @@ def test_large_bodies_are_looked_at_one_after_the_other_and_hold_up_no_others(
             thread.join(30)
     assert most == [1]
     assert len(answers) == 6
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/api/chat", "/completion", "/tokenize"]
+)
+def test_an_endless_name_is_told_in_a_short_line(server: Running, path: str) -> None:
+    answer = server.ask(path, {"a" * (1 << 20): 1, "messages": [], "max_tokens": 1})
+    assert answer.status == 400
+    assert len(answer.body) < 1000
+
+
+def test_what_was_meant_is_sought_in_the_beginning_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda name, known, n: looked_at.append(name) or [])
+    assert checks.meant("a" * 10**6, ["temperature"]) == ""
+    assert len(looked_at[0]) == checks.MOST_NAME
+    monkeypatch.undo()
+    assert checks.meant("temprature", ["top_p", "temperature"]) == "; did you mean temperature?"

@@ -14,7 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from serving.client import Answer, ask
@@ -79,48 +80,49 @@ async def idle(server: Serving) -> None:
     print(f"idle: {100 * used:.2f} % of a core")
 
 
+@contextmanager
+def beside(script: str, args: argparse.Namespace) -> Iterator[Callable[[], float]]:
+    """A process of `serving/` that is ready; called, it makes one run and says its figure."""
+    path = os.path.join(os.path.dirname(__file__), "serving", script)
+    command = [sys.executable, path, args.model, str(args.tokens)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    told, says = process.stdin, process.stdout
+
+    def run() -> float:
+        told.write("\n")
+        told.flush()
+        return float(says.readline())
+
+    says.readline()
+    yield run
+    told.close()
+    process.wait()
+
+
 def http(args: argparse.Namespace) -> None:
-    """64 streams over HTTP, and the same work in one process without: seconds a token, in turns."""
-    inside = subprocess.Popen(
-        [sys.executable, os.path.join(os.path.dirname(__file__), "serving", "inside.py"), args.model, str(args.tokens)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert inside.stdin is not None
-    assert inside.stdout is not None
-    inside.stdout.readline()
+    """64 streams over HTTP, and the same work in one process without: milliseconds a token, in turns."""
     over, without = [], []
-    with serving(args.model, "-np", "64", "-c", "512") as server:
+    with beside("inside.py", args) as inside, serving(args.model, "-np", "64", "-c", "512") as server:
         asyncio.run(rate(server.port, 64, 8))
         for _ in range(args.turns):
             over.append(1e3 / asyncio.run(rate(server.port, 64, args.tokens)))
-            inside.stdin.write("\n")
-            inside.stdin.flush()
-            without.append(float(inside.stdout.readline()))
-    inside.stdin.close()
-    inside.wait()
+            without.append(inside())
     a, b = statistics.median(over), statistics.median(without)
     print(f"HTTP at 64 streams: {a:.3f} ms a token, {b:.3f} without, so {a - b:.3f} ms (the client's work is in it)")
 
 
 def peer(args: argparse.Namespace) -> None:
     """Eight streams here and of llama.cpp's server, in turns."""
-    other = subprocess.Popen(
-        [sys.executable, os.path.join(os.path.dirname(__file__), "serving", "peer.py"), args.model, str(args.tokens)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert other.stdin is not None
-    assert other.stdout is not None
-    other.stdout.readline()
     ours, theirs = [], []
-    with serving(args.model, "-np", "8", "-c", "1024") as server:
+    with beside("peer.py", args) as other, serving(args.model, "-np", "8", "-c", "1024") as server:
         asyncio.run(rate(server.port, 8, 16))
         for _ in range(args.turns):
             ours.append(asyncio.run(rate(server.port, 8, args.tokens)))
-            other.stdin.write("\n")
-            other.stdin.flush()
-            theirs.append(float(other.stdout.readline()))
-    other.stdin.close()
-    other.wait()
+            theirs.append(other())
     a, b = statistics.median(ours), statistics.median(theirs)
     print(f"8 streams: {a:.1f} t/s over HTTP, llama.cpp's server without HTTP {b:.1f} t/s: {a / b:.2f} times")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from ggufpy.api.openai.kinds import FieldError
 from ggufpy.api.responses.fields import RESPONSE
 from ggufpy.errors import GGUFError
 from ggufpy.server.problems import BAD_REQUEST, Problem
+from ggufpy.support import checks
 
 NAMES = frozenset({*CHAT, *COMPLETION, *EMBEDDING, *RERANK, *RESPONSE})
 TOO_LONG = "the context holds"  # of a prompt's error
@@ -31,9 +31,7 @@ def check_names(body: Mapping[str, Any], known: Iterable[str], refused: Mapping[
             if value is not None:
                 raise GGUFError(f"{name} cannot be honoured: {refused[name]}")
         elif name not in names:
-            near = difflib.get_close_matches(name, sorted(names), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise GGUFError(f"{name[:80]} is no field of this request{hint}")
+            raise GGUFError(f"{name[:80]} is no field of this request{checks.meant(name, names)}")
 
 
 @contextmanager

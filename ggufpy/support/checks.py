@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from ggufpy.errors import GGUFError
 
 SEED_LIMIT = 1 << 64
+MOST_NAME = 80  # characters of a name that is not known
 
 
 def shown(value: object) -> str:
@@ -22,6 +23,17 @@ def shown(value: object) -> str:
     kind = type(value).__name__
     plain = value is None or kind in text or isinstance(value, str | bytes | bool | int | float | list | tuple | dict)
     return text if plain else f"{kind} {text}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What a name that is not `known` was probably to be, as the end of a line that says so; empty where none is near.
+
+    A name may be as long as its sender likes: what is looked at of it is short.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name[:MOST_NAME], sorted(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 
 Record = dict[str, Any]
 CACHE_FIELDS = frozenset({"type", "ttl", "scope"})
@@ -94,9 +94,7 @@ def check_fields(place: str, given: Mapping[str, Any], required: Collection[str]
     known = {*required, *others}
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise wrong(f"{place}.{named(name)}", f"there is no such field here{hint}")
+            raise wrong(f"{place}.{named(name)}", f"there is no such field here{checks.meant(name, known)}")
     for name in required:
         if name not in given:
             raise wrong(f"{place}.{name}", "it is missing")

@@ -28,6 +28,7 @@ from ggufpy.api.anthropic.thinking import Thinking, effort, thinking
 from ggufpy.api.anthropic.tools import offered
 from ggufpy.api.anthropic.versions import USUAL, Version
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 from ggufpy.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -234,7 +235,4 @@ def _check_names(body: Mapping[str, Any], version: Version) -> None:
     known = (*HONOURED, *TAKEN, *REFUSED, *OURS)
     unknown = next((name for name in body if name not in known), None)
     if unknown is not None:
-        import difflib
-
-        near = difflib.get_close_matches(unknown, known, 1)
-        raise wrong(named(unknown), f"there is no such field{f'; did you mean {near[0]}?' if near else ''}")
+        raise wrong(named(unknown), f"there is no such field{checks.meant(unknown, known)}")

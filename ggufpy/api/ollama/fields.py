@@ -5,12 +5,12 @@ A field is "honoured", "taken" (checked, without effect) or "refused" where it i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.support import checks
 
 HONOURED, TAKEN, REFUSED = "honoured", "taken", "refused"
 Table = Mapping[str, tuple[str, str]]
@@ -137,10 +137,8 @@ def check(where: str, given: Mapping[str, Any]) -> None:
     table, prefix = FIELDS[where], "options." if where == "options" else ""
     for name, value in given.items():
         if name not in table:
-            near = difflib.get_close_matches(name[:80], table, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             shown = name[:80] if name.isprintable() else ascii(name[:80])
-            raise GGUFError(f"{prefix}{shown} is no field of {where}{hint}")
+            raise GGUFError(f"{prefix}{shown} is no field of {where}{checks.meant(name, table)}")
         state, note = table[name]
         if state == REFUSED and value not in (None, False, "", [], {}):
             raise GGUFError(f"{prefix}{name} cannot be honoured: {note}")

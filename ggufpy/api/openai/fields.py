@@ -7,7 +7,6 @@ those of OpenAI's API (the types of its Python client 3.57) and, beside them, wh
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -81,8 +80,7 @@ def read(table: Table, body: Mapping[str, Any]) -> Record:
 
 
 def _unknown(name: str, table: Table) -> str:
-    near = difflib.get_close_matches(name[:80], sorted(table), 1)
-    return f"{name[:80]} is no field of this request" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{name[:80]} is no field of this request{checks.meant(name, table)}"
 
 
 def markdown(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -48,6 +49,35 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     """The key of an Authorization header."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+class Events(ABC):
+    """What families of server-sent events have in common; a family says how its errors look (`error`)."""
+
+    media_type = "text/event-stream; charset=utf-8"
+    tail = b""
+    ping = b": waiting\n\n"
+
+    @abstractmethod
+    def error(self, problem: Problem) -> Record:
+        """See `Family`."""
+
+    def frame(self, record: Record) -> bytes:
+        """See `Family`."""
+        return b"data: " + encode(record) + b"\n\n"
+
+    def broken(self, problem: Problem) -> bytes:
+        """See `Family`: an event with the error."""
+        return self.frame(self.error(problem))
+
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """See `Family`: Anthropic's clients have a header of their own, which llama-server takes, too."""
+        return bearer(headers) or headers.get("x-api-key")
+
+
+def named(record: Record) -> bytes:
+    """A record as an event that has its type for a name."""
+    return b"event: " + str(record["type"]).encode() + b"\ndata: " + encode(record) + b"\n\n"
 
 
 def family_of(path: str) -> Family:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ggufpy.server.families import Record, bearer, encode
+from ggufpy.server.families import Events, Record, bearer, named
 from ggufpy.server.problems import Problem
 
 KINDS = {
@@ -17,11 +17,9 @@ KINDS = {
 }  # fmt: skip
 
 
-class Anthropic:
+class Anthropic(Events):
     """See `Family`."""
 
-    media_type = "text/event-stream; charset=utf-8"
-    tail = b""
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def error(self, problem: Problem) -> Record:
@@ -34,11 +32,7 @@ class Anthropic:
 
     def frame(self, record: Record) -> bytes:
         """See `Family`: an event has its record's type for a name."""
-        return b"event: " + str(record["type"]).encode() + b"\ndata: " + encode(record) + b"\n\n"
-
-    def broken(self, problem: Problem) -> bytes:
-        """See `Family`."""
-        return self.frame(self.error(problem))
+        return named(record)
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """See `Family`."""
@@ -53,7 +47,7 @@ class Legacy(Anthropic):
 
     def frame(self, record: Record) -> bytes:
         """See `Family`."""
-        return b"data: " + encode(record) + b"\n\n"
+        return Events.frame(self, record)
 
 
 ANTHROPIC = Anthropic()

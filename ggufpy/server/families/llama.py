@@ -3,9 +3,7 @@ events without a last word (llama.cpp: tools/server, format_error_response)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ggufpy.server.families import Record, bearer, encode
+from ggufpy.server.families import Events, Record
 from ggufpy.server.problems import Problem, TooLong
 
 KINDS = {
@@ -15,12 +13,8 @@ KINDS = {
 TOO_LONG = "exceed_context_size_error"
 
 
-class LlamaServer:
+class LlamaServer(Events):
     """See `Family`."""
-
-    media_type = "text/event-stream; charset=utf-8"
-    tail = b""
-    ping = b": waiting\n\n"
 
     def error(self, problem: Problem) -> Record:
         """See `Family`. A prompt that is too long says how long it is and what the context holds."""
@@ -29,18 +23,6 @@ class LlamaServer:
         if isinstance(problem, TooLong):
             error |= {"type": TOO_LONG, "n_prompt_tokens": problem.tokens, "n_ctx": problem.holds}
         return {"error": error}
-
-    def frame(self, record: Record) -> bytes:
-        """See `Family`."""
-        return b"data: " + encode(record) + b"\n\n"
-
-    def broken(self, problem: Problem) -> bytes:
-        """See `Family`: an event with the error, as llama-server sends it."""
-        return self.frame(self.error(problem))
-
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """See `Family`: llama-server takes Anthropic's header, too."""
-        return bearer(headers) or headers.get("x-api-key")
 
 
 LLAMA = LlamaServer()

@@ -3,7 +3,7 @@ a last word. What fails within a stream is told as `response.failed`, which clie
 
 from __future__ import annotations
 
-from ggufpy.server.families import Record, encode
+from ggufpy.server.families import Record, named
 from ggufpy.server.families.openai import OpenAI
 from ggufpy.server.problems import Problem
 
@@ -23,7 +23,7 @@ class ResponseStream(OpenAI):
         """See `Family`."""
         self._last = record
         self._response = record.get("response", self._response)
-        return b"event: " + str(record["type"]).encode() + b"\ndata: " + encode(record) + b"\n\n"
+        return named(record)
 
     def broken(self, problem: Problem) -> bytes:
         """See `Family`."""
