@@ -90,7 +90,8 @@ class Tally:
 
 @dataclass(eq=False)
 class Entry:
-    """One request while it is answered. `model` and `spent` are there where one was asked for and generated."""
+    """One request while it is answered. `model` and `spent` are there where one was asked for and generated, `reason`
+    where it was refused: a word."""
 
     route: str
     since: float
@@ -98,11 +99,11 @@ class Entry:
     status: int = 0
     gone: bool = False  # its client has left
     spent: Spent | None = None
-    problem: Problem | None = None
+    reason: str = ""
 
     def refused(self, problem: Problem) -> None:
-        """It could not be answered, or not to the end."""
-        self.problem = problem
+        """It could not be answered, or not to the end. The problem is not kept: its frames have this entry."""
+        self.reason = problem.code or f"status_{problem.status}"
 
 
 def entry_of(scope: MutableMapping[str, Any]) -> Entry:
@@ -136,8 +137,8 @@ class Book:
         self.seconds.setdefault(entry.route, Histogram(SECONDS)).add(seconds)
         if entry.gone:
             self.cancelled[entry.model, entry.route] += 1
-        if entry.problem is not None:
-            self.refused[entry.route, entry.problem.code or f"status_{entry.problem.status}"] += 1
+        if entry.reason:
+            self.refused[entry.route, entry.reason] += 1
         if entry.spent is not None and any(text.place is not None for text in entry.spent.texts):
             first = max(seconds - entry.spent.decode_seconds, 0.0)
             self.tallies.setdefault(entry.model, Tally()).add(entry.spent, first)

@@ -96,8 +96,8 @@ class Work:
     """A call at work. It is made on any thread, with the texts of its choices; all else is on the event loop."""
 
     def __init__(self, served: Served, prepared: Prepared, client: str) -> None:
-        self._served, self._prepared, self._client = served, prepared, client
-        self._asked = prepared.asked
+        self._served, self._asked, self._client = served, prepared.asked, client
+        self._place, self._stream = prepared.place, prepared.stream  # not the shape, which refers to this object
         self._choices = [_Choice(served.llm, self._asked, i) for i in range(len(self._asked.samplings))]
         self._events: deque[tuple[_Choice, Event]] = deque()
         self._ready = asyncio.Event()
@@ -145,6 +145,7 @@ class Work:
         finally:
             for task in self._tasks.values():
                 task.cancel()
+            self._tasks.clear()  # a task that was cancelled keeps its frame, and that keeps this object
             self._end()
 
     def _start(self, choice: _Choice) -> None:
@@ -167,18 +168,17 @@ class Work:
             self._ready.set()
 
         try:
-            async with served.queue.place(self._client, self._prepared.place, self) as choice.place:
+            async with served.queue.place(self._client, self._place, self) as choice.place:
                 self._note("begun")
                 choice.times["begun"] = time.monotonic()
                 choice.begun, choice.task = True, served.slots.next_task()
-                stream = self._prepared.stream
-                served.slots.begin(choice.place, choice.shown(stream))
+                served.slots.begin(choice.place, choice.shown(self._stream))
                 try:
                     served.submit(request, put)
                     await choice.over.wait()
                 finally:
                     served.cancel(request)
-                    served.slots.end(choice.place, choice.left(stream))
+                    served.slots.end(choice.place, choice.left(self._stream))
         except Exception as error:
             put(Failed(request, error))
 

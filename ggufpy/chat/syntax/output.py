@@ -62,11 +62,13 @@ class Output:
         self._pieces: list[Piece] = []
         self._ids: set[str] = set()
         self._calls = 0
-        self.content = Text(lambda text: self._add(Content(text)))
+        add = self._pieces.append  # no texts refer to this object, which has them: it would be the collector's to free
+        self.content = Text(lambda text: add(Content(text)))
 
     def thought(self) -> Text:
         """For the text of one thought."""
-        text = Text(lambda text: self._add(Thought(text)))
+        add = self._pieces.append
+        text = Text(lambda text: add(Thought(text)))
         text.trim()
         return text
 
@@ -76,21 +78,19 @@ class Output:
             id = self._make_id()
         self._ids.add(id)
         self.content.trim()
-        self._add(Call(self._calls, id, name))
+        self._pieces.append(Call(self._calls, id, name))
         self._calls += 1
         return self._calls - 1
 
     def arguments(self, index: int, text: str) -> None:
         if text:
-            self._add(Arguments(index, text))
+            self._pieces.append(Arguments(index, text))
 
     def taken(self) -> list[Piece]:
         """The pieces since the last time; neighbours of one kind are one."""
-        pieces, self._pieces = self._pieces, []
-        return joined(pieces)
-
-    def _add(self, piece: Piece) -> None:
-        self._pieces.append(piece)
+        made = joined(self._pieces)
+        self._pieces.clear()
+        return made
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:
