@@ -1,0 +1,1 @@
+"""CUDA C++ sources, a kernel a file: compiled for the device that there is, and for the CPU in tests."""
