@@ -90,10 +90,11 @@ def _split(form: Format, codes: Bytes) -> Arrays:
 def _pairs(codes: Bytes) -> Bytes:
     """(blocks, 32) of two bits → (blocks, 8)."""
     runs = codes.reshape(-1, 2, 4, 4)
-    out = runs[:, :, 0].copy()
+    out: Bytes = runs[:, :, 0].copy()
     for j in range(1, 4):
         out |= runs[:, :, j] << np.uint8(2 * j)
-    return out.reshape(-1, 8)
+    out = out.reshape(-1, 8)
+    return out
 
 
 def _ones(codes: Bytes) -> Bytes:
