@@ -9,7 +9,7 @@
 #define PITCH 40
 
 KERNEL(decode_half) {
-    __shared__ __align__(16) __half decoded[THREADS * PITCH];
+    __align__(16) __shared__ __half decoded[THREADS * PITCH];
     const int begin = blockIdx.x * THREADS, block = a.first + begin + threadIdx.x;
     __half* mine = decoded + threadIdx.x * PITCH;
     if (block < a.ends) {

@@ -25,8 +25,8 @@ __device__ __forceinline__ void bring(float (*to)[TM + 4], const float* from, in
 }
 
 KERNEL(matmul_f32) {
-    __shared__ __align__(16) float xs[TK][TM + 4];
-    __shared__ __align__(16) float ws[TK][TN + 4];
+    __align__(16) __shared__ float xs[TK][TM + 4];
+    __align__(16) __shared__ float ws[TK][TN + 4];
     const int n0 = blockIdx.x * TN, m0 = blockIdx.y * TM, n = threadIdx.x % 16 * 4, m = threadIdx.x / 16 * 4;
     float sums[4][4] = {};
     for (int k0 = 0; k0 < a.k; k0 += TK) {

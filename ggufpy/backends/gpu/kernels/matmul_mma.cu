@@ -55,8 +55,8 @@ __device__ __forceinline__ void finish(const Args& a, int row, int column, float
 }
 
 KERNEL(matmul_mma) {
-    __shared__ __align__(16) Tile xs[2];
-    __shared__ __align__(16) Tile ws[2];
+    __align__(16) __shared__ Tile xs[2];
+    __align__(16) __shared__ Tile ws[2];
     const int thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     const int n0 = blockIdx.x * TN, m0 = blockIdx.y * TM, wm = warp / 2 * 32, wn = warp % 2 * 32;
     const int begin = blockIdx.z * a.steps_a_part, end = min(begin + a.steps_a_part, a.steps);
