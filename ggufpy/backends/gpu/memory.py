@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
 from ggufpy.backends.program import Rows
-from ggufpy.models.op import Weight
+from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Rope
+from ggufpy.models.views import Views
 from ggufpy.support.records import dataclass
 
 from .device import ROW, Device, Memory
@@ -54,6 +54,17 @@ class _Field:
 
     start: int
     count: int
+
+
+def buffer_widths(ops: Iterable[Op]) -> dict[str, int]:
+    """How wide each buffer is at most. Views have no memory of their own; what is written to one is in its buffer."""
+    views, found = Views(), dict[str, int]()
+    for op in ops:
+        views.follow(op)
+        for name, width in op.writes.items():
+            buffer, at = views.place(name)
+            found[buffer] = max(found.get(buffer, 0), at + width)
+    return found
 
 
 class StepMemory:
@@ -148,16 +159,6 @@ class StepMemory:
             self.scales[:, : len(rows)] = scales[:, rows]
         self._send(self._fields["pages"].start)
 
-    def write_positions(self, positions: NDArray[np.int64], ends: int, pages: NDArray[np.int64], group: int) -> None:
-        """Says that the rows are of one text at these positions, whose pages of one group of layers these are."""
-        count = len(positions)
-        self._of("positions")[:count] = positions
-        self._of("ends")[:count] = ends
-        self._of("tables").reshape(-1, self._stride)[group, :count] = 0
-        self._of("tile_count")[0] = 0
-        self._of("pages")[: len(pages)] = pages
-        self._send(self._fields["pages"].start + len(pages))
-
     def _send(self, count: int) -> None:
         """Uploads the first numbers, unless the device has just these: a head's rows are often the same."""
         data = self._host[:count]
@@ -209,28 +210,15 @@ class Vectors:
     """float32 vectors by name, each (or each of its parts) padded with zeros to whole blocks."""
 
     def __init__(self, device: Device, values: Mapping[str, NDArray[np.float32]]) -> None:
-        padded = {name: _padded(each) for name, each in values.items()}
-        sizes = [aligned(each.nbytes) for each in padded.values()]
+        sizes = [aligned(each.nbytes) for each in values.values()]
         self._memory = device.allocate(max(sum(sizes), ROW), "vectors")
         starts = accumulate(sizes, initial=self._memory.address)
-        self._addresses = dict(zip(padded, starts, strict=False))
-        for name, each in padded.items():
+        self._addresses = dict(zip(values, starts, strict=False))
+        for name, each in values.items():
             device.upload(self._addresses[name], each)
-
-    @staticmethod
-    def nbytes(shape: tuple[int, ...]) -> int:
-        """Bytes that one takes."""
-        return aligned(4 * int(np.prod(shape[:-1], dtype=np.int64)) * whole_blocks(shape[-1]))
 
     def address(self, name: str) -> int:
         return self._addresses[name]
-
-
-def _padded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows = values.reshape(-1, values.shape[-1])
-    made: NDArray[np.float32] = np.zeros((len(rows), whole_blocks(rows.shape[1])), np.float32)
-    made[:, : rows.shape[1]] = rows
-    return made
 
 
 @dataclass(frozen=True)
@@ -273,10 +261,3 @@ def shape_of(step: Sequence[Rows]) -> StepShape:
         return StepShape(few)
     first = min(part.row for part in bulk)
     return StepShape(few, first, max(part.end for part in bulk) - first, len(bulk))
-
-
-def rows_of(memory: Any, rows: int, stride: int) -> NDArray[np.float32]:
-    """Room on the host for so many rows of a buffer."""
-    del memory
-    made: NDArray[np.float32] = np.zeros((rows, stride), np.float32)
-    return made
