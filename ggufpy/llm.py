@@ -93,7 +93,6 @@ class Llama(AsyncCompletions):
             vocab_only=checks.flag("vocab_only", vocab_only),
             main_gpu=main_gpu,
             tensor_split=tuple(() if tensor_split is None else checks.items("tensor_split", tensor_split, "a list")),
-            note=console.note if verbose else None,
         )
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
@@ -110,6 +109,8 @@ class Llama(AsyncCompletions):
         with Progress() as progress:
             if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
+            if verbose:
+                options = replace(options, note=console.note)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
             self._report(vocab_only)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ggufpy.backends.cpu.model import Beside, Model, cache_shape
 from ggufpy.backends.gpu.device import Device
-from ggufpy.backends.gpu.model import GpuModel, costs
+from ggufpy.backends.gpu.estimate import costs
+from ggufpy.backends.gpu.model import GpuModel
 from ggufpy.backends.gpu.placing import Card, Devices, Part, closed, opened, place
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Loaded
@@ -74,7 +75,8 @@ def _parts(source: WeightSource, plan: Plan, options: EngineOptions, cards: Sequ
     """Which layers go where; what is not wanted is closed."""
     shape = cache_shape(plan, options)
     rows = step_rows(plan, shape.positions, shape.sequences, options.n_batch)
-    parts, line = place(plan, options.gpu_layers, cards, costs(source, plan, options, rows))
+    takes = costs(source, plan, options, rows, cards[0].device.facts)
+    parts, line = place(plan, options.gpu_layers, cards, takes)
     _note(options, line)
     if parts:
         used = [part.card.device for part in parts]

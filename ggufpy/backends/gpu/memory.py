@@ -88,12 +88,6 @@ class StepMemory:
         at = {name: self._memory.address + 4 * field.start for name, field in self._fields.items()}
         self.addresses = StepAddresses(table_stride=stride, **at)
 
-    @staticmethod
-    def nbytes(size: StepSize) -> int:
-        """About how many bytes it takes."""
-        rows = (4 + size.groups + size.adapters) * (size.rows + TILE)
-        return 4 * (rows + max(size.groups, 1) * size.sequences * size.pages)
-
     def _of(self, name: str) -> Whole:
         field = self._fields[name]
         return self._host[field.start : field.start + field.count]
@@ -196,11 +190,6 @@ class Buffers:
         self._places = {
             name: Place(start, stride) for (name, stride), start in zip(strides.items(), starts, strict=False)
         }
-
-    @staticmethod
-    def nbytes(widths: Mapping[str, int], rows: int) -> int:
-        """Bytes that such buffers take."""
-        return sum(aligned(4 * whole_blocks(width) * (rows + SPARE_ROWS)) for width in widths.values())
 
     def place(self, name: str) -> Place:
         return self._places[name]

@@ -6,32 +6,78 @@ Work is made once for each shape of step. That of steps without bulk rows is rec
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufpy.backends.cpu.kv import CacheShape
+from ggufpy.backends.embedding import Embeddings
+from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Rope, Rotate
+from ggufpy.models.plan import Plan
 
 from .device import Device, Graph, Launch, Work
 from .kv import CacheMemory
 from .lowering import Lowering
-from .memory import Buffers, ProgramParts, Rooms, StepMemory, shape_of
-from .model import GpuModel, body_widths, head_widths, step_sizes
+from .memory import Buffers, ProgramParts, Rooms, StepMemory, StepSize, Vectors, buffer_widths, shape_of
 from .ops.store_kv import Shift, shift_works
 from .rotation import angle_bytes, angle_works
 from .select import select
 from .source import KernelSpec
 from .step import StepShape
+from .weights import DeviceMatrix
 
 RECORDED = 64  # exact rows of a step whose work is recorded, at most: more are a text that is read exactly
 SHAPES = 8  # of work that is kept as it is, and whose arguments take some 100 KB
+EXACT = 16  # rows of a text that is too short to be read in bulk
 GRAPHS = 64  # that are kept
+HEAD_ROWS = 32  # rows of logits computed at a time
 LAUNCHED = 64  # works that are launched while further ones are made
+
+
+class Weights(Protocol):
+    """What a program takes of a model."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def options(self) -> EngineOptions: ...
+    @property
+    def shape(self) -> CacheShape: ...
+    @property
+    def matrices(self) -> Mapping[str, DeviceMatrix]: ...
+    @property
+    def vectors(self) -> Vectors: ...
+    @property
+    def embeddings(self) -> Embeddings: ...
+
+
+def body_widths(plan: Plan) -> dict[str, int]:
+    """Of the buffers of layers."""
+    return buffer_widths((plan.embed, *plan.body))
+
+
+def head_widths(plan: Plan) -> dict[str, int]:
+    """Of the buffers of the head, whose "x" is a copy of the body's."""
+    widths = buffer_widths(plan.head)
+    return {**widths, "x": max(widths.get("x", 0), plan.width)}
+
+
+def step_sizes(plan: Plan, shape: CacheShape, groups: int, rows: int) -> tuple[StepSize, StepSize]:
+    """The most that steps of the layers and of the head have."""
+    adapters = plan.adapters
+    return (
+        StepSize(rows, shape.sequences, shape.pages, groups, adapters),
+        StepSize(min(HEAD_ROWS, rows), 1, 0, 0, adapters),
+    )
 
 
 class Works:
@@ -87,7 +133,7 @@ class GpuProgram:
 
     fill = 1
 
-    def __init__(self, model: GpuModel, rows: int) -> None:
+    def __init__(self, model: Weights, rows: int) -> None:
         plan, device = model.plan, model.device
         self.model, self._plan, self._device, self._rows = model, plan, device, rows
         self._kv = CacheMemory(device, plan, model.shape, rows)
@@ -134,8 +180,9 @@ class GpuProgram:
 
     def _load(self) -> None:
         """Makes the work of the largest steps, so that rooms have their sizes, and of others; and loads its kernels."""
-        rows, few = self._rows, self.model.sequences
-        shapes = [StepShape(0, 0, rows, min(few, rows)), StepShape(rows), *map(StepShape, range(1, min(rows, 9)))]
+        rows, few = self._rows, self.model.shape.sequences
+        shapes = [StepShape(0, 0, rows, min(few, rows)), StepShape(min(rows, EXACT))]
+        shapes += map(StepShape, range(1, min(rows, 9)))
         if rows > few:
             shapes.append(StepShape(few, few, rows - few, few))
         specs: dict[KernelSpec, None] = {}

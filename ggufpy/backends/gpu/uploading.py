@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ggufpy import quants
 from ggufpy.models.source import SourceTensor
 
-from .device import ROW, Device
+from .device import ROW, Device, Memory
 from .formats import matrix_bytes
 from .weights import DeviceMatrix, matrix_of, pack
 
@@ -38,8 +38,8 @@ def bytes_of(tensor: SourceTensor) -> int:
 
 def uploaded(
     device: Device, tensors: Sequence[SourceTensor], threads: int, advance: Advance
-) -> dict[str, DeviceMatrix]:
-    """Packs matrices into one piece of device memory; advance(bytes of the file) is called for each.
+) -> tuple[dict[str, DeviceMatrix], Memory]:
+    """Matrices by name in one piece of device memory, which is theirs; advance(bytes of the file) is called for each.
 
     Raises GGUFError for scales that are not finite and for too little memory.
     """
@@ -72,7 +72,7 @@ def uploaded(
             _drain(pieces, made)
             raise
         multipliers = {name: future.result() for name, future in made.items()}
-    return {each.name: matrix_of(each, starts[each.name], multipliers[each.name]) for each in tensors}
+    return {each.name: matrix_of(each, starts[each.name], multipliers[each.name]) for each in tensors}, memory
 
 
 def _copy(device: Device, pieces: Pieces, left: int, advance: Advance) -> None:
