@@ -13,6 +13,7 @@ from gpu_attention import LEFT, SINKS, Row, Texts, attend
 from gpu_shim import ORDERS, ShimDevice
 from numpy.typing import NDArray
 
+from ggufpy.backends.gpu.ops.attend import REGISTERS, SLICE, examples, split, splits
 from ggufpy.models.ops import Attend, Heads
 
 ALL: dict[str, tuple[Heads, tuple[str, str], dict[str, Any]]] = {
@@ -155,3 +156,37 @@ def test_scores_of_any_size(device: ShimDevice, size: float) -> None:
     for i, row in enumerate([*few, *many]):
         right = texts.expected(op, row, q[i], sinks)
         np.testing.assert_allclose(y[i, : len(right)], right, atol=2e-3 if i < len(few) else 0.05)
+
+
+@pytest.mark.parametrize("where", ["few", "many"])
+def test_numbers_beyond_those_of_f16(device: ShimDevice, where: str) -> None:
+    """A key of bf16 that f16 has not, which is all of softmax; its value is what f16 has at most in bulk."""
+    heads = Heads(2, 1, 64, 64)
+    texts, op = Texts(heads, ("bf16", "bf16"), (70,)), Attend(3, "q", "y", heads, 0.125)
+    number = texts.numbers[0][0]
+    for kept in texts.memory:
+        kept[number].view("<u2").reshape(-1, 64)[33] = 0x48F4  # about 500,000
+    q, sinks = queries(heads, 1)
+    y = attend(device, texts, op, *(([Row(0, 60)], []) if where == "few" else ([], [Row(0, 60)])), abs(q), sinks)
+    np.testing.assert_allclose(y[0, :128], 499712 if where == "few" else 65504, rtol=1e-3)
+
+
+def test_as_many_rows_as_there_is_room_for_attend_at_once(device: ShimDevice) -> None:
+    texts, op = made("of 20 and 12")
+    rows = [Row(0, p) for p in range(SLICE + 3)]
+    check(device, texts, op, rows, [])
+
+
+def test_rows_and_tiles_of_a_group_of_heads_fit_registers() -> None:
+    """What blocks of exact rows are made of; examples are of all kinds."""
+    for heads in (Heads(32, 8, 128, 128), Heads(71, 1, 64, 64), Heads(4, 4, 1024, 1024), Heads(16, 1, 576, 512)):
+        cut = split(heads)
+        assert cut.heads * cut.chunks >= heads.group > cut.heads * (cut.chunks - 1)
+        held = sum(8 * -(-length // (8 * cut.lanes)) for length in (heads.key_length, heads.value_length))
+        assert cut.heads * held <= REGISTERS
+    assert {spec.name for spec in examples()} == {"attend", "attend_join", "attend_tiles"}
+
+
+@pytest.mark.parametrize(("shared", "window", "parts"), [(32, 0, 9), (8, 0, 33), (1, 0, 128), (8, 128, 6), (99, 0, 4)])
+def test_positions_are_split_by_the_device_and_the_window_alone(shared: int, window: int, parts: int) -> None:
+    assert splits(Heads(shared, shared, 128, 128), window, 132) == parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ggufpy.backends.gpu.device import Work
+from ggufpy.backends.gpu.device import ROW, Work
 from ggufpy.backends.gpu.kv import LayerCache
 from ggufpy.backends.gpu.lowering import BLOCK, Lowering
 from ggufpy.backends.gpu.source import KernelSpec
@@ -21,7 +21,8 @@ MOST_SPLITS = 128
 UNIT = 32  # positions that a warp of exact rows takes at once (`kernels/attention.cuh`)
 THREADS = 128
 REGISTERS = 128  # float32 of queries and values that a thread of exact rows may hold
-SLICE = 64  # rows whose parts are in memory at once where bulk rows attend as exact ones do
+SLICE = 32  # rows whose parts are in memory at once, a megabyte or so each
+BLOCKS = 2  # of a row alone, for each multiprocessor: more would make more parts to be added up
 TILED = 256  # the longest key or value that tiles have registers for
 
 _SEEN = (("positions", "const int *"), ("ends", "const int *"))
@@ -31,9 +32,7 @@ _CACHE = (
 )  # fmt: skip
 _QUERIES = (("q", "const float *"), ("q_stride", "int"), ("scale", "float"), ("cap", "float"), ("window", "int"))
 _PARTS = (("parts", "float *"), ("sums", "float2 *"), ("splits", "int"), ("queries", "int"), ("row", "int"))
-_JOINED = (
-    ("y", "float *"), ("y_stride", "int"), ("padding", "int"), ("sinks", "const float *"),
-)  # fmt: skip
+_JOINED = (("y", "float *"), ("y_stride", "int"), ("padding", "int"), ("sinks", "const float *"))
 _ROWS = (*_SEEN, *_CACHE, *_QUERIES, *_PARTS)
 _JOIN = (*_SEEN, ("window", "int"), *_PARTS, *_JOINED)
 _TILES = (
@@ -62,9 +61,9 @@ def split(heads: Heads) -> Split:
 
 
 def splits(heads: Heads, window: int, processors: int) -> int:
-    """Into how many parts the positions of an exact row are split: three blocks for each multiprocessor, where a
+    """Into how many parts the positions of an exact row are split: two blocks for each multiprocessor, where a
     window has so many units. It does not depend on the rows of a step, for the bits of a row must not."""
-    wanted = -(-3 * processors // (heads.shared * split(heads).chunks))
+    wanted = -(-BLOCKS * processors // (heads.shared * split(heads).chunks))
     return max(4, min(wanted, MOST_SPLITS, window // UNIT + 2 if window else MOST_SPLITS))
 
 
@@ -81,13 +80,17 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
 
 def _works(to: Lowering, op: Attend) -> Iterator[Work]:
     cache, shape = to.parts.cache(op.layer), to.shape
-    if shape.few:
-        yield from _rows(to, op, cache, 0, shape.few)
+    yield from _slices(to, op, cache, range(shape.few))
     if shape.many and tiled(op.heads):
         yield _tiles(to, op, cache)
-    elif shape.many:
-        for row in range(shape.first, shape.first + shape.many, SLICE):
-            yield from _rows(to, op, cache, row, min(SLICE, shape.first + shape.many - row))
+    else:
+        yield from _slices(to, op, cache, range(shape.first, shape.first + shape.many))
+
+
+def _slices(to: Lowering, op: Attend, cache: LayerCache, rows: range) -> Iterator[Work]:
+    """Rows one by one, as many at once as there is room for."""
+    for row in rows[::SLICE]:
+        yield from _rows(to, op, cache, row, min(SLICE, rows.stop - row))
 
 
 def _rows(to: Lowering, op: Attend, cache: LayerCache, row: int, count: int) -> Iterator[Work]:
@@ -95,9 +98,8 @@ def _rows(to: Lowering, op: Attend, cache: LayerCache, row: int, count: int) -> 
     heads, step = op.heads, to.parts.step
     parts = splits(heads, op.window, to.parts.processors)
     size = count * heads.queries * parts
-    numbers = 4 * size * heads.value_length
-    about = f"parts of attention, {size} of {heads.value_length}"
-    room = to.parts.room(about, numbers + 8 * size)
+    numbers = -(-4 * size * heads.value_length // ROW) * ROW
+    room = to.parts.room("parts of attention", numbers + 8 * size)
     seen = {"positions": step.positions, "ends": step.ends, "window": op.window}
     left = {"parts": room, "sums": room + numbers, "splits": parts, "queries": heads.queries, "row": row}
     grid = (heads.shared * split(heads).chunks, parts, count)
@@ -125,11 +127,10 @@ def _read(to: Lowering, op: Attend, cache: LayerCache) -> dict[str, int | float]
 
 
 def _written(to: Lowering, op: Attend) -> dict[str, int | float]:
-    """Where it goes. Behind the width of a buffer, but not of a view, are zeros up to a whole block."""
+    """Where it goes. Behind its width are zeros up to a whole block."""
     y, width = to.place(op.y), op.heads.queries * op.heads.value_length
-    whole = to.views.place(op.y)[0] == op.y
     sinks = 0 if op.sinks is None else to.parts.vector(op.sinks)
-    return {"y": y.address, "y_stride": y.stride, "padding": -width % BLOCK if whole else 0, "sinks": sinks}
+    return {"y": y.address, "y_stride": y.stride, "padding": -width % BLOCK, "sinks": sinks}
 
 
 def _constants(op: Attend, cache: LayerCache) -> Constants:
