@@ -53,9 +53,7 @@ class LoadOptions(EngineOptions):
         default_text="0, off; 8 is a good start",
     )
     draft_model: str | os.PathLike[str] | Model | LlamaDraftModel | None = None
-    draft_max: int = option(
-        16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
-    )
+    draft_max: int = option(16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N")
     lora: Sequence[tuple[str | os.PathLike[str], float]] = option(
         (),
         ScaledPaths(),
@@ -74,8 +72,6 @@ class LoadOptions(EngineOptions):
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
         super().check()
-        if self.n_gpu_layers:
-            raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
 
