@@ -53,9 +53,7 @@ class LoadOptions(EngineOptions):
         default_text="0, off; 8 is a good start",
     )
     draft_model: str | os.PathLike[str] | Model | LlamaDraftModel | None = None
-    draft_max: int = option(
-        16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N"
-    )
+    draft_max: int = option(16, Whole(1), "tokens that the smaller model guesses at most", "--draft-max", metavar="N")
     lora: Sequence[tuple[str | os.PathLike[str], float]] = option(
         (),
         ScaledPaths(),

@@ -369,4 +369,3 @@ class Engine:
         """Ends the threads. The engine cannot be used afterwards. Raises GGUFError while another thread's step runs."""
         with self._alone():
             self._program.close()
-

@@ -222,9 +222,7 @@ class Model:
 
     def prompt_flops(self, tokens: int) -> float:
         """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
-        body, head = (
-            sum(map(flops_of, products(ops))) for ops in (self.plan.body, self.plan.head)
-        )
+        body, head = (sum(map(flops_of, products(ops))) for ops in (self.plan.body, self.plan.head))
         return body * tokens + head
 
     @property
