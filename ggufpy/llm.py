@@ -32,9 +32,11 @@ class Llama(AsyncCompletions):
 
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
-    `lora_path` is a file with an adapter, or several, which count `lora_scale` times. The key-value cache is kept as
-    `cache_type_k` and `cache_type_v` say (`type_k`, `type_v`): f16, bf16, q8_0 or q4_0. Any model makes embeddings
-    (`embed`), pooled as `pooling_type` says; `embedding` is there for programs that say so.
+    `n_gpu_layers` of the last layers and the output run on the NVIDIA card `main_gpu`, or on several by the shares in
+    `tensor_split`: a number, "all" (-1) or "auto" for as many as fit. `lora_path` is a file with an adapter, or
+    several, which count `lora_scale` times. The key-value cache is kept as `cache_type_k` and `cache_type_v` say
+    (`type_k`, `type_v`): f16, bf16, q8_0 or q4_0. Any model makes embeddings (`embed`), pooled as `pooling_type` says;
+    `embedding` is there for programs that say so.
 
     `chat_format` names a format that writes chats in place of the model's template ("chatml"), `chat_handler` is
     called in its place as llama-cpp-python does. `vocab_only` loads no weights. `kv_overrides` and what arguments say
@@ -49,7 +51,7 @@ class Llama(AsyncCompletions):
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_batch: int = 512,
-        n_gpu_layers: int = 0,
+        n_gpu_layers: int | str = 0,
         seed: int | None = None,
         verbose: bool = False,
         *,
@@ -70,16 +72,18 @@ class Llama(AsyncCompletions):
         kv_overrides: Mapping[str, bool | int | float | str] | None = None,
         last_n_tokens_size: int = 64,
         spm_infill: bool = False,
+        main_gpu: int = 0,
+        tensor_split: Sequence[float] | None = (),
         **others: Any,
     ) -> None:
         from ggufpy.support.progress import Progress
 
         arguments.check_names(others, frozenset(self.__init__.__annotations__))  # type: ignore[misc]
-        checks.whole("n_gpu_layers", n_gpu_layers, -1)
-        arguments.warn({"n_gpu_layers": n_gpu_layers, **others})
+        layers = arguments.gpu_layers(n_gpu_layers)
+        arguments.warn(others)
         types = [arguments.named("type_k", type_k, arguments.CACHE_TYPES) or cache_type_k,
                  arguments.named("type_v", type_v, arguments.CACHE_TYPES) or cache_type_v]  # fmt: skip
-        options = LoadOptions(n_ctx, n_threads, n_batch, 0, types[0], types[1], n_parallel)
+        options = LoadOptions(n_ctx, n_threads, n_batch, layers, types[0], types[1], n_parallel)
         options = replace(
             options,
             lookup=lookup,
@@ -87,6 +91,8 @@ class Llama(AsyncCompletions):
             lora=arguments.adapters(lora_path, lora_scale),
             changes=arguments.metadata_changes(others, kv_overrides),
             vocab_only=checks.flag("vocab_only", vocab_only),
+            main_gpu=main_gpu,
+            tensor_split=tuple(() if tensor_split is None else checks.items("tensor_split", tensor_split, "a list")),
         )
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
         checks.flag("verbose", verbose)
@@ -103,6 +109,8 @@ class Llama(AsyncCompletions):
         with Progress() as progress:
             if verbose or console.is_terminal("stderr"):
                 options = replace(options, progress=progress)
+            if verbose:
+                options = replace(options, note=console.note)
             self._setup(loading.load_parts(model_path, options), seed, options)
         if verbose:
             self._report(vocab_only)

@@ -160,7 +160,7 @@ def test_unknown_options_raise() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (LoadOptions(n_gpu_layers=-1), "GPU"),
+        (LoadOptions(n_gpu_layers=-2), "n_gpu_layers is -2; it must be"),
         (LoadOptions(cache_type_k="q5_1"), "cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
         (LoadOptions(cache_type_v="f32"), "cannot be kept in 'f32'"),
         (LoadOptions(n_parallel=0), "n_parallel is 0; it must be a whole number of at least 1"),

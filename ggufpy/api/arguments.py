@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ggufpy.backends.options import GpuLayers, Layers
 from ggufpy.errors import GGUFError
 from ggufpy.support import checks
 
@@ -23,10 +24,9 @@ ROPE_SCALINGS = MappingProxyType({-1: None, 0: "none", 1: "linear", 2: "yarn", 3
 NO_EFFECT = MappingProxyType(
     {
         "flash_attn": "attention is always computed in one pass",
-        "offload_kqv": "it is about layers on a GPU",
-        "op_offload": "it is about layers on a GPU",
-        "split_mode": "it is about several GPUs",
-        "main_gpu": "it is about several GPUs",
+        "offload_kqv": "a layer's cache is where the layer is",
+        "op_offload": "layers are computed where they are",
+        "split_mode": "layers are spread whole, by tensor_split",
         "n_ubatch": "n_batch says how many tokens a step has",
         "no_perf": "nothing is timed unless it is asked for",
         "swa_full": "windows keep what they need",
@@ -35,8 +35,6 @@ NO_EFFECT = MappingProxyType(
 # What was asked for is not done: whoever gives another value than the default is told so.
 WARNED: Mapping[str, tuple[Any, str]] = MappingProxyType(
     {
-        "n_gpu_layers": (0, "layers cannot be moved to a GPU yet, all run on the CPU"),
-        "tensor_split": (None, "layers cannot be moved to a GPU yet"),
         "use_mmap": (True, "files are always mapped"),
         "use_mlock": (False, "memory is not locked"),
         "n_threads_batch": (None, "prompts take as many threads as n_threads says"),
@@ -76,6 +74,20 @@ def warn(given: Mapping[str, Any], depth: int = 3) -> None:
     for name, value in given.items():
         if name in WARNED and value != WARNED[name][0] and value is not None:
             warnings.warn(f"ggufpy.Llama: {name} has no effect: {WARNED[name][1]}", stacklevel=depth + 1)
+
+
+def gpu_layers(given: Any, depth: int = 3) -> Layers:
+    """How many layers go to a GPU. A number that cannot be had warns, as programs for llama-cpp-python give -1 on any
+    machine; "all" is taken at its word."""
+    layers = GpuLayers().check("n_gpu_layers", given)
+    if not layers or isinstance(given, str):
+        return layers
+    from ggufpy.backends.gpu.listing import why_none
+
+    if why := why_none():
+        warnings.warn(f"ggufpy.Llama: n_gpu_layers has no effect: {why}", stacklevel=depth + 1)
+        return 0
+    return layers
 
 
 def metadata_changes(given: Mapping[str, Any], overrides: Any) -> dict[str, Any]:

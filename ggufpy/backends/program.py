@@ -79,7 +79,8 @@ class Program(Protocol):
         """Evaluates a step: keys and values go to its pages. Exact rows come before bulk.
 
         x (rows, width) is what the layers before these have left, where there are any; what these leave is returned, in
-        memory that stays until the next call. Both are indexed by the rows of the step.
+        memory that stays until the next call. Both are indexed by the rows of the step. Layers that a head follows may
+        keep to themselves what they leave, and return no rows.
         """
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:

@@ -125,7 +125,7 @@ def load_options(args: argparse.Namespace, **more: Any) -> LoadOptions:
 
     names = {field.name for field in fields(LoadOptions)}
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    return LoadOptions(**given, **more)
+    return LoadOptions(**{"note": console.note, **given, **more})
 
 
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +137,13 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Threads, batch and GPU layers, as every command that runs a model takes them."""
-    add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "n_gpu_layers", "lora")
+    add_load_options(parser.add_argument_group("engine"), "n_threads", "n_batch", "lora")
+    about = "needs an NVIDIA card and CuPy: pip install 'ggufpy[cuda12]' or 'ggufpy[cuda13]', as nvidia-smi says"
+    cards = parser.add_argument_group("layers on a GPU", about)
+    add_load_options(cards, "n_gpu_layers", "main_gpu", "tensor_split", "n_cpu_moe")
+    cards.add_argument(
+        "-cmoe", "--cpu-moe", action="store_true", default=None, help="keep all experts on the CPU (not possible yet)"
+    )
 
 
 class _Checked:

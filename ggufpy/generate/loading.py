@@ -72,8 +72,6 @@ class LoadOptions(EngineOptions):
     def check(self) -> None:
         """Raise GGUFError for what no model can do."""
         super().check()
-        if self.n_gpu_layers:
-            raise GGUFError("layers cannot be moved to a GPU yet; leave n_gpu_layers (-ngl) at 0")
         if self.lookup and self.draft_model is not None:
             raise GGUFError("drafts come from the text (lookup) or from a smaller model (draft_model), not from both")
 

@@ -62,8 +62,10 @@ def llama_supports_mlock() -> bool:
 
 
 def llama_supports_gpu_offload() -> bool:
-    """Models run on the CPU."""
-    return False
+    """Whether layers can run on a GPU here."""
+    from ggufpy.backends.gpu.listing import why_none
+
+    return not why_none()
 
 
 def llama_supports_rpc() -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ggufpy.backends.program import Loaded
 from ggufpy.errors import GGUFError
+from ggufpy.models.plan import Plan
 from ggufpy.support import checks
 
 from .chunks import Chunk, Placed, Placing, Wanted, Wanting, in_parts, lendable
@@ -45,6 +46,12 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+def step_rows(plan: Plan, positions: int, sequences: int, n_batch: int) -> int:
+    """The most rows that a step has: a whole context where tokens see what follows them."""
+    most = max(n_batch, positions) if plan.whole_texts else n_batch
+    return max(min(most, positions * sequences), sequences)
+
+
 class Engine:
     """Steps of at most `rows` tokens on a model's program; sequences share its pages.
 
@@ -54,10 +61,10 @@ class Engine:
 
     def __init__(self, model: Loaded, n_batch: int, prompt_seconds: float = 0.0) -> None:
         self.prompt_seconds = prompt_seconds
-        n_batch = max(n_batch, model.positions) if model.plan.whole_texts else n_batch
-        self._model, self._n_batch = model, n_batch
+        self._model = model
+        self._n_batch = max(n_batch, model.positions) if model.plan.whole_texts else n_batch
         self._lock = threading.RLock()
-        self.rows = max(min(n_batch, model.positions * model.sequences), model.sequences)
+        self.rows = step_rows(model.plan, model.positions, model.sequences, n_batch)
         self._program = model.program(self.rows)
         self._pools = tuple(
             Pool(group.cache, Pages(group.pages, partial(self._program.copy, i)), self.rows)

@@ -31,7 +31,7 @@ Installed = dict[str, "list[Hook]"]  # functions that come and go together, by t
 def on_the_cpu(program: Program) -> CpuProgram:
     """The program, for what only one on this CPU can do. Raises GGUFError for another."""
     if not isinstance(program, CpuProgram):
-        raise GGUFError("this is done where all layers are on one CPU: load the model without splitting it")
+        raise GGUFError("this is done where all layers are on one CPU: load the model with n_gpu_layers 0 (-ngl 0)")
     return program
 
 

@@ -1,7 +1,8 @@
 """How much memory a model takes, reckoned from its header before it is loaded, and how much there is.
 
 What is reckoned is what may be touched: packed weights, the cache of contexts that are full, the buffers of a step. The
-system gives memory as it is touched, so a model whose texts are short takes less.
+system gives memory as it is touched, so a model whose texts are short takes less. Layers that go to a GPU take nothing
+here; where it is left to the GPU how many go ("auto"), all are reckoned.
 """
 
 from __future__ import annotations
@@ -116,21 +117,30 @@ def needed_of(source: WeightSource, plan: Plan, options: EngineOptions) -> Needs
     from ggufpy.backends.cpu.needs import matrix_names, vectors
     from ggufpy.backends.cpu.weights import packed_bytes, vector_bytes
     from ggufpy.jit import verdicts
+    from ggufpy.runtime.engine import step_rows
 
     lanes = verdicts.current().lanes
     shape = cache_shape(plan, options)
+    whole, plan = plan, _on_the_cpu(plan, options)
     names = matrix_names((*plan.body, *plan.head))
     panels = {name: quants.get(source.tensors[name].type).panel for name in names}
     weights = sum(aligned(packed_bytes(source.tensors[name], lanes)) for name in names)
     weights += sum(vector_bytes(weight.shape) for weight in vectors(plan))
-    batch = max(options.n_batch, shape.positions) if plan.whole_texts else options.n_batch
-    rows = max(min(batch, shape.positions * shape.sequences), shape.sequences)
+    rows = step_rows(whole, shape.positions, shape.sequences, options.n_batch)
     threads = options.threads()
     work = _buffers(plan, panels, rows, threads) + _attention(plan, shape, threads, lanes)
     tokens = "tokenizer.ggml.tokens"
     vocabulary = source.metadata.count(tokens) if tokens in source.metadata else 0
     drawn = 4 * 4 * plan.vocabulary * shape.sequences  # logits of each text, and what a sampler makes of them
     return Needs(weights, _cache(plan, shape, rows, lanes), work, BASE + TOKEN * vocabulary + drawn)
+
+
+def _on_the_cpu(plan: Plan, options: EngineOptions) -> Plan:
+    """The layers that stay here, and the head where no layer goes."""
+    layers = options.gpu_layers
+    if layers in (0, "auto"):
+        return plan
+    return plan.part(0, 0 if layers == "all" else max(len(plan.layers) - int(layers), 0))
 
 
 def _cache(plan: Plan, shape: CacheShape, rows: int, lanes: int) -> int:

@@ -67,6 +67,10 @@ inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline float __tanhf(float x) { return tanhf(x); }
 inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+inline void sincospi(double x, double* sine, double* cosine) {
+    *sine = sin(M_PI * x);
+    *cosine = cos(M_PI * x);
+}
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
 // Conversions saturate, a NaN becomes 0 (PTX ISA, "cvt").

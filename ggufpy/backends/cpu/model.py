@@ -15,6 +15,7 @@ from ggufpy import models, quants
 from ggufpy.backends.cpu.kernels.kv_types import of_name
 from ggufpy.backends.cpu.kernels.matmul_tiles import scratch_bytes
 from ggufpy.backends.cpu.kv import CacheShape
+from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions, Progress
 from ggufpy.errors import GGUFError
 from ggufpy.format.metadata import Metadata
@@ -24,7 +25,7 @@ from ggufpy.models.base import Keys
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Embed, ExpertMatMul
 from ggufpy.models.plan import Plan
-from ggufpy.models.source import SourceTensor, WeightSource
+from ggufpy.models.source import WeightSource
 
 from .lowering import Sinks
 from .memory import Region, aligned
@@ -139,8 +140,7 @@ class Model:
         self.matrices = self._pack(options.progress)
         names = [weight.name for weight in vectors(plan)]
         self.vectors = {name: _padded(vector(self._tensors[name]), name) for name in names}
-        tables = plan.embed.weights if isinstance(plan.embed, Embed) else ()
-        self._embedded = {weight.name: _Rows(self._tensors[weight.name]) for weight in tables}
+        self.embeddings = Embeddings(plan.embed, self._tensors)
 
     @property
     def positions(self) -> int:
@@ -197,20 +197,6 @@ class Model:
         """Bytes that bulk products want for each thread."""
         return max(map(scratch_bytes, self.bulk.values()), default=0)
 
-    def embeddings(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows (tokens, n_embd) of tokens that are known to be in the vocabulary, at positions within the context."""
-        op = self.plan.embed
-        if not isinstance(op, Embed):
-            raise ValueError("these layers are not the first: they have no embeddings")
-        rows = self._embedded[op.weight.name].decoded(tokens)
-        if op.scale != 1.0:
-            rows = rows * np.float32(op.scale)
-        if op.positions is not None:
-            rows = rows + self._embedded[op.positions.name].decoded(positions)
-        if op.constant is not None:
-            rows = rows + self._embedded[op.constant.name].decoded(np.zeros(1, np.int64))
-        return rows
-
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed matrices that are read for a token: all of them, or those of the experts that it uses."""
@@ -232,17 +218,6 @@ class Model:
         for name in self._names:
             sizes[self._tensors[name].type] += self._tensors[name].nbytes
         return sizes.most_common(1)[0][0]
-
-
-class _Rows:
-    """A matrix whose rows are wanted one by one, as it lies in the file."""
-
-    def __init__(self, tensor: SourceTensor) -> None:
-        self._kind, self._blocks = quants.get(tensor.type), tensor.little()
-
-    def decoded(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, columns) of the rows (n,)."""
-        return self._kind.decode(self._blocks[rows])
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -74,7 +74,8 @@ class CpuProgram:
         rows, positions, _ = spans.each
         width = self.model.plan.width
         if x is None:
-            self._x[rows, :width] = self.model.embeddings(np.concatenate([part.tokens for part in step]), positions)
+            tokens = np.concatenate([part.tokens for part in step])
+            self._x[rows, :width] = self.model.embeddings.rows(tokens, positions)
         else:
             self._x[rows, :width] = x[rows, :width]
         self._x[rows, width:] = 0.0

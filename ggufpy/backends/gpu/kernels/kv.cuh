@@ -73,16 +73,6 @@ struct KvHead {
         }
     }
 
-    // One number.
-    __device__ __forceinline__ static float load(const char *page, int p, int d) {
-        const char *from = row(page, p);
-        if (!scaled) return one(((const unsigned short *)from)[d]);
-        const float scale = kv_half(scales(page, p)[d / KV_BLOCK]);
-        if (TYPE == kv_q8_0) return scale * (float)((const signed char *)from)[d];
-        const unsigned both = ((const unsigned char *)from)[d / KV_BLOCK * 16 + d % 16];
-        return scale * (float)((int)(d % KV_BLOCK < 16 ? both & 15u : both >> 4) - 8);
-    }
-
     // Writes a position's LENGTH numbers, of `x` in memory that a whole warp sees; called by all of it.
     __device__ __forceinline__ static void store(char *page, int p, const float *x) {
         const int lane = threadIdx.x % WARP;

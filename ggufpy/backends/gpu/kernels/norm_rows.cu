@@ -1,14 +1,14 @@
 // y = f(x) · weight + bias for each part of a row: blockIdx.y is the row, and WARPS warps have a part together.
 //
 // f(x) by KIND: x / sqrt(mean(x²) + eps), (x - mean(x)) / sqrt(variance(x) + eps), or x / max(sqrt(Σ x²), eps). Without
-// weight or bias their pointers are 0. A part's columns stay in registers (HELD quads a thread), so that x may be y.
+// weight or bias their pointers are 0. A part's columns stay in registers (HELD quads a thread), so that x may be y, and
+// so does its weight, which is asked for before the sums are known.
 // ALIGNED: every part begins at a quad, as a row does.
 #include "elementwise.cuh"
 
 #define RMS 0
 #define LAYER 1
 #define L2 2
-#define EARLY (HELD <= 4)  // the weight is read before the sums are known, as far as registers go
 
 __device__ __forceinline__ float4 get(const float* x, int c, int columns) {
     if (ALIGNED) return within(get_quad(x + c), c, columns);
@@ -33,13 +33,13 @@ KERNEL(norm_rows) {
     const int first = QUAD * (threadIdx.x % (WARP * WARPS)), step = QUAD * WARP * WARPS, columns = a.columns;
     const float* x = a.x + blockIdx.y * a.x_stride + part * columns;
     const float* weight = a.weight + part * a.weight_step;
-    float4 v[HELD], w[EARLY ? HELD : 1];
+    float4 v[HELD], w[HELD];
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
         const int c = first + i * step;
         v[i] = c < columns ? get(x, c, columns) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (EARLY && a.weight != nullptr && c < columns) w[i] = get_quad(weight + c);
+        if (a.weight != nullptr && c < columns) w[i] = get_quad(weight + c);
         sum += sum_of(KIND == LAYER ? v[i] : each(v[i], square));
     }
     sum = sum_of_warps<WARPS>(sum, room[0]);
@@ -62,9 +62,7 @@ KERNEL(norm_rows) {
         const int c = first + i * step;
         float4 z = each(v[i], [by](float x) { return x * by; });
         if (c < columns) {
-            if (a.weight != nullptr) {
-                z = each(z, EARLY ? w[i] : get_quad(weight + c), [](float x, float w) { return x * w; });
-            }
+            if (a.weight != nullptr) z = each(z, w[i], [](float x, float w) { return x * w; });
             if (a.bias != nullptr) {
                 z = each(z, get_quad(a.bias + part * a.bias_step + c), [](float x, float b) { return x + b; });
             }

@@ -33,7 +33,7 @@ KERNEL(store_kv) {
             k[second_of(i)] = x[second_of(i)];
         }
         for (int d = ROTATED + lane; d < KEY_LENGTH; d += WARP) x[d] = k[d];
-        __syncwarp();
+        __syncwarp(FULL);
         KvHead<KEY_TYPE, KEY_LENGTH>::store(a.keys + page * a.key_page + (long long)head * a.key_head, p, x);
     } else {
         const float *v = a.v + row * a.v_stride + head * VALUE_LENGTH;
