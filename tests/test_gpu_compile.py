@@ -17,8 +17,8 @@ from ggufpy.errors import GGUFError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-import nvrtc
-from nvrtc import LEVELS, Usage
+from gpu import nvrtc
+from gpu.nvrtc import LEVELS, Usage
 
 # Kernels that may have a stack, and why.
 STACKS: dict[str, str] = {}

@@ -64,6 +64,7 @@ SHAPES = {
     "moe": Shape(6, 1024, 512, 16, 4, 32_000, 2048, 32, 4),
     "1.1b": Shape(22, 2048, 5632, 32, 4, 32_000),
     "7b": Shape(32, 4096, 11008, 32, 32, 32_000, 4096),
+    "8b": Shape(32, 4096, 14336, 32, 8, 128_256, 8192),
 }
 
 FLAGS = {"layer": "layers", "head": "heads", "head-kv": "kv-heads", "expert": "experts", "expert-used": "experts-used"}

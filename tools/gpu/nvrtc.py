@@ -15,7 +15,7 @@ from functools import cache
 from importlib import util
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from ggufpy.backends.gpu.cuda import OPTIONS
 from ggufpy.errors import GGUFError
