@@ -25,8 +25,7 @@ from importlib import util
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gpu import rates, report
 from gpu.exact import Divergences, divergences
@@ -41,6 +40,7 @@ from ggufpy.generate.loading import LoadOptions, load_parts
 from ggufpy.hub import resolve
 from ggufpy.support.console import note
 
+ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("1.1b", "7b", "8b")
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 LAYERS = ("0", "half", "all")
