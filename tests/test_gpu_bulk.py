@@ -46,11 +46,15 @@ def check(
     got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], before: Any = 0.0, more: float = 0.0
 ) -> None:
     """got = before + x · wᵀ to within what float32 sums lose, and `more`, and zeros up to a whole block."""
+    n = len(w)
+    check_sums(got[:, :n], x, w, before, more)
+    assert not got[:, n : -(-n // 32) * 32].any()
+
+
+def check_sums(got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], before: Any, more: float = 0) -> None:
     wanted = before + x @ w.T
     room = np.abs(x) @ np.abs(w).T + np.abs(before)
-    n = len(w)
-    assert np.all(np.abs(got[:, :n] - wanted) <= (EPSILON + more) * room), np.max(np.abs(got[:, :n] - wanted) / room)
-    assert not got[:, n : -(-n // 32) * 32].any()
+    assert np.all(np.abs(got - wanted) <= (EPSILON + more) * room), np.max(np.abs(got - wanted) / room)
 
 
 def factors(parts: Products, name: str, x: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -144,20 +148,24 @@ def test_slices_of_a_large_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [work.n for work in works if isinstance(work, Product)] == [32, 32, 32, 32]
 
 
-def test_views_of_a_buffer() -> None:
-    """x and y as columns of wider buffers, whose other columns stay."""
-    with Products(70) as parts:
-        x, y = sizes(70, 160), sizes(70, 192, 5)
+@pytest.mark.parametrize("kind", ["Q4_0", "F16", "F32"])
+@pytest.mark.parametrize("many", [20, 70])
+@pytest.mark.parametrize("rows", [64, 51])
+def test_views_of_a_buffer(kind: str, many: int, rows: int) -> None:
+    """x and y as columns of wider buffers, whose other columns stay, also where no block ends."""
+    with Products(many) as parts:
+        x, y = sizes(many, 160), sizes(many, 192, 5)
         parts.make("x", x)
         parts.make("y", y)
-        weight = parts.give("w", "Q4_0", weights(64, 96))
-        to = parts.lowering(StepShape(0, 0, 70, 1))
-        list(to.works([View("x", 64, 96, "part"), View("y", 32, 64, "into")]))
+        columns = 64 if kind == "Q4_0" else 52
+        weight = parts.give("w", kind, weights(rows, columns))
+        to = parts.lowering(StepShape(0, 0, many, 1))
+        list(to.works([View("x", 64, columns, "part"), View("y", 32, rows, "into")]))
         parts.device.run(list(bulk.works(to, MatMul("part", weight, "into", add=True))))
-        got, (rows, w) = parts.rows_of("y"), factors(parts, "w", x[:, 64:160])
-        check(got[:, 32:96], rows, w, y[:, 32:96].astype(np.float64))
+        got, (rounded, w) = parts.rows_of("y"), factors(parts, "w", x[:, 64 : 64 + columns])
+        check_sums(got[:, 32 : 32 + rows], rounded, w, y[:, 32 : 32 + rows].astype(np.float64))
         assert np.array_equal(got[:, :32], y[:, :32])
-        assert np.array_equal(got[:, 96:], y[:, 96:])
+        assert np.array_equal(got[:, 32 + rows :], y[:, 32 + rows :])
 
 
 def test_rows_are_made_once() -> None:

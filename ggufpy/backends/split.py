@@ -82,7 +82,16 @@ class SplitProgram:
         return [(part, own.index(group)) for part, own in zip(self._parts, self._own, strict=True) if group in own]
 
     def form(self, group: int) -> str:
-        return "; ".join(part.form(i) for part, i in self._having(group))
+        """As one program of all layers would say it: what is kept may be read by one that is split elsewhere."""
+        runs: list[tuple[int, str]] = []
+        for part, i in self._having(group):
+            for told in part.form(i).split(", "):
+                count, layers, name = told.partition(" layers of ")
+                if layers and runs and runs[-1][1] == name:
+                    runs[-1] = (runs[-1][0] + int(count), name)
+                else:
+                    runs.append((int(count), name) if layers else (0, told))
+        return ", ".join(f"{count} layers of {name}" if count else name for count, name in runs)
 
     def row_bytes(self, group: int) -> int:
         return sum(part.row_bytes(i) for part, i in self._having(group))

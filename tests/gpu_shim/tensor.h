@@ -79,6 +79,7 @@ void ldmatrix(int line, unsigned* out, const void* row) {
     int lane = shim_now->thread.x % 32;
     if (lane < 8 * COUNT && reinterpret_cast<uintptr_t>(row) % 16)
         shim_fail("ldmatrix at line %d: a row's address is no multiple of 16 bytes", line);
+    if (lane < 8 * COUNT) shim_reads(row, 16);
     Matrices matrices = {out, row};
     Exchange mine = {line, "ldmatrix", 0xffffffffu, &matrices, nullptr, 0, load_matrices<COUNT, TRANSPOSED>};
     shim_exchange(&mine);

@@ -19,6 +19,7 @@ from ggufpy.models.ops import MatMul
 from ggufpy.support.records import dataclass
 
 from .device import Product, Work
+from .elementwise import QUAD, end
 from .formats import BLOCK, Format, format_of
 from .lowering import Lowering
 from .source import KernelSpec
@@ -55,8 +56,8 @@ def way_of(matrix: DeviceMatrix, rows: int) -> Way:
 
 def works(to: Lowering, op: MatMul) -> Iterator[Work]:
     """The work of the step's bulk rows."""
-    matrix, x, y = to.parts.matrix(op.weight), to.place(op.x), to.place(op.y)
-    if x.stride < matrix.blocks * BLOCK or y.stride < _padded(matrix):
+    matrix = to.parts.matrix(op.weight)
+    if matrix.columns != to.width(op.x) or matrix.rows != to.width(op.y):
         raise ValueError(f"{op.weight.name} does not fit buffers {op.x} and {op.y}")
     way = way_of(matrix, to.shape.many)
     if way == "floats":
@@ -81,7 +82,7 @@ def halves(to: Lowering, name: str) -> Iterator[Work]:
     x, made = to.place(name), half_rows(to, name)
     values = {
         "x": x.address + 4 * x.stride * to.shape.first, "x_stride": x.stride, "y": made.address,
-        "y_stride": made.stride, "scales": made.scales, "columns": -(-to.width(name) // BLOCK) * BLOCK,
+        "y_stride": made.stride, "scales": made.scales, "columns": to.width(name),
     }  # fmt: skip
     yield to.launch(_TO_HALF, values, (to.shape.many, 1, 1))
     to.note(f"f16:{name}")
@@ -96,27 +97,26 @@ def _y(to: Lowering, op: MatMul) -> dict[str, int | float]:
     """Where bulk rows of y are, and what is added to them."""
     y = to.place(op.y)
     bias = 0 if op.bias is None else to.parts.vector(op.bias)
-    return {"y": y.address + 4 * y.stride * to.shape.first, "y_stride": y.stride, "bias": bias}
+    last = end(to, op.y, to.width(op.y))
+    return {"y": y.address + 4 * y.stride * to.shape.first, "y_stride": y.stride, "bias": bias, "end": last}
 
 
 def _sixteen(to: Lowering, op: MatMul, matrix: DeviceMatrix, x: HalfRows) -> Iterator[Work]:
-    padded, k, m = _padded(matrix), matrix.blocks * BLOCK, to.shape.many
-    given = {**_y(to, op), "x_scales": x.scales, "columns": padded}
-    grid = (-(-padded // 4 // _ADJUST_THREADS), m, 1)
-    direct = matrix.format.dtype == "f16"  # rows behind the last are not there: the product leaves their columns out
-    add = op.add or op.bias is not None or (direct and padded > matrix.rows)
+    given, whole = {**_y(to, op), "x_scales": x.scales}, matrix.format.dtype == "f16"
+    last = int(given["end"])
+    grid = (-(-last // (QUAD * _ADJUST_THREADS)), to.shape.many, 1)
+    # Rows behind an f16 matrix's last are not there: the product leaves their columns out, which are zeros before it.
+    add = op.add or op.bias is not None or (whole and last > matrix.rows)
     if add:
         yield to.launch(_adjust_spec(after=False, add=op.add), given, grid)
-    at, y, step = 0, to.place(op.y), max(SLICE // (2 * k) // BLOCK, 1) * BLOCK
-    ends = matrix.rows if direct else padded
-    while at < ends:
-        count = ends - at if direct else min(step, ends - at)
-        w = matrix.address + 2 * k * at if direct else to.parts.room("f16 weights", max(SLICE, 2 * k * BLOCK))
-        if not direct:
+    k, end_row = matrix.blocks * BLOCK, matrix.rows if whole else last
+    step = end_row if whole else max(SLICE // (2 * k) // BLOCK, 1) * BLOCK
+    for at in range(0, end_row, step):
+        count, c = min(step, end_row - at), int(given["y"]) + 4 * at
+        w = matrix.address if whole else to.parts.room("f16 weights", max(SLICE, 2 * k * BLOCK))
+        if not whole:
             yield _decode(to, matrix, w, at, count)
-        c = y.address + 4 * (y.stride * to.shape.first + at)
-        yield Product(m, count, k, x.address, x.stride, w, k, c, y.stride, "f16", add)
-        at += count
+        yield Product(to.shape.many, count, k, x.address, x.stride, w, k, c, int(given["y_stride"]), "f16", add)
     yield to.launch(_adjust_spec(after=True, add=False), given, grid)
 
 
@@ -144,21 +144,21 @@ def _tiles(to: Lowering, op: MatMul, matrix: DeviceMatrix, x: HalfRows) -> Itera
     }  # fmt: skip
     yield to.launch(_mma_spec(matrix.format, op.add, parts > 1), values, (across, tiles, parts))
     if parts > 1:
-        grid = (-(-padded // 4 // _ADJUST_THREADS), to.shape.many, 1)
+        grid = (-(-padded // (QUAD * _ADJUST_THREADS)), to.shape.many, 1)
         yield to.launch(_join_spec(op.add), {**given, "m": tiles * TILE, "parts": parts}, grid)
 
 
 def _floats(to: Lowering, op: MatMul, matrix: DeviceMatrix) -> Work:
-    x, k, padded = to.place(op.x), matrix.blocks * BLOCK, _padded(matrix)
+    x = to.place(op.x)
     values = {
         **_y(to, op), "x": x.address + 4 * x.stride * to.shape.first, "x_stride": x.stride, "rows": to.shape.many,
-        "w": matrix.arguments["low"], "w_stride": k, "w_rows": matrix.rows, "k": k, "padded": padded,
+        "w": matrix.address, "w_stride": matrix.blocks * BLOCK, "w_rows": matrix.rows, "columns": matrix.columns,
     }  # fmt: skip
-    return to.launch(_floats_spec(op.add), values, (-(-padded // TILE), -(-to.shape.many // TILE), 1))
+    return to.launch(_floats_spec(op.add), values, (-(-_padded(matrix) // TILE), -(-to.shape.many // TILE), 1))
 
 
 _ADJUST_THREADS = _DECODE_THREADS = 128
-_Y = (("y", "float*"), ("bias", "const float*"), ("y_stride", "int"))
+_Y = (("y", "float*"), ("bias", "const float*"), ("y_stride", "int"), ("end", "int"))
 _TO_HALF = KernelSpec("to_half", (
     ("x", "const float*"), ("y", "void*"), ("scales", "float*"), ("x_stride", "int"), ("y_stride", "int"),
     ("columns", "int"),
@@ -193,14 +193,14 @@ def _join_spec(add: bool) -> KernelSpec:
 
 
 def _adjust_spec(after: bool, add: bool) -> KernelSpec:
-    args = (*_Y, ("x_scales", "const float*"), ("columns", "int"))
+    args = (*_Y, ("x_scales", "const float*"))
     return KernelSpec("adjust_rows", args, (("AFTER", int(after)), ("ADD", int(add))), _ADJUST_THREADS)
 
 
 def _floats_spec(add: bool) -> KernelSpec:
     args = (
         *_Y, ("x", "const float*"), ("w", "const float*"),
-        *_ints("x_stride", "w_stride", "rows", "w_rows", "k", "padded"),
+        *_ints("x_stride", "w_stride", "rows", "w_rows", "columns"),
     )  # fmt: skip
     return KernelSpec("matmul_f32", args, (("ADD", int(add)),), 256)
 

@@ -55,8 +55,11 @@ class Parts(Protocol):
         the rope's magnitude."""
 
     def room(self, about: str, nbytes: int) -> int:
-        """Memory that nothing else uses: the same for the same `about`, which a further call may enlarge before the
-        first work that uses it is made."""
+        """Memory for what work leaves to work behind it in the same step: the same for the same `about`.
+
+        One that turns out to be too small moves. Work that was made before goes on with what it had, so a name needs
+        no size in it; but what is to be read again is asked for in one size in all of a step.
+        """
 
     @property
     def step(self) -> StepAddresses: ...

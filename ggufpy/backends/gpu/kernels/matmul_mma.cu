@@ -2,7 +2,7 @@
 //
 //     x       half rows, x_stride apart, whole tiles of them (to_half.cu), columns in whole steps of TK
 //     x_scales  float by row: what the row was multiplied by
-//     y       float rows, y_stride apart; `padded` columns are written, zeros behind the matrix's rows
+//     y       float rows, y_stride apart; columns to `end` are written, zeros behind the matrix's rows
 //     sums    with SPLIT: [part][whole tiles of rows][padded] float, what parts of the columns add up to (join_sums.cu)
 //
 // A block of threads makes TM rows of y by TN of its columns, a warp 32 by 32 of them: while tensor cores work on one
@@ -48,10 +48,11 @@ __device__ __forceinline__ void finish(const Args& a, int row, int column, float
     }
     if (row >= a.rows) return;
     const float by = 1.0f / a.x_scales[row];
-    float2* y = (float2*)(a.y + (long long)row * a.y_stride + column);
-    float2 v = ADD ? *y : make_float2(0.0f, 0.0f);
+    float* y = a.y + (long long)row * a.y_stride + column;
+    const float2 old = ADD ? *(const float2*)y : make_float2(0.0f, 0.0f);
     const float2 bias = a.bias != 0 ? *(const float2*)(a.bias + column) : make_float2(0.0f, 0.0f);
-    *y = make_float2(v.x + bias.x + first * by, v.y + bias.y + second * by);
+    if (column < a.end) y[0] = old.x + bias.x + first * by;
+    if (column + 1 < a.end) y[1] = old.y + bias.y + second * by;
 }
 
 KERNEL(matmul_mma) {

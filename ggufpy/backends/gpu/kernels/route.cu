@@ -72,7 +72,7 @@ __device__ __forceinline__ void leave_groups(float* scores, int groups, int used
     for (int i = 0; i < MOST_GROUPS / WARP; i++)
         for (int k = 0; lane + WARP * i < groups && !taken[i] && k < size; k++)
             scores[(lane + WARP * i) * size + k] = NOTHING;
-    __syncwarp();
+    __syncwarp(FULL);
 }
 
 KERNEL(route) {
@@ -90,7 +90,7 @@ KERNEL(route) {
         if (a.bias != 0) score += a.bias[e];
         scores[e] = fmaxf(score, LOWEST);
     }
-    __syncwarp();
+    __syncwarp(FULL);
     if (a.groups > 1) leave_groups(scores, a.groups, a.groups_used, lane);
     float sum = 0.0f, largest = NOTHING;  // of the chosen, the same in all lanes
     for (int k = 0; k < a.count; k++) {
@@ -103,7 +103,7 @@ KERNEL(route) {
         if (lane == 0) chosen[k] = (float)number, shares[k] = p, scores[number] = NOTHING;
         sum += p;
         largest = fmaxf(largest, p);
-        __syncwarp();
+        __syncwarp(FULL);
     }
     float divisor = 1.0f;
     if (KIND == 2) {
@@ -112,7 +112,7 @@ KERNEL(route) {
         divisor = sum;
     }
     if (RENORMALISED) divisor *= fmaxf(sum / divisor, LEAST_SUM);
-    __syncwarp();  // every lane has read what all have written before one changes it
+    __syncwarp(FULL);  // every lane has read what all have written before one changes it
     const int end = (a.count + WARP - 1) / WARP * WARP;
     for (int k = lane; k < end; k += WARP) {
         if (k >= a.count) {
