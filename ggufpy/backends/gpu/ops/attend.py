@@ -23,7 +23,7 @@ THREADS = 128
 REGISTERS = 128  # float32 of queries and values that a thread of exact rows may hold
 SLICE = 32  # rows whose parts are in memory at once, a megabyte or so each
 BLOCKS = 2  # of a row alone, for each multiprocessor: more would make more parts to be added up
-TILED = 256  # the longest key or value that tiles have registers for
+TILED = 512  # the longest key or value that tiles have registers for
 
 _SEEN = (("positions", "const int *"), ("ends", "const int *"))
 _CACHE = (
@@ -72,6 +72,11 @@ def tiled(heads: Heads) -> bool:
     return max(heads.key_length, heads.value_length) <= TILED
 
 
+def shares(heads: Heads) -> int:
+    """How many warps share the columns of a tile's rows, so that registers are enough."""
+    return 1 if max(heads.key_length, heads.value_length) <= 256 else 4
+
+
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
     op = ops[0]
     assert isinstance(op, Attend)
@@ -113,7 +118,7 @@ def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
         "positions": step.positions, "ends": step.ends, "window": op.window, "queries": op.heads.queries,
         "tiles": step.tiles, "tile_count": step.tile_count, **_read(to, op, cache), **_written(to, op),
     }  # fmt: skip
-    return to.launch(tiles_spec(op, cache), values, (op.heads.queries, to.shape.tiles, 1))
+    return to.launch(tiles_spec(op, cache), values, (op.heads.queries * shares(op.heads), to.shape.tiles, 1))
 
 
 def _read(to: Lowering, op: Attend, cache: LayerCache) -> dict[str, int | float]:
@@ -156,7 +161,9 @@ def join_spec(op: Attend, cache: LayerCache) -> KernelSpec:
 def tiles_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of bulk rows: as many keys at a time as registers and 48 KiB of shared memory are enough for."""
     longest = max(op.heads.key_length, op.heads.value_length)
-    return KernelSpec("attend_tiles", _TILES, (*_constants(op, cache), ("KEYS", 64 if longest <= 128 else 32)), THREADS)
+    keys = 64 if longest <= 128 else 32 if longest <= 256 else 16
+    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", shares(op.heads)))
+    return KernelSpec("attend_tiles", _TILES, constants, THREADS)
 
 
 def examples() -> list[KernelSpec]:
@@ -181,6 +188,8 @@ _EXAMPLES: tuple[tuple[Heads, tuple[str, str], dict[str, Any]], ...] = (
     (Heads(16, 16, 192, 128), ("f16", "f16"), {}),
     (Heads(16, 8, 256, 256), ("f16", "q8_0"), {"softcap": 50.0, "window": 4096}),
     (Heads(8, 1, 256, 256), ("q4_0", "bf16"), {}),
+    (Heads(8, 2, 512, 512), ("f16", "q4_0"), {}),
     (Heads(16, 1, 576, 512), ("f16", "f16"), {}),
+    (Heads(2, 2, 1024, 1024), ("f16", "f16"), {}),
     (Heads(4, 4, 20, 12), ("f16", "f16"), {}),
 )
