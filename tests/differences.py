@@ -1,7 +1,7 @@
 """The largest differences that comparisons with transformers see, as a table.
 
-    GGUFPY_DIFFERENCES=seen.jsonl pytest -m oracle
-    python tests/differences.py seen.jsonl
+GGUFPY_DIFFERENCES=seen.jsonl pytest -m oracle
+python tests/differences.py seen.jsonl
 """
 
 from __future__ import annotations

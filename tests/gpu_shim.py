@@ -1,97 +1,41 @@
 """A GPU that is the CPU: the sources of kernels compiled with g++, a block's threads as fibers, memory of the host.
 
-It is unkind where hardware is: shared memory begins as NaNs, memory has edges that are looked at after each launch,
-lanes and threads that do not come to where others wait are an error, and threads and blocks run in an order that
-can be chosen. See `gpu_shim/` for what stands for CUDA there.
+It is at least as unkind as hardware. Always: shared memory begins as NaNs; memory has edges that are looked at after
+each launch; addresses that are not aligned, and lanes or threads that do not come to where others wait, are errors.
+Where it is strict: every load and store must be within memory, and ordered with those of other threads; arithmetic
+that C++ leaves undefined is an error; and every launch runs in three orders of threads and blocks, which must leave
+the same memory. `gpu_shim/` has what stands for CUDA.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import re
-import shutil
-import subprocess
-import tempfile
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
-import pytest
+from gpu_shim_build import SOURCES, build, compiler, explained, library
 from numpy.typing import NDArray
 
 from ggufpy.backends.gpu.device import ROW, Facts, Launch, Product, Report, Work
 from ggufpy.backends.gpu.source import KernelSpec, text
 from ggufpy.errors import GGUFError
 
-HEADERS = Path(__file__).parent / "gpu_shim"
-RED = 256  # bytes around what is allocated, as in runtime.cpp
+RED = 256  # bytes around what is allocated, as in inside.h
 ORDERS = ("forward", "backward", "shuffled")
-BASE_FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden")
-_DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w ]+?)\s+(\w+)\[\];")
-_TAIL = """
-}
-extern "C" __attribute__((visibility("default"))) const shim::Kernel shim_kernel = {
-    shim_name, shim_run, sizeof(Args), __start_shim_shared, __stop_shim_shared, THREADS};
-"""
+# Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications").
+_SHARED = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10}
+_SHARED |= {"sm_100": 227 << 10, "sm_120": 99 << 10}
 
 
 class ShimError(AssertionError):
-    """A kernel did what it must not do on a device."""
-
-
-def compiler() -> str:
-    """The C++ compiler that kernels are compiled with. Skips the test where there is none."""
-    found = shutil.which("g++")
-    if found is None:
-        pytest.skip("no g++ here, with which kernels for a GPU are compiled for the CPU")
-    return found
-
-
-@cache
-def _cpu_flags() -> tuple[str, ...]:
-    """Fused multiply-adds, which devices have, where this CPU has them."""
-    try:
-        cpu = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ()
-    return ("-mfma", "-ffp-contract=fast") if re.search(r"^flags.*\bfma\b", cpu, re.MULTILINE) else ()
-
-
-@cache
-def _headers() -> str:
-    return "".join(path.read_text("utf-8") for path in sorted(HEADERS.glob("*.[ch]*")))
-
-
-def _folder() -> Path:
-    """Where compiled kernels are kept."""
-    cached = os.environ.get("GGUFPY_CACHE")
-    folder = Path(cached) / "gpu-shim" if cached else Path(tempfile.gettempdir()) / f"ggufpy-gpu-shim-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _build(name: str, source: str, flags: Sequence[str]) -> Path:
-    """The shared library of a source, compiled unless the cache has it."""
-    flags = (*BASE_FLAGS, *_cpu_flags(), *flags)
-    hashed = hashlib.sha256("\0".join((source, _headers(), *flags)).encode()).hexdigest()[:24]
-    built = _folder() / f"{name}-{hashed}.so"
-    if built.exists():
-        return built
-    with tempfile.TemporaryDirectory(dir=_folder()) as made:
-        written = Path(made) / f"{name}.cpp"
-        written.write_text(source, "utf-8")
-        command = [compiler(), *flags, f"-I{HEADERS}", str(written), "-o", f"{made}/{name}.so"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise GGUFError(f"kernel {name} does not compile for the CPU:\n{done.stderr}")
-        os.replace(f"{made}/{name}.so", built)  # several processes may make the same
-    return built
+    """A kernel, or what launches it, did what it must not do on a device."""
 
 
 class _Exported(ctypes.Structure):
@@ -101,31 +45,33 @@ class _Exported(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("run", ctypes.c_void_p),
         ("args", ctypes.c_size_t),
+        ("image", ctypes.c_void_p),
+        ("image_end", ctypes.c_void_p),
         ("shared", ctypes.c_void_p),
         ("shared_end", ctypes.c_void_p),
-        ("threads", ctypes.c_int),
     )
 
 
 @cache
-def _runtime() -> ctypes.CDLL:
-    source = (HEADERS / "runtime.cpp").read_text("utf-8")
-    library = ctypes.CDLL(str(_build("runtime", source, ("-O2",))), mode=ctypes.RTLD_GLOBAL)
-    library.shim_launch.restype = ctypes.c_char_p
-    library.shim_launch.argtypes = (
+def _runtime() -> ctypes.PyDLL:
+    """The library that runs kernels, for one of Python's threads at a time."""
+    source = "".join(f'#include "{path.name}"\n' for path in sorted(SOURCES.glob("*.cpp")))
+    runtime = ctypes.PyDLL(str(build("runtime", source, ("-O2",), "*")), mode=ctypes.RTLD_GLOBAL)
+    runtime.shim_launch.restype = ctypes.c_char_p
+    runtime.shim_launch.argtypes = (
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint * 3, ctypes.c_int, ctypes.c_size_t, ctypes.c_int,
-        ctypes.c_uint64,
+        ctypes.c_uint64, ctypes.c_int,
     )  # fmt: skip
-    library.shim_add.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    library.shim_remove.argtypes = (ctypes.c_void_p,)
-    return library
+    runtime.shim_add.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    runtime.shim_remove.argtypes = (ctypes.c_void_p,)
+    return runtime
 
 
-def _whole(spec: KernelSpec, level: str) -> str:
-    """A kernel's source for the CPU."""
-    arch = int(level.removeprefix("sm_")) * 10
-    source = _DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(shim_now->dynamic);", text(spec))
-    return f'#define __CUDA_ARCH__ {arch}\n#include "device.h"\nnamespace {{\n#line 1\n{source}{_TAIL}'
+@cache
+def _loaded(path: Path) -> tuple[ctypes.CDLL, _Exported]:
+    """A compiled kernel. It stays: a process has few, and their addresses are in no one's way."""
+    loaded = ctypes.CDLL(str(path))
+    return loaded, _Exported.in_dll(loaded, "shim_kernel")
 
 
 class ShimMemory:
@@ -133,14 +79,18 @@ class ShimMemory:
 
     def __init__(self, device: ShimDevice, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._whole = np.zeros(nbytes + 2 * RED + ROW, np.uint8)
-        start = self._whole.ctypes.data
-        self.address = -(-(start + RED) // ROW) * ROW
+        whole = np.zeros(nbytes + 2 * RED + ROW, np.uint8)
+        start = -(whole.ctypes.data + RED) % ROW + RED
+        self.address = whole.ctypes.data + start
+        self.content = whole[start : start + nbytes]
         self._device = device
+        device.runtime.shim_add(self.address, nbytes)
+        self._gone = finalize(self, device.runtime.shim_remove, self.address)  # also with a device that is not closed
 
     def close(self) -> None:
         """Gives it back. What is used afterwards is an error."""
         self._device.forget(self)
+        self._gone()
 
 
 class ShimGraph:
@@ -154,16 +104,25 @@ class ShimGraph:
 
 
 class ShimDevice:
-    """See above. `order` is that in which threads and blocks run: forward, backward or shuffled (by `seed`)."""
+    """See above. Without `strict` threads and blocks run in one `order`: forward, backward or shuffled (by `seed`).
+
+    GGUFPY_SHIM_STRICT=1 makes every device a strict one, which takes some ten times as long.
+    """
 
     def __init__(
-        self, level: str = "sm_80", memory: int = 1 << 32, order: str = "forward", seed: int = 0, shared: int = 96 << 10
+        self,
+        level: str = "sm_80",
+        memory: int = 1 << 32,
+        order: str = "forward",
+        seed: int = 0,
+        strict: bool | None = None,
     ) -> None:
         compiler()
-        self.facts = Facts("shim", level, 4, shared, memory)
-        self._order, self._seed = ORDERS.index(order), seed
-        self._runtime = _runtime()
-        self._kernels: dict[KernelSpec, ctypes.CDLL] = {}
+        self.facts = Facts("shim", level, 4, _SHARED[level], memory)
+        self.strict = os.environ.get("GGUFPY_SHIM_STRICT") == "1" if strict is None else strict
+        self._order, self._seed = order, seed
+        self.runtime = _runtime()
+        self._kernels: dict[KernelSpec, Path] = {}
         self._live: dict[int, ShimMemory] = {}
         self._starts: list[int] = []  # addresses of live memory, in order
         self._used = 0
@@ -175,7 +134,6 @@ class ShimDevice:
         if nbytes > self.free():
             raise GGUFError(f"{about} takes {nbytes} bytes of device memory, of which {self.free()} are free")
         memory = ShimMemory(self, nbytes)
-        self._runtime.shim_add(memory.address, nbytes)
         self._live[memory.address] = memory
         insort(self._starts, memory.address)
         self._used += nbytes
@@ -183,10 +141,8 @@ class ShimDevice:
 
     def forget(self, memory: ShimMemory) -> None:
         """Memory that is given back."""
-        if self._live.get(memory.address) is not memory:
-            raise ShimError("device memory was given back twice")
-        self._runtime.shim_remove(memory.address)
-        del self._live[memory.address]
+        if self._live.pop(memory.address, None) is None:
+            raise ShimError("device memory is given back twice")
         self._starts.remove(memory.address)
         self._used -= memory.nbytes
 
@@ -196,7 +152,7 @@ class ShimDevice:
         memory = self._live[self._starts[at]] if at >= 0 else None
         if memory is None or address + nbytes > memory.address + memory.nbytes:
             raise ShimError(f"{nbytes} bytes at {address:#x} are not within device memory")
-        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+        return memory.content[address - memory.address :][:nbytes]
 
     def upload(self, address: int, data: NDArray[Any]) -> None:
         if not data.flags.c_contiguous:
@@ -209,47 +165,75 @@ class ShimDevice:
         out.reshape(-1).view(np.uint8)[:] = self._bytes(address, out.nbytes)
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
-        self._bytes(target, nbytes)[:] = self._bytes(source, nbytes).copy()
+        if abs(source - target) < nbytes:
+            raise ShimError("what is copied overlaps where it goes")
+        self._bytes(target, nbytes)[:] = self._bytes(source, nbytes)
 
     def load(self, specs: Sequence[KernelSpec], report: Report | None = None) -> None:
         wanted = [spec for spec in dict.fromkeys(specs) if spec not in self._kernels]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, (spec, path) in enumerate(zip(wanted, pool.map(self._compile, wanted), strict=True), 1):
-                self._kernels[spec] = ctypes.CDLL(str(path))
+            made = pool.map(lambda spec: library(spec, self.facts.level, self.strict), wanted)
+            for done, (spec, path) in enumerate(zip(wanted, made, strict=True), 1):
+                self._kernels[spec] = path
                 if report is not None:
                     report(done, len(wanted))
-
-    def _compile(self, spec: KernelSpec) -> Path:
-        return _build(spec.name, _whole(spec, self.facts.level), ())
 
     def run(self, works: Sequence[Work]) -> None:
         for work in works:
             if isinstance(work, Product):
                 self._multiply(work)
+            elif self.strict:
+                self._launch_in_all_orders(work)
             else:
-                self._launch(work)
+                self._launch(work, self._order)
 
-    def _launch(self, launch: Launch) -> None:
+    def _launch_in_all_orders(self, launch: Launch) -> None:
+        """All of them must leave the same memory."""
+        before = {address: memory.content.copy() for address, memory in self._live.items()}
+        first: dict[int, NDArray[np.uint8]] = {}
+        for order in ORDERS:
+            for address, content in before.items() if first else ():
+                self._live[address].content[:] = content
+            self._launch(launch, order)
+            for address, content in first.items():
+                differs = np.flatnonzero(self._live[address].content != content)
+                if len(differs):
+                    raise ShimError(
+                        f"kernel {launch.spec.name} leaves other memory where threads run {order}: {len(differs)} "
+                        f"bytes, from byte {differs[0]} of an allocation of {len(content)} bytes on"
+                    )
+            first = first or {address: memory.content.copy() for address, memory in self._live.items()}
+
+    def _launch(self, launch: Launch, order: str) -> None:
         spec = launch.spec
         if spec not in self._kernels:
             self.load([spec])
-        kernel = _Exported.in_dll(self._kernels[spec], "shim_kernel")
-        shared = (kernel.shared_end or 0) - (kernel.shared or 0) + launch.shared
-        if not 1 <= launch.threads <= spec.threads:
-            raise ShimError(f"kernel {spec.name} is for 1 to {spec.threads} threads, not {launch.threads}")
-        if not (1 <= launch.grid[0] < 1 << 31 and all(1 <= side <= 65535 for side in launch.grid[1:])):
-            raise ShimError(f"kernel {spec.name} cannot have a grid of {launch.grid}")
-        if shared > self.facts.shared:
-            raise ShimError(f"kernel {spec.name} wants {shared} bytes of shared memory of {self.facts.shared}")
-        if len(launch.arguments) != kernel.args:
-            raise ShimError(f"kernel {spec.name} takes {kernel.args} bytes of arguments, not {len(launch.arguments)}")
+        _, kernel = _loaded(self._kernels[spec])
+        self._check_launch(launch, kernel)
         self._seed += 1
-        grid = (ctypes.c_uint * 3)(*launch.grid)
-        wrong = self._runtime.shim_launch(
-            ctypes.addressof(kernel), launch.arguments, grid, launch.threads, launch.shared, self._order, self._seed
-        )
+        wrong = self.runtime.shim_launch(
+            ctypes.addressof(kernel), launch.arguments, (ctypes.c_uint * 3)(*launch.grid), launch.threads,
+            launch.shared, ORDERS.index(order), self._seed, self.strict,
+        )  # fmt: skip
         if wrong is not None:
-            raise ShimError(wrong.decode())
+            raise ShimError(explained(wrong.decode(), self._kernels[spec], text(spec)))
+
+    def _check_launch(self, launch: Launch, kernel: _Exported) -> None:
+        name = launch.spec.name
+        if not 1 <= launch.threads <= launch.spec.threads:
+            raise ShimError(f"kernel {name} is for 1 to {launch.spec.threads} threads, not {launch.threads}")
+        if not (1 <= launch.grid[0] < 1 << 31 and all(1 <= side <= 65535 for side in launch.grid[1:])):
+            raise ShimError(f"kernel {name} cannot have a grid of {launch.grid}")
+        fixed = (kernel.shared_end or 0) - (kernel.shared or 0)
+        if fixed > 48 << 10 or fixed + launch.shared > self.facts.shared:
+            raise ShimError(f"kernel {name} wants {fixed} + {launch.shared} bytes of shared memory: too much")
+        if len(launch.arguments) != kernel.args:
+            raise ShimError(f"kernel {name} takes {kernel.args} bytes of arguments, not {len(launch.arguments)}")
+        arguments = np.frombuffer(launch.arguments, launch.spec.dtype)[0]
+        for argument, kind in launch.spec.args:
+            address = int(arguments[argument])
+            if kind.endswith("*") and address:
+                self._bytes(address, 0)
 
     def _matrix(self, address: int, shape: tuple[int, int], stride: int, dtype: str) -> NDArray[Any]:
         rows, columns = shape
@@ -281,5 +265,5 @@ class ShimDevice:
 
     def close(self) -> None:
         for memory in list(self._live.values()):
-            self.forget(memory)
+            memory.close()
         self._kernels.clear()

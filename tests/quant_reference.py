@@ -202,9 +202,7 @@ def _line(
     return scale, minimum, determinant > 0
 
 
-def _error(
-    x: Floats, weight: Floats, codes: Floats, scale: Floats, minimum: Floats, absolute: bool
-) -> Floats:
+def _error(x: Floats, weight: Floats, codes: Floats, scale: Floats, minimum: Floats, absolute: bool) -> Floats:
     miss = codes * scale
     miss += minimum
     miss -= x

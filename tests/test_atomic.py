@@ -436,9 +436,7 @@ def test_targets_that_no_system_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["same", "folder/../same", "symlink", "hard link"])
-def test_the_file_that_is_read_is_known_by_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_the_file_that_is_read_is_known_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("same").write_bytes(b"x")

@@ -141,7 +141,7 @@ def test_what_begins_alike_is_asked_in_a_row(folder: Path) -> None:
         (request("1"), "line 2: custom_id '1' is that of line 1"),
         (request(""), "line 2: custom_id has 0 characters"),
         ({**request("2"), "custom_id": 2}, "line 2: custom_id is 2"),
-        ({**request("2"), "method": "GET"}, 'line 2: method is \'GET\'; it must be "POST"'),
+        ({**request("2"), "method": "GET"}, "line 2: method is 'GET'; it must be \"POST\""),
         (request("2", "/v1/models"), "line 2: url is '/v1/models'; it must be one of"),
         ({**request("2"), "body": []}, "line 2: body is []"),
         ({**request("2"), "id": 1}, "line 2: id is no field"),

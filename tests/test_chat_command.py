@@ -218,9 +218,7 @@ def test_bytes_that_are_no_text_are_marked(chat: Chat) -> None:
     assert chat.conversation.system == "\ufffd"
 
 
-def test_a_full_context_is_told_and_nothing_is_dropped_unasked(
-    chat: Chat, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_context_is_told_and_nothing_is_dropped_unasked(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     for word in "abcd":
         chat.take(f"{word} " * 15)
     before = chat.conversation

@@ -99,9 +99,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "-p", "0", "-n", "0"], "nothing to measure"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
-    capsys: pytest.CaptureFixture[str], words: list[str], match: str
-) -> None:
+def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], words: list[str], match: str) -> None:
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert match in err
@@ -282,9 +280,7 @@ def test_run_guesses_and_says_how_that_went(fake: SimpleNamespace, capsys: pytes
     assert fake.options.lookup == 8
 
 
-def test_run_drafts_with_a_smaller_model(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_drafts_with_a_smaller_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     models = {"big.gguf": parts(n_ctx=32), "small.gguf": parts(n_ctx=16)}
     seen = {}
 
@@ -438,9 +434,7 @@ def test_logit_bias_forms() -> None:
             parse(wrong)
 
 
-def test_progress_is_silent_for_quick_work(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_silent_for_quick_work(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("ggufpy.support.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
     with Progress() as progress:
@@ -452,9 +446,7 @@ def test_progress_is_silent_for_quick_work(
         for done in range(0, 5):
             progress("download x", done * 10**6, 4 * 10**6)
             clock.now += 1.0
-    assert (
-        capsys.readouterr().err == "ggufpy: download x (4.0 MB) ...\nggufpy: download x: 5.0 s (800.0 kB/s)\n"
-    )
+    assert capsys.readouterr().err == "ggufpy: download x (4.0 MB) ...\nggufpy: download x: 5.0 s (800.0 kB/s)\n"
 
 
 def test_progress_draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,9 +118,7 @@ def test_a_draft_model_may_have_a_name(
 
 
 @pytest.mark.parametrize("how", ["smollm2", "hf:owner/repo:Q4_0", "the path"])
-def test_a_fetched_model_is_not_edited_in_place(
-    how: str, fetched: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fetched_model_is_not_edited_in_place(how: str, fetched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = fetched.read_bytes()
     words = ["edit", str(fetched) if how == "the path" else how, "--set", "general.name=other"]
     for more in ([], ["--force"]):

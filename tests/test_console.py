@@ -150,9 +150,7 @@ def test_the_library_needs_no_streams(
     assert capsys.readouterr() == ("", "")  # in particular nothing that was for stderr
 
 
-def test_a_program_without_a_console(
-    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_program_without_a_console(fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """pythonw: all three are None, and there is nowhere to print to."""
     prompt = tmp_path / "p.txt"
     prompt.write_text("w")

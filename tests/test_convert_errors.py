@@ -156,9 +156,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_cannot_be_converted_is_one_line(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_converted_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case, folder, out = CASES[name], write(tmp_path / "hf", weights()), tmp_path / "out"
     (folder / "README.md").write_text("A model.")
     case.damage(folder)

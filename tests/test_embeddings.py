@@ -112,9 +112,7 @@ def test_what_a_plan_says_of_its_hidden_state() -> None:
 def test_hidden_states_are_those_of_the_interpreter(encoder: tuple[Plan, ArraySource]) -> None:
     engine = engine_of(*encoder, n_parallel=2)
     sequences = [engine.sequence() for _ in range(2)]
-    found = engine.step(
-        [Chunk(s, t, "all", hidden=True) for s, t in zip(sequences, (ONE, OTHER), strict=True)]
-    )
+    found = engine.step([Chunk(s, t, "all", hidden=True) for s, t in zip(sequences, (ONE, OTHER), strict=True)])
     for rows, tokens in zip(found, (ONE, OTHER), strict=True):
         assert difference(truth(*encoder, tokens), rows) < 0.01
     with pytest.raises(GGUFError, match="the model has no output matrix: it makes embeddings, not text"):

@@ -301,9 +301,7 @@ CROWDED = {
             )
         ]
     ),
-    "nested arrays": lambda: file(
-        [key("k" * 9999, ARRAY, array(ARRAY, 16_000, array(UINT8, 0) * 16_000)), b"\xff"]
-    ),
+    "nested arrays": lambda: file([key("k" * 9999, ARRAY, array(ARRAY, 16_000, array(UINT8, 0) * 16_000)), b"\xff"]),
     "tensors": lambda: many_tensors(65_536),
     "keys": lambda: file([key(f"{i:x}", UINT8, b"\1") for i in range(16_383)] + [b"\xff"]),
     "bools": lambda: file([key("k", ARRAY, array(BOOL, 8_000_000, bytes(7_999_999) + b"\2"))]),

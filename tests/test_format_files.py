@@ -165,9 +165,7 @@ def test_a_vocabulary_is_not_copied_when_its_file_is_opened(shared: Path) -> Non
     assert (merges[0], merges[-1], merges[1:3]) == (list(merges)[0], list(merges)[-1], list(merges)[1:3])  # noqa: RUF015
     assert tokens[128_000] == b"<|begin_of_text|>"
     assert f.metadata["tokenizer.ggml.tokens"][128_000] == "<|begin_of_text|>"
-    both = [
-        bytes(tokens.buffer[s : s + n]) for s, n in zip(tokens.starts[:99], tokens.lengths[:99], strict=True)
-    ]
+    both = [bytes(tokens.buffer[s : s + n]) for s, n in zip(tokens.starts[:99], tokens.lengths[:99], strict=True)]
     assert both == tokens[:99]
 
 
@@ -220,9 +218,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
         "except GGUFError as e: print(e)\n"
     )
     path = tmp_path / "a.gguf"
-    out = subprocess.run(
-        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
-    ).stdout
+    out = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
     assert out.startswith(f"cannot write {path}: ")
     assert files(tmp_path) == []
 
@@ -364,9 +360,7 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def run_tool(*args: str | Path) -> str:
     env = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
-    done = subprocess.run(
-        [sys.executable, *map(str, args)], capture_output=True, text=True, env=env, check=False
-    )
+    done = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -377,11 +371,7 @@ def test_synthetic_model(tmp_path: Path, type_name: str) -> None:
     run_tool(TOOLS / "synthetic.py", path, "--shape", "tiny", "--type", type_name, "--layers", "3")
     with open_gguf(path) as f:
         assert f.metadata["llama.block_count"] == 3
-        assert (
-            len(f.metadata.strings("tokenizer.ggml.tokens"))
-            == 320
-            == len(set(f.metadata["tokenizer.ggml.tokens"]))
-        )
+        assert len(f.metadata.strings("tokenizer.ggml.tokens")) == 320 == len(set(f.metadata["tokenizer.ggml.tokens"]))
         assert f.metadata.type("tokenizer.ggml.token_type") == "array[int32]"
         assert {t.type for t in f.tensors.values()} == (
             {"Q4_K", "Q6_K", "F32"} if type_name == "Q4_K_M" else {type_name, "F32"}

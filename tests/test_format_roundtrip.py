@@ -57,9 +57,7 @@ ARRAYS = st.builds(
 
 def plain(typed: Typed) -> Any:
     return (
-        [plain(v) if isinstance(v, Typed) else v for v in typed.value]
-        if isinstance(typed.value, list)
-        else typed.value
+        [plain(v) if isinstance(v, Typed) else v for v in typed.value] if isinstance(typed.value, list) else typed.value
     )
 
 
@@ -67,9 +65,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, float):
-        return isinstance(b, float) and (
-            (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
-        )
+        return isinstance(b, float) and ((a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b))
     return type(a) is type(b) and bool(a == b)
 
 
@@ -114,9 +110,7 @@ def test_round_trip(
         for name, array in tensors.items():
             np.testing.assert_array_equal(swapped.tensors[name].to_numpy(), array)
     write(second, metadata, tensors, byteorder=byteorder, version=version, alignment=alignment)
-    if not any(
-        "float32" in v.type or "array[array]" in v.type for v in metadata.values()
-    ):  # NaNs may turn quiet
+    if not any("float32" in v.type or "array[array]" in v.type for v in metadata.values()):  # NaNs may turn quiet
         assert second.read_bytes() == first.read_bytes()
 
 

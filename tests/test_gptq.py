@@ -351,7 +351,9 @@ def test_experts_are_weighed_by_their_own_squares(text: Path, tmp_path: Path) ->
     seen: dict[str, Moments] = {}
     with gguf.open(path) as file:
         TextHessians(text, 4, n_ctx=32).visit(
-            file, lambda m: seen.update(dict.fromkeys(m.names, m)) or {}, lambda *a: None  # type: ignore[func-returns-value]
+            file,
+            lambda m: seen.update(dict.fromkeys(m.names, m)) or {},
+            lambda *a: None,  # type: ignore[func-returns-value]
         )
     assert seen["blk.0.ffn_down_exps.weight"].hessian is None
     assert seen["blk.0.ffn_down_exps.weight"].squares.shape == (4, 64)

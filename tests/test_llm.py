@@ -218,10 +218,7 @@ def test_max_tokens_and_echo() -> None:
     assert out["model"] == "mine"
     assert llm.engine.held[-1] == ord("c")  # the last token is not evaluated for nothing
     for endless in (None, -1, 0):
-        assert (
-            llm.create_completion(ids("t"), max_tokens=endless, temperature=0.0)["choices"][0]["text"]
-            == "uvwxyz"
-        )
+        assert llm.create_completion(ids("t"), max_tokens=endless, temperature=0.0)["choices"][0]["text"] == "uvwxyz"
 
 
 def test_streaming_gives_the_same_text_and_one_reason() -> None:
@@ -316,9 +313,7 @@ def test_chat_messages_meet_the_template() -> None:
 
 def test_chat_streams_deltas() -> None:
     chunks = list(
-        fake_llama().create_chat_completion(
-            [{"role": "user", "content": "hi"}], 2, temperature=0.0, stream=True
-        )
+        fake_llama().create_chat_completion([{"role": "user", "content": "hi"}], 2, temperature=0.0, stream=True)
     )
     assert {c["object"] for c in chunks} == {"chat.completion.chunk"}
     deltas = [c["choices"][0]["delta"] for c in chunks]

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.browser
 
 TAB, SHIFT, ESCAPE, DOWN, UP, CONTROL = "\ue004", "\ue008", "\ue00c", "\ue015", "\ue013", "\ue009"
 
-ANSWER = """Some *text* with `code` and a [link](https://a.b/).
+ANSWER = (
+    """Some *text* with `code` and a [link](https://a.b/).
 
 ```python
 def f(x: int) -> str:  # a comment
@@ -26,11 +27,15 @@ def f(x: int) -> str:  # a comment
 
 | a | b |
 |---|--:|
-| """ + "wide " * 60 + """ | 2 |
+| """
+    + "wide " * 60
+    + """ | 2 |
 
 > quoted
 
-""" + "unbroken" * 40
+"""
+    + "unbroken" * 40
+)
 
 # The contrast of each text with what is behind it (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
 CONTRAST = """
@@ -95,8 +100,26 @@ def talk(page: Page) -> None:
 
 
 ROLES = {
-    "alertdialog", "article", "button", "checkbox", "combobox", "complementary", "dialog", "form", "heading", "image",
-    "link", "menu", "menuitem", "navigation", "progressbar", "radio", "region", "searchbox", "spinbutton", "textbox",
+    "alertdialog",
+    "article",
+    "button",
+    "checkbox",
+    "combobox",
+    "complementary",
+    "dialog",
+    "form",
+    "heading",
+    "image",
+    "link",
+    "menu",
+    "menuitem",
+    "navigation",
+    "progressbar",
+    "radio",
+    "region",
+    "searchbox",
+    "spinbutton",
+    "textbox",
 }
 
 
@@ -153,6 +176,7 @@ def test_the_check_of_contrast_finds_what_is_too_faint(page: Page) -> None:
 
 def test_light_and_dark_have_the_same_colours_whoever_chose_them(page: Page) -> None:
     """The dark colours are written twice in base.css."""
+
     def colours() -> dict[str, str]:
         script = """
         const style = getComputedStyle(document.documentElement);
@@ -204,9 +228,21 @@ def test_the_whole_page_by_keyboard(page: Page) -> None:
         assert outline, f"{name} does not show that it has the focus"
         assert page.js("return document.activeElement.checkVisibility({opacityProperty: true})"), name
     wanted = [
-        "Skip to the message box", "New conversation", "Search conversations", "first", "More on first", "Settings",
-        "Theme: as the system", "Keyboard shortcuts", "Model", "Copy message", "Edit message", "Copy answer",
-        "Answer again", "Message", "JSON",
+        "Skip to the message box",
+        "New conversation",
+        "Search conversations",
+        "first",
+        "More on first",
+        "Settings",
+        "Theme: as the system",
+        "Keyboard shortcuts",
+        "Model",
+        "Copy message",
+        "Edit message",
+        "Copy answer",
+        "Answer again",
+        "Message",
+        "JSON",
     ]
     assert [name for name in seen if name in wanted] == wanted
 

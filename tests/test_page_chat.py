@@ -48,7 +48,9 @@ def test_a_message_and_its_answer(page: Page) -> None:
     assert page.texts("#speed") == ["12.5 tokens/s"]
     page.say("and again")
     assert [each["content"] for each in page.plan.bodies[-1]["messages"]] == [
-        "good morning", "You said: good morning", "and again",
+        "good morning",
+        "You said: good morning",
+        "and again",
     ]
     assert page.focused() == "Message"
 

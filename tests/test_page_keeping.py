@@ -24,17 +24,43 @@ FILE: dict[str, Any] = {
     "exported": "2026-01-01T00:00:00.000Z",
     "conversations": [
         {
-            "id": "c1", "title": "Rivers", "named": False, "created": 1, "updated": 2, "system": "", "schema": "",
-            "constrained": False, "head": "b",
+            "id": "c1",
+            "title": "Rivers",
+            "named": False,
+            "created": 1,
+            "updated": 2,
+            "system": "",
+            "schema": "",
+            "constrained": False,
+            "head": "b",
             "nodes": [
                 {
-                    "id": "a", "parent": None, "role": "user", "content": "<b>Name</b> a river", "thoughts": "",
-                    "calls": "", "status": "done", "finish": None, "failure": None, "model": None, "json": False,
-                    "stats": None, "created": 1,
+                    "id": "a",
+                    "parent": None,
+                    "role": "user",
+                    "content": "<b>Name</b> a river",
+                    "thoughts": "",
+                    "calls": "",
+                    "status": "done",
+                    "finish": None,
+                    "failure": None,
+                    "model": None,
+                    "json": False,
+                    "stats": None,
+                    "created": 1,
                 },
                 {
-                    "id": "b", "parent": "a", "role": "assistant", "content": "The **Po**.", "thoughts": "",
-                    "calls": "", "status": "done", "finish": "stop", "failure": None, "model": "m", "json": False,
+                    "id": "b",
+                    "parent": "a",
+                    "role": "assistant",
+                    "content": "The **Po**.",
+                    "thoughts": "",
+                    "calls": "",
+                    "status": "done",
+                    "finish": "stop",
+                    "failure": None,
+                    "model": "m",
+                    "json": False,
                     "stats": {"prompt": 5, "completion": 4, "cached": None, "perSecond": 9.5, "seconds": 1},
                     "created": 2,
                 },
@@ -223,7 +249,7 @@ def test_an_export_comes_back_whole(page: Page, tmp_path: Path) -> None:
     page.press("Answer again")
     page.finished()
     page.press("New conversation")
-    page.say("*ünïcode* \"quotes\" \\ <b>")
+    page.say('*ünïcode* "quotes" \\ <b>')
     before = page.kept()
     page.press("Settings")
     page.press("Export all")

@@ -39,31 +39,49 @@ CASES: list[tuple[str, list[Any]]] = [
     ("a\nb  \nc", [["p", "a\nb  ", ["br"], "c"]]),
     ("# One\n\n### Three ###\n####### no", [["h3", "One"], ["h5", "Three"], ["p", "####### no"]]),
     ("Title\n===\nOther\n---", [["h3", "Title"], ["h4", "Other"]]),
-    ("**bold** and *it* and ***both***", [
-        ["p", ["strong", "bold"], " and ", ["em", "it"], " and ", ["em", ["strong", "both"]]],
-    ]),
+    (
+        "**bold** and *it* and ***both***",
+        [
+            ["p", ["strong", "bold"], " and ", ["em", "it"], " and ", ["em", ["strong", "both"]]],
+        ],
+    ),
     ("snake_case_name and 2*3*4 and * alone *", [["p", "snake_case_name and 2", ["em", "3"], "4 and * alone *"]]),
     ("~~gone~~ ~kept~", [["p", ["del", "gone"], " ~kept~"]]),
     ("**a*", [["p", "*", ["em", "a"]]]),
     ("`code *x*` and ``a`b``", [["p", ["code", "code *x*"], " and ", ["code", "a`b"]]]),
     ("`open", [["p", "`open"]]),
     (r"\*not\* \a", [["p", r"*not* \a"]]),
-    ("[text](https://a.b/c \"title\")", [["p", ["a=https://a.b/c", "text"]]]),
+    ('[text](https://a.b/c "title")', [["p", ["a=https://a.b/c", "text"]]]),
     ("[**b** `c`](<https://a.b/c d>)", [["p", ["a=https://a.b/c%20d", ["strong", "b"], " ", ["code", "c"]]]]),
     ("![a cat](https://a.b/cat.png)", [["p", ["a=https://a.b/cat.png", "a cat"]]]),
-    ("[in [x](https://a.b/) side](https://c.d/)", [
-        ["p", "[in ", ["a=https://a.b/", "x"], " side](", ["a=https://c.d/", "https://c.d/"], ")"],
-    ]),
-    ("see https://a.b/c_(d)_e. And <https://e.f/>", [
-        ["p", "see ", ["a=https://a.b/c_(d)_e", "https://a.b/c_(d)_e"], ". And ", ["a=https://e.f/", "https://e.f/"]],
-    ]),
+    (
+        "[in [x](https://a.b/) side](https://c.d/)",
+        [
+            ["p", "[in ", ["a=https://a.b/", "x"], " side](", ["a=https://c.d/", "https://c.d/"], ")"],
+        ],
+    ),
+    (
+        "see https://a.b/c_(d)_e. And <https://e.f/>",
+        [
+            [
+                "p",
+                "see ",
+                ["a=https://a.b/c_(d)_e", "https://a.b/c_(d)_e"],
+                ". And ",
+                ["a=https://e.f/", "https://e.f/"],
+            ],
+        ],
+    ),
     ("<mailto:a@b.c>", [["p", ["a=mailto:a@b.c", "mailto:a@b.c"]]]),
     ("```py\nx = 1\n\n# y\n```\nafter", [["pre", "py", "x = 1\n\n# y"], ["p", "after"]]),
     ("````\n```\n````", [["pre", "text", "```"]]),
     ("~~~\nopen", [["pre", "text", "open"]]),
-    ("- a\n- b\n  - c\n\n    more\n- d", [
-        ["ul", ["li", "a"], ["li", "b", ["ul", ["li", ["p", "c"], ["p", "more"]]]], ["li", "d"]],
-    ]),
+    (
+        "- a\n- b\n  - c\n\n    more\n- d",
+        [
+            ["ul", ["li", "a"], ["li", "b", ["ul", ["li", ["p", "c"], ["p", "more"]]]], ["li", "d"]],
+        ],
+    ),
     ("1. a\n2. b", [["ol", ["li", "a"], ["li", "b"]]]),
     ("7) a", [["ol=7", ["li", "a"]]]),
     ("1. a\n  - b\n  - c\n2. d", [["ol", ["li", "a", ["ul", ["li", "b"], ["li", "c"]]], ["li", "d"]]]),
@@ -73,12 +91,18 @@ CASES: list[tuple[str, list[Any]]] = [
     ("in 2024. It was\n2. not a list", [["p", "in 2024. It was\n2. not a list"]]),
     ("> a\n> > b\n\nc", [["blockquote", ["p", "a"], ["blockquote", ["p", "b"]]], ["p", "c"]]),
     ("* * *\n---", [["hr"], ["hr"]]),
-    ("Here:\n| a | b |\n|:--|--:|\n| 1 | `x|y` |\n| 2 |\n\nend", [
-        ["p", "Here:"],
-        ["table", ["thead", ["tr", ["th", "a"], ["th", "b"]]],
-         ["tbody", ["tr", ["td", "1"], ["td", ["code", "x|y"]]], ["tr", ["td", "2"], ["td"]]]],
-        ["p", "end"],
-    ]),
+    (
+        "Here:\n| a | b |\n|:--|--:|\n| 1 | `x|y` |\n| 2 |\n\nend",
+        [
+            ["p", "Here:"],
+            [
+                "table",
+                ["thead", ["tr", ["th", "a"], ["th", "b"]]],
+                ["tbody", ["tr", ["td", "1"], ["td", ["code", "x|y"]]], ["tr", ["td", "2"], ["td"]]],
+            ],
+            ["p", "end"],
+        ],
+    ),
     ("a | b\nno table", [["p", "a | b\nno table"]]),
     ("one<br>two", [["p", "one", ["br"], "two"]]),
 ]
@@ -88,7 +112,7 @@ HOSTILE = [
     "<img src=x onerror='window.hurt = 1'>",
     "<svg/onload=window.hurt=1>",
     "<iframe srcdoc='<script>parent.hurt = 1</script>'></iframe>",
-    "<a href=\"javascript:window.hurt=1\">x</a>",
+    '<a href="javascript:window.hurt=1">x</a>',
     "<style>body { display: none }</style>",
     "[x](javascript:window.hurt=1)",
     "[x](JaVaScRiPt&colon;window.hurt=1)",
@@ -96,9 +120,9 @@ HOSTILE = [
     "[x](<java\u0000script:window.hurt=1>)",
     "[x](data:text/html,<script>window.hurt=1</script>)",
     "[x](vbscript:x) [y](file:///etc/passwd) [z](/slots/0?action=erase) [w](//a.b/c)",
-    "![x](javascript:window.hurt=1) ![y](https://a.b/pixel.png\" onerror=\"window.hurt=1)",
+    '![x](javascript:window.hurt=1) ![y](https://a.b/pixel.png" onerror="window.hurt=1)',
     "<javascript:window.hurt=1>",
-    "```\"><script>window.hurt=1</script>\nx\n```",
+    '```"><script>window.hurt=1</script>\nx\n```',
     "```<img/src=x/onerror=window.hurt=1>\nx\n```",
     "| <script>window.hurt=1</script> |\n|---|\n| <img src=x onerror=window.hurt=1> |",
     "# <b onclick=window.hurt=1>x</b>",
@@ -110,9 +134,40 @@ HOSTILE = [
 
 # What makes careless parsers slow, each about as long as it takes to show.
 SLOW = [
-    "*a", "**a_", "[", "![", "[a](", "[a](b", "[[a](http://x)", "`" , "``a`", "<", "<http://", "http://a", "_*_",
-    "~~a", "> ", "- ", "  - a\n", "1. ", "#", "|", "|a|b\n|-|-\n", "\\", "!", "(", "&", "***", "a**b**", "http://)))",
-    "\n\n\n>", "```\n", "=\n", " ", "\t", "* * ",
+    "*a",
+    "**a_",
+    "[",
+    "![",
+    "[a](",
+    "[a](b",
+    "[[a](http://x)",
+    "`",
+    "``a`",
+    "<",
+    "<http://",
+    "http://a",
+    "_*_",
+    "~~a",
+    "> ",
+    "- ",
+    "  - a\n",
+    "1. ",
+    "#",
+    "|",
+    "|a|b\n|-|-\n",
+    "\\",
+    "!",
+    "(",
+    "&",
+    "***",
+    "a**b**",
+    "http://)))",
+    "\n\n\n>",
+    "```\n",
+    "=\n",
+    " ",
+    "\t",
+    "* * ",
 ]
 
 
@@ -139,7 +194,8 @@ def test_nothing_in_an_answer_becomes_markup(page: Page) -> None:
     for position, text in enumerate(HOSTILE):
         page.plan.answers[f"hostile {position}"] = words(text)
     page.plan.answers["all"] = [
-        {"reasoning_content": "\n\n".join(HOSTILE)}, *words("\n\n".join(HOSTILE)),
+        {"reasoning_content": "\n\n".join(HOSTILE)},
+        *words("\n\n".join(HOSTILE)),
         {"tool_calls": [{"index": 0, "function": {"name": HOSTILE[0], "arguments": HOSTILE[1]}}]},
     ]
     page.press("New conversation")
@@ -154,7 +210,8 @@ def test_nothing_in_an_answer_becomes_markup(page: Page) -> None:
     assert page.js("return window.hurt === undefined")
     got = page.module(
         "render.js",
-        SHAPE + """
+        SHAPE
+        + """
         return values[0].map((text) => {
           const made = whole(text);
           document.body.append(made);
@@ -173,8 +230,29 @@ def test_nothing_in_an_answer_becomes_markup(page: Page) -> None:
         HOSTILE,
     )
     safe = {
-        "p", "a", "div", "pre", "code", "span", "button", "svg", "path", "table", "thead", "tbody", "tr", "th", "td",
-        "h3", "ul", "li", "input", "strong", "em", "del", "br",
+        "p",
+        "a",
+        "div",
+        "pre",
+        "code",
+        "span",
+        "button",
+        "svg",
+        "path",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "h3",
+        "ul",
+        "li",
+        "input",
+        "strong",
+        "em",
+        "del",
+        "br",
     }
     for text, result in zip(HOSTILE, got, strict=True):
         assert set(result["names"]) <= safe, text
@@ -188,13 +266,47 @@ def test_nothing_in_an_answer_becomes_markup(page: Page) -> None:
 
 def test_text_that_comes_in_parts_becomes_the_same(page: Page) -> None:
     random.seed(5)
-    signs = ["\n", "\n\n", "- ", "1. ", "  ", "# ", "> ", "```", "~~~", "`", "*", "**", "_", "|", "|-|-|", "a", "b c", "[x](http://y)",
-             "---", "===", "<br>", "\\", "!", "[", "]", "(", "\r\n", "\t", "é", "😀", "http://z", ":", "[ ] "]
+    signs = [
+        "\n",
+        "\n\n",
+        "- ",
+        "1. ",
+        "  ",
+        "# ",
+        "> ",
+        "```",
+        "~~~",
+        "`",
+        "*",
+        "**",
+        "_",
+        "|",
+        "|-|-|",
+        "a",
+        "b c",
+        "[x](http://y)",
+        "---",
+        "===",
+        "<br>",
+        "\\",
+        "!",
+        "[",
+        "]",
+        "(",
+        "\r\n",
+        "\t",
+        "é",
+        "😀",
+        "http://z",
+        ":",
+        "[ ] ",
+    ]
     texts = ["".join(random.choice(signs) for _ in range(random.randrange(1, 60))) for _ in range(1500)]
     texts += [case[0] for case in CASES] + ["\n\n".join(case[0] for case in CASES)]
     different = page.module(
         "render.js",
-        SHAPE + """
+        SHAPE
+        + """
         let seed = 1;
         const chance = (most) => (seed = (seed * 48271) % 2147483647) % most;
         return values[0].filter((text) => {
@@ -237,7 +349,8 @@ def test_no_text_takes_long(page: Page) -> None:
 def test_deep_nesting_is_bounded(page: Page) -> None:
     depth = page.module(
         "render.js",
-        SHAPE + """
+        SHAPE
+        + """
         const depth = (node) => 1 + Math.max(0, ...[...node.children].map(depth));
         return values[0].map((text) => depth(whole(text)));
         """,

@@ -57,13 +57,9 @@ def test_types_of_a_mix_reach_the_file(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_sources_of_two_bytes(tmp_path: Path, kind: str) -> None:
-    tensors = {
-        name: x if x.ndim == 1 else Blocks(quants.quantize(x, kind), kind) for name, x in model().items()
-    }
+    tensors = {name: x if x.ndim == 1 else Blocks(quants.quantize(x, kind), kind) for name, x in model().items()}
     file = written(tmp_path / "in.gguf", tensors)
-    rounded = {
-        name: x if isinstance(x, np.ndarray) else quants.dequantize(x.data, kind) for name, x in tensors.items()
-    }
+    rounded = {name: x if isinstance(x, np.ndarray) else quants.dequantize(x.data, kind) for name, x in tensors.items()}
     for name in ("Q4_0", "Q4_K_M", "F32", "BF16"):
         report = quantize_file(file, tmp_path / "out.gguf", name, options())
         assert tensors_of(tmp_path / "out.gguf") == expect(rounded, types_of(report)), name

@@ -26,6 +26,7 @@ from ggufpy.quantizer.importance import ImportanceMatrix
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("source") / "f32.gguf", model())
 
+
 def refused(words: str, *arguments: Any, **chosen: Any) -> None:
     with pytest.raises(GGUFError, match=words):
         quantize_file(*arguments, options(**chosen))

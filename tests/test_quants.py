@@ -148,9 +148,7 @@ def test_byteswap_turns_the_members_around(name):
     for field in block.layout:  # compared as bytes: random floats hold NaNs
         here = block.records(blocks)[field.name]
         there = swapped.view(big)[field.name].astype(block.record[field.name].base)
-        assert np.array_equal(
-            np.ascontiguousarray(here).view(np.uint8), np.ascontiguousarray(there).view(np.uint8)
-        )
+        assert np.array_equal(np.ascontiguousarray(here).view(np.uint8), np.ascontiguousarray(there).view(np.uint8))
 
 
 def test_spec_is_generated():

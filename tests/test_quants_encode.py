@@ -204,9 +204,7 @@ def test_extreme_blocks(name, importance):
         decoded = quants.dequantize(quants.quantize(x, name, importance), name)
     assert np.isfinite(decoded).all()
     if importance != 0.0:  # with no importance at all, any scale is as good
-        half_step = (
-            np.ptp(x, axis=1, keepdims=True) / (1 << int(name[1])) + np.abs(x).max(axis=1, keepdims=True) / 8
-        )
+        half_step = np.ptp(x, axis=1, keepdims=True) / (1 << int(name[1])) + np.abs(x).max(axis=1, keepdims=True) / 8
         assert (np.abs(decoded - x) <= half_step + 1e-6).all()
 
 

@@ -291,9 +291,7 @@ def test_what_cannot_be_read_is_left_out_and_said_once(
     assert names(served) == ["cut", "good"]
 
 
-def test_links_are_followed_within_the_folder(
-    tmp_path: Path, model: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_links_are_followed_within_the_folder(tmp_path: Path, model: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     top, outside = tmp_path / "top", put(tmp_path / "outside" / "secret.gguf", model)
     real = put(top / "blobs" / "0a1b", model)  # as in the cache of huggingface_hub
     for name, target in (

@@ -79,9 +79,9 @@ def test_any_text_comes_back(server: Running, text: str) -> None:
 def test_templates_are_applied_and_nothing_is_evaluated(server: Running) -> None:
     with Llama(server.service.pool.loaded[0].llm.name, n_threads=1) as llm:
         expected = llm.chat_prompt(HI).text
-    assert said(server, "/apply-template", {"messages": HI}) == {"prompt": expected} == {
-        "prompt": "user: hi\nassistant: "
-    }
+    assert (
+        said(server, "/apply-template", {"messages": HI}) == {"prompt": expected} == {"prompt": "user: hi\nassistant: "}
+    )
     assert said(server, "/apply-template", {"messages": HI, "add_generation_prompt": False})["prompt"] == "user: hi\n"
     assert said(server, "/apply-template", {"messages": HI, "temperature": 1, "stream": True})["prompt"] == expected
     assert "messages" in refused(server, "/apply-template", {})

@@ -50,7 +50,8 @@ SMALL = {"embedding_length": 64, "feed_forward_length": 96, "attention.head_coun
         ("F32", LoadOptions()),
         ("Q8_0", LoadOptions(n_parallel=5, n_ctx=300)),
         pytest.param(
-            "Q4_0", LoadOptions(cache_type_k="q8_0", cache_type_v="q4_0", n_batch=32, n_threads=2),
+            "Q4_0",
+            LoadOptions(cache_type_k="q8_0", cache_type_v="q4_0", n_batch=32, n_threads=2),
             marks=pytest.mark.slow,
         ),
         pytest.param("F16", LoadOptions(n_parallel=3, n_batch=1), marks=pytest.mark.slow),

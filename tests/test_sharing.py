@@ -142,9 +142,7 @@ def test_a_long_prompt_gets_on_under_an_endless_stream_of_short_ones(before: int
 
 def test_drafts_take_no_room_from_prompts() -> None:
     engine, scheduler = loaded(n_parallel=8, n_batch=64)
-    writing = [
-        scheduler.submit(Request(text(5, 200 + i), Greedy(), limit=50, drafts=Guessing())) for i in range(4)
-    ]
+    writing = [scheduler.submit(Request(text(5, 200 + i), Greedy(), limit=50, drafts=Guessing())) for i in range(4)]
     scheduler.step()
     scheduler.step()
     assert sum(count for _, count, _ in engine.steps[-1]) == 64  # drafts fill a step that has no prompt

@@ -131,7 +131,8 @@ def test_what_is_wrong_is_said_in_one_line(part: str, value: Any, message: str) 
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("weight", None, "a.weight' is missing"), ("SCB", None, "has no quant_state or SCB beside it"),
+        ("weight", None, "a.weight' is missing"),
+        ("SCB", None, "has no quant_state or SCB beside it"),
         ("SCB", np.ones(3, np.float32), "SCB' has the shape [3]; it must be [2]"),
         ("weight", np.ones((2, 4), np.uint8), "weight' is U8; it must be I8"),
         ("weight_format", np.array(2, np.uint8), "weight_format is not 0"),

@@ -260,9 +260,9 @@ def test_special_tokens(tmp_path: Path) -> None:
 def test_longer_special_tokens_come_first(tmp_path: Path) -> None:
     metadata = bpe_metadata()
     metadata["tokenizer.ggml.tokens"] += ["<us", "<user><", "er><s>"]
-    metadata["tokenizer.ggml.token_type"] = np.append(
-        metadata["tokenizer.ggml.token_type"], [USER] * 3
-    ).astype(np.int32)
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], [USER] * 3).astype(
+        np.int32
+    )
     tokenizer = load(tmp_path, metadata)
     assert tokenizer.encode("<user><s>", parse_special=True) == [260, *tokenizer.encode("s>")]
     assert tokenizer.encode("a<usb") == [ord("a"), 259, ord("b")]
@@ -291,9 +291,7 @@ def test_bos_and_eos_rules_of_bpe(
 def test_whole_pieces_are_taken_as_they_are_only_with_ignore_merges(tmp_path: Path) -> None:
     metadata = bpe_metadata(("ab",))
     metadata["tokenizer.ggml.tokens"].append("xyz")  # no merge leads there
-    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], 1).astype(
-        np.int32
-    )
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], 1).astype(np.int32)
     assert load(tmp_path, metadata).encode("xyz") == [*b"xyz"]
     assert load(tmp_path, metadata, "llama-bpe").encode("xyz") == [260]
     metadata["tokenizer.ggml.token_type"][260] = CONTROL  # and a control token is never found in plain text
@@ -309,9 +307,7 @@ def test_end_tokens(tmp_path: Path) -> None:
         "<|fim_prefix|>",
         "<|eom_id|>",
     ]
-    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], [1] * 5).astype(
-        np.int32
-    )
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], [1] * 5).astype(np.int32)
     tokenizer = load(tmp_path, metadata)
     assert tokenizer.end_tokens == {257, 259, 260, 261, 263}
     assert tokenizer.decode([259, 262]) == ""  # known by their texts, whatever the file's types say
@@ -322,9 +318,9 @@ def test_end_tokens(tmp_path: Path) -> None:
 def test_end_of_a_part_is_no_end_in_gpt_oss(tmp_path: Path) -> None:
     metadata = bpe_metadata()
     metadata["tokenizer.ggml.tokens"] += ["<|end|>", "<|return|>", "<|call|>", "<|channel|>"]
-    metadata["tokenizer.ggml.token_type"] = np.append(
-        metadata["tokenizer.ggml.token_type"], [CONTROL] * 4
-    ).astype(np.int32)
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], [CONTROL] * 4).astype(
+        np.int32
+    )
     tokenizer = load(tmp_path, metadata)
     assert tokenizer.end_tokens == {257, 260, 261}
     assert tokenizer.decode([259, 262]) == "<|end|><|channel|>"
@@ -386,7 +382,5 @@ def test_a_program_called_like_the_library_does_not_hide_it(shared: Path, tmp_pa
     program = tmp_path / "tokenizers.py"
     program.write_text(f"import ggufpy\nprint(ggufpy.load_tokenizer({str(vocab)!r}).encode('Hello'))\n")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, check=False, env=env
-    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, env=env)
     assert (done.stdout.strip(), done.stderr) == ("[15496]", "")

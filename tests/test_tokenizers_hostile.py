@@ -218,9 +218,7 @@ def test_spm_without_all_byte_tokens(tmp_path: Path) -> None:
 
 
 def test_spm_refuses_control_texts_in_plain_text(tmp_path: Path) -> None:
-    tokenizer = load(
-        tmp_path, spm_metadata((("<", -1.0), ("s", -1.0), (">", -1.0), ("<s", -1.0), ("\u2581", -1.0)))
-    )
+    tokenizer = load(tmp_path, spm_metadata((("<", -1.0), ("s", -1.0), (">", -1.0), ("<s", -1.0), ("\u2581", -1.0))))
     ids = tokenizer.encode("<s>")
     assert 1 not in ids
     assert tokenizer.decode(ids) == " <s>"

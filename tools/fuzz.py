@@ -64,9 +64,7 @@ def seeds() -> list[bytes]:
         for order in ("little", "big"):
             write(path, {**scalars, **arrays, **rest}, tensors, byteorder=order)
             made.append(path.read_bytes())
-            write(
-                path, {"general.alignment": 64, "s": "x"}, {"t": tensors["ints"]}, byteorder=order, version=2
-            )
+            write(path, {"general.alignment": 64, "s": "x"}, {"t": tensors["ints"]}, byteorder=order, version=2)
             made.append(path.read_bytes())
         write(path, {"strings": [str(i) for i in range(300)]}, {})
         made.append(path.read_bytes())
@@ -93,9 +91,7 @@ def _byte(rng: random.Random, data: bytearray, corpus: list[bytes]) -> None:
 
 def _number(rng: random.Random, data: bytearray, corpus: list[bytes]) -> None:
     code, mask = rng.choice((("I", 2**32 - 1), ("Q", 2**64 - 1)))
-    raw = struct.pack(
-        rng.choice("<>") + code, (rng.choice(INTERESTING) + rng.choice((0, 0, 0, -1, 1))) & mask
-    )
+    raw = struct.pack(rng.choice("<>") + code, (rng.choice(INTERESTING) + rng.choice((0, 0, 0, -1, 1))) & mask)
     at = _place(rng, data)
     data[at : at + len(raw)] = raw
 
@@ -214,18 +210,14 @@ def fuzz_atheris(seed: int, seconds: float) -> int:
             Path(folder, f"seed-{i}").write_bytes(data)
         atheris.instrument_all()
         limits = [f"-max_total_time={seconds:.0f}"] if seconds else []
-        atheris.Setup(
-            [sys.argv[0], f"-seed={seed}", "-max_len=8192", "-timeout=1", *limits, folder], tally.run
-        )
+        atheris.Setup([sys.argv[0], f"-seed={seed}", "-max_len=8192", "-timeout=1", *limits, folder], tally.run)
         atheris.Fuzz()
     return 0
 
 
 def main() -> int:
     """The command line; 0, or 1 where a case failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, help="cases (100,000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long")

@@ -69,7 +69,7 @@ def status(argument: str) -> tuple[str, str]:
 
 # What is to be said of an argument that is taken.
 NOTES = {
-    "n_gpu_layers": "of the last layers, with the output; also \"auto\"; a number warns where no card can be used",
+    "n_gpu_layers": 'of the last layers, with the output; also "auto"; a number warns where no card can be used',
     "tensor_split": "shares of whole layers",
     "model_path": "also a known name, or hf:owner/repo[:file]",
     "n_ctx": "0, the model's own, where nothing is said; 512 there",

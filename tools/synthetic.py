@@ -64,6 +64,7 @@ SHAPES = {
     "moe": Shape(6, 1024, 512, 16, 4, 32_000, 2048, 32, 4),
     "1.1b": Shape(22, 2048, 5632, 32, 4, 32_000),
     "7b": Shape(32, 4096, 11008, 32, 32, 32_000, 4096),
+    "8b": Shape(32, 4096, 14336, 32, 8, 128_256, 8192),
 }
 
 FLAGS = {"layer": "layers", "head": "heads", "head-kv": "kv-heads", "expert": "experts", "expert-used": "experts-used"}
@@ -157,9 +158,7 @@ def model_metadata(shape: Shape, type_name: str, seed: int) -> dict[str, Any]:
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": Typed(
-            "array[float32]", [-float(max(i - 258, 0)) for i in range(shape.n_vocab)]
-        ),
+        "tokenizer.ggml.scores": Typed("array[float32]", [-float(max(i - 258, 0)) for i in range(shape.n_vocab)]),
         "tokenizer.ggml.token_type": Typed("array[int32]", kinds),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -248,9 +247,7 @@ def _set_scales(block: BlockType, records: NDArray[np.void], scale: NDArray[np.f
             records[field.name] = scale
 
 
-def shuffled(
-    rows: NDArray[np.uint8], count: int, type_name: str, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def shuffled(rows: NDArray[np.uint8], count: int, type_name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """`count` rows drawn from `rows`, their blocks turned by a random number of places."""
     picked = rows[rng.integers(0, len(rows), count)]
     blocks = picked.reshape(count, -1, quants.get(type_name).nbytes)
@@ -259,9 +256,7 @@ def shuffled(
 
 def main() -> int:
     """The command line; 0, or 1 with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--shape", choices=SHAPES, default="tiny", help="sizes to begin with (tiny)")
     parser.add_argument("--type", default="Q4_0", help="a tensor type, or Q4_K_M (Q4_0)")
@@ -269,9 +264,7 @@ def main() -> int:
     for field in fields(Shape):
         flag = field.name.removeprefix("n_").replace("_", "-")
         flag = FLAGS.get(flag, flag)
-        parser.add_argument(
-            f"--{flag}", dest=field.name, type=int, help=f"{field.name}, in place of the shape's"
-        )
+        parser.add_argument(f"--{flag}", dest=field.name, type=int, help=f"{field.name}, in place of the shape's")
     args = parser.parse_args()
     own = {f.name: getattr(args, f.name) for f in fields(Shape) if getattr(args, f.name) is not None}
     try:

@@ -187,9 +187,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _load_options(args: argparse.Namespace, progress: Progress) -> LoadOptions:
     n_ctx = max(*args.n_prompt, *(depth + args.n_gen for depth in args.depth))
-    return load_options(
-        args, n_ctx=n_ctx, n_parallel=max(args.parallel, default=1), text=False, progress=progress
-    )
+    return load_options(args, n_ctx=n_ctx, n_parallel=max(args.parallel, default=1), text=False, progress=progress)
 
 
 def _measure(engine: Engine, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Measured:

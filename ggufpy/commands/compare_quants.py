@@ -111,9 +111,7 @@ def _task(args: argparse.Namespace, source: Path, folder: Path, progress: Progre
         folder=folder,
         windows=lambda llm: text_windows(llm, args.file, args.ctx_size, args.chunks),
         load=load_options(args, n_ctx=args.ctx_size),
-        quantize=QuantizeOptions(
-            imatrix=args.imatrix, threads=args.n_threads, allow_requantize=args.allow_requantize
-        ),
+        quantize=QuantizeOptions(imatrix=args.imatrix, threads=args.n_threads, allow_requantize=args.allow_requantize),
         rounds=args.repetitions,
         decode=args.n_gen,
         note=progress,

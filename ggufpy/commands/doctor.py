@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from ggufpy.simd.isa import Level
     from ggufpy.support.progress import Progress
 
-HELP = "check this machine: CPU, SIMD levels and whether they compute right, speeds, cache, versions"
+HELP = "check this machine: CPU, SIMD levels and whether they compute right, speeds, GPUs, cache, versions"
 DESCRIPTION = """Show what a bug report needs: the CPU, its SIMD levels with the verdict of a known-answer check,
-threads, how fast memory is read and matrices are multiplied, the folder of compiled kernels and fetched models,
-versions, and what is missing for extras. Each level runs a small model in a process of its own and is compared with
+threads, how fast memory is read and matrices are multiplied, NVIDIA GPUs with the versions of the driver and CuPy or
+what is missing to run layers there, the folder of compiled kernels and fetched models, versions, and what is missing
+for extras. Each level runs a small model in a process of its own and is compared with
 NumPy; the first time, its kernels are compiled, which takes about half a minute a level.
 JSON: cpu, system, levels [{name, verdict, current}], threads {used, cores, quota}, machine_gb_per_s, peak_tflops,
-cache {folder, bytes, kernels, writable}, versions, missing [{extra, package, gives}]. Exit status 1 where a level of
+gpus {devices [{index, name, level, processors, memory}], driver_cuda, cupy, missing}, cache {folder, bytes, kernels,
+writable}, versions, missing [{extra, package, gives}]. Exit status 1 where a level of
 this CPU computes wrongly.
 
 examples:
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "levels": levels,
         "threads": {"used": threads, "cores": os.cpu_count(), "quota": _quota()},
         **({"machine_gb_per_s": None, "peak_tflops": None} if args.quick else _speeds(threads)),
+        "gpus": _gpus(),
         "cache": _cache(),
         "versions": _versions(),
         "missing": [
@@ -124,6 +127,19 @@ def _quota() -> float | None:
         return None  # no cgroups here: no limit that could be told
 
 
+def _gpus() -> dict[str, Any]:
+    """NVIDIA devices, and why no layers can run there, if so. CuPy is loaded only where all else is there."""
+    from ggufpy.backends.gpu import cuda, listing
+
+    found = listing.look()
+    return {
+        "devices": [vars(device) for device in found.devices],
+        "driver_cuda": found.cuda or None,
+        "cupy": found.cupy or None,
+        "missing": found.fault or cuda.fault() or None,
+    }
+
+
 def _cache() -> dict[str, Any]:
     from ggufpy.support.folders import cache_dir
 
@@ -160,8 +176,23 @@ def _text(report: dict[str, Any]) -> str:
     if report["machine_gb_per_s"] is not None:
         lines.append(f"memory    {report['machine_gb_per_s']:.1f} GB/s read")
         lines.append(f"matrices  {report['peak_tflops']:.3g} TFLOPS at most")
+    lines += _gpu_lines(report["gpus"])
     lines.append(f"cache     {cache['folder']} ({kept}{'' if cache['writable'] else '; CANNOT BE WRITTEN'})")
     lines.append("versions  " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     for extra in report["missing"]:
         lines.append(f"missing   {extra['package']}, for {extra['gives']}: pip install 'ggufpy[{extra['extra']}]'")
     return "\n".join(lines)
+
+
+def _gpu_lines(gpus: dict[str, Any]) -> list[str]:
+    """Devices, a line each, then what is missing, or else what runs layers there."""
+    from ggufpy.support.progress import human_bytes
+
+    told = [
+        f"{gpu['index']}: {gpu['name']}, {gpu['level']}, {human_bytes(gpu['memory'])}, "
+        f"{gpu['processors']} multiprocessors"
+        for gpu in gpus["devices"]
+    ]
+    driver = f"driver for CUDA {gpus['driver_cuda']}, {gpus['cupy']}"
+    told.append(f"no layers on a GPU: {gpus['missing']}" if gpus["missing"] else driver)
+    return [f"{'gpus' if i == 0 else '':9} {line}" for i, line in enumerate(told)]

@@ -70,12 +70,7 @@ class Check:
     def ok(self, algorithms: Sequence[str]) -> bool:
         """Whether all data are what the manifest says: by their own hash, or by that of every tensor."""
         whole = any((name, "") in self.manifest.expected for name in algorithms)
-        return bool(
-            self.matched
-            and not self.mismatched
-            and not self.manifest.unknown
-            and (whole or not self.unlisted)
-        )
+        return bool(self.matched and not self.mismatched and not self.manifest.unknown and (whole or not self.unlisted))
 
 
 def run(args: argparse.Namespace) -> int:

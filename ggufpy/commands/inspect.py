@@ -88,9 +88,7 @@ def describe(file: GGUFFile, tensors: bool) -> Iterator[str]:
     bits = f", {8 * total / weights:.2f} bits a weight" if weights else ""
     yield f"tensors ({len(all_tensors)}): {weights:,} weights in {total:,} bytes{bits}"
     if tensors:
-        lines = [
-            (printable(t.name), _shape(t.shape), t.type, f"{t.nbytes:,}", str(t.offset)) for t in all_tensors
-        ]
+        lines = [(printable(t.name), _shape(t.shape), t.type, f"{t.nbytes:,}", str(t.offset)) for t in all_tensors]
         yield from _table([("name", "shape", "type", "bytes", "offset"), *lines])
     else:
         counts, sizes = Counter(t.type for t in all_tensors), Counter[str]()

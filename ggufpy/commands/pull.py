@@ -37,11 +37,7 @@ def run(args: argparse.Namespace) -> int:
         path = pull(args.name, progress, args.force)
     if args.json:
         seconds = time.perf_counter() - started
-        print(
-            json.dumps(
-                {"name": args.name, "path": str(path), "bytes": path.stat().st_size, "seconds": seconds}
-            )
-        )
+        print(json.dumps({"name": args.name, "path": str(path), "bytes": path.stat().st_size, "seconds": seconds}))
     else:
         print(path)
     return 0

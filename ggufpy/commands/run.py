@@ -115,9 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, generate, print; returns the exit status."""
     if args.raw and args.system_prompt is not None:
-        raise UsageError(
-            "-sys needs the chat template: leave out --raw, or put the instructions into the prompt"
-        )
+        raise UsageError("-sys needs the chat template: leave out --raw, or put the instructions into the prompt")
     if args.keep is not None and not args.context_shift:
         raise UsageError("--keep says what --context-shift keeps: add it, or leave out --keep")
     check_speculation(args)

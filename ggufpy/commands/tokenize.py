@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-count", action="store_true", help="print how many tokens there are")
     parser.add_argument("--pre", metavar="NAME", help="the pre-tokenizer, in place of the one the file names")
     special = parser.add_mutually_exclusive_group()
-    special.add_argument(
-        "--special", action="store_true", default=True, help="find texts of special tokens (default)"
-    )
+    special.add_argument("--special", action="store_true", default=True, help="find texts of special tokens (default)")
     special.add_argument(
         "--no-parse-special",
         dest="special",

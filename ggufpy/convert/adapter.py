@@ -89,9 +89,7 @@ def _base(adapter: Peft, base: str | os.PathLike[str] | None) -> Path:
     return Path(adapter.base)
 
 
-def _by_rules(
-    adapter: Peft, rules: Sequence[Rule], anchor: str, config: HfConfig
-) -> Iterator[tuple[str, Pair]]:
+def _by_rules(adapter: Peft, rules: Sequence[Rule], anchor: str, config: HfConfig) -> Iterator[tuple[str, Pair]]:
     """Pairs by the names of GGUF. GGUFError for those that no rule takes."""
     left = placed(adapter.pairs, {name for rule in rules for name in rule.hf}, anchor)
     for rule in rules:

@@ -163,9 +163,7 @@ def _sized(word: str, weights: int) -> tuple[str, str]:
 def title(name: str) -> str:
     """Words for people: "smollm2-135M-instruct" is "Smollm2 135M Instruct"."""
     words = name.strip().replace("-", " ").split()
-    return " ".join(
-        w.title() if w.islower() and not re.match(r"(?:v\d+(?:\.\d+)*|\d.*)$", w) else w for w in words
-    )
+    return " ".join(w.title() if w.islower() and not re.match(r"(?:v\d+(?:\.\d+)*|\d.*)$", w) else w for w in words)
 
 
 def sources(value: Any) -> list[dict[str, str]]:
@@ -180,7 +178,7 @@ def sources(value: Any) -> list[dict[str, str]]:
 
 
 def hub_name(url: str) -> str | None:
-    """"owner/name" of an address on the Hub."""
+    """ "owner/name" of an address on the Hub."""
     match = _HUB.fullmatch(url)
     return match[1] if match else None
 

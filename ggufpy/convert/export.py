@@ -262,5 +262,3 @@ def _vocabulary(file: GGUFFile, folder: Path) -> list[str]:
         return ["the file has no vocabulary, and the folder has no tokenizer"]
     export_vocabulary(file.metadata, folder)
     return []
-
-

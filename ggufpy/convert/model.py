@@ -112,9 +112,7 @@ def text_config(config: Mapping[str, object]) -> HfConfig:
     return HfConfig({**config, **inner}) if isinstance(inner, Mapping) else HfConfig(config)
 
 
-def _with_experts(
-    config: HfConfig, checkpoint: Checkpoint, tensors: Mapping[str, Rows]
-) -> tuple[HfConfig, list[str]]:
+def _with_experts(config: HfConfig, checkpoint: Checkpoint, tensors: Mapping[str, Rows]) -> tuple[HfConfig, list[str]]:
     """The config with as many experts as there are: pruned models may have fewer than it says, in all layers alike.
 
     Layers that predict further tokens do not count: they are left out, and who prunes may leave them as they are.

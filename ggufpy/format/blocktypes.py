@@ -92,9 +92,7 @@ def row_bytes(layout: Layout, shape: tuple[int, ...]) -> int:
     """Bytes of one row (the last dimension; one value where `shape` is ()), an exact integer."""
     width = shape[-1] if shape else 1
     if width % layout.weights:
-        raise GGUFError(
-            f"rows of {width} values do not divide into blocks of {layout.weights} ({layout.name})"
-        )
+        raise GGUFError(f"rows of {width} values do not divide into blocks of {layout.weights} ({layout.name})")
     return width // layout.weights * layout.nbytes
 
 

@@ -55,9 +55,7 @@ def infer(value: Any, field: str) -> Typed:
         return Typed(_int_type(value, value, field), value)
     if isinstance(value, float):
         return Typed(_float_type([value]), value)
-    raise GGUFError(
-        f"{field}: a {type(value).__name__} cannot be written; give bool, int, float, str or a list"
-    )
+    raise GGUFError(f"{field}: a {type(value).__name__} cannot be written; give bool, int, float, str or a list")
 
 
 def _infer_numpy(value: np.ndarray[Any, Any], field: str) -> Typed:
@@ -107,9 +105,7 @@ def _float_type(values: Sequence[float]) -> str:
 def _numpy_name(dtype: np.dtype[Any], field: str) -> str:
     name: str = dtype.name
     if name in ("string", "array") or name not in BY_NAME:
-        raise GGUFError(
-            f"{field}: GGUF metadata has no type for NumPy's {name}; convert it, to float32 for example"
-        )
+        raise GGUFError(f"{field}: GGUF metadata has no type for NumPy's {name}; convert it, to float32 for example")
     return name
 
 
@@ -139,9 +135,7 @@ def _array(element: str, values: Any, order: str, field: str, depth: int) -> byt
     if flat or isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
         raise GGUFError(f"{field}: array[{element}] takes a list, not {type(values).__name__}")
     inner = "array" if element == "array" else element
-    head = pack(
-        order + "IQ", BY_NAME["array"].id if inner == "array" else _type_id(inner, field), len(values)
-    )
+    head = pack(order + "IQ", BY_NAME["array"].id if inner == "array" else _type_id(inner, field), len(values))
     if element == "string":
         return head + b"".join(_string(v, order, field) for v in values)
     if element != "array" and split_array_type(element) is None:
@@ -185,9 +179,7 @@ def _numbers(name: str, values: Sequence[Any] | np.ndarray[Any, Any], order: str
         return pack(f"{order}{len(values)}{what.code}", *values)
     except (StructError, OverflowError):
         low, high = _short(min(values)), _short(max(values))
-        raise GGUFError(
-            f"{field}: {low if low == high else f'{low} to {high}'} does not fit {name}"
-        ) from None
+        raise GGUFError(f"{field}: {low if low == high else f'{low} to {high}'} does not fit {name}") from None
 
 
 def _short(v: Any) -> str:

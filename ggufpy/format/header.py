@@ -135,9 +135,7 @@ class _Parser:
         keys, at = self.parse_keys(n_keys)
         alignment = self.alignment(keys)
         tensors, at = self.parse_tensors(n_tensors, at, alignment)
-        return Header(
-            self.version, self.order, alignment, keys, tensors, align_up(at, alignment), self.strings
-        )
+        return Header(self.version, self.order, alignment, keys, tensors, align_up(at, alignment), self.strings)
 
     def bound(self, count: int, least: int, left: int, field: str) -> None:
         """`count` things of at least `least` bytes each must fit into `left` bytes."""
@@ -189,9 +187,7 @@ class _Parser:
             raise GGUFError(f"type of {field} at byte {at - 4}: {type_id} is not a GGUF value type (0 to 12)")
         self.need(size, at, field)
         if type_id == BOOL and self.buffer[at : at + 1] > b"\1":
-            raise GGUFError(
-                f"{field} at byte {at}: {self.buffer[at : at + 1].hex()} is not a bool (00 or 01)"
-            )
+            raise GGUFError(f"{field} at byte {at}: {self.buffer[at : at + 1].hex()} is not a bool (00 or 01)")
         return at + size
 
     def array_value(self, at: int, field: str, depth: int) -> int:
@@ -202,9 +198,7 @@ class _Parser:
         type_id, count = self.u32(self.buffer, at)[0], self.u64(self.buffer, at + 4)[0]
         size = _SIZES.get(type_id)
         if size is None:
-            raise GGUFError(
-                f"element type of {field} at byte {at}: {type_id} is not a GGUF value type (0 to 12)"
-            )
+            raise GGUFError(f"element type of {field} at byte {at}: {type_id} is not a GGUF value type (0 to 12)")
         start = at + 12
         least = size or (8 if type_id == STRING else 12)
         if count * least > self.size - start:  # asked here, because millions of small arrays need no message
@@ -278,9 +272,7 @@ class _Parser:
         if extent > _INDEX_MAX:  # also where a dimension of 0 makes the tensor itself empty
             raise GGUFError(f"shape of {field} at byte {at}: {list(entry.shape)} is beyond 64 bits")
         if entry.offset % alignment:
-            raise GGUFError(
-                f"offset of {field} at byte {end - 8}: {entry.offset} is not aligned to {alignment}"
-            )
+            raise GGUFError(f"offset of {field} at byte {end - 8}: {entry.offset} is not aligned to {alignment}")
         return entry, end
 
     def extents(self, tensors: dict[str, int], offsets: array[int], sizes: array[int], start: int) -> None:
@@ -301,6 +293,5 @@ class _Parser:
             names = list(tensors)
             first, second = (names[int(i)] for i in by_offset[clash[0] : clash[0] + 2])
             raise GGUFError(
-                f"data of tensor {shown(second)} (entry at byte {tensors[second]}): "
-                f"overlap those of {shown(first)}"
+                f"data of tensor {shown(second)} (entry at byte {tensors[second]}): overlap those of {shown(first)}"
             )

@@ -178,9 +178,7 @@ def _split_set(path: Path, first: Shard) -> list[Shard]:
             f"which ends in -00001-of-{count:05d}.gguf or another number"
         )
     if int(match["count"]) != count:
-        raise GGUFError(
-            f"{path}: is one of {count} files (split.count), but its name says {int(match['count'])}"
-        )
+        raise GGUFError(f"{path}: is one of {count} files (split.count), but its name says {int(match['count'])}")
     shards = []
     for i in range(count):
         name = f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf"
@@ -199,9 +197,7 @@ def _split_set(path: Path, first: Shard) -> list[Shard]:
 
 def _check_shard(shard: Shard, number: int, count: int) -> None:
     if _split_value(shard, "split.count", 1) != count:
-        raise GGUFError(
-            f"{shard.name}: metadata 'split.count' is not {count} as in the other files of its set"
-        )
+        raise GGUFError(f"{shard.name}: metadata 'split.count' is not {count} as in the other files of its set")
     said = _split_value(shard, "split.no", number)
     if said != number:
         raise GGUFError(

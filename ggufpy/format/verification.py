@@ -61,9 +61,7 @@ class Finding:
     filled: bool
 
 
-def check_tensors(
-    file: GGUFFile, threads: int, progress: Progress | None = None
-) -> tuple[list[Problem], list[str]]:
+def check_tensors(file: GGUFFile, threads: int, progress: Progress | None = None) -> tuple[list[Problem], list[str]]:
     """Every tensor's data: problems (a scale or value that is infinite or NaN), and warnings (all bytes zero)."""
     tensors = list(file.tensors.values())
     total, done = sum(t.nbytes for t in tensors), 0

@@ -95,9 +95,7 @@ class Writer:
             raise GGUFError(f"tensor {shown(name)}: the data of {shown(tensor.name)} come next")
         chunk = as_bytes(data, tensor.layout, name)
         if chunk.size % tensor.layout.nbytes:
-            raise GGUFError(
-                f"tensor {shown(name)}: {chunk.size} bytes are not whole {tensor.layout.name} blocks"
-            )
+            raise GGUFError(f"tensor {shown(name)}: {chunk.size} bytes are not whole {tensor.layout.name} blocks")
         if self._done + chunk.size > tensor.nbytes:
             raise GGUFError(
                 f"tensor {shown(name)}: {self._done + chunk.size} bytes, but its shape takes {tensor.nbytes}"

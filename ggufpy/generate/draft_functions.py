@@ -36,9 +36,7 @@ class LlamaPromptLookupDecoding(LlamaDraftModel):
         self.num_pred_tokens = checks.whole("num_pred_tokens", num_pred_tokens, 1)
 
     @staticmethod
-    def find_candidate_pred_tokens(
-        input_ids: NDArray[Any], max_ngram_size: int, num_pred_tokens: int
-    ) -> NDArray[Any]:
+    def find_candidate_pred_tokens(input_ids: NDArray[Any], max_ngram_size: int, num_pred_tokens: int) -> NDArray[Any]:
         """What followed the first place that has the longest possible n-gram of the end; an empty array without one."""
         import numpy as np
 

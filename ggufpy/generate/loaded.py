@@ -52,9 +52,7 @@ class LoadedModel(Reopened):
         return cls.from_parts(loading.load_parts(model, options), seed, options)
 
     @classmethod
-    def from_parts(
-        cls: type[Self], parts: Parts, seed: int | None = None, options: LoadOptions | None = None
-    ) -> Self:
+    def from_parts(cls: type[Self], parts: Parts, seed: int | None = None, options: LoadOptions | None = None) -> Self:
         """A model around an engine and tokeniser that exist already; of `options` only drafting counts."""
         self = cls.__new__(cls)
         self._setup(parts, seed, options or LoadOptions())

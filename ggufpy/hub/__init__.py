@@ -83,8 +83,7 @@ def resolve(name: str | os.PathLike[str], progress: ProgressCall | None = None) 
         return pull(text, progress)
     known = ", ".join(MODELS)
     raise GGUFError(
-        f"no such file: {text or repr(text)}; give the path of a .gguf file, a known model ({known}) "
-        "or hf:owner/repo"
+        f"no such file: {text or repr(text)}; give the path of a .gguf file, a known model ({known}) or hf:owner/repo"
     )
 
 
@@ -110,9 +109,7 @@ def pull(name: str, progress: ProgressCall | None = None, force: bool = False) -
 
         return pull_hf(name, cache_dir() / "huggingface", force)
     if name not in MODELS:
-        raise GGUFError(
-            f"no model called {name!r}; known: {', '.join(MODELS)}, or hf:owner/repo[:file-or-quant]"
-        )
+        raise GGUFError(f"no model called {name!r}; known: {', '.join(MODELS)}, or hf:owner/repo[:file-or-quant]")
     model = MODELS[name]
     target = cache_dir() / "models" / name / model.file_name
     if not force and target.is_file() and target.stat().st_size == model.nbytes:

@@ -180,9 +180,7 @@ def client(name: str) -> Any:
     try:
         library = import_module("huggingface_hub")
     except ImportError as error:
-        raise GGUFError(
-            f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again"
-        ) from error
+        raise GGUFError(f"{name} needs huggingface_hub: run \"pip install 'ggufpy[hub]'\" and try again") from error
     utils: Any = import_module("huggingface_hub.utils")
     utils.logging.set_verbosity_error()
     if not console.is_terminal("stderr"):
@@ -217,13 +215,9 @@ def _hf_error(name: str, error: BaseException) -> GGUFError:
     repo = parse(name).repo
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
-        return GGUFError(
-            f"{repo} asks for its licence to be accepted: do so on huggingface.co, then set HF_TOKEN"
-        )
+        return GGUFError(f"{repo} asks for its licence to be accepted: do so on huggingface.co, then set HF_TOKEN")
     if "RepositoryNotFoundError" in kinds:
-        return GGUFError(
-            f"no repository {repo} on Hugging Face (a private one needs HF_TOKEN): check the name"
-        )
+        return GGUFError(f"no repository {repo} on Hugging Face (a private one needs HF_TOKEN): check the name")
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return GGUFError(
         f"{name} is not in the cache and could not be fetched ({type(error).__name__}: {first}): check the "

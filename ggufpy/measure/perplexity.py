@@ -210,9 +210,7 @@ def measure(
         sequence.close()
     seconds = time.perf_counter() - start
     nll = np.concatenate(sums.nll)
-    return Result(
-        *exponential(nll), nll.size, len(chunks), seconds, chunks.size / seconds, sums.divergence()
-    )
+    return Result(*exponential(nll), nll.size, len(chunks), seconds, chunks.size / seconds, sums.divergence())
 
 
 def _evaluate(engine: Engine, sequence: Sequence, tokens: Ints, chunk: _Chunk) -> None:

@@ -63,9 +63,7 @@ class Keys:
         """A whole number of at least `least`; a list counts if all its entries (one a layer) agree."""
         return self.counts(key, None, default, least).same
 
-    def counts(
-        self, key: str, layers: int | None, default: int | Counts | None = None, least: int = 1
-    ) -> Counts:
+    def counts(self, key: str, layers: int | None, default: int | Counts | None = None, least: int = 1) -> Counts:
         """Whole numbers of at least `least`, one for all layers or a list with one for each of `layers` (None: any)."""
         name, value = self._value(key, default)
         if isinstance(value, Counts):

@@ -78,9 +78,7 @@ def _relu(x: Doubles) -> Doubles:
 _FUNCTIONS: Mapping[Activation, Callable[[Doubles], Doubles]] = {"tanh": np.tanh, "gelu": _gelu, "relu": _relu}
 
 
-def read_classifier(
-    keys: Keys, tensors: Inventory, width: int, activation: Activation = "tanh"
-) -> Classifier | None:
+def read_classifier(keys: Keys, tensors: Inventory, width: int, activation: Activation = "tanh") -> Classifier | None:
     """What a file has of it, None for nothing. `activation` is the function where it names none (FUNCTION).
 
     Raises GGUFError for tensors that do not fit `width` and the labels.

@@ -46,9 +46,7 @@ def after(at: Layer, rope: Rope | None, feed_forward: Part) -> Iterator[Op]:
     yield at.norm("layer_output_norm", y="x")
 
 
-def encoder(
-    c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends, activation: Activation = "tanh"
-) -> Plan:
+def encoder(c: Config, table: Inventory, keys: Keys, make: Part, ends: Ends, activation: Activation = "tanh") -> Plan:
     """A plan without logits, with what makes scores, by `activation`, where the file has such tensors."""
     classifier = read_classifier(keys, table, c.width, activation)
     if classifier is not None:

@@ -84,9 +84,7 @@ def by_id(number: int) -> BlockType:
     if number in _by_id():
         return _by_id()[number]
     if number in REMOVED:
-        raise GGUFError(
-            f"tensor type {number} ({REMOVED[number]}) was removed from GGUF: convert the model again"
-        )
+        raise GGUFError(f"tensor type {number} ({REMOVED[number]}) was removed from GGUF: convert the model again")
     raise GGUFError(
         f"tensor type {number} is not known (the newest known is {max(_by_id())}): "
         "the file is damaged or newer than this program"

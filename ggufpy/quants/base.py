@@ -204,9 +204,7 @@ class BlockType(ABC):
         if k == 0 or rows == 0:
             none = np.empty(groups, dtype=np.float32)
             return Fields(np.empty((rows, k), dtype=np.uint8), none, none if self.panel.has_min else None)
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # a damaged block may hold an infinite or NaN scale
+        with np.errstate(over="ignore", invalid="ignore"):  # a damaged block may hold an infinite or NaN scale
             parts = self.unpack(self.records(blocks))
         minimum = None if parts.minimum is None else parts.minimum.reshape(groups)
         return Fields(parts.codes.reshape(rows, k), parts.scale.reshape(groups), minimum)

@@ -194,9 +194,7 @@ class _Shrinker:
             return self._experts(op)
         if isinstance(op, Norm):
             part = self._width(op.x) // op.groups
-            weight, bias = (
-                given and self._weight(given, *given.shape[:-1], part) for given in (op.weight, op.bias)
-            )
+            weight, bias = (given and self._weight(given, *given.shape[:-1], part) for given in (op.weight, op.bias))
             return replace(op, weight=weight, bias=bias, length=part)
         if isinstance(op, Gate | Add):
             return replace(op, width=self._width(op.y))

@@ -24,6 +24,7 @@ from ggufpy.server.tally import ENTRY, Entry
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+
 class Endpoint:
     """One route as an ASGI application: its key, then its answer, and whatever goes wrong in its family's shape."""
 
@@ -100,9 +101,5 @@ def make_app(start: Callable[[], Awaitable[Service]]) -> ASGIApp:
         body = encode(family_of(request.url.path).error(Problem(status, told, "not_found")))
         return Response(body, status, error.headers, "application/json")
 
-    paths = [
-        Path(route.path, Endpoint(route, lambda: services[-1]), methods=[route.method]) for route in all_routes()
-    ]
+    paths = [Path(route.path, Endpoint(route, lambda: services[-1]), methods=[route.method]) for route in all_routes()]
     return Starlette(routes=paths, lifespan=life, exception_handlers={404: missing, 405: missing})
-
-

@@ -145,5 +145,3 @@ class BoundedProtocol(HttpToolsProtocol):
         head = b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(head + b"content-length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
         self.transport.close()
-
-

@@ -82,11 +82,7 @@ def _present(level: Level) -> bool:
 
 def available() -> tuple[Level, ...]:
     """Levels that this process can run, best first. `portable` is always there."""
-    levels = [
-        level
-        for level in LEVELS
-        if level.name == "portable" or (_present(level) and not _unusable(level))
-    ]
+    levels = [level for level in LEVELS if level.name == "portable" or (_present(level) and not _unusable(level))]
     return tuple(levels)
 
 

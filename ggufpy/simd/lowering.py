@@ -144,7 +144,6 @@ class Lowering:
         shifted = b.bitcast(b.fadd(value, fill(self.F.ir, magic)), self.I.ir)
         return b.sub(shifted, fill(self.I.ir, 0x4B400000))
 
-
     def lookup(self, b: Any, indices: Any, table: bytes) -> Any:
         """Bytes below 16 → the bytes of `table` at these places, by halving what may be chosen four times."""
         bytes_ = vector(I8, 4 * self.lanes)

@@ -85,9 +85,7 @@ def _scalars(v: dict[str, Any]) -> None:
     v["swap_i64"] = _intrinsic(types.int64, (types.int64,), lambda b, a: call(b, "llvm.bswap.i64", I64, a))
     v["load_u16"] = _intrinsic(types.int64, (types.int64,), lambda b, a: b.zext(_load(b, a[0], I16), I64))
     v["distances"] = _intrinsic(Distances(), (types.int64,) * 4, _distances)
-    v["sqrt"] = _intrinsic(
-        types.float32, (types.float32,), lambda b, a: call(b, "llvm.sqrt.f32", ir.FloatType(), a)
-    )
+    v["sqrt"] = _intrinsic(types.float32, (types.float32,), lambda b, a: call(b, "llvm.sqrt.f32", ir.FloatType(), a))
     v["prefetch"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 2))
     v["prefetch_near"] = _intrinsic(types.void, (types.int64,), lambda b, a: _prefetch(b, a[0], 3))
 
@@ -147,9 +145,7 @@ def _memory(v: dict[str, Any], low: Lowering) -> None:
     v["store_f"] = _intrinsic(types.void, (address, F), lambda b, a: _store(b, a[1], a[0]))
     v["store_i"] = _intrinsic(types.void, (address, N), lambda b, a: _store(b, a[1], a[0]))
     v["load_f16"] = _intrinsic(F, (address,), lambda b, a: low.half_to_float(b, _load(b, a[0], halves)))
-    v["store_f16"] = _intrinsic(
-        types.void, (address, F), lambda b, a: _store(b, low.float_to_half(b, a[1]), a[0])
-    )
+    v["store_f16"] = _intrinsic(types.void, (address, F), lambda b, a: _store(b, low.float_to_half(b, a[1]), a[0]))
     v["load_bf16"] = _intrinsic(
         F,
         (address,),
@@ -194,19 +190,13 @@ def _arithmetic(v: dict[str, Any], low: Lowering) -> None:
     v["max"] = _intrinsic(F, (F, F), lambda b, a: pick(b, ">", *a))
     v["min"] = _intrinsic(F, (F, F), lambda b, a: pick(b, "<", *a))
     v["abs"] = _intrinsic(F, (F,), lambda b, a: call(b, f"llvm.fabs.v{lanes}f32", F.ir, a))
-    v["less"] = _intrinsic(
-        F, (N, N, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3])
-    )
-    v["above"] = _intrinsic(
-        F, (F, F, F, F), lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3])
-    )
+    v["less"] = _intrinsic(F, (N, N, F, F), lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[2], a[3]))
+    v["above"] = _intrinsic(F, (F, F, F, F), lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3]))
     v["first"] = _intrinsic(types.float32, (F,), lambda b, a: b.extract_element(a[0], ir.Constant(I32, 0)))
     v["half_bits"] = _intrinsic(types.int64, (types.float32,), half_bits)
     v["sum"] = _intrinsic(types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, b.fadd))
     v["sum_i"] = _intrinsic(types.int32, (N,), lambda b, a: _tree(b, a[0], lanes, b.add))
-    v["largest"] = _intrinsic(
-        types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, lambda x, y: pick(b, ">", x, y))
-    )
+    v["largest"] = _intrinsic(types.float32, (F,), lambda b, a: _tree(b, a[0], lanes, lambda x, y: pick(b, ">", x, y)))
 
 
 def _masks(v: dict[str, Any], low: Lowering) -> None:

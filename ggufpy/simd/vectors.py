@@ -137,8 +137,6 @@ class _RegistersModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.vec.ir.as_pointer())
 
 
-
-
 @infer_global(operator.getitem)
 class _RegistersGet(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:

@@ -114,9 +114,7 @@ def items(name: str, value: object, wanted: str) -> list[Any]:
     raise GGUFError(f"{name} is {shown(value)}; {wanted} is wanted")
 
 
-def tokens(
-    name: str, value: object, n_vocab: int, wanted: str = "a list of token ids (whole numbers)"
-) -> list[int]:
+def tokens(name: str, value: object, n_vocab: int, wanted: str = "a list of token ids (whole numbers)") -> list[int]:
     """Token ids below `n_vocab`, from a list or an integer array, as plain ints."""
     ids = items(name, value, wanted)
     for i, token in enumerate(ids):

@@ -82,9 +82,7 @@ def load(file: Described, pre: str | None) -> BPETokenizer:
     gemma = metadata.get("tokenizer.ggml.model") == "gemma4"  # which has its own pre-tokenizer, whatever the file says
     name = pre if pre is not None else "gemma4" if gemma else metadata.get("tokenizer.ggml.pre")
     if name is not None and not isinstance(name, str):
-        raise GGUFError(
-            f"tokenizer.ggml.pre must be a text, not {type(name).__name__}; name one with --pre NAME"
-        )
+        raise GGUFError(f"tokenizer.ggml.pre must be a text, not {type(name).__name__}; name one with --pre NAME")
     entry = pretokenizers.get(name)
     usual = None if gemma else 11
     bos = None if entry.no_bos else usual

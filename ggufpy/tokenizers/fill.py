@@ -71,9 +71,7 @@ def context_tokens(vocab: Vocab, metadata: Mapping[str, Any]) -> tuple[int | Non
     return _token(vocab, metadata, *_CONTEXT["repository"]), _token(vocab, metadata, *_CONTEXT["file"])
 
 
-def _token(
-    vocab: Vocab, metadata: Mapping[str, Any], keys: tuple[str, ...], texts: tuple[str, ...]
-) -> int | None:
+def _token(vocab: Vocab, metadata: Mapping[str, Any], keys: tuple[str, ...], texts: tuple[str, ...]) -> int | None:
     for key in keys:
         token = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(token, int) and 0 <= token < len(vocab.texts):

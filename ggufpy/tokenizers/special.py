@@ -30,9 +30,7 @@ class Partition:
         present = [token for group in groups for token in self._present(group, text)]
         parts: list[str | int] = [text] if text else []
         for token in sorted(present, key=self._precedence):
-            parts = [
-                new for part in parts for new in ([part] if isinstance(part, int) else self._cut(part, token))
-            ]
+            parts = [new for part in parts for new in ([part] if isinstance(part, int) else self._cut(part, token))]
         return parts
 
     def _precedence(self, token: int) -> tuple[int, int]:

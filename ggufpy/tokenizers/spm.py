@@ -66,9 +66,7 @@ class SPMTokenizer(Tokenizer):
 
     def _encode_invalid(self, text: str) -> list[int]:
         """Ids of bytes that are not UTF-8: byte tokens, or the unknown token if there is one."""
-        tokens = (
-            self._byte_ids.get(byte, self.vocab.unknown) for byte in text.encode("utf-8", "surrogateescape")
-        )
+        tokens = (self._byte_ids.get(byte, self.vocab.unknown) for byte in text.encode("utf-8", "surrogateescape"))
         return [token for token in tokens if token is not None]
 
 
@@ -123,9 +121,7 @@ def _byte_value(text: str) -> int:
 def _backend(pieces: list[tuple[str, int]], vocab: Vocab, byte_fallback: bool) -> Any:
     scores = vocab.scores.tolist()
     scores += [0.0] * (len(pieces) - len(scores))
-    proto = [
-        _field(1, _piece(text, score, kind)) for (text, kind), score in zip(pieces, scores, strict=False)
-    ]
+    proto = [_field(1, _piece(text, score, kind)) for (text, kind), score in zip(pieces, scores, strict=False)]
     proto.append(_field(2, _number(3, 2) + _number(35, byte_fallback)))  # trainer_spec: BPE, byte_fallback
     # normalizer_spec: add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces all off
     proto.append(_field(3, _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 0)))
@@ -139,9 +135,7 @@ def _backend(pieces: list[tuple[str, int]], vocab: Vocab, byte_fallback: bool) -
 
 def _piece(text: str, score: float, kind: int) -> bytes:
     """SentencePiece message: piece, score, type."""
-    return (
-        _field(1, text.encode()) + b"\x15" + pack("<f", score) + (b"" if kind == NORMAL else _number(3, kind))
-    )
+    return _field(1, text.encode()) + b"\x15" + pack("<f", score) + (b"" if kind == NORMAL else _number(3, kind))
 
 
 def _number(field: int, value: int) -> bytes:

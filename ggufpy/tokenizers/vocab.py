@@ -140,9 +140,7 @@ def load_vocab(file: Described, rules: Rules) -> Vocab:
     add_eos = flag(metadata, "add_eos_token")
     for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
         if wanted and token is None:
-            raise GGUFError(
-                f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is not a token of the file"
-            )
+            raise GGUFError(f"{_KEY}add_{name}_token is true, but {_KEY}{name}_token_id is not a token of the file")
     prefix = flag(metadata, "add_space_prefix")
     return Vocab(
         texts=texts,
@@ -168,9 +166,7 @@ def token_texts(file: Described) -> list[str]:
     empty."""
     key = f"{_KEY}tokens"
     if key not in file.metadata:
-        raise GGUFError(
-            f"{key} is missing: the file has no vocabulary; use the model's own file, or write it again"
-        )
+        raise GGUFError(f"{key} is missing: the file has no vocabulary; use the model's own file, or write it again")
     texts = decode_strings(file.metadata.strings(key))
     if not texts:
         raise GGUFError(f"{key} is empty: the file has no vocabulary")
@@ -231,9 +227,7 @@ def _special(metadata: Metadata, name: str, n: int, default: int | None) -> int 
     return int(value) if 0 <= value < n else default
 
 
-def _end_tokens(
-    metadata: Metadata, ids: dict[str, int], types: NDArray[np.int32], eos: int | None
-) -> frozenset[int]:
+def _end_tokens(metadata: Metadata, ids: dict[str, int], types: NDArray[np.int32], eos: int | None) -> frozenset[int]:
     """Every end-of-generation id; sets `types` to CONTROL for tokens that are special by their text."""
     n = len(types)
     ends = {token for name in ("eot", "eom") if (token := _special(metadata, name, n, None)) is not None}

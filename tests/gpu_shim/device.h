@@ -16,12 +16,14 @@
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static __attribute__((section("shim_shared")))  // blocks run one after another
 
 extern "C" {  // the linker makes them where a kernel has such memory
 extern char __start_shim_shared[] __attribute__((weak, visibility("hidden")));
 extern char __stop_shim_shared[] __attribute__((weak, visibility("hidden")));
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));  // where the library is loaded
+extern const char _end[] __attribute__((visibility("hidden")));
 }
 
 #define KERNEL(name)                                                                                            \

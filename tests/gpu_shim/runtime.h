@@ -20,9 +20,9 @@ struct Now {
 struct Kernel {
     const char* name;
     void (*run)(const void* args);
-    size_t args;                 // bytes
-    char *shared, *shared_end;   // its static shared memory
-    int threads;                 // at most, as its THREADS says
+    size_t args;                    // bytes
+    const char *image, *image_end;  // where it is loaded
+    char *shared, *shared_end;      // its static shared memory
 };
 
 // What the lanes of a warp exchange at one place of the source.
@@ -34,6 +34,7 @@ struct Exchange {
     void* out;         // of a lane
     int argument;      // of a lane
     // Fills what all lanes want, called once when all have come: lane i's exchange is lanes[i], null where it has none.
+    // Null for __syncwarp, the one that orders memory.
     void (*resolve)(const Exchange* const* lanes);
 };
 
@@ -44,6 +45,9 @@ extern "C" {
 extern const shim::Now* shim_now;
 void shim_barrier(int line);
 void shim_exchange(const shim::Exchange* mine);
+void shim_reads(const void* at, size_t bytes);  // where the compiler does not say so by itself
+void shim_atomic(void* at, size_t bytes);       // an atomic operation is about to be
+void shim_fence();
 [[noreturn]] void shim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 }
 #pragma GCC visibility pop

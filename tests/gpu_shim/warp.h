@@ -2,7 +2,7 @@
 #pragma once
 
 #define __syncthreads() shim_barrier(__LINE__)
-#define __syncwarp(...) shim::sync(__LINE__, ##__VA_ARGS__)
+#define __syncwarp(...) shim::sync(__LINE__ __VA_OPT__(, ) __VA_ARGS__)
 #define __shfl_sync(...) shim::shuffle("__shfl_sync", shim::INDEX, __LINE__, __VA_ARGS__)
 #define __shfl_xor_sync(...) shim::shuffle("__shfl_xor_sync", shim::XOR, __LINE__, __VA_ARGS__)
 #define __shfl_down_sync(...) shim::shuffle("__shfl_down_sync", shim::DOWN, __LINE__, __VA_ARGS__)
@@ -10,15 +10,13 @@
 #define __ballot_sync(mask, is) shim::ballot("__ballot_sync", __LINE__, mask, is)
 #define __any_sync(mask, is) (shim::ballot("__any_sync", __LINE__, mask, is) != 0)
 #define __all_sync(mask, is) (shim::ballot("__all_sync", __LINE__, mask, is) == (mask))
-#define __threadfence() ((void)0)
-#define __threadfence_block() ((void)0)
+#define __threadfence() shim_fence()
+#define __threadfence_block() ((void)0)  // fibers see all that others wrote
 
 namespace shim {
 
-inline void nothing(const Exchange* const*) {}
-
 inline void sync(int line, unsigned mask = 0xffffffffu) {
-    Exchange mine = {line, "__syncwarp", mask, nullptr, nullptr, 0, nothing};
+    Exchange mine = {line, "__syncwarp", mask, nullptr, nullptr, 0, nullptr};
     shim_exchange(&mine);
 }
 
@@ -81,39 +79,46 @@ inline unsigned ballot(const char* what, int line, unsigned mask, bool is) {
 
 }  // namespace shim
 
-// Blocks and threads take turns, so plain code is atomic.
-template <class T, class S>
-inline T atomicAdd(T* at, S value) {
+// Threads take turns, so plain code is atomic; it is not one of the accesses that are looked at for races.
+template <class T, class Change>
+__attribute__((noinline, no_sanitize("thread"))) T shim_unseen_update(T* at, Change change) {
     T old = *at;
-    *at = static_cast<T>(old + value);
+    *at = change(old);
     return old;
 }
-template <class T, class S>
-inline T atomicMax(T* at, S value) {
-    T old = *at;
-    if (old < static_cast<T>(value)) *at = value;
-    return old;
+template <class T, class Change>
+__forceinline__ T shim_update(T* at, Change change) {
+    shim_atomic(at, sizeof(T));
+    return shim_unseen_update(at, change);
 }
 template <class T, class S>
-inline T atomicMin(T* at, S value) {
-    T old = *at;
-    if (static_cast<T>(value) < old) *at = value;
-    return old;
+__forceinline__ T atomicAdd(T* at, S value) {
+    return shim_update(at, [=](T old) { return static_cast<T>(old + value); });
 }
 template <class T, class S>
-inline T atomicExch(T* at, S value) {
-    T old = *at;
-    *at = static_cast<T>(value);
-    return old;
+__forceinline__ T atomicSub(T* at, S value) {
+    return shim_update(at, [=](T old) { return static_cast<T>(old - value); });
 }
 template <class T, class S>
-inline T atomicCAS(T* at, S compared, S value) {
-    T old = *at;
-    if (old == static_cast<T>(compared)) *at = static_cast<T>(value);
-    return old;
+__forceinline__ T atomicMax(T* at, S value) {
+    return shim_update(at, [=](T old) { return old < static_cast<T>(value) ? static_cast<T>(value) : old; });
 }
-inline unsigned atomicInc(unsigned* at, unsigned most) {
-    unsigned old = *at;
-    *at = old >= most ? 0 : old + 1;
-    return old;
+template <class T, class S>
+__forceinline__ T atomicMin(T* at, S value) {
+    return shim_update(at, [=](T old) { return static_cast<T>(value) < old ? static_cast<T>(value) : old; });
+}
+template <class T, class S>
+__forceinline__ T atomicOr(T* at, S value) {
+    return shim_update(at, [=](T old) { return static_cast<T>(old | value); });
+}
+template <class T, class S>
+__forceinline__ T atomicExch(T* at, S value) {
+    return shim_update(at, [=](T) { return static_cast<T>(value); });
+}
+template <class T, class S, class V>
+__forceinline__ T atomicCAS(T* at, S compared, V value) {
+    return shim_update(at, [=](T old) { return old == static_cast<T>(compared) ? static_cast<T>(value) : old; });
+}
+__forceinline__ unsigned atomicInc(unsigned* at, unsigned most) {
+    return shim_update(at, [=](unsigned old) { return old >= most ? 0 : old + 1; });
 }

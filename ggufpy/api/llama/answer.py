@@ -48,9 +48,7 @@ class Watched:
 class CompletionShape:
     """How a completion is told. With `several` the whole answer is a list."""
 
-    def __init__(
-        self, llm: AsyncCompletions, asked: Asked, fields: Fields, watched: Watched, several: bool
-    ) -> None:
+    def __init__(self, llm: AsyncCompletions, asked: Asked, fields: Fields, watched: Watched, several: bool) -> None:
         self._llm, self._asked, self._fields, self._watched = llm, asked, fields, watched
         self._several = several
         self._contents = ["" for _ in asked.samplings]

@@ -63,7 +63,7 @@ def asked_name(name: str) -> str:
     """The name that one of `told_name`, or of ollama's for Hugging Face, stands for."""
     for start in ("hf.co/", "huggingface.co/"):
         if name.lower().startswith(start):
-            name = f"hf:{name[len(start):]}"
+            name = f"hf:{name[len(start) :]}"
     return name.removesuffix(":latest")
 
 

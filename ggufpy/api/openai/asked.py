@@ -142,9 +142,7 @@ def text_request(llm: Model, prompt: str | Sequence[Any], limit: int | None, opt
     return _request(llm, list(first.tokens), limit, options, "cmpl", **fixed, others=tuple(others))
 
 
-def chat_request(
-    llm: Model, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record
-) -> Asked:
+def chat_request(llm: Model, messages: Sequence[Mapping[str, Any]], limit: int | None, options: Record) -> Asked:
     """The request behind `create_chat_completion`."""
     from ggufpy.chat import tools
 

@@ -171,7 +171,6 @@ STREAM_OPTIONS = Object({"include_usage": SWITCH, "include_obfuscation": SWITCH}
 EFFORTS = Words(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 
 
-
 def _given(name: str, wants: str, about: str) -> Field:
     """A field that is checked where it is used."""
     return Field(name, Checked(wants, anything), about)
@@ -193,9 +192,7 @@ SAMPLING = [
     Field("seed", Checked("a whole number of 64 bits", _seed), "the same text each time; -1: another one each time"),
     Field(
         "logit_bias",
-        Checked(
-            "an object of token ids (or texts) and numbers from -100 to 100, or false; or pairs", _biases
-        ),
+        Checked("an object of token ids (or texts) and numbers from -100 to 100, or false; or pairs", _biases),
         "added to logits; false forbids a token",
     ),
     Field("ignore_eos", SWITCH, "the text goes on where the model would end it"),

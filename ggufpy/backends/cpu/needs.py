@@ -131,9 +131,7 @@ def head_widths(plan: Plan) -> dict[str, int]:
     return {"x": plan.width, **widths(plan.head)}
 
 
-def kernels_of(
-    plan: Plan, panels: Panels, shape: CacheShape, level: Level, sinks: Sinks = NO_SINKS
-) -> list[Kernel]:
+def kernels_of(plan: Plan, panels: Panels, shape: CacheShape, level: Level, sinks: Sinks = NO_SINKS) -> list[Kernel]:
     """Every kernel that tapes of this plan call, whatever the kind of step."""
     bulk = bulk_kernels(plan, panels, level)
     parts = _small_parts(plan, panels, bulk, shape, level)

@@ -68,9 +68,7 @@ class LogitRows:
     `run` runs a kernel on up to `threads` threads.
     """
 
-    def __init__(
-        self, work: Workspace, count: int, vocabulary: int, threads: int, run: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, work: Workspace, count: int, vocabulary: int, threads: int, run: Callable[[Call], None]) -> None:
         self.count, self.vocabulary = count, vocabulary
         self._work, self._threads, self._run = work, threads, run
 

@@ -99,5 +99,3 @@ def _filled(call: Call, counter: int | None = None) -> NDArray[Any]:
     for name, value in call.arguments.items():
         struct[name] = value
     return struct
-
-

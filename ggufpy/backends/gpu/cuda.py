@@ -86,7 +86,7 @@ class CudaMemory:
         self.address, self.nbytes = address, nbytes
         self._owner = owner
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Gives it back now."""
         self._owner = None
 
@@ -301,8 +301,8 @@ class CudaDevice:
 
     def _launch(self, launch: Launch) -> None:
         """On the current stream. The arguments go as one array of one element, which CuPy passes by value."""
-        if not all(launch.grid):
-            return  # CuPy would make one block of none
+        if not all(launch.grid):  # CuPy would make one block of none
+            raise ValueError(f"kernel {launch.spec.name} cannot have a grid of {launch.grid}")
         self._allow(launch)
         arguments = np.frombuffer(launch.arguments, np.dtype((np.void, len(launch.arguments))))
         self._kernels[launch.spec](launch.grid, (launch.threads,), (arguments,), shared_mem=launch.shared)
@@ -333,7 +333,7 @@ class CudaDevice:
             with suppress(*self._api.errors):  # one that has failed said so where it was used
                 self._stream.synchronize()
             for memory in list(self._memory):
-                memory.release()
+                memory.close()
             self._kernels.clear()
             if self._blas is not None:
                 self._api.cublas.destroy(self._blas)

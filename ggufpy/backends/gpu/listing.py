@@ -181,7 +181,7 @@ class _Driver:
     def _said(self, status: int) -> str:
         """What a code means to a user."""
         if status == _NO_DEVICE:
-            return f"the NVIDIA driver shows no GPU (is CUDA_VISIBLE_DEVICES set, or a container without them?): {_CPU}"
+            return f"the NVIDIA driver shows no GPU: unset CUDA_VISIBLE_DEVICES, give the container its GPUs, {_CPU}"
         if status == _MISMATCH:
             return f"the NVIDIA driver was updated and its parts do not match: restart this machine, {_CPU}"
         hint = ": restart this machine" if status == _UNKNOWN else ": is the card's driver installed right?"

@@ -93,8 +93,8 @@ def _pairs(codes: Bytes) -> Bytes:
     out: Bytes = runs[:, :, 0].copy()
     for j in range(1, 4):
         out |= runs[:, :, j] << np.uint8(2 * j)
-    out = out.reshape(-1, 8)
-    return out
+    pairs: Bytes = out.reshape(-1, 8)
+    return pairs
 
 
 def _ones(codes: Bytes) -> Bytes:

@@ -72,4 +72,4 @@ def _file(name: str) -> str:
 
 
 def _read(name: str) -> str:
-    return files(__package__).joinpath("kernels", name).read_text("utf-8")
+    return (files(__package__) / "kernels" / name).read_text("utf-8")

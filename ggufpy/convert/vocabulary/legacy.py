@@ -114,7 +114,6 @@ def _bert(sources: Sources) -> dict[str, Any]:
     )  # fmt: skip
 
 
-
 @dataclass(frozen=True)
 class _Tekken:
     """tekken.json: `words` are bytes by rank, which is the order of merges too; `first` is the id of the first one, and

@@ -33,8 +33,7 @@ class IQ1_M(BlockType):
             "qh",
             "u8",
             16,
-            "a nibble for each 8 weights, low first: three upper bits of the point, then the sign of the "
-            "shift",
+            "a nibble for each 8 weights, low first: three upper bits of the point, then the sign of the shift",
         ),
         Field(
             "scales",

@@ -45,9 +45,7 @@ class IQ1_S(BlockType):
         """Codes and scales, losslessly."""
         qh = compact(rec["qh"]).view("<u2")
         index = compact(rec["qs"]) | shifted(qh, (0, 3, 6, 9), 7) << np.uint16(8)
-        shift = np.where(
-            qh & np.uint16(0x8000), spread(7), spread(9)
-        )  # 16 - 8 * 1, then one eighth down or up
+        shift = np.where(qh & np.uint16(0x8000), spread(7), spread(9))  # 16 - 8 * 1, then one eighth down or up
         codes = np.take(iq1(), index).reshape(*qh.shape, 4) + shift[..., None]
         step = (np.uint16(2) * (qh >> np.uint16(12) & np.uint16(7)) + np.uint16(1)).astype(np.float32)
         scale = rec["d"].astype(np.float32)[..., None] * step * np.float32(0.125)

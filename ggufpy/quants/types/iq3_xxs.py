@@ -31,8 +31,7 @@ class IQ3_XXS(BlockType):
             "tail",
             "u32",
             8,
-            "group g: bits 7k to 7k+6, seven signs of each 8 weights (the eighth makes them even); bits "
-            "28-31, ls",
+            "group g: bits 7k to 7k+6, seven signs of each 8 weights (the eighth makes them even); bits 28-31, ls",
         ),
     )
     formula = "d * (1/2 + ls) / 2 * ±grid"

@@ -26,15 +26,13 @@ class Q6_K(BlockType):
             "ql",
             "u8",
             128,
-            "low four bits of q, two runs of 64 bytes; byte l of run r: weight 128 r + l low, 128 r + 64 "
-            "+ l high",
+            "low four bits of q, two runs of 64 bytes; byte l of run r: weight 128 r + l low, 128 r + 64 + l high",
         ),
         Field(
             "qh",
             "u8",
             64,
-            "upper two bits of q, two runs of 32 bytes; bits 2i and 2i+1 of byte l of run r: weight 128 r"
-            " + 32 i + l",
+            "upper two bits of q, two runs of 32 bytes; bits 2i and 2i+1 of byte l of run r: weight 128 r + 32 i + l",
         ),
         Field("scales", "i8", 16, "sc of each group"),
         Field("d", "f16", 1, "scale of the scales"),

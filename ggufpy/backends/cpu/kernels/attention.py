@@ -350,7 +350,7 @@ def _runs(v: Any, p: Mapping[str, Any]) -> Any:
                 first, known = first_seen(position, window) // PAGE, position0 + length
                 end = (end_seen(position + here - 1, known, window) - 1) // PAGE
                 for chunk in range(first, end + 1):
-                    page = (v.load_i64(table + 8 * chunk) * n_kv + head)
+                    page = v.load_i64(table + 8 * chunk) * n_kv + head
                     following = v.load_i64(table + 8 * min(chunk + 1, end)) * n_kv + head
                     keys, values = keys0 + page * key_head, values0 + page * value_head
                     out = running if chunk == first else spare

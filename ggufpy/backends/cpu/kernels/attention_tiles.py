@@ -385,8 +385,12 @@ def build(v: Any, p: Mapping[str, Any]) -> Callable[..., None]:
         for r in range(here):
             for g in range(group):
                 one = head * group + g
-                finish(scratch, r * group + g, args.y_ptr + (row + r) * args.y_stride + one * value_length * 4,
-                       args.sinks_ptr + 4 * one)
+                finish(
+                    scratch,
+                    r * group + g,
+                    args.y_ptr + (row + r) * args.y_stride + one * value_length * 4,
+                    args.sinks_ptr + 4 * one,
+                )
 
     def attention_tiles(args, ith, nth):
         skipped = v.load_i64(args.spans_ptr) + v.load_i64(args.spans_ptr + 8)

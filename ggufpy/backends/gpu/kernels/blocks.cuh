@@ -5,6 +5,7 @@
 // words of 4 signed bytes, columns in order, `scales` for each group of GROUP columns what makes weights of them:
 //
 //     weight = multiplier · (scale · code + base)
+#include "stream.cuh"
 
 #define HALVES (32 / GROUP)
 // Codes come out less their offset, and no group has a base: of bytes, of a book, and of groups of 16.
@@ -47,28 +48,6 @@ struct Raw {
 struct Scale {
     float scale, base;
 };
-
-// Reading of what is read once: it is not kept in the first cache, where the activations are.
-__device__ __forceinline__ uint4 stream(const uint4* p) {
-#ifdef GGUFPY_SHIM
-    return *p;
-#else
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-#endif
-}
-
-__device__ __forceinline__ uint2 stream(const uint2* p) {
-#ifdef GGUFPY_SHIM
-    return *p;
-#else
-    uint2 v;
-    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
-    return v;
-#endif
-}
 
 __device__ __forceinline__ float half_float(unsigned bits) {
     return __half2float(__ushort_as_half((unsigned short)bits));

@@ -3,6 +3,9 @@
 #ifndef GGUFPY_SHIM
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
+#ifdef __CUDACC_RTC__  // which has no math.h
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS) name(const Args a)
 #endif
 

@@ -73,24 +73,15 @@ struct KvHead {
         }
     }
 
-    // One number.
-    __device__ __forceinline__ static float load(const char *page, int p, int d) {
-        const char *from = row(page, p);
-        if (!scaled) return one(((const unsigned short *)from)[d]);
-        const float scale = kv_half(scales(page, p)[d / KV_BLOCK]);
-        if (TYPE == kv_q8_0) return scale * (float)((const signed char *)from)[d];
-        const unsigned both = ((const unsigned char *)from)[d / KV_BLOCK * 16 + d % 16];
-        return scale * (float)((int)(d % KV_BLOCK < 16 ? both & 15u : both >> 4) - 8);
-    }
-
     // Writes a position's LENGTH numbers, of `x` in memory that a whole warp sees; called by all of it.
     __device__ __forceinline__ static void store(char *page, int p, const float *x) {
         const int lane = threadIdx.x % WARP;
-        if (!scaled) {
+        if (!scaled && LENGTH % 2 == 0) {
+            unsigned *to = (unsigned *)row(page, p);
+            for (int i = lane; i < LENGTH / 2; i += WARP) to[i] = bits(x[2 * i]) | bits(x[2 * i + 1]) << 16;
+        } else if (!scaled) {
             unsigned short *to = (unsigned short *)row(page, p);
-            for (int d = lane; d < LENGTH; d += WARP) {
-                to[d] = TYPE == kv_bf16 ? kv_bfloat_bits(x[d]) : kv_half_bits(x[d]);
-            }
+            for (int d = lane; d < LENGTH; d += WARP) to[d] = (unsigned short)bits(x[d]);
         } else {
             for (int b = 0; b < blocks; b++) store_block(row(page, p), scales(page, p) + b, b, x[KV_BLOCK * b + lane]);
         }
@@ -99,6 +90,10 @@ struct KvHead {
 private:
     __device__ __forceinline__ static float one(unsigned bits) {
         return TYPE == kv_bf16 ? __uint_as_float(bits << 16) : kv_half(bits);
+    }
+
+    __device__ __forceinline__ static unsigned bits(float x) {
+        return TYPE == kv_bf16 ? kv_bfloat_bits(x) : kv_half_bits(x);
     }
 
     __device__ __forceinline__ static void pair(unsigned both, float *out) {

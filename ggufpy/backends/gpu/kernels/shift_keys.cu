@@ -41,8 +41,15 @@ KERNEL(shift_keys) {
         if (from < a.last) {
             char *page = base + kv_page(a.source, from) * pitch;
             if (is_key && ROTATED) {
-                for (int d = lane; d < KEY_LENGTH; d += WARP) x[d] = Keys::load(page, from % KV_PAGE, d);
-                __syncwarp();
+                for (int at = 8 * lane; at < KEY_LENGTH; at += 8 * WARP) {
+                    float some[8];
+                    Keys::load8(page, from % KV_PAGE, at, some);
+#pragma unroll
+                    for (int i = 0; i < 8; i++) {
+                        if (KEY_LENGTH % 8 == 0 || at + i < KEY_LENGTH) x[at + i] = some[i];
+                    }
+                }
+                __syncwarp(FULL);
                 for (int i = lane; i < PAIRS; i += WARP) turn(x, x, a.angles, i);
             } else if (is_key) {
                 copy_row<Keys>(page, from % KV_PAGE, kept, false);
@@ -60,7 +67,7 @@ KERNEL(shift_keys) {
             } else {
                 copy_row<Values>(page, to % KV_PAGE, kept, true);
             }
-            __syncwarp();
+            __syncwarp(FULL);
         }
     }
 }

@@ -15,7 +15,7 @@ KERNEL(store_kv) {
     __shared__ float turned[THREADS / WARP][KEY_LENGTH];
     const long long row = blockIdx.x;
     const int unit = blockIdx.y * (THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int position = a.positions[row];
+    const int position = a.positions[row], table = a.tables[row];  // asked for at once
     if (unit >= a.queries + 2 * a.shared || position < 0) return;
     const float *angles = a.angles + row * ROTATED;
     if (unit < a.queries) {
@@ -23,7 +23,7 @@ KERNEL(store_kv) {
         for (int i = lane; i < PAIRS; i += WARP) turn(head, head, angles, i);
         return;
     }
-    const long long page = kv_page(a.pages + a.tables[row], position);
+    const long long page = kv_page(a.pages + table, position);
     const int p = position % KV_PAGE, head = (unit - a.queries) % a.shared;
     if (unit < a.queries + a.shared) {
         float *k = a.k + row * a.k_stride + head * KEY_LENGTH, *x = turned[threadIdx.x / WARP];
@@ -33,7 +33,7 @@ KERNEL(store_kv) {
             k[second_of(i)] = x[second_of(i)];
         }
         for (int d = ROTATED + lane; d < KEY_LENGTH; d += WARP) x[d] = k[d];
-        __syncwarp();
+        __syncwarp(FULL);
         KvHead<KEY_TYPE, KEY_LENGTH>::store(a.keys + page * a.key_page + (long long)head * a.key_head, p, x);
     } else {
         const float *v = a.v + row * a.v_stride + head * VALUE_LENGTH;

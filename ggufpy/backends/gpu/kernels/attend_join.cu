@@ -1,0 +1,45 @@
+// Adds up what the splits of attend.cu have left, in their order, with the score of a sink if there is one.
+// grid (query heads, rows)
+#include "attention.cuh"
+
+KERNEL(attend_join) {
+    const int query = blockIdx.x, row = a.row + blockIdx.y;
+    const int2 seen = visible(a.positions[row], a.ends[row], a.window);
+    const long long part = ((long long)blockIdx.y * a.queries + query) * a.splits;
+    // Splits that no unit of what is seen was dealt to have left nothing.
+    const int lowest = seen.x / UNIT, units = seen.y > seen.x ? (seen.y + UNIT - 1) / UNIT - lowest : 0;
+    const int shift = lowest % a.splits;
+
+    __shared__ float2 sums[MOST_SPLITS];  // the largest score and the sum of powers of each
+    __shared__ float weights[MOST_SPLITS];
+    for (int s = threadIdx.x; s < a.splits; s += THREADS) {
+        const int dealt = s < shift ? s - shift + a.splits : s - shift;
+        sums[s] = dealt < units ? a.sums[part + s] : make_float2(2.0f * LOWEST, 0.0f);
+    }
+    __syncthreads();
+    float most = LOWEST, sum = 0.0f;
+#if SINKS
+    const float sink = a.sinks[query] * LOG2E;
+    most = fmaxf(most, sink);
+#endif
+    for (int s = 0; s < a.splits; s++) most = fmaxf(most, sums[s].x);
+    for (int s = threadIdx.x; s < a.splits; s += THREADS) weights[s] = exp2f(sums[s].x - most);
+    __syncthreads();
+    for (int s = 0; s < a.splits; s++) sum += weights[s] * sums[s].y;
+#if SINKS
+    sum += exp2f(sink - most);
+#endif
+    const float share = sum > 0.0f ? 1.0f / sum : 0.0f;  // a row that sees nothing gets nothing
+    float *y = a.y + (long long)row * a.y_stride + query * VALUE_LENGTH;
+    for (int d = threadIdx.x; d < VALUE_LENGTH; d += THREADS) {
+        const float *from = a.parts + part * VALUE_LENGTH + d;
+        float weighed = 0.0f;
+#pragma unroll 8
+        for (int s = 0; s < a.splits; s++) {
+            const float weight = weights[s];
+            if (weight > 0.0f) weighed += weight * from[s * VALUE_LENGTH];
+        }
+        y[d] = weighed * share;
+    }
+    if (query == a.queries - 1 && threadIdx.x < a.padding) y[VALUE_LENGTH + threadIdx.x] = 0.0f;
+}

@@ -1,0 +1,199 @@
+"""Routes and products of experts on a GPU that is the CPU, beside the interpreter's, and their bits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from gpu_products import Floats, Products
+from numpy.typing import NDArray
+
+from ggufpy.backends.gpu.ops import route
+from ggufpy.backends.gpu.step import StepShape
+from ggufpy.errors import GGUFError
+from ggufpy.models.interpreter import _Run
+from ggufpy.models.op import Op
+from ggufpy.models.ops import ExpertMatMul, Route
+
+KINDS: tuple[Literal["softmax", "sigmoid", "softmax_of_chosen"], ...] = ("softmax", "sigmoid", "softmax_of_chosen")
+ROUTES = [(7, 2, 1, 1), (64, 8, 8, 3), (96, 40, 3, 3), (128, 3, 64, 2)]
+
+
+def exact(op: Op, buffers: dict[str, Any], weights: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """The buffers as the interpreter leaves them."""
+    rows = len(next(iter(buffers.values())))
+    run = _Run({name: np.asarray(values, np.float64) for name, values in weights.items()}, np.zeros(rows, np.int64), {})
+    run.buffers.update({name: np.array(values, np.float64) for name, values in buffers.items()})
+    run._widths.update({name: values.shape[1] for name, values in run.buffers.items()})
+    run.step(op)
+    return run.buffers
+
+
+def routed(parts: Products, op: Route, x: Floats) -> tuple[Floats, Floats]:
+    """Whole rows of `chosen` and `shares`."""
+    parts.make("x", x)
+    for name in ("c", "s"):
+        parts.make(name, np.full((parts.rows, op.count), 5.0, np.float32), wide=96)
+    parts.run([op], StepShape(parts.rows))
+    return parts.rows_of("c"), parts.rows_of("s")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("experts", "count", "groups", "used"), [(7, 2, 1, 1), (64, 8, 8, 3), (96, 40, 3, 3), (128, 3, 64, 2)]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_route(kind: Any, experts: int, count: int, groups: int, used: int, bias: bool) -> None:
+    random = np.random.default_rng(experts + count)
+    x = (random.standard_normal((9, experts)) * 3).astype(np.float32)
+    x[1] = np.round(x[1])  # many equal ones
+    x[2] = 0.5
+    with Products(9, order="backward") as parts:
+        values = (np.round(random.standard_normal(experts) * 2) / 8).astype(np.float32)
+        weight = parts.give_vector("b", values) if bias else None
+        plain = groups == 1
+        op = Route("x", experts, "c", "s", count, kind, weight, groups, used, renormalised=plain, scale=2.5)
+        chosen, shares = routed(parts, op, x)
+        wanted = exact(op, {"x": x}, {"b": values})
+        rows = slice(None) if not bias and plain else [0, *range(3, 9)]  # rounded scores may be equal or not in others
+        assert np.array_equal(chosen[rows, :count], wanted["c"][rows])
+        np.testing.assert_allclose(shares[rows, :count], wanted["s"][rows], rtol=2e-6, atol=1e-12)
+        end = -(-count // 32) * 32
+        assert not chosen[:, count:end].any()
+        assert not shares[:, count:end].any()
+
+
+def test_numbers_are_always_of_experts() -> None:
+    """Whatever the logits are: a number that is no expert's would be read from beyond the matrices."""
+    x = np.zeros((8, 33), np.float32)
+    x[0], x[1, ::2], x[2, 5], x[3], x[4] = np.nan, np.nan, np.inf, -np.inf, 3e38
+    for kind in KINDS:
+        for groups in (1, 3):
+            with Products(8) as parts:
+                op = Route("x", 33, "c", "s", 4, kind, groups=groups, groups_used=groups)
+                chosen = routed(parts, op, x)[0][:, :4]
+                assert np.all((chosen >= 0) & (chosen < 33) & (chosen == np.floor(chosen)))
+                assert all(len(set(row)) == 4 for row in chosen)
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (Route("x", 4096, "c", "s", 2), "the model has 4096 experts"),
+        (Route("x", 650, "c", "s", 2, groups=65), "the model has 65 groups of experts"),
+        (Route("x", 8, "c", "s", 2, groups=3), "1 of 3 groups of 8 experts cannot be chosen"),
+        (Route("x", 8, "c", "s", 5, groups=2), "5 experts cannot be chosen of 4"),
+    ],
+)
+def test_routes_that_cannot_be(op: Route, message: str) -> None:
+    with Products(1) as parts:
+        for name in "xcs":
+            parts.make(name, np.zeros((1, op.experts), np.float32))
+        with pytest.raises(GGUFError, match=message):
+            list(route.lower(parts.lowering(StepShape(1)), [op])[1])
+
+
+def test_examples_have_every_kind() -> None:
+    assert {dict(spec.defines)["KIND"] for spec in route.examples()} == {0, 1, 2}
+
+
+def eight_bits(x: Floats) -> NDArray[np.float64]:
+    """Rows as 8-bit codes by 32 columns have them."""
+    rows, columns = x.shape
+    blocks = np.pad(x, ((0, 0), (0, -columns % 32))).reshape(rows, -1, 32)
+    largest: NDArray[Any] = np.abs(blocks).max(axis=2, keepdims=True)
+    codes = np.rint(blocks * (np.float32(127) / np.where(largest > 0, largest, np.float32(1))))
+    made = codes.astype(np.float64) * (largest / np.float32(127))
+    return np.asarray(made.reshape(rows, -1)[:, :columns])
+
+
+class Case:
+    """Five experts of (rows, columns) in a type, a step's rows that chose some of them, and what comes of it."""
+
+    def __init__(self, kind: str, rows: int, columns: int, own: bool, summed: bool, count: int = 2) -> None:
+        random = np.random.default_rng(rows + columns)
+        self.own, self.summed, self.count = own, summed, count
+        self.w = (random.standard_normal((5, rows, columns)) * 0.2).astype(np.float32)
+        self.kind, self.rows, self.columns = kind, rows, columns
+        self.x = random.standard_normal((11, columns * (count if own else 1))).astype(np.float32)
+        self.chosen = np.array([random.permutation(5)[:count] for _ in range(11)], np.float32)
+        self.shares = random.uniform(0.1, 1.0, (11, count)).astype(np.float32)
+        self.y = random.standard_normal((11, rows * (1 if summed else count))).astype(np.float32)
+        self.bias = random.standard_normal((5, rows)).astype(np.float32)
+
+    def op(self, parts: Products, bias: bool = False, add: bool = False) -> ExpertMatMul:
+        for name, values in (("x", self.x), ("c", self.chosen), ("s", self.shares), ("y", self.y)):
+            parts.make(name, values[: parts.rows])
+        weight = parts.give("w", self.kind, self.w)
+        vector = parts.give_vector("b", self.bias) if bias else None
+        shares = "s" if self.summed else None
+        return ExpertMatMul("x", "c", weight, "y", self.count, vector, self.own, shares, add)
+
+    def wanted(self, op: ExpertMatMul, parts: Products) -> tuple[NDArray[Any], NDArray[Any]]:
+        """y, and how large what is added up for it is."""
+        x = self.x.astype(np.float64) if self.kind in ("F32", "F16", "BF16") else eight_bits(self.x)
+        buffers: dict[str, Any] = {"x": x, "c": self.chosen, "s": self.shares, "y": self.y}
+        weights: dict[str, Any] = {"w": parts.values["w"], "b": self.bias}
+        size = exact(op, *({name: np.abs(held) for name, held in of.items()} for of in (buffers, weights)))
+        return exact(op, buffers, weights)["y"], size["y"]
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q6_K", "Q2_K", "Q5_1", "Q8_0", "MXFP4", "F16", "BF16", "F32"])
+@pytest.mark.parametrize(("own", "summed"), [(False, False), (True, True)])
+def test_experts(kind: str, own: bool, summed: bool) -> None:
+    case = Case(kind, 64, 256, own, summed)
+    with Products(11, order="shuffled") as parts:
+        op = case.op(parts)
+        parts.run([op], StepShape(11))
+        wanted, size = case.wanted(op, parts)
+        assert np.all(np.abs(parts.rows_of("y") - wanted) <= 3e-6 * size)
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "F32"])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("own", "count"), [(False, 1), (True, 1), (False, 3), (True, 3)])
+@pytest.mark.parametrize("processors", [1, 132])  # two rows a warp, or one
+def test_shares_bias_and_odd_shapes(kind: str, add: bool, own: bool, count: int, processors: int) -> None:
+    case = Case(kind, 37, 32 * 37 if own or kind != "F32" else 43, own, True, count)
+    with Products(11) as parts:
+        parts.processors = processors
+        op = case.op(parts, bias=True, add=add)
+        parts.run([op], StepShape(2, 3, 8, 1))
+        got, (wanted, size) = parts.rows_of("y"), case.wanted(op, parts)
+        assert np.all(np.abs(got[:, :37] - wanted) <= 3e-6 * size)
+        assert not got[:, 37:64].any()
+
+
+def test_one_expert_of_odd_rows() -> None:
+    """Parts that are no whole blocks, of which there is one: zeros behind it."""
+    case = Case("Q8_0", 37, 64, False, False, 1)
+    with Products(11) as parts:
+        op = case.op(parts, bias=True)
+        parts.run([op], StepShape(11))
+        got, (wanted, size) = parts.rows_of("y"), case.wanted(op, parts)
+        assert np.all(np.abs(got[:, :37] - wanted) <= 3e-6 * size)
+        assert not got[:, 37:64].any()
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_0", "F16"])
+def test_bits_do_not_depend_on_company(kind: str) -> None:
+    """A row alone, with others, and where a warp has one row or two."""
+    case, found = Case(kind, 96, 512, True, True), []
+    for rows, processors in ((1, 132), (11, 132), (11, 1)):
+        with Products(rows) as parts:
+            parts.processors = processors
+            parts.run([case.op(parts)], StepShape(rows))
+            found.append(parts.rows_of("y")[0])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with Products(11) as parts:
+        with pytest.raises(GGUFError, match="w: experts with a feed-forward width of 37; ggufpy runs multiples of 32"):
+            parts.run([Case("F32", 37, 64, False, False).op(parts)], StepShape(11))
+        op = Case("F32", 32, 64, False, False).op(parts)
+        parts.make("x", np.zeros((11, 32), np.float32))
+        with pytest.raises(ValueError, match="w does not fit buffers x and y"):
+            parts.run([op], StepShape(11))
