@@ -20,6 +20,9 @@ Constants = tuple[tuple[str, str | int], ...]
 MOST_SPLITS = 128
 UNIT = 32  # positions that a warp of exact rows takes at once (`kernels/attention.cuh`)
 THREADS = 128
+RESIDENT = (
+    2  # blocks of a multiprocessor at least: left alone, compilers aim at more of them, and spill a few registers
+)
 REGISTERS = 128  # float32 of queries and values that a thread of exact rows may hold
 SLICE = 32  # rows whose parts are in memory at once, a megabyte or so each
 BLOCKS = 2  # of a row alone, for each multiprocessor: more would make more parts to be added up
@@ -148,7 +151,7 @@ def _constants(op: Attend, cache: LayerCache) -> Constants:
 def rows_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of exact rows."""
     cut = split(op.heads)
-    shared = (("LANES", cut.lanes), ("HEADS", cut.heads), ("CHUNKS", cut.chunks))
+    shared = (("LANES", cut.lanes), ("HEADS", cut.heads), ("CHUNKS", cut.chunks), ("RESIDENT", RESIDENT))
     return KernelSpec("attend", _ROWS, (*_constants(op, cache), *shared), THREADS)
 
 
@@ -162,7 +165,7 @@ def tiles_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of bulk rows: as many keys at a time as registers and 48 KiB of shared memory are enough for."""
     longest = max(op.heads.key_length, op.heads.value_length)
     keys = 64 if longest <= 128 else 32 if longest <= 256 else 16
-    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", shares(op.heads)))
+    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", shares(op.heads)), ("RESIDENT", RESIDENT))
     return KernelSpec("attend_tiles", _TILES, constants, THREADS)
 
 
