@@ -37,7 +37,7 @@ _QUERIES = (("q", "const float *"), ("q_stride", "int"), ("scale", "float"), ("c
 _PARTS = (("parts", "float *"), ("sums", "float2 *"), ("splits", "int"), ("queries", "int"), ("row", "int"))
 _JOINED = (("y", "float *"), ("y_stride", "int"), ("padding", "int"), ("sinks", "const float *"))
 _ROWS = (*_SEEN, *_CACHE, *_QUERIES, *_PARTS)
-_JOIN = (*_SEEN, ("window", "int"), *_PARTS, *_JOINED)
+_JOIN = (*_SEEN, ("window", "int"), ("length", "int"), *_PARTS, *_JOINED)
 _TILES = (
     *_SEEN, *_CACHE, *_QUERIES, *_JOINED, ("queries", "int"), ("tiles", "const int *"), ("tile_count", "const int *"),
 )  # fmt: skip
@@ -112,7 +112,9 @@ def _rows(to: Lowering, op: Attend, cache: LayerCache, row: int, count: int) -> 
     left = {"parts": room, "sums": room + numbers, "splits": parts, "queries": heads.queries, "row": row}
     grid = (heads.shared * split(heads).chunks, parts, count)
     yield to.launch(rows_spec(op, cache), {**seen, **_read(to, op, cache), **left}, grid)
-    yield to.launch(join_spec(op, cache), {**seen, **left, **_written(to, op)}, (heads.queries, count, 1))
+    yield to.launch(
+        join_spec(op), {**seen, **left, **_written(to, op), "length": heads.value_length}, (heads.queries, count, 1)
+    )
 
 
 def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
@@ -155,10 +157,10 @@ def rows_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     return KernelSpec("attend", _ROWS, (*_constants(op, cache), *shared), THREADS)
 
 
-def join_spec(op: Attend, cache: LayerCache) -> KernelSpec:
+def join_spec(op: Attend) -> KernelSpec:
     """Of what is left of exact rows."""
-    threads = min(256, -(-op.heads.value_length // 32) * 32)
-    return KernelSpec("attend_join", _JOIN, (*_constants(op, cache), ("MOST_SPLITS", MOST_SPLITS)), threads)
+    constants = (("CAUSAL", int(op.causal)), ("SINKS", int(op.sinks is not None)), ("MOST_SPLITS", MOST_SPLITS))
+    return KernelSpec("attend_join", _JOIN, constants, THREADS)
 
 
 def tiles_spec(op: Attend, cache: LayerCache) -> KernelSpec:
@@ -175,8 +177,8 @@ def examples() -> list[KernelSpec]:
     for heads, kinds, options in _EXAMPLES:
         op = Attend(0, "q", "y", heads, heads.key_length**-0.5, **options)
         cache = LayerCache(0, 0, 0, 0, 0, 0, *kinds, heads, 0)
-        specs += [rows_spec(op, cache), join_spec(op, cache), *([tiles_spec(op, cache)] if tiled(heads) else [])]
-    return specs
+        specs += [rows_spec(op, cache), join_spec(op), *([tiles_spec(op, cache)] if tiled(heads) else [])]
+    return list(dict.fromkeys(specs))
 
 
 _EXAMPLES: tuple[tuple[Heads, tuple[str, str], dict[str, Any]], ...] = (
