@@ -215,9 +215,20 @@ def test_without_a_card_auto_goes_on_with_the_cpu(model: Path) -> None:
         options = EngineOptions(n_gpu_layers="auto", note=told.append)
         with runtime.load(file, options, devices=FakeDevices(why=NONE)) as engine:
             assert engine.read(engine.sequence(), [1, 2, 3]).shape == (1, engine.n_vocab)
-        assert told == [f"ggufpy: layers cannot go to a GPU: {NONE}"]
+        assert told == [f"ggufpy: all layers run on the CPU: {NONE}"]
         with pytest.raises(GGUFError, match="layers cannot go to a GPU: CuPy is missing"):
             runtime.load(file, EngineOptions(n_gpu_layers=1), devices=FakeDevices(why=NONE))
+
+
+def test_auto_goes_on_with_the_cpu_where_a_card_cannot_be_opened(model: Path) -> None:
+    told: list[str] = []
+    with gguf.open(model) as file:
+        options = EngineOptions(n_gpu_layers="auto", note=told.append)
+        with runtime.load(file, options, devices=FakeDevices(-1)) as engine:
+            assert engine.n_vocab
+        assert told == ["ggufpy: all layers run on the CPU: card 0 is in use by another program"]
+        with pytest.raises(GGUFError, match="card 0 is in use by another program"):
+            runtime.load(file, EngineOptions(n_gpu_layers=2), devices=FakeDevices(-1))
 
 
 def test_a_card_with_too_little_memory(model: Path) -> None:
