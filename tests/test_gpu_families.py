@@ -22,6 +22,7 @@ from ggufpy.models.source import WeightSource
 from ggufpy.runtime import EngineOptions
 from ggufpy.runtime.engine import Chunk
 
+CONTEXT = 32
 TOKENS = [2, 5, 30, 7, 7, 0, 11, 30, 31, 8, 9, 2, 24, 1, 3, 3, 21, 4, 4, 39]
 # Windows and caps, biases, experts; each further one has kernels of its own to compile.
 FIRST = ("gemma2", "qwen2", "qwen3moe")
@@ -30,11 +31,11 @@ NAMES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for
 
 def check(file: WeightSource) -> None:
     """Reads a text at once, and the same exactly with the last tokens one by one."""
-    plan = read_plan(file)
+    plan = read_plan(file, CONTEXT)  # by which longrope chooses its factors
     assert runnable(plan) == (len(plan.layers), "")
     interpreter, hidden = Interpreter(plan, _values(file)), not plan.makes_logits
     exact = interpreter.hidden(TOKENS) if hidden else interpreter.logits(TOKENS)
-    options = EngineOptions(n_threads=1, n_ctx=32, n_gpu_layers="all")
+    options = EngineOptions(n_threads=1, n_ctx=CONTEXT, n_gpu_layers="all")
     with runtime.load(file, options, devices=ShimDevices()) as engine:
         found = engine.read(engine.sequence(), TOKENS, "all", hidden=hidden)
         assert spread(exact, found) < 0.01
