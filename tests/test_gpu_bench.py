@@ -110,12 +110,13 @@ def test_bytes_go_to_the_launches_that_read_them() -> None:
 
     works = [
         launch(query.address, query.address + query.nbytes - 1, 5),  # one matrix, at both ends
-        launch(down.address + 128, 77, 9),
+        launch(down.address + 128, 77, 9),  # another, in two pieces
+        launch(down.address, 77, 9),
         launch(0, (1 << 40) - 1, 1),
         Product(1, 1, 1, 0, 1, 0, 1, 0, 1),
     ]
     (line,) = report.lines(model, works)
-    assert (line.launches, line.blocks, line.weights) == (3, 18, query.nbytes + down.nbytes)
+    assert (line.launches, line.blocks, line.weights) == (4, 18, query.nbytes + down.nbytes)
 
 
 def test_sizes_are_those_of_the_file() -> None:

@@ -14,7 +14,7 @@ from test_gpu_ops import check, rows_of, vector
 from ggufpy.backends.gpu.device import Launch
 from ggufpy.backends.gpu.step import StepShape
 from ggufpy.models.op import Op, Weight
-from ggufpy.models.ops import Add, Gate, MatMul, Norm, Scale, Tap, View
+from ggufpy.models.ops import Add, ExpertMatMul, Gate, MatMul, Norm, Scale, Tap, View
 
 in_every_order = pytest.mark.parametrize("order", ORDERS)
 OWN = ("norm_rows", "add_norm", "gate", "add", "quantise", "scale")  # kernels without those of products
@@ -105,6 +105,22 @@ def test_8_bit_rows_of_exact_rows_alone_are_made() -> None:
     assert found["q8:y"][: 2 * stride].any()
     assert not found["q8:y"][2 * stride :].any()
     assert np.isfinite(found["y"][:, :64]).all()  # rows in bulk have their floats
+
+
+def test_8_bit_rows_of_all_rows_are_made_for_experts() -> None:
+    chosen = np.array([[0, 2], [1, 0], [2, 1], [0, 1]], np.float32)
+    given = {"x": rows_of(1, 4, 64), "r": rows_of(2, 4, 64), "chosen": chosen, "shares": chosen}
+    experts = Weight("matrix of experts", (3, 32, 64))
+    ops = [norm("x", "y", 64), matmul("y", 64, "matrix.f16"), ExpertMatMul("y", "chosen", experts, "parts", 2),
+           Gate("parts", None, "parts", 64), ExpertMatMul("parts", "chosen", Weight("matrix 2", (3, 32, 32)), "z", 2,
+                                                          own=True, shares="shares")]  # fmt: skip
+    for shape in (None, StepShape(1, 1, 3, 1), StepShape(0, 0, 4, 1)):
+        names, found = ran(ops[:1] + ops[2:], given, False, shape=shape)
+        _, wanted = ran(ops[:1] + ops[2:], given, True)
+        assert names == ["norm_rows", "gate"]
+        np.testing.assert_array_equal(found["q8:y"], wanted["q8:y"])
+        assert found["q8:y"][3 * 80 : 4 * 80].any()
+    check_same(ops, given, "norm_rows", "gate")
 
 
 def residual(before: str, behind: str, width: int, y: str = "y") -> list[Op]:

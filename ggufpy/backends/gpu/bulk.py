@@ -25,7 +25,7 @@ from .lowering import Lowering
 from .source import KernelSpec
 from .weights import MATRIX_ARGS, DeviceMatrix
 
-TILE = 64  # rows, and columns, that matmul_mma.cu makes at a time; f16 rows are whole tiles of both
+TILE = 64  # rows, and columns, that matmul_mma.cu makes at a time; f16 rows are whole tiles of them
 SLICE = 64 << 20  # bytes of f16 that a matrix is decoded to at a time, at most
 BLOCKS_A_PROCESSOR = 4  # of matmul_mma.cu's threads and shared memory, as fit every level at once
 Way = Literal["sixteen", "tiles", "floats"]
@@ -69,8 +69,8 @@ def works(to: Lowering, op: MatMul) -> Iterator[Work]:
 
 
 def half_rows(to: Lowering, name: str) -> HalfRows:
-    """Where the bulk rows of a buffer are as f16, in whole tiles of rows and columns."""
-    stride, rows = -(-to.place(name).stride // TILE) * TILE, -(-to.shape.many // TILE) * TILE
+    """Where the bulk rows of a buffer are as f16, in whole tiles of rows."""
+    stride, rows = to.place(name).stride, -(-to.shape.many // TILE) * TILE
     room = to.parts.room(f"f16:{name}", rows * (2 * stride + 4))
     return HalfRows(room, stride, room + 2 * stride * rows)
 
@@ -169,14 +169,14 @@ def _ints(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, "int") for name in names)
 
 
-def _half_block(format: Format) -> tuple[tuple[str, str | int], ...]:
+def half_block(format: Format) -> tuple[tuple[str, str | int], ...]:
     """What half_block.cuh is compiled with."""
     return (("CODES", int(not format.dtype)), *format.defines)
 
 
 def _decode_spec(format: Format) -> KernelSpec:
     args = (*MATRIX_ARGS, ("out", "void*"), *_ints("first", "count", "ends"))
-    return KernelSpec("decode_half", args, _half_block(format), _DECODE_THREADS)
+    return KernelSpec("decode_half", args, half_block(format), _DECODE_THREADS)
 
 
 def _mma_spec(format: Format, add: bool, split: bool) -> KernelSpec:
@@ -184,7 +184,7 @@ def _mma_spec(format: Format, add: bool, split: bool) -> KernelSpec:
         *MATRIX_ARGS, *_Y, ("x", "const void*"), ("x_scales", "const float*"), ("sums", "float*"),
         *_ints("x_stride", "rows", "w_rows", "padded", "steps", "steps_a_part"),
     )  # fmt: skip
-    return KernelSpec("matmul_mma", args, (*_half_block(format), ("ADD", int(add)), ("SPLIT", int(split))), 128)
+    return KernelSpec("matmul_mma", args, (*half_block(format), ("ADD", int(add)), ("SPLIT", int(split))), 128)
 
 
 def _join_spec(add: bool) -> KernelSpec:

@@ -83,12 +83,13 @@ def works(to: Lowering, found: Residual) -> Iterator[Launch]:
         "r": found.r.address, "r_stride": found.r.stride, "x": found.x.address, "x_stride": found.x.stride,
         "columns": add.width, "end": last, "r_end": end(to, add.x, add.width), "y_end": 0,
     }  # fmt: skip
+    rows = 0
     if behind is not None:
         y, values["y_end"] = to.place(behind.y), end(to, behind.y, add.width)
-    make = behind is not None and coded.wanted(to, behind.y, add.width, found.rest)
+        rows = coded.rows_wanted(to, behind.y, add.width, found.rest)
     values |= {
         "y": y.address, "y_stride": y.stride, **_norm(to, found.before, "before"), **_norm(to, behind, "behind"),
-        **coded.codes(to, behind.y if behind else "", make),
+        **coded.codes(to, behind.y if behind else "", rows),
     }  # fmt: skip
     yield to.launch(_spec(_kind(found.before), _kind(behind), shape), values, (1, to.shape.end, 1))
 

@@ -27,7 +27,7 @@ def _works(to: Lowering, op: Gate, behind: Sequence[Op]) -> Iterator[Work]:
     up = _NONE if op.up is None else to.place(op.up)
     values = {
         **places(gate=to.place(op.gate), up=up, y=to.place(op.y)),
-        **coded.codes(to, op.y, coded.wanted(to, op.y, op.width, behind)),
+        **coded.codes(to, op.y, coded.rows_wanted(to, op.y, op.width, behind)),
     }
     yield launch(to, _spec(op.kind), op.y, op.width, values)
 

@@ -35,11 +35,11 @@ def _works(to: Lowering, op: Norm, behind: Sequence[Op]) -> Iterator[Work]:
     shape = shape_of(op.groups, op.part + last - width)
     weight, weight_step = vector(to, op, op.weight)
     bias, bias_step = vector(to, op, op.bias)
-    make = op.groups == 1 and shape.roomy and coded.wanted(to, op.y, width, behind)
+    rows = coded.rows_wanted(to, op.y, width, behind) if op.groups == 1 and shape.roomy else 0
     values = {
         **places(x=to.place(op.x), y=to.place(op.y)), "weight": weight, "weight_step": weight_step, "bias": bias,
         "bias_step": bias_step, "columns": op.part, "end": last, "parts": op.groups, "eps": op.eps,
-        **coded.codes(to, op.y, make),
+        **coded.codes(to, op.y, rows),
     }  # fmt: skip
     blocks = -(-op.groups * shape.warps * WARP // shape.threads)
     yield to.launch(_spec(kind(op), shape, _aligned(op)), values, (blocks, to.shape.end, 1))
