@@ -94,7 +94,11 @@ class GpuModel:
         return body * tokens + head
 
     def program(self, rows: int) -> GpuProgram:
-        """For steps of at most so many rows."""
-        from .program import GpuProgram  # it imports this module
+        """For steps of at most so many rows. The device is given back where it cannot be made."""
+        from .program import GpuProgram
 
-        return GpuProgram(self, rows)
+        try:
+            return GpuProgram(self, rows)
+        except BaseException:
+            self.device.close()
+            raise
