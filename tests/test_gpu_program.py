@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_models import ShimDevices, needs_ops, spread
+from gpu_models import ShimDevices, spread
 from gpu_shim import ShimDevice
 from test_lora import adapter, matrices
 from test_plan import CONTEXT, TEXT, Maker, source_of
@@ -74,7 +74,6 @@ def test_rows_in_bulk_and_one_by_one_side_by_side() -> None:
             np.testing.assert_allclose(engine.step([Chunk(texts[1], [4 + at])])[0][0], exact[4 + at], atol=1e-5)
 
 
-@needs_ops
 @pytest.mark.parametrize("n_batch", [64, 7])
 def test_a_plan_runs_as_the_interpreter_does(n_batch: int) -> None:
     """Heads of 20 numbers, biases, norms of queries and keys; prompts in bulk, or exactly by a few tokens a step."""
@@ -88,7 +87,6 @@ def test_a_plan_runs_as_the_interpreter_does(n_batch: int) -> None:
     assert spread(exact, np.concatenate(found)) < 0.01
 
 
-@needs_ops
 def test_adapters_count_as_sequences_say() -> None:
     plan = Maker(None).plan()
     source = ArraySource({"general.architecture": "llama"}, source_of(plan).tensors)
@@ -106,7 +104,6 @@ def test_adapters_count_as_sequences_say() -> None:
         assert spread(exact, np.concatenate([rows, last])) < 0.01
 
 
-@needs_ops
 def test_one_engine_may_follow_another() -> None:
     """What a device had is given back when its engine closes."""
     devices = ShimDevices()

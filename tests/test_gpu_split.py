@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import NOTHING, reference
-from gpu_models import CONTEXT, TEXT, ShimDevices, engine_of, needs_ops, small_model, spread
+from gpu_models import CONTEXT, TEXT, ShimDevices, engine_of, small_model, spread
 
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.engine import Chunk
-
-pytestmark = needs_ops
 
 TYPES = ("F16", "Q8_0", "Q4_0")
 # Layers on the CPU read prompts in bf16; and 8-bit activations are rounded by 16 columns there and by 32 on a card.

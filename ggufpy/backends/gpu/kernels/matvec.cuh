@@ -8,7 +8,8 @@
 
 #define WARPS (THREADS / WARP)
 #define SUMS (R * N)  // of a warp: 32 at most
-#define AHEAD (4 / R)  // passes whose weights are read before the first is used
+// Passes whose weights are read before the first is used.
+#define AHEAD (N == 8 ? 1 : 4 / R)
 
 // The sum over the lanes of each of SUMS values, in log steps: with every step a lane keeps half of the values, as long
 // as it has several. Lanes from WARP / SUMS · i on then have value i.

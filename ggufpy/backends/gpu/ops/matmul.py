@@ -22,6 +22,9 @@ WARP, THREADS = 32, 128
 WARPS = THREADS // WARP
 SHARING = (1, 2, 4, 8)  # rows of activations that may share a reading of the weights
 ROWS = {1: 2, 2: 2, 4: 2, 8: 4}  # of the matrix that a warp has then: they share a reading of the activations
+# Blocks of a multiprocessor by rows together: without a bound, compilers save registers by loading weights late, one
+# by one, where all loads of some passes are to be under way before the first is used.
+RESIDENT = {1: 6, 2: 6, 4: 4, 8: 3}
 BUSY = 16  # warps that a multiprocessor should have
 ENOUGH = 8  # with which it may make do where rows share
 
@@ -131,7 +134,10 @@ def variant_of(rows: int, blocks: int, count: int, processors: int) -> Variant:
 
 def spec(form: Format, variant: Variant, parts: int = 1) -> KernelSpec:
     """The kernel for so many matrices of a format."""
-    shared = (("PARTS", parts), ("N", variant.together), ("R", variant.rows), ("SPLIT", variant.split))
+    shared = (
+        ("PARTS", parts), ("N", variant.together), ("R", variant.rows), ("SPLIT", variant.split),
+        ("RESIDENT", RESIDENT[variant.together]),
+    )  # fmt: skip
     args = (
         ("x_stride", "long long"), ("blocks", "int"), ("count", "int"),
         *((f"{name}{i}", kind) for i in range(parts) for name, kind in _OWN),
@@ -142,11 +148,14 @@ def spec(form: Format, variant: Variant, parts: int = 1) -> KernelSpec:
 
 
 def examples() -> list[KernelSpec]:
-    """Every way to share rows out for the commonest formats, and that with most registers for each other."""
-    variants = [Variant(together, rows, 1) for together, rows in ROWS.items()]
-    variants += [Variant(1, 1, 1), Variant(1, 1, 4), Variant(8, 1, 2)]
-    common = [format_of(get(name)) for name in ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "F16")]
-    others = ("Q4_1", "Q5_0", "Q5_1", "Q5_K", "Q2_K", "Q3_K", "IQ4_XS", "IQ3_XXS", "TQ2_0", "BF16", "F32")
-    made = [spec(form, variant) for form in common for variant in variants]
-    made += [spec(form, variants[i], parts) for form in common for i, parts in ((0, 2), (0, 3), (3, 3))]
-    return made + [spec(format_of(get(name)), Variant(8, 4, 1), 3) for name in others]
+    """Every way to share rows out for bytes, which take most registers, and the two ends of it for each format."""
+    ways = [Variant(together, rows, 1) for together, rows in ROWS.items()]
+    ways += [Variant(1, 1, 1), Variant(1, 1, 4), Variant(4, 1, 1), Variant(8, 1, 2), Variant(8, 2, 1)]
+    names = (
+        "Q4_0", "Q8_0", "Q4_K", "Q6_K", "F16", "Q4_1", "Q5_0", "Q5_1", "Q5_K", "Q2_K", "Q3_K", "IQ4_XS", "IQ3_XXS",
+        "TQ2_0", "BF16", "F32",
+    )  # fmt: skip
+    made = [spec(format_of(get("Q8_0")), way, parts) for way in ways for parts in (1, MOST)]
+    for form in (format_of(get(name)) for name in names):
+        made += [spec(form, ways[0]), spec(form, ways[0], MOST), spec(form, ways[3], MOST)]
+    return list(dict.fromkeys(made))
