@@ -16,7 +16,7 @@ from ggufpy.backends.gpu.step import StepShape
 from ggufpy.errors import GGUFError
 from ggufpy.models.interpreter import _Run
 from ggufpy.models.op import Op
-from ggufpy.models.ops import ExpertMatMul, Route
+from ggufpy.models.ops import ExpertMatMul, Gate, MatMul, Route
 
 KINDS: tuple[Literal["softmax", "sigmoid", "softmax_of_chosen"], ...] = ("softmax", "sigmoid", "softmax_of_chosen")
 ROUTES = [(7, 2, 1, 1), (64, 8, 8, 3), (96, 40, 3, 3), (128, 3, 64, 2)]
@@ -242,6 +242,38 @@ def test_rows_are_listed_once() -> None:
         assert names == ["expert_lists", "to_half", "expert_mma", "expert_mma"]
         to.spoil(["c"])
         assert next(iter(to.works([op]))).spec.name == "expert_lists"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [StepShape(5), StepShape(3, 4, 60, 2), StepShape(0, 0, 7, 1)])
+def test_a_feed_forward(shape: StepShape) -> None:
+    """From the router to the sum, as layers have it: exact rows, both kinds, and too few bulk rows for the experts."""
+    random, rows = np.random.default_rng(9), shape.end
+    widths = {"x": 64, "y": 64, "l": 8, "c": 2, "s": 2, "g": 128, "u": 128}
+    buffers = {name: random.standard_normal((rows, width)).astype(np.float32) for name, width in widths.items()}
+    with Products(rows) as parts:
+        for name, values in buffers.items():
+            parts.make(name, values)
+        router = parts.give("router", "F32", random.standard_normal((8, 64)).astype(np.float32))
+        gate, up = (
+            parts.give(name, "Q8_0", (random.standard_normal((8, 64, 64)) * 0.2).astype(np.float32)) for name in "ab"
+        )
+        down = parts.give("d", "Q8_0", (random.standard_normal((8, 64, 64)) * 0.2).astype(np.float32))
+        ops: list[Op] = [
+            MatMul("x", router, "l"),
+            Route("l", 8, "c", "s", 2, renormalised=True),
+            ExpertMatMul("x", "c", gate, "g", 2),
+            ExpertMatMul("x", "c", up, "u", 2),
+            Gate("g", "u", "g", 128),
+            ExpertMatMul("g", "c", down, "y", 2, own=True, shares="s", add=True),
+        ]
+        parts.run(ops, shape)
+        wanted: dict[str, Any] = dict(buffers)
+        for op in ops:
+            wanted = exact(op, wanted, parts.values)
+        real = [*range(shape.few), *range(shape.first, shape.first + shape.many)]
+        assert np.array_equal(parts.rows_of("c")[real, :2], wanted["c"][real])
+        error = (parts.rows_of("y") - wanted["y"])[real]
+        assert np.sqrt((error**2).mean()) < 0.02 * wanted["y"].std()
 
 
 def test_what_does_not_fit_is_refused() -> None:
