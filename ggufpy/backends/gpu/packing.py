@@ -13,8 +13,8 @@ from ggufpy.quants.bits import compact, joined
 from ggufpy.support.records import dataclass
 
 from .formats import BLOCK, Format
+from .moves import HALVES, Arrays, moved
 
-Arrays = dict[str, Bytes]
 LARGEST_HALF = 65504.0
 
 
@@ -32,18 +32,32 @@ def pack_rows(kind: BlockType, form: Format, rows: Bytes, factor: float) -> Piec
     if form.dtype:
         return Piece({"low": _numbers(kind, form, rows)}, 0.0)
     records = kind.records(rows)
+    arrays = moved(kind.name, records)
+    if form.scales != "half":
+        return Piece(*_with_sub_scales(kind, form, records, arrays))
+    if arrays is not None and kind.name in HALVES:
+        scales = np.stack([records[name] for name in HALVES[kind.name]], axis=-1)
+        return Piece({**arrays, "scales": _bytes(scales)}, _largest(scales))
     parts = kind.unpack(records)
     codes = parts.codes.reshape(-1, BLOCK)
-    arrays = _halves(kind, records) or _split(form, _numbered(kind, form, codes))
-    if form.scales == "half":
-        scales, largest = _half_scales(form, parts, len(codes), factor)
-        return Piece({**arrays, "scales": scales}, largest)
+    made, largest = _half_scales(form, parts, len(codes), factor)
+    return Piece({**(arrays or _split(form, _numbered(kind, form, codes))), "scales": made}, largest)
+
+
+def _with_sub_scales(kind: BlockType, form: Format, records: Records, arrays: Arrays | None) -> tuple[Arrays, float]:
+    """The arrays with scales of scales, and the largest of what those are multiplied by."""
+    arrays = arrays or _split(form, _numbered(kind, form, kind.unpack(records).codes.reshape(-1, BLOCK)))
     sub = _SUB_SCALES[form.scales](kind, records)
     tops = np.stack([records[name] for name in ("d", "dmin")[: 2 if form.minimum else 1]], axis=-1)
-    largest = float(np.max(np.abs(tops.astype(np.float32)), initial=0.0))
     if form.scales == "sixes":
-        return Piece({**arrays, "scales": np.concatenate([_bytes(tops), sub], axis=-1)}, largest)
-    return Piece({**arrays, "scales": sub, "tops": _bytes(tops)}, largest)
+        return {**arrays, "scales": np.concatenate([_bytes(tops), sub], axis=-1)}, _largest(tops)
+    return {**arrays, "scales": sub, "tops": _bytes(tops)}, _largest(tops)
+
+
+def _largest(values: NDArray[Any]) -> float:
+    """The size of the largest, infinity if one is not a number."""
+    largest = float(np.max(np.abs(values.astype(np.float32)), initial=0.0))
+    return largest if np.isfinite(largest) else np.inf
 
 
 def _bytes(array: NDArray[Any]) -> Bytes:
@@ -103,22 +117,14 @@ def _ones(codes: Bytes) -> Bytes:
     return packed
 
 
-def _halves(kind: BlockType, records: Records) -> Arrays | None:
-    """Arrays of types whose file has the nibbles in our order."""
-    if kind.name not in ("Q4_0", "Q4_1"):
-        return None
-    return {"low": compact(records["qs"])}
-
-
 def _half_scales(form: Format, parts: Fields, blocks: int, factor: float) -> tuple[Bytes, float]:
     """f16 scales, or scales and minima, and the largest of them before the factor."""
     groups = (blocks, BLOCK // form.group)
     taken = [part.reshape(groups) for part in (parts.scale, parts.minimum) if part is not None]
     wanted = np.concatenate(taken, axis=-1)[:: form.share]
-    largest = float(np.max(np.abs(wanted), initial=0.0))
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large, the caller looks at
         half = (wanted * np.float32(factor)).astype("<f2")
-    return half.view(np.uint8), largest if np.isfinite(largest) else np.inf
+    return half.view(np.uint8), _largest(wanted)
 
 
 def _sixes(kind: BlockType, records: Records) -> Bytes:

@@ -6,7 +6,11 @@
 #ifdef __CUDACC_RTC__  // which has no math.h
 #define INFINITY __int_as_float(0x7f800000)
 #endif
+#ifdef RESIDENT  // blocks that a multiprocessor has at once: compilers may use as many registers as that leaves
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const Args a)
+#else
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS) name(const Args a)
+#endif
 #endif
 
 #define WARP 32

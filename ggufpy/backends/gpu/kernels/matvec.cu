@@ -2,7 +2,7 @@
 #include "blocks.cuh"
 #include "matvec.cuh"
 
-// y[n] (+)= W · x[n] + bias for up to N rows x of 8-bit codes (activations.py) and a matrix of codes (formats.py): a lane
+// y[n] (+)= W · x[n] + bias for up to N rows x of 8-bit codes (activations.py) and matrices of codes (formats.py): a lane
 // has every 32nd block of its warp's rows.
 
 // The codes and scales of a block of the activations.
@@ -58,12 +58,13 @@ __device__ __forceinline__ void pass(
 }
 
 KERNEL(matvec) {
-    const Weights w = WEIGHTS(a);
-    const int lane = threadIdx.x % WARP, first = first_row();
+    const Part part = part_of(a);
+    const Weights w = WEIGHTS(part);
+    const int lane = threadIdx.x % WARP, first = first_row(part);
     const int step = SPLIT * WARP;
     int start[R];
 #pragma unroll
-    for (int r = 0; r < R; r++) start[r] = min(first + r, a.rows - 1) * a.blocks;
+    for (int r = 0; r < R; r++) start[r] = min(first + r, part.rows - 1) * a.blocks;
     float acc[SUMS] = {};
     int at = threadIdx.x / WARP % SPLIT * WARP;  // where the warp's lanes begin
 #pragma unroll 1
@@ -83,5 +84,5 @@ KERNEL(matvec) {
         for (int r = 0; r < R; r++) raw[r] = fetch(w, start[r] + b);
         pass(a, raw, start, b, acc);
     }
-    finish(a, acc, first);
+    finish(part, acc, first, a.count);
 }

@@ -2,22 +2,16 @@
 #include "numbers.cuh"
 #include "matvec.cuh"
 
-// y[n] (+)= W · x[n] + bias for up to N rows x of float32 and a matrix of numbers (formats.py): a lane has every 32nd 16
-// bytes of its warp's rows. ALIGNED: rows of x begin at 16 bytes and are zeros up to whole blocks; else `columns` of each
-// are read one by one.
+// y[n] (+)= W · x[n] + bias for up to N rows x of float32 and matrices of numbers (formats.py): a lane has every 32nd 16
+// bytes of its warp's rows. Rows of x are zeros behind their last column up to whole blocks.
 
 __device__ __forceinline__ void activations(const Args& a, int n, int unit, float (&x)[NUMBERS]) {
     const float* const from = a.x + min(n, a.count - 1) * a.x_stride + unit * NUMBERS;
-#if ALIGNED
 #pragma unroll
     for (int i = 0; i < NUMBERS; i += 4) {
         const float4 four = *(const float4*)(from + i);
         x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
     }
-#else
-#pragma unroll
-    for (int i = 0; i < NUMBERS; i++) x[i] = unit * NUMBERS + i < a.columns ? from[i] : 0.0f;
-#endif
 }
 
 // 16 bytes of each of R rows, times all activations.
@@ -37,11 +31,12 @@ __device__ __forceinline__ void pass(const Args& a, const uint4 (&raw)[R], int u
 }
 
 KERNEL(matvec_numbers) {
-    const int lane = threadIdx.x % WARP, first = first_row();
+    const Part part = part_of(a);
+    const int lane = threadIdx.x % WARP, first = first_row(part);
     const int step = SPLIT * WARP, units = a.blocks * (32 / NUMBERS);
     const uint4* rows[R];
 #pragma unroll
-    for (int r = 0; r < R; r++) rows[r] = (const uint4*)a.low + (long long)min(first + r, a.rows - 1) * units;
+    for (int r = 0; r < R; r++) rows[r] = (const uint4*)part.low + (long long)min(first + r, part.rows - 1) * units;
     float acc[SUMS] = {};
     int at = threadIdx.x / WARP % SPLIT * WARP;  // where the warp's lanes begin
 #pragma unroll 1
@@ -61,5 +56,5 @@ KERNEL(matvec_numbers) {
         for (int r = 0; r < R; r++) raw[r] = stream(rows[r] + unit);
         pass(a, raw, unit, acc);
     }
-    finish(a, acc, first);
+    finish(part, acc, first, a.count);
 }
