@@ -20,6 +20,8 @@ from ggufpy.simd.isa import Level
 
 if TYPE_CHECKING:
     from gpu_shim import ShimDevice
+    from page_browser import Page
+    from selenium.webdriver import Chrome
 
 BEST = isa.available()[0]
 
@@ -30,6 +32,24 @@ def level(request: pytest.FixtureRequest) -> Iterator[Level]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GGUFPY_ISA", request.param.name)
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Chrome]:
+    """A browser, for the tests of a module."""
+    from page_browser import chromium  # which few tests need
+
+    with chromium() as it:
+        yield it
+
+
+@pytest.fixture
+def page(chrome: Chrome) -> Iterator[Page]:
+    """The page in it, over a server that does as it is told."""
+    from page_browser import opened
+
+    with opened(chrome) as it:
+        yield it
 
 
 def _levels(item: pytest.Item) -> list[Level]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -18,11 +19,12 @@ from responding import SCRIPTS, responding
 from test_embeddings import llama, plan_of, source_of
 
 from ggufpy import cli
+from ggufpy.commands.batch import _report
 from ggufpy.errors import GGUFError
 from ggufpy.server.batch.answers import Answers
 from ggufpy.server.batch.calls import URLS
 from ggufpy.server.batch.lines import read, survey
-from ggufpy.server.batch.run import alike
+from ggufpy.server.batch.run import Outcome, alike
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAT = "/v1/chat/completions"
@@ -299,3 +301,16 @@ def test_what_the_command_cannot_do_is_one_line(
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome(1), "1 request answered\n"),
+        (Outcome(2), "2 requests answered\n"),
+        (Outcome(1, 1, 1200), "0 requests answered; 1 refused, with their errors in out; 1,200 had been before\n"),
+    ],
+)
+def test_the_command_says_what_was_done(outcome: Outcome, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _report(argparse.Namespace(answers="out", json=False), outcome)
+    assert capsys.readouterr().err.startswith(f"ggufpy: {said}")

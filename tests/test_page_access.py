@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from page_browser import DESKTOP, PHONE, Page, chromium, opened
+from page_browser import DESKTOP, PHONE, Page
 from page_fake import PAGE, words
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
 
 pytestmark = pytest.mark.browser
 
@@ -73,18 +69,6 @@ for (const element of document.querySelectorAll("body *")) {
 }
 return poor;
 """
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
-    with chromium() as it:
-        yield it
-
-
-@pytest.fixture
-def page(chrome: Chrome) -> Iterator[Page]:
-    with opened(chrome) as it:
-        yield it
 
 
 def talk(page: Page) -> None:

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import pytest
-from page_browser import Page, chromium, opened
+from page_browser import Page
 from page_fake import N_CTX, FakeServer, words
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
 
 pytestmark = pytest.mark.browser
 
 SCHEMA = '{"type": "object", "properties": {"name": {"type": "string"}}}'
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
-    with chromium() as it:
-        yield it
-
-
-@pytest.fixture
-def page(chrome: Chrome) -> Iterator[Page]:
-    with opened(chrome) as it:
-        yield it
 
 
 def test_a_message_and_its_answer(page: Page) -> None:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from page_browser import DESKTOP, Page, chromium, opened
+from page_browser import DESKTOP, Page
 from page_fake import words
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
 
 pytestmark = pytest.mark.browser
 
@@ -68,18 +64,6 @@ FILE: dict[str, Any] = {
         }
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
-    with chromium() as it:
-        yield it
-
-
-@pytest.fixture
-def page(chrome: Chrome) -> Iterator[Page]:
-    with opened(chrome) as it:
-        yield it
 
 
 def titles(page: Page) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_browser import Page, chromium, opened
+from page_browser import Page, opened
 from page_fake import words
 
 if TYPE_CHECKING:
@@ -169,12 +169,6 @@ SLOW = [
     "\t",
     "* * ",
 ]
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
-    with chromium() as it:
-        yield it
 
 
 @pytest.fixture(scope="module")

@@ -182,3 +182,18 @@ def test_a_key_may_come_as_either_header(server: Running) -> None:
     assert answer.status == 401
     assert answer.json["error"]["type"] == "authentication_error"
     assert answer.json["request_id"] == answer.headers["request-id"]
+
+
+def test_models_are_refused_in_the_manners_of_who_asks(server: Running) -> None:
+    version = {"anthropic-version": "2023-06-01"}
+    for path in ("/v1/models", "/v1/models/plain"):
+        answer = server.ask(path, headers={**version, "x-api-key": "wrong"})
+        assert answer.status == 401
+        assert answer.json["error"]["type"] == "authentication_error"
+        other = server.ask(path, headers={"authorization": "Bearer wrong"})
+        assert other.status == 401
+        assert other.json["error"]["code"] == "invalid_api_key"
+    answer = server.ask("/v1/models/other", headers={**version, "x-api-key": "secret"})
+    assert (answer.status, answer.json["error"]["type"]) == (404, "not_found_error")
+    answer = server.ask("/v1/models", headers={"anthropic-version": "never", "x-api-key": "secret"})
+    assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")

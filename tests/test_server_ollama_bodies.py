@@ -275,3 +275,9 @@ def test_nothing_that_a_client_sends_is_a_failure(server: Running, sent: tuple[s
     if answer.status != 200:
         assert list(lines[0]) == ["error"]
         assert "\n" not in lines[0]["error"]
+
+
+def test_texts_to_embed_have_a_bound(server: Running) -> None:
+    answer = server.ask("/api/embed", {"model": "fake", "input": ["a"] * 2049})
+    assert (answer.status, answer.json) == (400, {"error": "input has 2,049 texts, and may have 2,048"})
+    assert server.ask("/api/embed", {"model": "fake", "input": []}).status == 200

@@ -99,7 +99,7 @@ def _note_models(named: tuple[str, ...], model: str) -> None:
 def _report(args: argparse.Namespace, outcome: Outcome) -> None:
     """Says what was done, and where to look for what was refused."""
     answered = outcome.requests - outcome.failed
-    lines = [f"{answered:,} requests answered"]
+    lines = [f"{answered:,} {'request' if answered == 1 else 'requests'} answered"]
     if outcome.failed:
         lines.append(f"{outcome.failed:,} refused, with their errors in {args.answers}")
     if outcome.skipped:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from starlette.routing import Route as Path
 
 from ggufpy.server.answer import Generation, Sender
 from ggufpy.server.exchange import name_client
-from ggufpy.server.families import encode, family_of
+from ggufpy.server.families import Family, encode, family_of
 from ggufpy.server.problems import UNAUTHORIZED, Problem
 from ggufpy.server.routes import Route, all_routes
 from ggufpy.server.service import Service, digest
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class Endpoint:
-    """One route as an ASGI application: its key, then its answer, and whatever goes wrong in its family's shape."""
+    """One route as an ASGI application: its key, then its answer, and whatever goes wrong in the shape of
+    who asks."""
 
     def __init__(self, route: Route, make: Callable[[], Service]) -> None:
         self._route, self._make = route, make
@@ -35,21 +37,22 @@ class Endpoint:
         route, service = self._route, self._make()
         entry = service.book.begin(route.path)
         scope[ENTRY], send = entry, noting(send, entry)
-        sender = Sender(send, route.family, entry)
+        family = route.family_for(Headers(scope=scope))
+        sender = Sender(send, family, entry)
         try:
             async with sender.telling(scope["path"]):
-                await self._answer(service, scope, receive, send, sender)
+                await self._answer(service, family, Request(scope, receive), send, sender)
         finally:
             service.book.end(entry)
 
-    async def _answer(self, service: Service, scope: Scope, receive: Receive, send: Send, sender: Sender) -> None:
-        route, request = self._route, Request(scope, receive)
-        key = route.family.key(request.headers)
+    async def _answer(self, service: Service, family: Family, request: Request, send: Send, sender: Sender) -> None:
+        route, scope, receive = self._route, request.scope, request.receive
+        key = family.key(request.headers)
         if not route.open:
             check_key(service, key)
         name_client(request, key)
         if route.prepare is not None:
-            await Generation(service, route.family, route.prepare)(scope, receive, send)
+            await Generation(service, family, route.prepare)(scope, receive, send)
             return
         assert route.answer is not None
         made = await route.answer(service, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ggufpy.server.service import Service
 
 Answer = Callable[["Service", "Request"], Awaitable["ASGIApp | dict[str, Any]"]]
+Manners = Callable[[Mapping[str, str]], "Family"]
 
 
 @dataclass(frozen=True)
 class Route:
     """A method and a path, in whose family's manners it answers, and how: by `answer`, whose record is sent and
     whose response, any ASGI application, is called, or by generating what `prepare` makes of a body. `open`: no key is
-    asked for."""
+    asked for. `manners` says by a request's headers whose manners it has, where clients of several families ask."""
 
     method: str
     path: str
@@ -32,6 +33,11 @@ class Route:
     answer: Answer | None = None
     prepare: Prepare | None = None
     open: bool = False
+    manners: Manners | None = None
+
+    def family_for(self, headers: Mapping[str, str]) -> Family:
+        """In whose manners a request is answered, what goes wrong before it is known included."""
+        return self.family if self.manners is None else self.manners(headers)
 
 
 def all_routes() -> list[Route]:

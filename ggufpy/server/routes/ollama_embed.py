@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.api.ollama import fields, moments, options
+from ggufpy.api.openai.embeddings import MOST_INPUTS
 from ggufpy.api.shape import Spent
 from ggufpy.server.each import each
 from ggufpy.server.families.ollama import OLLAMA
@@ -93,6 +94,8 @@ def _texts(given: object) -> list[str]:
         return [given]
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise Problem(BAD_REQUEST, "input must be a text or a list of texts", None, "input")
+    if len(given) > MOST_INPUTS:
+        raise Problem(BAD_REQUEST, f"input has {len(given):,} texts, and may have {MOST_INPUTS:,}", None, "input")
     return given
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ggufpy.errors import GGUFError
+from ggufpy.server.families import Family
+from ggufpy.server.families.anthropic import ANTHROPIC
 from ggufpy.server.families.openai import OPENAI
 from ggufpy.server.routes import Route, _anthropic
 from ggufpy.server.slot import UNLOADED
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp
 
     from ggufpy.server.catalogue import Entry
     from ggufpy.server.service import Service
@@ -23,9 +25,9 @@ VOCABULARIES = {"no_vocab": 0, "llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv"
 TEXT = {"input_modalities": ["text"], "output_modalities": ["text"]}
 
 
-async def models(service: Service, request: Request) -> ASGIApp | Record:
+async def models(service: Service, request: Request) -> Record:
     """All models that may be asked for."""
-    if _anthropic.asked(request):
+    if _anthropic.asked(request.headers):
         return await _anthropic.models(service, request)
     entries = await service.prepare(service.pool.catalogue.entries)
     contexts = _contexts(service)
@@ -33,9 +35,9 @@ async def models(service: Service, request: Request) -> ASGIApp | Record:
     return {"object": "list", "data": [_model(service, *each) for each in zip(entries, told, strict=True)]}
 
 
-async def model(service: Service, request: Request) -> ASGIApp | Record:
+async def model(service: Service, request: Request) -> Record:
     """One model. Raises Problem 404 for a name that is not known."""
-    if _anthropic.asked(request):
+    if _anthropic.asked(request.headers):
         return await _anthropic.models(service, request)
     entry = await service.prepare(partial(service.pool.find, request.path_params["name"]))
     context = _contexts(service).get(entry.name)
@@ -80,8 +82,13 @@ def _told(entry: Entry, context: int | None) -> Record | None:
     }
 
 
+def _manners(headers: Mapping[str, str]) -> Family:
+    """Anthropic's clients ask for the same paths."""
+    return ANTHROPIC if _anthropic.asked(headers) else OPENAI
+
+
 ROUTES = (  # GET /models is llama-server's, which says more (`models_admin.py`)
-    Route("GET", "/v1/models", OPENAI, models),
-    Route("GET", "/v1/models/{name:path}", OPENAI, model),
-    Route("GET", "/models/{name:path}", OPENAI, model),
+    Route("GET", "/v1/models", OPENAI, models, manners=_manners),
+    Route("GET", "/v1/models/{name:path}", OPENAI, model, manners=_manners),
+    Route("GET", "/models/{name:path}", OPENAI, model, manners=_manners),
 )
