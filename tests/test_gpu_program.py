@@ -116,6 +116,17 @@ def test_one_engine_may_follow_another() -> None:
         assert device.free() == device.facts.memory
 
 
+def test_a_program_that_cannot_be_made_leaves_nothing() -> None:
+    class Failing(ShimDevice):
+        def load(self, specs: Any, report: Any = None) -> None:
+            raise GGUFError("a kernel does not compile")
+
+    plan, device = simple_plan(), Failing()
+    with pytest.raises(GGUFError, match="does not compile"):
+        Engine(GpuModel(source_of(plan), plan, EngineOptions(n_threads=1), device), 32)
+    assert device.free() == device.facts.memory
+
+
 # -- what a step says ----------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 // Bulk rows attend to the cache: a block has up to ROWS rows of a tile (of one text) and one query head, and goes
 // through what they see, KEYS positions at a time, with products on tensor cores.
 //
-// grid (query heads x SHARES, tiles)
+// grid (query heads x BLOCKS, tiles)
 //
 // SHARES warps have 16 rows together, each a share of the columns of y: where heads are long, one alone has too few
 // registers. All of them make the scores; exchanging those would cost more barriers. A warp has of q the fragments of a (mma.cuh), of the scores those of d, which are, as powers, those of a for
@@ -11,12 +11,14 @@
 #include "attention.cuh"
 #include "mma.cuh"
 
-#define ROWS (THREADS / WARP / SHARES * 16)  // a tile's 64 are those of SHARES blocks
+#define ROWS (THREADS / WARP / SHARES * 16)
+#define BLOCKS (64 / ROWS)  // of a tile
 #define KEY_DEPTH ((KEY_LENGTH + 15) / 16 * 16)
 #define COLUMNS ((VALUE_LENGTH + 8 * SHARES - 1) / (8 * SHARES) * 8)  // of y, of a warp
 #define VALUE_DEPTH (COLUMNS * SHARES)
 #define KEY_STRIDE (KEY_DEPTH + 8)  // f16; 4 words more than a multiple of 8, so that a fragment is in 32 banks
 #define VALUE_STRIDE (KEYS + 8)
+#define AT_ONCE (SHARES > 1 ? 1 : 4)  // turns of loading that are unrolled: long heads leave no registers for more
 
 typedef KvHead<KEY_TYPE, KEY_LENGTH> KeyHead;
 typedef KvHead<VALUE_TYPE, VALUE_LENGTH> ValueHead;
@@ -37,6 +39,7 @@ __device__ __forceinline__ uint4 load_halves(const char *page, int p, int at) {
 // Keys of the positions from p of a page on: rows of shared memory.
 __device__ __forceinline__ void load_keys(const char *page, int p, unsigned short *to) {
     const int eights = KEY_DEPTH / 8;
+#pragma unroll AT_ONCE
     for (int i = threadIdx.x; i < KEYS * eights; i += THREADS) {
         const int key = i / eights, at = i % eights * 8;
         *(uint4 *)(to + key * KEY_STRIDE + at) = load_halves<KeyHead, KEY_TYPE, KEY_LENGTH>(page, p + key, at);
@@ -45,6 +48,7 @@ __device__ __forceinline__ void load_keys(const char *page, int p, unsigned shor
 
 // Values likewise, as columns: of two positions at once, so that words are written.
 __device__ __forceinline__ void load_values(const char *page, int p, unsigned short *to) {
+#pragma unroll AT_ONCE
     for (int i = threadIdx.x; i < KEYS / 2 * (VALUE_DEPTH / 8); i += THREADS) {
         const int key = i % (KEYS / 2) * 2, at = i / (KEYS / 2) * 8;
         const uint4 x = load_halves<ValueHead, VALUE_TYPE, VALUE_LENGTH>(page, p + key, at);
@@ -185,10 +189,10 @@ __device__ __forceinline__ void write_row(Rows &rows, int r, float sink, float *
 KERNEL(attend_tiles) {
     if ((int)blockIdx.y >= *a.tile_count) return;
     const int tile = *a.tile_count - 1 - blockIdx.y;  // of a text's tiles the last see most: they begin first
-    const int above = blockIdx.x % SHARES * ROWS;  // rows of the tile that other blocks have
+    const int above = blockIdx.x % BLOCKS * ROWS;  // rows of the tile that other blocks have
     const int first = a.tiles[2 * tile] + above, count = min(a.tiles[2 * tile + 1] - above, ROWS);
     if (count <= 0) return;
-    const int query = blockIdx.x / SHARES, head = query / GROUP, warp = threadIdx.x / WARP;
+    const int query = blockIdx.x / BLOCKS, head = query / GROUP, warp = threadIdx.x / WARP;
     const int own = warp / SHARES * 16 + threadIdx.x % WARP / 4;  // of the block's rows the first of this lane
     const int column = warp % SHARES * COLUMNS;
     const int last = first + count - 1;

@@ -9,6 +9,7 @@ from ggufpy.backends.gpu.device import ROW, Work
 from ggufpy.backends.gpu.kv import LayerCache
 from ggufpy.backends.gpu.lowering import BLOCK, Lowering
 from ggufpy.backends.gpu.source import KernelSpec
+from ggufpy.backends.gpu.step import TILE
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Attend, Heads
 from ggufpy.support.records import dataclass
@@ -18,6 +19,7 @@ LOWERS = (Attend,)
 Constants = tuple[tuple[str, str | int], ...]
 
 MOST_SPLITS = 128
+WARP = 32
 UNIT = 32  # positions that a warp of exact rows takes at once (`kernels/attention.cuh`)
 THREADS = 128
 RESIDENT = (
@@ -76,8 +78,8 @@ def tiled(heads: Heads) -> bool:
 
 
 def shares(heads: Heads) -> int:
-    """How many warps share the columns of a tile's rows, so that registers are enough."""
-    return 1 if max(heads.key_length, heads.value_length) <= 256 else 4
+    """How many warps share the columns of a tile's rows, so that registers are enough: then a block has 16 rows."""
+    return 1 if max(heads.key_length, heads.value_length) <= 256 else 8
 
 
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
@@ -123,7 +125,8 @@ def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
         "positions": step.positions, "ends": step.ends, "window": op.window, "queries": op.heads.queries,
         "tiles": step.tiles, "tile_count": step.tile_count, **_read(to, op, cache), **_written(to, op),
     }  # fmt: skip
-    return to.launch(tiles_spec(op, cache), values, (op.heads.queries * shares(op.heads), to.shape.tiles, 1))
+    blocks = 1 if shares(op.heads) == 1 else TILE // 16
+    return to.launch(tiles_spec(op, cache), values, (op.heads.queries * blocks, to.shape.tiles, 1))
 
 
 def _read(to: Lowering, op: Attend, cache: LayerCache) -> dict[str, int | float]:
@@ -167,8 +170,10 @@ def tiles_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of bulk rows: as many keys at a time as registers and 48 KiB of shared memory are enough for."""
     longest = max(op.heads.key_length, op.heads.value_length)
     keys = 64 if longest <= 128 else 32 if longest <= 256 else 16
-    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", shares(op.heads)), ("RESIDENT", RESIDENT))
-    return KernelSpec("attend_tiles", _TILES, constants, THREADS)
+    parts = shares(op.heads)
+    resident = RESIDENT if parts == 1 else 1
+    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", parts), ("RESIDENT", resident))
+    return KernelSpec("attend_tiles", _TILES, constants, THREADS if parts == 1 else WARP * parts)
 
 
 def examples() -> list[KernelSpec]:
