@@ -60,7 +60,9 @@ inline float __frcp_rn(float a) { return shim_kept(1.0f / a); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 
 // Fast ones are as inexact as they are there (CUDA C++ Programming Guide, "Intrinsic Functions").
-inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1.fffffep127f ? 0.0f * a : a / b; }
+inline float __fdividef(float a, float b) {
+    return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1.fffffep127f ? 0.0f * a : a / b;
+}
 inline float __expf(float x) { return exp2f(shim_kept(x * 1.44269504f)); }
 inline float __exp2f(float x) { return exp2f(x); }
 inline float __exp10f(float x) { return exp2f(shim_kept(x * 3.32192809f)); }
@@ -85,8 +87,10 @@ inline Int shim_saturated(double x) {
                                           : (static_cast<Int>(-1) < 0 ? -9223372036854775808.0 : 0.0);
     const double most = sizeof(Int) == 4 ? (static_cast<Int>(-1) < 0 ? 2147483647.0 : 4294967295.0)
                                          : (static_cast<Int>(-1) < 0 ? 9223372036854775807.0 : 18446744073709551615.0);
-    if (x <= least) return static_cast<Int>(static_cast<Int>(-1) < 0 ? static_cast<Int>(1) << (8 * sizeof(Int) - 1) : 0);
-    if (x >= most) return static_cast<Int>(-1) < 0 ? ~(static_cast<Int>(1) << (8 * sizeof(Int) - 1)) : static_cast<Int>(-1);
+    const bool has_sign = static_cast<Int>(-1) < 0;
+    const Int top = static_cast<Int>(1ull << (8 * sizeof(Int) - 1));
+    if (x <= least) return has_sign ? top : 0;
+    if (x >= most) return has_sign ? ~top : static_cast<Int>(-1);
     return static_cast<Int>(x);
 }
 inline int __float2int_rn(float x) { return shim_saturated<int>(rintf(x)); }

@@ -154,12 +154,13 @@ void explain_stop() {
                 if (missing >> lane & 1 && i / WARP * WARP + lane < the.count &&
                     the.fibers[i / WARP * WARP + lane].state == State::done)
                     ended = ", some have ended";
-            return note("stops: %s at line %d of warp %d waits for lanes %#x of its mask %#x%s", fiber.exchange->what, fiber.line,
-                        i / WARP, missing, fiber.exchange->mask, ended);
+            return note("stops: %s at line %d of warp %d waits for lanes %#x of its mask %#x%s", fiber.exchange->what,
+                        fiber.line, i / WARP, missing, fiber.exchange->mask, ended);
         }
         if (fiber.state == State::barrier) stopped = &fiber;
     }
-    note("stops: __syncthreads at line %d: %d of %d threads came, %d have ended", stopped->line, the.waiting, the.count, the.done);
+    note("stops: __syncthreads at line %d: %d of %d threads came, %d have ended", stopped->line, the.waiting,
+         the.count, the.done);
 }
 
 void run_block(const uint3& block, const uint3& blocks) {
@@ -289,7 +290,8 @@ void shim_barrier(int line) {
     if (++the.waiting < the.count) return leave();
     for (int i = 0; i < the.count; i++)
         if (the.fibers[i].line != line)
-            shim_fail("is at __syncthreads at line %d, but thread %d at the one at line %d", line, i, the.fibers[i].line);
+            shim_fail("is at __syncthreads at line %d, but thread %d at the one at line %d", line, i,
+                      the.fibers[i].line);
     the.waiting = 0;
     if (launching.checked) watch_barrier();
     push_all();
@@ -299,7 +301,8 @@ void shim_barrier(int line) {
 void shim_exchange(const Exchange* mine) {
     int warp = launching.thread / WARP, lane = launching.thread % WARP;
     unsigned mask = mine->mask;
-    if (!(mask >> lane & 1)) shim_fail("%s at line %d: lane %d is not in its mask %#x", mine->what, mine->line, lane, mask);
+    if (!(mask >> lane & 1))
+        shim_fail("%s at line %d: lane %d is not in its mask %#x", mine->what, mine->line, lane, mask);
     Fiber& self = the.fibers[launching.thread];
     self.state = State::exchange;
     self.line = mine->line;

@@ -48,8 +48,8 @@ unsigned clocks[MOST_THREADS];
 unsigned seen[MOST_THREADS][WARP];  // what a thread knows of the clocks of its warp
 
 Cell* cells_for(size_t bytes) {
-    void* made = mmap(nullptr, bytes * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;  // zeros, taken as they are used
+    void* made = mmap(nullptr, bytes * sizeof(Cell), PROT_READ | PROT_WRITE, flags, -1, 0);
     return made == MAP_FAILED ? nullptr : static_cast<Cell*>(made);
 }
 
@@ -79,8 +79,8 @@ Region* region_of(const char* at, size_t bytes) {
 }
 
 const Turn& turn_of(unsigned at) {
-    auto found = std::upper_bound(turns.begin(), turns.end(), at, [](unsigned e, const Turn& t) { return e < t.first; });
-    return *--found;
+    auto later = [](unsigned sought, const Turn& turn) { return sought < turn.first; };
+    return *(std::upper_bound(turns.begin(), turns.end(), at, later) - 1);
 }
 
 // Whether an access happened before what the thread that runs does now.
@@ -103,14 +103,14 @@ unsigned place_of(const void* code) {
     const char* missing = old.epoch < block_first ? "another block" : old.more || old.warp != launching.thread / WARP
                               ? "a thread of another warp, with no __syncthreads between"
                               : "another lane of its warp, with no __syncwarp between";
-    shim_fail("a race: %s %zu bytes at @%#x, which were %s at @%#x by %s", now, bytes, place_of(code), before, old.place,
-              missing);
+    shim_fail("a race: %s %zu bytes at @%#x, which were %s at @%#x by %s", now, bytes, place_of(code), before,
+              old.place, missing);
 }
 
 void replace(Access& old, const void* code, bool atomic) {
     int thread = launching.thread;
-    old = {epoch, clocks[thread], 1u << thread % WARP, place_of(code), static_cast<unsigned short>(thread / WARP), atomic,
-           false};
+    unsigned short warp = static_cast<unsigned short>(thread / WARP);
+    old = {epoch, clocks[thread], 1u << thread % WARP, place_of(code), warp, atomic, false};
 }
 
 void add_reader(Access& old, const Region& region, const void* code) {
@@ -126,8 +126,8 @@ enum class Kind { read, write, atomic };
 [[noreturn]] void fail_outside(const char* at, size_t bytes, Kind kind, const void* code) {
     const char* verb = kind == Kind::read ? "reads" : "writes";
     if (at >= shared_dynamic.address && at < shared_dynamic.address + MOST_SHARED)
-        shim_fail("%s %zu bytes at @%#x, %td bytes into dynamic shared memory of %zu bytes", verb, bytes, place_of(code),
-                  at - shared_dynamic.address, shared_dynamic.bytes);
+        shim_fail("%s %zu bytes at @%#x, %td bytes into dynamic shared memory of %zu bytes", verb, bytes,
+                  place_of(code), at - shared_dynamic.address, shared_dynamic.bytes);
     auto found = behind(at);
     if (found != allocations.begin()) {
         --found;
@@ -178,8 +178,8 @@ void shim::watch_launch() {
     turns.clear();
     give_back(shared_fixed);
     give_back(shared_dynamic);
-    shared_fixed = {launching.kernel->shared, static_cast<size_t>(launching.kernel->shared_end - launching.kernel->shared),
-                    nullptr, true};
+    const Kernel& kernel = *launching.kernel;
+    shared_fixed = {kernel.shared, static_cast<size_t>(kernel.shared_end - kernel.shared), nullptr, true};
     shared_dynamic = {launching.dynamic, launching.shared, nullptr, true};
 }
 
@@ -277,7 +277,7 @@ void __tsan_func_exit() {}
 
 // What g++ -fsanitize=undefined calls; the code's place is enough to say where.
 #define UNDEFINED(name, ...) \
-    void __ubsan_handle_##name(__VA_ARGS__) { shim_fail("%s at @%#x", wrong(#name), place_of(__builtin_return_address(0))); }
+    void __ubsan_handle_##name(__VA_ARGS__) { fail_undefined(#name, __builtin_return_address(0)); }
 static const char* wrong(const char* handler) {
     static const char* const words[][2] = {
         {"type_mismatch_v1", "an address that is not aligned for what is there, or null,"},
@@ -289,6 +289,9 @@ static const char* wrong(const char* handler) {
     for (auto& each : words)
         if (!strcmp(each[0], handler)) return each[1];
     return "an integer overflow";
+}
+[[noreturn]] static void fail_undefined(const char* handler, const void* code) {
+    shim_fail("%s at @%#x", wrong(handler), place_of(code));
 }
 UNDEFINED(type_mismatch_v1, void*, void*)
 UNDEFINED(out_of_bounds, void*, void*)

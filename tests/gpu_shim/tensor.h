@@ -1,5 +1,5 @@
-// Tensor cores: fragments are laid out over the lanes of a warp as the PTX ISA says ("Matrix fragments for mma.m16n8k16"
-// and its neighbours, "ldmatrix").
+// Tensor cores: fragments are laid out over the lanes of a warp as the PTX ISA says ("Matrix Fragments for
+// mma.m16n8k16" and its neighbours, "ldmatrix").
 #pragma once
 
 namespace shim {
@@ -44,7 +44,8 @@ void multiply_f16(const Exchange* const* lanes) {
 }
 template <int K>
 void multiply_bf16(const Exchange* const* lanes) {
-    multiply<float, K, 2>(lanes, [](unsigned x, int i) { return from_bfloat(static_cast<unsigned short>(x >> 16 * i)); });
+    multiply<float, K, 2>(lanes,
+                          [](unsigned x, int i) { return from_bfloat(static_cast<unsigned short>(x >> 16 * i)); });
 }
 template <int K>
 void multiply_s8(const Exchange* const* lanes) {

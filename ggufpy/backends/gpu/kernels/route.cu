@@ -99,6 +99,7 @@ KERNEL(route) {
         for (int e = lane; e < EXPERTS; e += WARP)
             if (scores[e] > best) best = scores[e], number = e;
         warp_best(best, number);
+        __syncwarp(FULL);  // every lane has read its scores before one is struck out
         const float p = probability(x[number], top, inverse);
         if (lane == 0) chosen[k] = (float)number, shares[k] = p, scores[number] = NOTHING;
         sum += p;
