@@ -144,14 +144,23 @@ def _cache() -> dict[str, Any]:
     from ggufpy.support.folders import cache_dir
 
     root = cache_dir()
-    files = [path for path in root.rglob("*") if path.is_file()]
+    sizes = [_size(Path(folder, name)) for folder, _, names in os.walk(root) for name in names]
+    kernels = sum(name.endswith(".o") for _, _, names in os.walk(root) for name in names)
     nearest = next(path for path in (root, *root.parents) if path.exists())
     return {
         "folder": str(root),
-        "bytes": sum(path.stat().st_size for path in files),
-        "kernels": sum(path.suffix == ".o" for path in files),
+        "bytes": sum(sizes),
+        "kernels": kernels,
         "writable": os.access(nearest, os.W_OK),
     }
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for one that another process has just removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _versions() -> dict[str, str]:
