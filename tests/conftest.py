@@ -9,6 +9,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy comes: a proc
 import faulthandler
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import engine
 import pytest
@@ -16,6 +17,9 @@ import pytest
 from ggufpy.jit import ahead, verdicts
 from ggufpy.simd import isa
 from ggufpy.simd.isa import Level
+
+if TYPE_CHECKING:
+    from gpu_shim import ShimDevice
 
 BEST = isa.available()[0]
 
@@ -69,6 +73,17 @@ def deadline() -> Iterator[None]:
     faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def strict_gpu() -> Iterator[ShimDevice]:
+    """A GPU that is the CPU: each launch runs in three orders, and all that kernels touch is looked at. Skips without
+    g++."""
+    from gpu_shim import ShimDevice
+
+    device = ShimDevice(strict=True)
+    yield device
+    device.close()
 
 
 @pytest.fixture(scope="session")

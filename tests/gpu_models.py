@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from engine import write_model
 from gpu_shim import ShimDevice
 
 from ggufpy import format as gguf
 from ggufpy import runtime
-from ggufpy.backends.gpu.lowering import runs
 from ggufpy.backends.options import EngineOptions
-from ggufpy.models.op import Weight
-from ggufpy.models.ops import Attend, Heads, MatMul
 from ggufpy.runtime.engine import Engine
 
 CONTEXT = 300
@@ -24,12 +20,6 @@ SIZES = {
     "attention.head_count_kv": 2, "attention.key_length": 32, "attention.value_length": 32, "feed_forward_length": 104,
 }  # fmt: skip
 TEXT = np.random.default_rng(3).integers(0, 61, CONTEXT).tolist()
-_ONE = Heads(1, 1, 32, 32)
-
-needs_ops = pytest.mark.skipif(
-    not all(map(runs, (MatMul("x", Weight("w", (32, 32)), "y"), Attend(0, "q", "y", _ONE, 1.0)))),
-    reason="products and attention have no kernels for a GPU yet",
-)
 
 
 class ShimDevices:

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gpu_matrices import Tensor
 from gpu_shim import ShimDevice
 from numpy.typing import NDArray
 
+from ggufpy import quants
 from ggufpy.backends.gpu.device import Work
+from ggufpy.backends.gpu.formats import matrix_bytes
 from ggufpy.backends.gpu.lowering import BLOCK, Lowering, Place
 from ggufpy.backends.gpu.step import StepAddresses, StepShape
+from ggufpy.backends.gpu.weights import DeviceMatrix, upload
 from ggufpy.models.interpreter import _Run
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.views import Views
@@ -34,7 +38,8 @@ class DeviceRows:
         self.rows, self.device = rows, ShimDevice(order=order, seed=rows)
         self._buffers: dict[str, tuple[Place, int]] = {}
         self._vectors: dict[str, int] = {}
-        self._rooms: dict[str, int] = {}
+        self._rooms: dict[str, tuple[int, int]] = {}
+        self._matrices: dict[str, DeviceMatrix] = {}
         self._step = {"positions": self.upload(np.arange(rows, dtype=np.int32)), "scales": 0, "sources": 0}
         self.processors = self.device.facts.processors
 
@@ -69,25 +74,46 @@ class DeviceRows:
     def vector(self, weight: Weight) -> int:
         return self._vectors[weight.name]
 
+    def give_matrix(self, weight: Weight, type_name: str) -> None:
+        """A random matrix of a block type."""
+        nbytes = matrix_bytes(quants.get(type_name), weight.shape)
+        address = self.device.allocate(nbytes, weight.name).address
+        self._matrices[weight.name] = upload(self.device, Tensor(type_name, weight.shape), address)
+
+    def matrix(self, weight: Weight) -> DeviceMatrix:
+        return self._matrices[weight.name]
+
     def room(self, about: str, nbytes: int) -> int:
         if about not in self._rooms:
-            self._rooms[about] = self.device.allocate(nbytes, about).address
-        return self._rooms[about]
+            self._rooms[about] = self.device.allocate(nbytes, about).address, nbytes
+        return self._rooms[about][0]
 
-    def matrix(self, weight: Weight) -> Any:
+    def bytes_of(self, about: str) -> NDArray[np.uint8] | None:
+        """What is in a room, if there is one."""
+        if about not in self._rooms:
+            return None
+        address, nbytes = self._rooms[about]
+        out = np.empty(nbytes, np.uint8)
+        self.device.download(address, out)
+        return out
+
+    def cache(self, layer: int) -> Any:
         raise NotImplementedError
 
-    cache = angles = matrix
+    angles = cache
 
     @property
     def step(self) -> StepAddresses:
         said = self._step
         return StepAddresses(said["positions"], 0, 0, STRIDE, 0, 0, 0, said["sources"], said["scales"])
 
-    def works(self, ops: Sequence[Op]) -> list[Work]:
-        """What becomes of ops where the buffers are as wide as they were made."""
+    def works(self, ops: Sequence[Op], shape: StepShape | None = None, apart: bool = False) -> list[Work]:
+        """What becomes of ops where the buffers are as wide as they were made; `apart`: of each op without the others.
+        All rows are exact ones unless a shape says otherwise."""
         widths = {name: width for name, (_, width) in self._buffers.items()}
-        return list(Lowering(self, widths, StepShape(self.rows)).works(ops))
+        to = Lowering(self, widths, StepShape(self.rows) if shape is None else shape)
+        pieces = [[op] for op in ops] if apart else [ops]
+        return [work for piece in pieces for work in to.works(piece)]
 
     def run(self, ops: Sequence[Op]) -> None:
         self.device.run(self.works(ops))

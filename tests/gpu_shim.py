@@ -56,7 +56,7 @@ class _Exported(ctypes.Structure):
 def _runtime() -> ctypes.PyDLL:
     """The library that runs kernels, for one of Python's threads at a time."""
     source = "".join(f'#include "{path.name}"\n' for path in sorted(SOURCES.glob("*.cpp")))
-    runtime = ctypes.PyDLL(str(build("runtime", source, ("-O2",))), mode=ctypes.RTLD_GLOBAL)
+    runtime = ctypes.PyDLL(str(build("runtime", source, ("-O2",), "*")), mode=ctypes.RTLD_GLOBAL)
     runtime.shim_launch.restype = ctypes.c_char_p
     runtime.shim_launch.argtypes = (
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint * 3, ctypes.c_int, ctypes.c_size_t, ctypes.c_int,

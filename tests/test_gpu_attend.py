@@ -25,6 +25,8 @@ ALL: dict[str, tuple[Heads, tuple[str, str], dict[str, Any]]] = {
     "of 96": (Heads(2, 1, 96, 96), ("q4_0", "q4_0"), {"window": 100}),
     "of 256": (Heads(2, 1, 256, 256), ("q8_0", "q4_0"), {"softcap": 5.0, "window": 33}),
     "of 512": (Heads(3, 1, 512, 512), ("f16", "q4_0"), {}),
+    "of 264 and 300": (Heads(1, 1, 264, 300), ("bf16", "f16"), {"window": 70, "sinks": SINKS}),
+    "longer than tiles": (Heads(2, 1, 520, 528), ("f16", "f16"), {}),
     "of 20 and 12": (Heads(2, 2, 20, 12), ("f16", "bf16"), {"sinks": SINKS, "window": 40}),
     "whole text": (Heads(2, 2, 32, 32), ("f16", "f16"), {"causal": False}),
     "around": (Heads(2, 1, 32, 32), ("q4_0", "f16"), {"causal": False, "window": 61, "sinks": SINKS}),
@@ -177,7 +179,7 @@ def test_as_many_rows_as_there_is_room_for_attend_at_once(device: ShimDevice) ->
     check(device, texts, op, rows, [])
 
 
-def test_rows_and_tiles_of_a_group_of_heads_fit_registers() -> None:
+def test_blocks_of_a_group_of_heads_fit_registers() -> None:
     """What blocks of exact rows are made of; examples are of all kinds."""
     for heads in (Heads(32, 8, 128, 128), Heads(71, 1, 64, 64), Heads(4, 4, 1024, 1024), Heads(16, 1, 576, 512)):
         cut = split(heads)

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from gpu_products import Floats, Products
+from gpu_products import Floats, Products, half_rows
+from gpu_products import half as rounded
 from numpy.typing import NDArray
 
+from ggufpy.backends.gpu.device import Launch
 from ggufpy.backends.gpu.ops import route
 from ggufpy.backends.gpu.step import StepShape
 from ggufpy.errors import GGUFError
@@ -109,17 +111,19 @@ def eight_bits(x: Floats) -> NDArray[np.float64]:
 
 
 class Case:
-    """Five experts of (rows, columns) in a type, a step's rows that chose some of them, and what comes of it."""
+    """Five experts of (rows, columns) in a type, a step's n rows that chose some of them, and what comes of it."""
 
-    def __init__(self, kind: str, rows: int, columns: int, own: bool, summed: bool, count: int = 2) -> None:
+    def __init__(
+        self, kind: str, rows: int, columns: int, own: bool, summed: bool, count: int = 2, n: int = 11
+    ) -> None:
         random = np.random.default_rng(rows + columns)
         self.own, self.summed, self.count = own, summed, count
         self.w = (random.standard_normal((5, rows, columns)) * 0.2).astype(np.float32)
         self.kind, self.rows, self.columns = kind, rows, columns
-        self.x = random.standard_normal((11, columns * (count if own else 1))).astype(np.float32)
-        self.chosen = np.array([random.permutation(5)[:count] for _ in range(11)], np.float32)
-        self.shares = random.uniform(0.1, 1.0, (11, count)).astype(np.float32)
-        self.y = random.standard_normal((11, rows * (1 if summed else count))).astype(np.float32)
+        self.x = random.standard_normal((n, columns * (count if own else 1))).astype(np.float32)
+        self.chosen = np.array([random.permutation(5)[:count] for _ in range(n)], np.float32)
+        self.shares = random.uniform(0.1, 1.0, (n, count)).astype(np.float32)
+        self.y = random.standard_normal((n, rows * (1 if summed else count))).astype(np.float32)
         self.bias = random.standard_normal((5, rows)).astype(np.float32)
 
     def op(self, parts: Products, bias: bool = False, add: bool = False) -> ExpertMatMul:
@@ -130,11 +134,14 @@ class Case:
         shares = "s" if self.summed else None
         return ExpertMatMul("x", "c", weight, "y", self.count, vector, self.own, shares, add)
 
-    def wanted(self, op: ExpertMatMul, parts: Products) -> tuple[NDArray[Any], NDArray[Any]]:
-        """y, and how large what is added up for it is."""
-        x = self.x.astype(np.float64) if self.kind in ("F32", "F16", "BF16") else eight_bits(self.x)
-        buffers: dict[str, Any] = {"x": x, "c": self.chosen, "s": self.shares, "y": self.y}
+    def wanted(self, op: ExpertMatMul, parts: Products, half: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+        """y, of 8-bit or of f16 rows, and how large what is added up for it is."""
         weights: dict[str, Any] = {"w": parts.values["w"], "b": self.bias}
+        if half:
+            x, weights["w"] = half_rows(self.x), rounded(weights["w"])
+        else:
+            x = self.x.astype(np.float64) if self.kind in ("F32", "F16", "BF16") else eight_bits(self.x)
+        buffers: dict[str, Any] = {"x": x, "c": self.chosen, "s": self.shares, "y": self.y}
         size = exact(op, *({name: np.abs(held) for name, held in of.items()} for of in (buffers, weights)))
         return exact(op, buffers, weights)["y"], size["y"]
 
@@ -159,8 +166,8 @@ def test_shares_bias_and_odd_shapes(kind: str, add: bool, own: bool, count: int,
     with Products(11) as parts:
         parts.processors = processors
         op = case.op(parts, bias=True, add=add)
-        parts.run([op], StepShape(2, 3, 8, 1))
-        got, (wanted, size) = parts.rows_of("y"), case.wanted(op, parts)
+        parts.run([op], StepShape(2, 3, 2, 1))
+        got, (wanted, size) = parts.rows_of("y")[:5], (each[:5] for each in case.wanted(op, parts))
         assert np.all(np.abs(got[:, :37] - wanted) <= 3e-6 * size)
         assert not got[:, 37:64].any()
 
@@ -187,6 +194,54 @@ def test_bits_do_not_depend_on_company(kind: str) -> None:
             found.append(parts.rows_of("y")[0])
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
+
+
+BULK = ("Q4_0", "Q4_K", "Q6_K", "MXFP4", "F16", "BF16")
+
+
+@pytest.mark.parametrize("kind", [*BULK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("Q5_1", "Q8_0"))])
+@pytest.mark.parametrize(("own", "summed"), [(False, False), (True, True)])
+def test_many_rows(kind: str, own: bool, summed: bool) -> None:
+    """Exact rows by one kernel, bulk rows by another, in one step."""
+    case = Case(kind, 96, 256, own, summed, n=90)
+    with Products(90, order="shuffled") as parts:
+        op = case.op(parts)
+        works = parts.run([op], StepShape(3, 5, 85, 2))
+        names = [work.spec.name for work in works if isinstance(work, Launch)]
+        assert names.count("expert_mma") == 1
+        for rows, half in ((slice(0, 3), False), (slice(5, 90), True)):
+            wanted, size = case.wanted(op, parts, half)
+            assert np.all(np.abs(parts.rows_of("y")[rows] - wanted[rows]) <= 3e-6 * size[rows])
+
+
+@pytest.mark.parametrize("level", ["sm_75", "sm_80"])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("own", "summed", "count"), [(False, True, 1), (True, True, 3), (False, False, 1)])
+def test_many_rows_of_odd_shapes(level: str, add: bool, own: bool, summed: bool, count: int) -> None:
+    """Activations that f16 cannot hold as they are, biases, rows that are no whole blocks, experts that nobody chose
+    and one that everybody did."""
+    case = Case("Q4_1", 37, 96, own, summed, count, n=75)
+    case.x *= (10.0 ** (np.arange(75) % 12 - 5.0))[:, None].astype(np.float32)
+    case.chosen[:, 0] = 4.0
+    case.chosen[:, 1:] = [0.0, 2.0][: count - 1]
+    with Products(75, level) as parts:
+        op = case.op(parts, bias=True, add=add and summed)
+        parts.run([op], StepShape(0, 0, 75, 2))
+        got, (wanted, size) = parts.rows_of("y"), case.wanted(op, parts, half=True)
+        assert np.all(np.abs(got[:, :37] - wanted) <= 3e-6 * size)
+        assert not got[:, 37:64].any()
+
+
+def test_rows_are_listed_once() -> None:
+    """Both products of a feed-forward go by one list, until other experts are chosen."""
+    case = Case("Q4_0", 64, 64, False, False, n=40)
+    with Products(40) as parts:
+        op = case.op(parts)
+        to = parts.lowering(StepShape(0, 0, 40, 1))
+        names = [work.spec.name for work in to.works([op, op]) if isinstance(work, Launch)]
+        assert names == ["expert_lists", "to_half", "expert_mma", "expert_mma"]
+        to.spoil(["c"])
+        assert next(iter(to.works([op]))).spec.name == "expert_lists"  # type: ignore[union-attr]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -11,7 +11,7 @@ from gpu_rows import STRIDE, DeviceRows, buffers_of, exact, whole
 from gpu_shim import ORDERS
 
 from ggufpy.backends.gpu import select
-from ggufpy.backends.gpu.ops.norm import _shape
+from ggufpy.backends.gpu.norms import shape_of
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Add, AddScaled, Gate, Norm, Scale, SoftCap, View
@@ -109,7 +109,7 @@ def test_norms_of_next_to_nothing_and_of_much() -> None:
 
 @pytest.mark.parametrize("columns", [4096, 8192, 16384])
 def test_norms_of_wide_rows(columns: int) -> None:
-    shape = _shape(1, columns)
+    shape = shape_of(1, columns)
     assert shape.warps * shape.held * 128 >= columns
     op = Norm("x", Weight("w", (columns,)), "y", 1e-5)
     check([op], {"x": rows_of(1, 2, columns)}, {"w": vector(1, columns)}, atol=1e-6)
@@ -121,7 +121,7 @@ def test_a_norm_that_is_too_wide_is_refused() -> None:
 
 
 def test_a_norm_whose_weight_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a bias of \(3, 32\)"):
+    with pytest.raises(ValueError, match=r"b is \(3, 32\)"):
         check([Norm("x", Weight("w", (32,)), "y", 1e-5, 2, "rms", Weight("b", (3, 32)))],
               {"x": rows_of(1, 2, 64)}, {"w": vector(1, 32), "b": vector(2, 3, 32)})  # fmt: skip
 

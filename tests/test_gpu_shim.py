@@ -32,7 +32,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def run(sources: dict[str, str]) -> Run:
+def run(sources: dict[str, str], strict_gpu: ShimDevice) -> Run:
     """Runs the body of a kernel on arrays, which are its arguments x0, x1, ... and come back as it left them."""
 
     def ran(
@@ -45,7 +45,7 @@ def run(sources: dict[str, str]) -> Run:
         args += [(name, "int") for name in values or {}]
         sources["own.cu"] = f'#include "common.cuh"\n{before}\nKERNEL(own) {{\n{body}\n}}\n'
         source.text.cache_clear()
-        device = device or ShimDevice(strict=True)
+        device = device or strict_gpu
         spec = KernelSpec("own", tuple(args), threads=threads)
         memory = [device.allocate(array.nbytes, "an array") for array in arrays]
         for each, array in zip(memory, arrays, strict=True):
@@ -55,7 +55,7 @@ def run(sources: dict[str, str]) -> Run:
         outs = [np.empty_like(array) for array in arrays]
         for each, out in zip(memory, outs, strict=True):
             device.download(each.address, out)
-        device.close()
+            each.close()
         return outs
 
     return ran
@@ -118,7 +118,7 @@ def test_dot_products_of_bytes(run: Run) -> None:
     """
     out = run(body, bits, np.zeros((4, 64), "u4"))[1]
     x, y, z = bits
-    for made, (left, right) in zip(out, ("bb", "BB", "Bb", "bB"), strict=True):
+    for made, left, right in zip(out, "bBBb", "bBbB", strict=True):
         products = x.view(left).astype("i8") * y.view(right)
         np.testing.assert_array_equal(made, (products.reshape(-1, 4).sum(1) + z).astype("u8") % 2**32)
 
@@ -197,14 +197,15 @@ def test_half_arithmetic_rounds_once(run: Run) -> None:
     body = """
         for (int i = threadIdx.x; i < 4096; i += THREADS) {
             __half x = a.x0[i], y = a.x1[i];
-            __half out[] = {__hadd(x, y), __hmul(x, y), __hfma(x, y, a.x2[i])};
-            for (int j = 0; j < 3; j++) a.x3[j * 4096 + i] = out[j];
+            __half out[] = {__hadd(x, y), x * y, x / y, __hfma(x, y, a.x2[i])};
+            for (int j = 0; j < 4; j++) a.x3[j * 4096 + i] = out[j];
         }
     """
-    sums, products, fused = run(body, x, y, z, np.zeros((3, 4096), "f2"), device=ShimDevice())[3]
+    sums, products, ratios, fused = run(body, x, y, z, np.zeros((4, 4096), "f2"), device=ShimDevice())[3]
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(sums, x + y)
         np.testing.assert_array_equal(products, x * y)
+        np.testing.assert_array_equal(ratios, x / y)
         exact = x.astype("f8") * y.astype("f8") + z.astype("f8")
         np.testing.assert_array_equal(fused, exact.astype("f2"))
 

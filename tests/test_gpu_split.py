@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import NOTHING, reference
-from gpu_models import CONTEXT, TEXT, ShimDevices, engine_of, needs_ops, small_model, spread
+from gpu_models import CONTEXT, TEXT, ShimDevices, engine_of, small_model, spread
 
 from ggufpy import format as gguf
 from ggufpy.errors import GGUFError
 from ggufpy.runtime.engine import Chunk
-
-pytestmark = needs_ops
 
 TYPES = ("F16", "Q8_0", "Q4_0")
 # Layers on the CPU read prompts in bf16; and 8-bit activations are rounded by 16 columns there and by 32 on a card.
@@ -39,9 +37,7 @@ def truth(models: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, "all"])
 @pytest.mark.parametrize("name", TYPES)
-def test_logits_wherever_it_is_split(
-    name: str, layers: Any, models: dict[str, Path], truth: dict[str, Any]
-) -> None:
+def test_logits_wherever_it_is_split(name: str, layers: Any, models: dict[str, Path], truth: dict[str, Any]) -> None:
     """A prompt in bulk over more than a page, single tokens behind it, and a text read exactly."""
     with engine_of(models[name], layers) as engine:
         text = engine.sequence()
@@ -111,9 +107,7 @@ def test_positions_move_as_on_the_cpu(layers: int, models: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("cache", ["f16", "q8_0", "q4_0"])
 @pytest.mark.parametrize(("saved_on", "read_on"), [(0, 3), (3, 0), (3, 1), (1, 2)])
-def test_states_move_between_backends(
-    saved_on: int, read_on: int, cache: str, models: dict[str, Path]
-) -> None:
+def test_states_move_between_backends(saved_on: int, read_on: int, cache: str, models: dict[str, Path]) -> None:
     kinds = {"cache_type_k": cache, "cache_type_v": cache}
     with engine_of(models["Q8_0"], saved_on, **kinds) as engine:
         text = engine.sequence()

@@ -15,6 +15,7 @@ from test_tokenizers import bpe_metadata
 
 import ggufpy
 import ggufpy.llama_cpp as llama_cpp
+from ggufpy.backends.gpu import listing
 from ggufpy.errors import GGUFError
 from ggufpy.format import write
 from ggufpy.grammar import Grammar
@@ -116,7 +117,7 @@ def test_constants_have_llama_h_s_values(name: str, value: int) -> None:
 
 def test_functions_that_mean_something() -> None:
     assert llama_cpp.llama_supports_mmap()
-    assert not llama_cpp.llama_supports_gpu_offload()
+    assert llama_cpp.llama_supports_gpu_offload() == (not listing.why_none())
     assert not llama_cpp.llama_supports_mlock()
     assert not llama_cpp.llama_supports_rpc()
     assert llama_cpp.llama_max_devices() == llama_cpp.LLAMA_MAX_DEVICES

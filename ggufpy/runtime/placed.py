@@ -51,14 +51,17 @@ def load_placed(
     Raises GGUFError for what was asked for and cannot be: no card, ops that none runs, too little memory.
     """
     auto = options.gpu_layers == "auto"
-    try:
-        if why := devices.why_none():
+    if why := devices.why_none():
+        if not auto:
             raise GGUFError(f"layers cannot go to a GPU: {why}")
+        _note(options, f"all layers run on the CPU: {why}")
+        return None
+    try:
         cards = opened(options, devices)
-    except GGUFError as error:
+    except GGUFError as error:  # a card that is there and cannot be used
         if not auto:
             raise
-        _note(options, str(error))
+        _note(options, f"all layers run on the CPU: {error}")
         return None
     try:
         parts = _parts(source, plan, options, cards)

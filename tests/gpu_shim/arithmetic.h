@@ -58,11 +58,15 @@ inline float __fdiv_rn(float a, float b) { return shim_kept(a / b); }
 inline float __fsqrt_rn(float a) { return shim_kept(sqrtf(a)); }
 inline float __frcp_rn(float a) { return shim_kept(1.0f / a); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
+
+// Fast ones are as inexact as they are there (CUDA C++ Programming Guide, "Intrinsic Functions").
+inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) <= 0x1.fffffep127f ? 0.0f * a : a / b; }
+inline float __expf(float x) { return exp2f(shim_kept(x * 1.44269504f)); }
+inline float __exp2f(float x) { return exp2f(x); }
+inline float __exp10f(float x) { return exp2f(shim_kept(x * 3.32192809f)); }
 inline float __log2f(float x) { return log2f(x); }
-inline float __powf(float x, float y) { return powf(x, y); }
+inline float __logf(float x) { return shim_kept(log2f(x) * 0.69314718f); }
+inline float __powf(float x, float y) { return exp2f(shim_kept(y * log2f(x))); }
 inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline float __tanhf(float x) { return tanhf(x); }

@@ -12,15 +12,17 @@ inline float from_half(unsigned short bits) {
 }
 
 inline unsigned short to_half(double x) {
-    uint64_t bits = shim_bits<uint64_t>(x);
+    uint64_t bits = shim_bits<uint64_t>(x), size_bits = bits & ~(1ull << 63);
     unsigned sign = static_cast<unsigned>(bits >> 48) & 0x8000u;
-    double size = fabs(x);
+    double size = shim_bits<double>(size_bits);
     if (size != size) return 0x7fff;
     if (size >= 65520.0) return static_cast<unsigned short>(sign | 0x7c00u);
-    if (size < 0x1p-14) return static_cast<unsigned short>(sign | static_cast<unsigned>(nearbyint(size * 0x1p24)));
-    int exponent = static_cast<int>(shim_bits<uint64_t>(size) >> 52) - 1023;
-    unsigned steps = static_cast<unsigned>(nearbyint(ldexp(size, 10 - exponent)));  // 1024 to 2048
-    return static_cast<unsigned short>(sign | (static_cast<unsigned>(exponent + 14) << 10) + steps);
+    if (size < 0x1p-14) {  // a multiple of the least half; what is added leaves no room for a fraction
+        volatile double whole = size * 0x1p24 + 0x1p52;
+        return static_cast<unsigned short>(sign | static_cast<unsigned>(whole - 0x1p52));
+    }
+    size_bits += (1ull << 41) - 1 + (size_bits >> 42 & 1);  // of the fraction's 52 bits 10 are left
+    return static_cast<unsigned short>(sign | (static_cast<unsigned>(size_bits >> 42) - ((1023 - 15) << 10)));
 }
 
 inline float from_bfloat(unsigned short bits) { return shim_bits<float>(static_cast<unsigned>(bits) << 16); }
@@ -119,6 +121,10 @@ inline __half __hdiv(__half a, __half b) { return __half(static_cast<double>(flo
 inline __half __hfma(__half a, __half b, __half c) {
     return __half(static_cast<double>(float(a)) * float(b) + float(c));
 }
+inline __half operator+(__half a, __half b) { return __hadd(a, b); }
+inline __half operator-(__half a, __half b) { return __hsub(a, b); }
+inline __half operator*(__half a, __half b) { return __hmul(a, b); }
+inline __half operator/(__half a, __half b) { return __hdiv(a, b); }
 inline __half __hneg(__half a) { return __ushort_as_half(a.bits ^ 0x8000u); }
 inline __half __habs(__half a) { return __ushort_as_half(a.bits & 0x7fffu); }
 inline __half __hmax(__half a, __half b) { return __half(fmaxf(a, b)); }

@@ -12,7 +12,9 @@ struct Fragments {  // of a lane
 // d (16, 8) += a (16, K) b (K, 8), of which a 32-bit register holds PACK neighbours along k.
 template <class Sum, int K, int PACK, class Get>
 void multiply(const Exchange* const* lanes, Get get) {
-    Sum a[16][K], b[K][8];
+    typedef Sum Row __attribute__((vector_size(8 * sizeof(Sum))));
+    Sum a[16][K];
+    Row b[K], made[16];
     for (int lane = 0; lane < 32; lane++) {
         const Fragments* mine = static_cast<const Fragments*>(lanes[lane]->in);
         int group = lane / 4, place = lane % 4 * PACK;
@@ -25,13 +27,14 @@ void multiply(const Exchange* const* lanes, Get get) {
             }
     }
     for (int lane = 0; lane < 32; lane++) {
+        const Sum* d = static_cast<const Sum*>(static_cast<const Fragments*>(lanes[lane]->in)->d);
+        for (int i = 0; i < 4; i++) made[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = d[i];
+    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < K; k++) made[row] += a[row][k] * b[k];
+    for (int lane = 0; lane < 32; lane++) {
         Sum* d = static_cast<Sum*>(static_cast<const Fragments*>(lanes[lane]->in)->d);
-        for (int i = 0; i < 4; i++) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            Sum sum = d[i];
-            for (int k = 0; k < K; k++) sum += a[row][k] * b[k][column];
-            d[i] = sum;
-        }
+        for (int i = 0; i < 4; i++) d[i] = made[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
     }
 }
 

@@ -29,19 +29,20 @@ _true_rng = np.random.default_rng
 
 
 class Card(CudaDevice):
-    """The first device, with as little memory as a test says. Its order of blocks is its own."""
+    """The first device, with as little memory as a test says. Its level, and the order of its blocks, are its own."""
 
-    def __init__(self, level: str = "", memory: int = 1 << 32, order: str = "", seed: int = 0, shared: int = 0) -> None:
+    def __init__(
+        self, level: str = "", memory: int = 1 << 32, order: str = "", seed: int = 0, strict: bool | None = None
+    ) -> None:
         super().__init__(0)
-        self._left = memory
+        self._limit = memory
 
     def free(self) -> int:
-        return min(self._left, super().free())
+        return min(self._limit - sum(each.nbytes for each in self._memory), super().free())
 
     def allocate(self, nbytes: int, about: str) -> CudaMemory:
-        if nbytes > self._left:
-            raise GGUFError(f"{about} takes {nbytes} bytes of device memory, of which {self._left} are free")
-        self._left -= nbytes
+        if nbytes > self.free():
+            raise GGUFError(f"{about} takes {nbytes} bytes of device memory, of which {self.free()} are free")
         return super().allocate(nbytes, about)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +27,7 @@ from synthetic import Shape, model_metadata, tensor_infos
 
 from ggufpy import quants
 from ggufpy.backends.cpu.model import cache_shape, read_plan
-from ggufpy.backends.cpu.needs import matrix_names, vectors
+from ggufpy.backends.cpu.needs import flops_of, matrix_names, products, vectors
 from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.gpu import catalogue
 from ggufpy.backends.gpu.device import Facts, Launch, Product, Work
@@ -45,6 +47,7 @@ from gpu.nvrtc import Usage, occupancy
 # What is planned for: multiprocessors, shared memory of a block, and the rate of memory that NVIDIA's data sheet gives.
 CARD = Facts("H100 SXM, as NVIDIA describes it", "sm_90", 132, 227 << 10, 80 << 30)
 DATA_SHEET = 3350.0  # GB/s
+DATA_SHEET_MATRIX = 989.4  # TFLOPS, f16 with float32 sums
 
 
 class _Here:
@@ -143,20 +146,23 @@ class Line:
 
 
 def lines(model: Model, works: Sequence[Work]) -> list[Line]:
-    """By kernel, those that read most first. A matrix is read by a launch that is given an address within it."""
+    """By kernel, those that read most first. A matrix is read by the launches that are given an address within it, each
+    of which has its share: pieces of it, where there are several."""
     order = sorted(model.matrices.values(), key=lambda matrix: matrix.address)
     starts = [matrix.address for matrix in order]
-    found: dict[KernelSpec, list[tuple[Launch, int]]] = {}
-    for work in works:
-        if isinstance(work, Launch):
-            read = {index for address in _pointers(work) if (index := _within(order, starts, address)) is not None}
-            found.setdefault(work.spec, []).append((work, sum(order[index].nbytes for index in read)))
+    launches = [work for work in works if isinstance(work, Launch)]
+    touched = [{_within(order, starts, address) for address in _pointers(launch)} - {None} for launch in launches]
+    sharing = Counter(index for each in touched for index in each)
+    found: dict[KernelSpec, list[tuple[Launch, float]]] = {}
+    for launch, each in zip(launches, touched, strict=True):
+        nbytes = sum(order[index].nbytes / sharing[index] for index in each if index is not None)
+        found.setdefault(launch.spec, []).append((launch, nbytes))
     made = [
         Line(
-            spec, len(launches), max(math.prod(launch.grid) for launch, _ in launches),
-            max(launch.shared for launch, _ in launches), sum(nbytes for _, nbytes in launches),
+            spec, len(some), max(math.prod(launch.grid) for launch, _ in some),
+            max(launch.shared for launch, _ in some), round(sum(nbytes for _, nbytes in some)),
         )
-        for spec, launches in found.items()
+        for spec, some in found.items()
     ]  # fmt: skip
     return sorted(made, key=lambda line: (-line.weights, -line.launches))
 
@@ -205,8 +211,10 @@ def table(model: Model, works: Sequence[Work], gb_per_s: float) -> list[tuple[st
 
 
 def named(spec: KernelSpec) -> str:
-    """A kernel with its constants: "norm_rows rms 8 4"."""
-    return " ".join([spec.name, *(str(value).lower() for _, value in spec.defines)])
+    """A kernel with its constants, those that are long cut short: "norm_rows rms 8 4"."""
+    return " ".join(
+        [spec.name, *(textwrap.shorten(str(value).lower(), 16, placeholder="..") for _, value in spec.defines)]
+    )
 
 
 def arithmetic(shape: Shape, type_name: str, gb_per_s: float, facts: Facts = CARD) -> str:
@@ -215,16 +223,33 @@ def arithmetic(shape: Shape, type_name: str, gb_per_s: float, facts: Facts = CAR
     for rows, depth, about in ((1, 512, "a token behind 512 others"), (512, 0, "a prompt of 512 tokens")):
         model = made(shape, type_name, facts, EngineOptions(n_ctx=1024, n_threads=1))
         done = step(model, rows, depth)
-        products = sum(isinstance(work, Product) for work in done.works)
-        nbytes = done.weights + done.cache
+        library = sum(isinstance(work, Product) for work in done.works)
         parts += [
-            f"{type_name}, {about}: {len(done.works)} launches, {products} of them of cuBLAS; "
+            f"{type_name}, {about}: {len(done.works)} launches, {library} of them of cuBLAS; "
             f"{done.weights / 1e9:.3f} GB of weights and {done.cache / 1e6:.0f} MB of keys and values",
             layout(table(model, done.works, gb_per_s)),
-            f"at {gb_per_s:,.0f} GB/s these bytes take {nbytes / gb_per_s / 1e6:.3f} ms"
-            + (f": at most {gb_per_s * 1e9 / nbytes:,.0f} tokens a second" if rows == 1 else ""),
+            _read(done, gb_per_s) if rows == 1 else _multiplied(model.plan, rows),
         ]
     return "\n\n".join(parts)
+
+
+def _read(done: Step, gb_per_s: float) -> str:
+    nbytes, count = done.weights + done.cache, len(done.works)
+    seconds = nbytes / gb_per_s / 1e9
+    return (
+        f"at {gb_per_s:,.0f} GB/s the bytes take {1e3 * seconds:.3f} ms, {1e6 * seconds / count:.2f} us a launch: "
+        f"at most {1 / seconds:,.0f} tokens a second"
+    )
+
+
+def _multiplied(plan: Plan, rows: int) -> str:
+    body, head = (sum(map(flops_of, products(ops))) for ops in (plan.body, plan.head))
+    work = body * rows + head
+    return (
+        f"{work / 1e12:.2f} TFLOP of products: at {DATA_SHEET_MATRIX:,.0f} TFLOPS, NVIDIA's for an H100 SXM, at most "
+        f"{DATA_SHEET_MATRIX * 1e12 * rows / work:,.0f} tokens a second; "
+        f"12,000 a second are {12e-9 * work / rows:,.0f} TFLOPS"
+    )
 
 
 def every_kernel(level: str) -> str:

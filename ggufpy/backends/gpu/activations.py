@@ -14,7 +14,7 @@ from .device import Launch
 from .lowering import BLOCK, Lowering
 from .source import KernelSpec
 
-THREADS = 256
+QUAD, THREADS = 4, 128  # columns of a thread; threads of a block, few so that a row is spread over multiprocessors
 TOGETHER = 8  # rows that a kernel may read at once, there or not: so there is room for them
 FORM = "q8:"
 EVERY = "q8 of all:"  # the same where bulk rows have theirs, too
@@ -57,7 +57,7 @@ def quantised(to: Lowering, name: str, every: bool = False) -> Iterator[Launch]:
         "columns": columns,
     }  # fmt: skip
     count = to.shape.end if every else to.shape.few
-    yield to.launch(SPEC, values, (-(-blocks * BLOCK // THREADS), count, 1))
+    yield to.launch(SPEC, values, (-(-blocks * BLOCK // (QUAD * THREADS)), count, 1))
     to.note(FORM + name)
     if every:
         to.note(EVERY + name)

@@ -12,6 +12,7 @@ changes none between 2^-14 and 65504; smaller ones are rounded to 2^-24, larger 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from ggufpy import quants
@@ -25,7 +26,7 @@ from .lowering import Lowering
 from .source import KernelSpec
 from .weights import MATRIX_ARGS, DeviceMatrix
 
-TILE = 64  # rows, and columns, that matmul_mma.cu makes at a time; f16 rows are whole tiles of both
+TILE = 64  # rows, and columns, that matmul_mma.cu makes at a time; f16 rows are whole tiles of them
 SLICE = 64 << 20  # bytes of f16 that a matrix is decoded to at a time, at most
 BLOCKS_A_PROCESSOR = 4  # of matmul_mma.cu's threads and shared memory, as fit every level at once
 Way = Literal["sixteen", "tiles", "floats"]
@@ -69,8 +70,8 @@ def works(to: Lowering, op: MatMul) -> Iterator[Work]:
 
 
 def half_rows(to: Lowering, name: str) -> HalfRows:
-    """Where the bulk rows of a buffer are as f16, in whole tiles of rows and columns."""
-    stride, rows = -(-to.place(name).stride // TILE) * TILE, -(-to.shape.many // TILE) * TILE
+    """Where the bulk rows of a buffer are as f16, in whole tiles of rows."""
+    stride, rows = to.place(name).stride, -(-to.shape.many // TILE) * TILE
     room = to.parts.room(f"f16:{name}", rows * (2 * stride + 4))
     return HalfRows(room, stride, room + 2 * stride * rows)
 
@@ -102,9 +103,10 @@ def _y(to: Lowering, op: MatMul) -> dict[str, int | float]:
 
 
 def _sixteen(to: Lowering, op: MatMul, matrix: DeviceMatrix, x: HalfRows) -> Iterator[Work]:
-    given, whole = {**_y(to, op), "x_scales": x.scales}, matrix.format.dtype == "f16"
+    given: dict[str, int | float] = {**_y(to, op), "x_scales": x.scales, "rows": to.shape.many}
+    whole = matrix.format.dtype == "f16"
     last = int(given["end"])
-    grid = (-(-last // (QUAD * _ADJUST_THREADS)), to.shape.many, 1)
+    grid = (-(-last // (QUAD * _ADJUST_THREADS)), -(-to.shape.many // _ADJUST_ROWS), 1)
     # Rows behind an f16 matrix's last are not there: the product leaves their columns out, which are zeros before it.
     add = op.add or op.bias is not None or (whole and last > matrix.rows)
     if add:
@@ -158,6 +160,7 @@ def _floats(to: Lowering, op: MatMul, matrix: DeviceMatrix) -> Work:
 
 
 _ADJUST_THREADS = _DECODE_THREADS = 128
+_ADJUST_ROWS = 8  # ROWS of adjust_rows.cu
 _Y = (("y", "float*"), ("bias", "const float*"), ("y_stride", "int"), ("end", "int"))
 _TO_HALF = KernelSpec("to_half", (
     ("x", "const float*"), ("y", "void*"), ("scales", "float*"), ("x_stride", "int"), ("y_stride", "int"),
@@ -169,14 +172,14 @@ def _ints(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, "int") for name in names)
 
 
-def _half_block(format: Format) -> tuple[tuple[str, str | int], ...]:
+def half_block(format: Format) -> tuple[tuple[str, str | int], ...]:
     """What half_block.cuh is compiled with."""
     return (("CODES", int(not format.dtype)), *format.defines)
 
 
 def _decode_spec(format: Format) -> KernelSpec:
     args = (*MATRIX_ARGS, ("out", "void*"), *_ints("first", "count", "ends"))
-    return KernelSpec("decode_half", args, _half_block(format), _DECODE_THREADS)
+    return KernelSpec("decode_half", args, half_block(format), _DECODE_THREADS)
 
 
 def _mma_spec(format: Format, add: bool, split: bool) -> KernelSpec:
@@ -184,7 +187,7 @@ def _mma_spec(format: Format, add: bool, split: bool) -> KernelSpec:
         *MATRIX_ARGS, *_Y, ("x", "const void*"), ("x_scales", "const float*"), ("sums", "float*"),
         *_ints("x_stride", "rows", "w_rows", "padded", "steps", "steps_a_part"),
     )  # fmt: skip
-    return KernelSpec("matmul_mma", args, (*_half_block(format), ("ADD", int(add)), ("SPLIT", int(split))), 128)
+    return KernelSpec("matmul_mma", args, (*half_block(format), ("ADD", int(add)), ("SPLIT", int(split))), 128)
 
 
 def _join_spec(add: bool) -> KernelSpec:
@@ -193,7 +196,7 @@ def _join_spec(add: bool) -> KernelSpec:
 
 
 def _adjust_spec(after: bool, add: bool) -> KernelSpec:
-    args = (*_Y, ("x_scales", "const float*"))
+    args = (*_Y, ("x_scales", "const float*"), ("rows", "int"))
     return KernelSpec("adjust_rows", args, (("AFTER", int(after)), ("ADD", int(add))), _ADJUST_THREADS)
 
 
@@ -206,13 +209,16 @@ def _floats_spec(add: bool) -> KernelSpec:
 
 
 def examples() -> list[KernelSpec]:
-    """One of each variant: every format that a block type has on a device."""
+    """One of each variant; of formats that differ in the numbers of their book alone, one."""
     found = [_TO_HALF, *(_adjust_spec(after, add) for after, add in ((False, False), (False, True), (True, False)))]
     for add in (False, True):
         found += [_join_spec(add), _floats_spec(add)]
-    formats = dict.fromkeys(format_of(quants.get(name)) for name in quants.names())
+    formats = {
+        replace(form, book=(0,) if form.book else ()): form for form in map(format_of, map(quants.get, quants.names()))
+    }.values()  # fmt: skip
     for format in formats:
         if format.dtype not in ("f16", "f32"):
             found += [_decode_spec(format), _mma_spec(format, False, False)]
-    found += [_mma_spec(next(iter(formats)), add, split) for add, split in ((False, True), (True, False))]
+    common = format_of(quants.get("Q4_0"))
+    found += [_mma_spec(common, add, split) for add, split in ((False, True), (True, False))]
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ggufpy.backends.cpu.model import cache_shape
 from ggufpy.backends.cpu.needs import flops_of, matrix_names, products, vectors
@@ -16,11 +15,9 @@ from ggufpy.models.source import WeightSource
 
 from .device import Device
 from .memory import Vectors
+from .program import GpuProgram
 from .uploading import uploaded
 from .weights import vector
-
-if TYPE_CHECKING:
-    from .program import GpuProgram
 
 
 class GpuModel:
@@ -94,7 +91,9 @@ class GpuModel:
         return body * tokens + head
 
     def program(self, rows: int) -> GpuProgram:
-        """For steps of at most so many rows."""
-        from .program import GpuProgram  # it imports this module
-
-        return GpuProgram(self, rows)
+        """For steps of at most so many rows. The device is given back where it cannot be made."""
+        try:
+            return GpuProgram(self, rows)
+        except BaseException:
+            self.device.close()
+            raise

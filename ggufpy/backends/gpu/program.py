@@ -22,6 +22,7 @@ from ggufpy.models.op import Op
 from ggufpy.models.ops import Rope, Rotate
 from ggufpy.models.plan import Plan
 
+from .bulk import TILE as SHORT
 from .device import Device, Graph, Launch, Work
 from .kv import CacheMemory
 from .lowering import Lowering
@@ -183,6 +184,7 @@ class GpuProgram:
         rows, few = self._rows, self.model.shape.sequences
         shapes = [StepShape(0, 0, rows, min(few, rows)), StepShape(min(rows, EXACT))]
         shapes += map(StepShape, range(1, min(rows, 9)))
+        shapes.append(StepShape(0, 0, min(rows, SHORT), 1))
         if rows > few:
             shapes.append(StepShape(few, few, rows - few, few))
         specs: dict[KernelSpec, None] = {}

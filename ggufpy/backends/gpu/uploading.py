@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate
-from queue import Queue
+from queue import Full, Queue
 from threading import Event
 from typing import Any
 
@@ -24,7 +25,7 @@ from .weights import DeviceMatrix, matrix_of, pack
 
 WAITING = 2  # pieces that may wait to be copied, for each thread
 Advance = Callable[[int], None]
-Pieces = Queue[tuple[int, NDArray[Any]] | SourceTensor | None]
+Pieces = Queue[tuple[int, NDArray[Any]] | SourceTensor]
 
 
 class _Stopped(Exception):
@@ -49,28 +50,31 @@ def uploaded(
     pieces: Pieces = Queue(WAITING * threads)
     stopped = Event()
 
+    def send(item: tuple[int, NDArray[Any]] | SourceTensor) -> bool:
+        """Waits for room, unless nobody copies any more."""
+        while not stopped.is_set():
+            with suppress(Full):
+                pieces.put(item, timeout=0.1)
+                return True
+        return False
+
     def put(start: int, at: int, array: NDArray[Any]) -> None:
-        if stopped.is_set():
+        if not send((start + at, array)):
             raise _Stopped
-        pieces.put((start + at, array))
 
     def one(tensor: SourceTensor) -> float:
         try:
             return pack(tensor, partial(put, starts[tensor.name]))
         finally:
-            pieces.put(tensor)  # the last of it, or all that there is
+            send(tensor)  # the last of it, or all that there is
 
     largest = sorted(tensors, key=lambda tensor: -tensor.nbytes)  # so that none is long alone at the end
     with ThreadPoolExecutor(threads) as pool:
         made: dict[str, Future[float]] = {tensor.name: pool.submit(one, tensor) for tensor in largest}
         try:
             _copy(device, pieces, len(tensors), advance)
-        except BaseException:
+        finally:
             stopped.set()
-            for future in made.values():
-                future.cancel()
-            _drain(pieces, made)
-            raise
         multipliers = {name: future.result() for name, future in made.items()}
     return {each.name: matrix_of(each, starts[each.name], multipliers[each.name]) for each in tensors}, memory
 
@@ -81,15 +85,6 @@ def _copy(device: Device, pieces: Pieces, left: int, advance: Advance) -> None:
         piece = pieces.get()
         if isinstance(piece, tuple):
             device.upload(*piece)
-        elif piece is not None:
+        else:
             left -= 1
             advance(piece.nbytes)
-
-
-def _drain(pieces: Pieces, made: dict[str, Future[float]]) -> None:
-    """Takes what threads still put, until all have ended."""
-    for future in made.values():
-        future.add_done_callback(lambda _: pieces.put(None))
-    for _ in made:
-        while pieces.get() is not None:
-            pass

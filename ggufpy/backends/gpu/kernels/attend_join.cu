@@ -30,16 +30,16 @@ KERNEL(attend_join) {
     sum += exp2f(sink - most);
 #endif
     const float share = sum > 0.0f ? 1.0f / sum : 0.0f;  // a row that sees nothing gets nothing
-    float *y = a.y + (long long)row * a.y_stride + query * VALUE_LENGTH;
-    for (int d = threadIdx.x; d < VALUE_LENGTH; d += THREADS) {
-        const float *from = a.parts + part * VALUE_LENGTH + d;
+    float *y = a.y + (long long)row * a.y_stride + query * a.length;
+    for (int d = threadIdx.x; d < a.length; d += THREADS) {
+        const float *from = a.parts + part * a.length + d;
         float weighed = 0.0f;
 #pragma unroll 8
         for (int s = 0; s < a.splits; s++) {
             const float weight = weights[s];
-            if (weight > 0.0f) weighed += weight * from[s * VALUE_LENGTH];
+            if (weight > 0.0f) weighed += weight * from[s * a.length];
         }
         y[d] = weighed * share;
     }
-    if (query == a.queries - 1 && threadIdx.x < a.padding) y[VALUE_LENGTH + threadIdx.x] = 0.0f;
+    if (query == a.queries - 1 && threadIdx.x < a.padding) y[a.length + threadIdx.x] = 0.0f;
 }

@@ -1,20 +1,24 @@
-// Bulk rows attend to the cache: a block has a tile of up to 64 rows of one text and one query head, and goes through
-// what they see, KEYS positions at a time, with products on tensor cores.
+// Bulk rows attend to the cache: a block has up to ROWS rows of a tile (of one text) and one query head, and goes
+// through what they see, KEYS positions at a time, with products on tensor cores.
 //
-// grid (query heads, tiles)
+// grid (query heads x BLOCKS, tiles)
 //
-// A warp has 16 rows: of q the fragments of a (mma.cuh), of the scores those of d, which are, as powers, those of a for
+// SHARES warps have 16 rows together, each a share of the columns of y: where heads are long, one alone has too few
+// registers. All of them make the scores; exchanging those would cost more barriers. A warp has of q the fragments of a (mma.cuh), of the scores those of d, which are, as powers, those of a for
 // the product with the values. Keys are brought to f16 as rows of shared memory, values to its columns. q is brought to
 // f16 after each row of it was divided by a power of two that leaves it within 2, which the scores, float32, are
 // multiplied by again: no q is too large, and keys and values of bf16 beyond f16's 65504 are held there.
 #include "attention.cuh"
 #include "mma.cuh"
 
-#define ROWS 64
+#define ROWS (THREADS / WARP / SHARES * 16)
+#define BLOCKS (64 / ROWS)  // of a tile
 #define KEY_DEPTH ((KEY_LENGTH + 15) / 16 * 16)
-#define VALUE_DEPTH ((VALUE_LENGTH + 7) / 8 * 8)
+#define COLUMNS ((VALUE_LENGTH + 8 * SHARES - 1) / (8 * SHARES) * 8)  // of y, of a warp
+#define VALUE_DEPTH (COLUMNS * SHARES)
 #define KEY_STRIDE (KEY_DEPTH + 8)  // f16; 4 words more than a multiple of 8, so that a fragment is in 32 banks
 #define VALUE_STRIDE (KEYS + 8)
+#define AT_ONCE (SHARES > 1 ? 1 : 4)  // turns of loading that are unrolled: long heads leave no registers for more
 
 typedef KvHead<KEY_TYPE, KEY_LENGTH> KeyHead;
 typedef KvHead<VALUE_TYPE, VALUE_LENGTH> ValueHead;
@@ -35,6 +39,7 @@ __device__ __forceinline__ uint4 load_halves(const char *page, int p, int at) {
 // Keys of the positions from p of a page on: rows of shared memory.
 __device__ __forceinline__ void load_keys(const char *page, int p, unsigned short *to) {
     const int eights = KEY_DEPTH / 8;
+#pragma unroll AT_ONCE
     for (int i = threadIdx.x; i < KEYS * eights; i += THREADS) {
         const int key = i / eights, at = i % eights * 8;
         *(uint4 *)(to + key * KEY_STRIDE + at) = load_halves<KeyHead, KEY_TYPE, KEY_LENGTH>(page, p + key, at);
@@ -43,6 +48,7 @@ __device__ __forceinline__ void load_keys(const char *page, int p, unsigned shor
 
 // Values likewise, as columns: of two positions at once, so that words are written.
 __device__ __forceinline__ void load_values(const char *page, int p, unsigned short *to) {
+#pragma unroll AT_ONCE
     for (int i = threadIdx.x; i < KEYS / 2 * (VALUE_DEPTH / 8); i += THREADS) {
         const int key = i % (KEYS / 2) * 2, at = i / (KEYS / 2) * 8;
         const uint4 x = load_halves<ValueHead, VALUE_TYPE, VALUE_LENGTH>(page, p + key, at);
@@ -90,7 +96,7 @@ struct Rows {
     float factor[2];  // of scores
     float most[2];
     float sum[2];
-    float y[VALUE_DEPTH / 8][4];
+    float y[COLUMNS / 8][4];
 };
 
 // s = the scores of 16 rows with KEYS keys in shared memory.
@@ -135,14 +141,14 @@ __device__ __forceinline__ void soften(Rows &rows, int at, float cap, float (&s)
         rows.most[r] = most;
         rows.sum[r] = rows.sum[r] * shrunk + sum;  // of this lane's columns; lanes are added up at the end
 #pragma unroll
-        for (int n = 0; n < VALUE_DEPTH / 8; n++) {
+        for (int n = 0; n < COLUMNS / 8; n++) {
             rows.y[n][2 * r] *= shrunk;
             rows.y[n][2 * r + 1] *= shrunk;
         }
     }
 }
 
-// y += powers · values in shared memory
+// y += powers · this warp's columns of the values in shared memory
 __device__ __forceinline__ void weigh(Rows &rows, const float (&s)[KEYS / 8][4], const unsigned short *values) {
     const int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -151,7 +157,7 @@ __device__ __forceinline__ void weigh(Rows &rows, const float (&s)[KEYS / 8][4],
             halves(s[2 * k][0], s[2 * k][1]), halves(s[2 * k][2], s[2 * k][3]),
             halves(s[2 * k + 1][0], s[2 * k + 1][1]), halves(s[2 * k + 1][2], s[2 * k + 1][3])};
 #pragma unroll
-        for (int n = 0; n < VALUE_DEPTH / 8; n++) {
+        for (int n = 0; n < COLUMNS / 8; n++) {
             const unsigned short *from = values + (8 * n + g) * VALUE_STRIDE + 16 * k + 2 * t;
             const unsigned b[2] = {*(const unsigned *)from, *(const unsigned *)(from + 8)};
             mma_f16(rows.y[n], p, b);
@@ -159,8 +165,8 @@ __device__ __forceinline__ void weigh(Rows &rows, const float (&s)[KEYS / 8][4],
     }
 }
 
-// Writes one of this lane's rows: its `r`th.
-__device__ __forceinline__ void write_row(Rows &rows, int r, float sink, float *y) {
+// Writes one of this lane's rows, its `r`th: of the `width` columns that are left from this warp's first on, its own.
+__device__ __forceinline__ void write_row(Rows &rows, int r, float sink, float *y, int width) {
     const int at = threadIdx.x % 4 * 2;
     float sum = rows.sum[r];
     sum += __shfl_xor_sync(FULL, sum, 1);
@@ -174,18 +180,21 @@ __device__ __forceinline__ void write_row(Rows &rows, int r, float sink, float *
     if (y == nullptr) return;
     const float share = sum > 0.0f ? shrunk / sum : 0.0f;
 #pragma unroll
-    for (int n = 0; n < VALUE_DEPTH / 8; n++) {
-        if (8 * n + at < VALUE_LENGTH) y[8 * n + at] = rows.y[n][2 * r] * share;
-        if (8 * n + at + 1 < VALUE_LENGTH) y[8 * n + at + 1] = rows.y[n][2 * r + 1] * share;
+    for (int n = 0; n < COLUMNS / 8; n++) {
+        if (8 * n + at < width) y[8 * n + at] = rows.y[n][2 * r] * share;
+        if (8 * n + at + 1 < width) y[8 * n + at + 1] = rows.y[n][2 * r + 1] * share;
     }
 }
 
 KERNEL(attend_tiles) {
     if ((int)blockIdx.y >= *a.tile_count) return;
     const int tile = *a.tile_count - 1 - blockIdx.y;  // of a text's tiles the last see most: they begin first
-    const int first = a.tiles[2 * tile], count = a.tiles[2 * tile + 1];
-    const int query = blockIdx.x, head = query / GROUP;
-    const int own = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;  // of the tile's rows the first of this lane
+    const int above = blockIdx.x % BLOCKS * ROWS;  // rows of the tile that other blocks have
+    const int first = a.tiles[2 * tile] + above, count = min(a.tiles[2 * tile + 1] - above, ROWS);
+    if (count <= 0) return;
+    const int query = blockIdx.x / BLOCKS, head = query / GROUP, warp = threadIdx.x / WARP;
+    const int own = warp / SHARES * 16 + threadIdx.x % WARP / 4;  // of the block's rows the first of this lane
+    const int column = warp % SHARES * COLUMNS;
     const int last = first + count - 1;
     const int lowest = visible(a.positions[first], a.ends[first], a.window).x / KEYS * KEYS;
     const int highest = visible(a.positions[last], a.ends[last], a.window).y;
@@ -202,7 +211,7 @@ KERNEL(attend_tiles) {
         rows.sum[r] = 0.0f;
     }
 #pragma unroll
-    for (int n = 0; n < VALUE_DEPTH / 8; n++) {
+    for (int n = 0; n < COLUMNS / 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) rows.y[n][i] = 0.0f;
     }
@@ -223,7 +232,7 @@ KERNEL(attend_tiles) {
         float s[KEYS / 8][4];
         products(q, keys, s);
         soften(rows, at, a.cap, s);
-        weigh(rows, s, values);
+        weigh(rows, s, values + column * VALUE_STRIDE);
     }
 
     float sink = 0.0f;
@@ -233,8 +242,8 @@ KERNEL(attend_tiles) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int row = own + 8 * r;
-        float *y = a.y + (long long)(first + row) * a.y_stride + query * VALUE_LENGTH;
-        write_row(rows, r, sink, row < count ? y : nullptr);
+        float *y = a.y + (long long)(first + row) * a.y_stride + query * VALUE_LENGTH + column;
+        write_row(rows, r, sink, row < count ? y : nullptr, VALUE_LENGTH - column);
     }
     if (query == a.queries - 1) {  // columns behind the width
         for (int i = threadIdx.x; i < count * a.padding; i += THREADS) {

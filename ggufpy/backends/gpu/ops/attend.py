@@ -9,6 +9,7 @@ from ggufpy.backends.gpu.device import ROW, Work
 from ggufpy.backends.gpu.kv import LayerCache
 from ggufpy.backends.gpu.lowering import BLOCK, Lowering
 from ggufpy.backends.gpu.source import KernelSpec
+from ggufpy.backends.gpu.step import TILE
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Attend, Heads
 from ggufpy.support.records import dataclass
@@ -18,12 +19,16 @@ LOWERS = (Attend,)
 Constants = tuple[tuple[str, str | int], ...]
 
 MOST_SPLITS = 128
+WARP = 32
 UNIT = 32  # positions that a warp of exact rows takes at once (`kernels/attention.cuh`)
 THREADS = 128
+RESIDENT = (
+    2  # blocks of a multiprocessor at least: left alone, compilers aim at more of them, and spill a few registers
+)
 REGISTERS = 128  # float32 of queries and values that a thread of exact rows may hold
 SLICE = 32  # rows whose parts are in memory at once, a megabyte or so each
 BLOCKS = 2  # of a row alone, for each multiprocessor: more would make more parts to be added up
-TILED = 256  # the longest key or value that tiles have registers for
+TILED = 512  # the longest key or value that tiles have registers for
 
 _SEEN = (("positions", "const int *"), ("ends", "const int *"))
 _CACHE = (
@@ -34,7 +39,7 @@ _QUERIES = (("q", "const float *"), ("q_stride", "int"), ("scale", "float"), ("c
 _PARTS = (("parts", "float *"), ("sums", "float2 *"), ("splits", "int"), ("queries", "int"), ("row", "int"))
 _JOINED = (("y", "float *"), ("y_stride", "int"), ("padding", "int"), ("sinks", "const float *"))
 _ROWS = (*_SEEN, *_CACHE, *_QUERIES, *_PARTS)
-_JOIN = (*_SEEN, ("window", "int"), *_PARTS, *_JOINED)
+_JOIN = (*_SEEN, ("window", "int"), ("length", "int"), *_PARTS, *_JOINED)
 _TILES = (
     *_SEEN, *_CACHE, *_QUERIES, *_JOINED, ("queries", "int"), ("tiles", "const int *"), ("tile_count", "const int *"),
 )  # fmt: skip
@@ -72,6 +77,11 @@ def tiled(heads: Heads) -> bool:
     return max(heads.key_length, heads.value_length) <= TILED
 
 
+def shares(heads: Heads) -> int:
+    """How many warps share the columns of a tile's rows, so that registers are enough: then a block has 16 rows."""
+    return 1 if max(heads.key_length, heads.value_length) <= 256 else 8
+
+
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
     op = ops[0]
     assert isinstance(op, Attend)
@@ -104,7 +114,9 @@ def _rows(to: Lowering, op: Attend, cache: LayerCache, row: int, count: int) -> 
     left = {"parts": room, "sums": room + numbers, "splits": parts, "queries": heads.queries, "row": row}
     grid = (heads.shared * split(heads).chunks, parts, count)
     yield to.launch(rows_spec(op, cache), {**seen, **_read(to, op, cache), **left}, grid)
-    yield to.launch(join_spec(op, cache), {**seen, **left, **_written(to, op)}, (heads.queries, count, 1))
+    yield to.launch(
+        join_spec(op), {**seen, **left, **_written(to, op), "length": heads.value_length}, (heads.queries, count, 1)
+    )
 
 
 def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
@@ -113,7 +125,8 @@ def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
         "positions": step.positions, "ends": step.ends, "window": op.window, "queries": op.heads.queries,
         "tiles": step.tiles, "tile_count": step.tile_count, **_read(to, op, cache), **_written(to, op),
     }  # fmt: skip
-    return to.launch(tiles_spec(op, cache), values, (op.heads.queries, to.shape.tiles, 1))
+    blocks = 1 if shares(op.heads) == 1 else TILE // 16
+    return to.launch(tiles_spec(op, cache), values, (op.heads.queries * blocks, to.shape.tiles, 1))
 
 
 def _read(to: Lowering, op: Attend, cache: LayerCache) -> dict[str, int | float]:
@@ -143,20 +156,24 @@ def _constants(op: Attend, cache: LayerCache) -> Constants:
 def rows_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of exact rows."""
     cut = split(op.heads)
-    shared = (("LANES", cut.lanes), ("HEADS", cut.heads), ("CHUNKS", cut.chunks))
+    shared = (("LANES", cut.lanes), ("HEADS", cut.heads), ("CHUNKS", cut.chunks), ("RESIDENT", RESIDENT))
     return KernelSpec("attend", _ROWS, (*_constants(op, cache), *shared), THREADS)
 
 
-def join_spec(op: Attend, cache: LayerCache) -> KernelSpec:
+def join_spec(op: Attend) -> KernelSpec:
     """Of what is left of exact rows."""
-    threads = min(256, -(-op.heads.value_length // 32) * 32)
-    return KernelSpec("attend_join", _JOIN, (*_constants(op, cache), ("MOST_SPLITS", MOST_SPLITS)), threads)
+    constants = (("CAUSAL", int(op.causal)), ("SINKS", int(op.sinks is not None)), ("MOST_SPLITS", MOST_SPLITS))
+    return KernelSpec("attend_join", _JOIN, constants, THREADS)
 
 
 def tiles_spec(op: Attend, cache: LayerCache) -> KernelSpec:
     """Of bulk rows: as many keys at a time as registers and 48 KiB of shared memory are enough for."""
     longest = max(op.heads.key_length, op.heads.value_length)
-    return KernelSpec("attend_tiles", _TILES, (*_constants(op, cache), ("KEYS", 64 if longest <= 128 else 32)), THREADS)
+    keys = 64 if longest <= 128 else 32 if longest <= 256 else 16
+    parts = shares(op.heads)
+    resident = RESIDENT if parts == 1 else 1
+    constants = (*_constants(op, cache), ("KEYS", keys), ("SHARES", parts), ("RESIDENT", resident))
+    return KernelSpec("attend_tiles", _TILES, constants, THREADS if parts == 1 else WARP * parts)
 
 
 def examples() -> list[KernelSpec]:
@@ -165,8 +182,8 @@ def examples() -> list[KernelSpec]:
     for heads, kinds, options in _EXAMPLES:
         op = Attend(0, "q", "y", heads, heads.key_length**-0.5, **options)
         cache = LayerCache(0, 0, 0, 0, 0, 0, *kinds, heads, 0)
-        specs += [rows_spec(op, cache), join_spec(op, cache), *([tiles_spec(op, cache)] if tiled(heads) else [])]
-    return specs
+        specs += [rows_spec(op, cache), join_spec(op), *([tiles_spec(op, cache)] if tiled(heads) else [])]
+    return list(dict.fromkeys(specs))
 
 
 _EXAMPLES: tuple[tuple[Heads, tuple[str, str], dict[str, Any]], ...] = (
@@ -181,6 +198,8 @@ _EXAMPLES: tuple[tuple[Heads, tuple[str, str], dict[str, Any]], ...] = (
     (Heads(16, 16, 192, 128), ("f16", "f16"), {}),
     (Heads(16, 8, 256, 256), ("f16", "q8_0"), {"softcap": 50.0, "window": 4096}),
     (Heads(8, 1, 256, 256), ("q4_0", "bf16"), {}),
+    (Heads(8, 2, 512, 512), ("f16", "q4_0"), {}),
     (Heads(16, 1, 576, 512), ("f16", "f16"), {}),
+    (Heads(2, 2, 1024, 1024), ("f16", "f16"), {}),
     (Heads(4, 4, 20, 12), ("f16", "f16"), {}),
 )

@@ -1,13 +1,14 @@
-"""ExpertMatMul: every row of the step, exact and bulk, by one kernel, which reads on the device what was chosen.
+"""ExpertMatMul: exact rows by a kernel that reads on the device what was chosen, bulk rows as `expert_bulk.py` has it.
 
-Experts have no bulk kernel: bulk rows get the same bits as exact ones, of 8-bit activations. Matrices that several rows
-chose are read again for each, from L2 where they are near.
+Bulk rows of a step that has too few of them for its experts go with the exact ones: each reads the matrices that it
+chose, from L2 where others did, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ggufpy.backends.gpu import expert_bulk
 from ggufpy.backends.gpu.activations import eight_bits, quantised
 from ggufpy.backends.gpu.device import Work
 from ggufpy.backends.gpu.elementwise import end
@@ -35,14 +36,23 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
 def _works(to: Lowering, op: ExpertMatMul) -> Iterator[Work]:
     matrix = to.parts.matrix(op.weight)
     _check(to, op, matrix)
+    apart = expert_bulk.together(to, op, matrix)
+    if rows := to.shape.few if apart else to.shape.end:
+        yield from _exact(to, op, matrix, rows)
+    if apart:
+        yield from expert_bulk.works(to, op, matrix)
+
+
+def _exact(to: Lowering, op: ExpertMatMul, matrix: DeviceMatrix, rows: int) -> Iterator[Work]:
+    """The first rows of a step, the same bits whatever their company."""
     if matrix.format.dtype:
         x = to.place(op.x)
         read = {"x": x.address, "x_stride": 4 * x.stride, "x_blocks": 0}
     else:
-        yield from quantised(to, op.x, every=True)
+        yield from quantised(to, op.x, every=rows > to.shape.few)
         eight = eight_bits(to, op.x)
         read = {"x": eight.address, "x_stride": eight.stride, "x_blocks": -(-to.width(op.x) // BLOCK)}
-    y, chosen, rows = to.place(op.y), to.place(op.chosen), to.shape.end
+    y, chosen = to.place(op.y), to.place(op.chosen)
     last = matrix.rows if op.shares is None and op.count > 1 else end(to, op.y, matrix.rows)
     pairs = rows if op.shares is not None else rows * op.count
     together = 2 if matrix.rows * pairs >= 2 * BUSY * to.parts.processors else 1

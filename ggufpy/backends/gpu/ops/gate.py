@@ -1,9 +1,10 @@
-"""Gate: one launch."""
+"""Gate: one launch, which makes 8-bit rows too where a matrix reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ggufpy.backends.gpu import coded
 from ggufpy.backends.gpu.device import Work
 from ggufpy.backends.gpu.elementwise import launch, places, spec
 from ggufpy.backends.gpu.lowering import Lowering, Place
@@ -19,17 +20,21 @@ _NONE = Place(0, 0)
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
     op = ops[0]
     assert isinstance(op, Gate)
-    return 1, _works(to, op)
+    return 1, _works(to, op, ops[1:])
 
 
-def _works(to: Lowering, op: Gate) -> Iterator[Work]:
+def _works(to: Lowering, op: Gate, behind: Sequence[Op]) -> Iterator[Work]:
     up = _NONE if op.up is None else to.place(op.up)
-    yield launch(to, _spec(op.kind), op.y, op.width, places(gate=to.place(op.gate), up=up, y=to.place(op.y)))
+    values = {
+        **places(gate=to.place(op.gate), up=up, y=to.place(op.y)),
+        **coded.codes(to, op.y, coded.rows_wanted(to, op.y, op.width, behind)),
+    }
+    yield launch(to, _spec(op.kind), op.y, op.width, values)
 
 
 def _spec(kind: str) -> KernelSpec:
     """`kind` goes to `kernels/gate.cuh` as the name of a constant there."""
-    return spec("gate", ["gate", "up"], "y", defines=(("KIND", kind.upper()),))
+    return spec("gate", ["gate", "up"], "y", coded.ARGS, (("KIND", kind.upper()),))
 
 
 def examples() -> list[KernelSpec]:

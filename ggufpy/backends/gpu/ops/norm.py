@@ -1,60 +1,48 @@
-"""Norm: one launch, in which some warps have a part of a row together and keep it in registers."""
+"""Norm: one launch, which makes 8-bit rows too where a matrix reads them. Where it stands beside an addition to the
+residual stream, `residual.py` has both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ggufpy.backends.gpu import coded, residual
 from ggufpy.backends.gpu.device import Work
 from ggufpy.backends.gpu.elementwise import QUAD, end, places, spec
-from ggufpy.backends.gpu.lowering import BLOCK, Lowering
+from ggufpy.backends.gpu.lowering import Lowering
+from ggufpy.backends.gpu.norms import WARP, Shape, kind, shape_of, vector
 from ggufpy.backends.gpu.source import KernelSpec
-from ggufpy.errors import GGUFError
-from ggufpy.models.op import Op, Weight
+from ggufpy.models.op import Op
 from ggufpy.models.ops import Norm
-from ggufpy.support.records import dataclass
 
 LOWERS = (Norm,)
-WARP = 32
-ALONE = 512  # columns that one warp has
-EACH = 256  # columns of a warp where it is one of several: two quads a thread
-MOST_WARPS, MOST_HELD = 32, 4  # of a block, and quads that a thread of so many has registers for
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How a part is shared out: warps that have it, quads that each thread holds, and threads of a block."""
-
-    warps: int
-    held: int
-    threads: int
+_MORE = (
+    ("weight", "const float*"), ("weight_step", "int"), ("bias", "const float*"), ("bias_step", "int"),
+    ("parts", "int"), ("eps", "float"), *coded.ARGS,
+)  # fmt: skip
 
 
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
+    if found := residual.begins(to, ops):
+        return found.taken, residual.works(to, found)
     op = ops[0]
     assert isinstance(op, Norm)
-    return 1, _works(to, op)
+    return 1, _works(to, op, ops[1:])
 
 
-def _works(to: Lowering, op: Norm) -> Iterator[Work]:
+def _works(to: Lowering, op: Norm, behind: Sequence[Op]) -> Iterator[Work]:
     width = op.groups * op.part
     last = end(to, op.y, width)
-    shape = _shape(op.groups, op.part + last - width)
+    shape = shape_of(op.groups, op.part + last - width)
+    weight, weight_step = vector(to, op, op.weight)
+    bias, bias_step = vector(to, op, op.bias)
+    rows = coded.rows_wanted(to, op.y, width, behind) if op.groups == 1 and shape.roomy else 0
     values = {
-        **places(x=to.place(op.x), y=to.place(op.y)), **_vector(to, op, "weight", op.weight),
-        **_vector(to, op, "bias", op.bias), "columns": op.part, "end": last, "parts": op.groups, "eps": op.eps,
+        **places(x=to.place(op.x), y=to.place(op.y)), "weight": weight, "weight_step": weight_step, "bias": bias,
+        "bias_step": bias_step, "columns": op.part, "end": last, "parts": op.groups, "eps": op.eps,
+        **coded.codes(to, op.y, rows),
     }  # fmt: skip
     blocks = -(-op.groups * shape.warps * WARP // shape.threads)
-    yield to.launch(_spec(op.kind, shape, _aligned(op)), values, (blocks, to.shape.end, 1))
-
-
-def _vector(to: Lowering, op: Norm, name: str, weight: Weight | None) -> dict[str, int]:
-    """Where a weight or bias is, and how many floats it is from one part's to the next's."""
-    if weight is None:
-        return {name: 0, f"{name}_step": 0}
-    if weight.shape not in ((op.part,), (op.groups, op.part)):
-        raise ValueError(f"{op}: a {name} of {weight.shape}")
-    step = -(-op.part // BLOCK) * BLOCK if len(weight.shape) == 2 else 0
-    return {name: to.parts.vector(weight), f"{name}_step": step}
+    yield to.launch(_spec(kind(op), shape, _aligned(op)), values, (blocks, to.shape.end, 1))
 
 
 def _aligned(op: Norm) -> bool:
@@ -62,37 +50,14 @@ def _aligned(op: Norm) -> bool:
     return op.groups == 1 or op.part % QUAD == 0
 
 
-def _shape(parts: int, columns: int) -> _Shape:
-    """For so many parts, of which the last has so many columns with what is written behind it.
-
-    It depends on nothing else, so that a row's sums are always taken in the same order.
-    """
-    warps = 1 if columns <= ALONE else min(MOST_WARPS, -(-columns // EACH))
-    held = -(-columns // (QUAD * WARP * warps))
-    if held > MOST_HELD:
-        most = MOST_HELD * QUAD * WARP * MOST_WARPS
-        raise GGUFError(f"the model has norms of {columns} columns; a GPU runs at most {most}: leave it on the CPU")
-    return _Shape(warps, held, WARP * (warps if warps > 1 else min(parts, 4)))
-
-
-def _spec(kind: str, shape: _Shape, aligned: bool) -> KernelSpec:
-    """`kind` goes to `kernels/norm_rows.cu` as the name of a constant there."""
-    more = (
-        ("weight", "const float*"), ("weight_step", "int"), ("bias", "const float*"), ("bias_step", "int"),
-        ("parts", "int"), ("eps", "float"),
-    )  # fmt: skip
-    defines = (
-        ("KIND", kind.upper()), ("WARPS", shape.warps), ("HELD", shape.held), ("ALIGNED", int(aligned)),
-    )  # fmt: skip
-    made = spec("norm_rows", ["x"], "y", more)
-    return KernelSpec(made.name, made.args, defines, shape.threads)
+def _spec(kind: str, shape: Shape, aligned: bool) -> KernelSpec:
+    made = spec("norm_rows", ["x"], "y", _MORE)
+    return KernelSpec(made.name, made.args, (("KIND", kind), *shape.defines, ("ALIGNED", int(aligned))), shape.threads)
 
 
 def examples() -> list[KernelSpec]:
     """One of each kind, and of each way to share parts out: those with most registers among them."""
-    shapes = [_shape(1, 4096), _shape(1, 16384), _shape(32, 128), _shape(2, 512), _shape(1, 896)]
-    odd = _shape(3, 96)
-    return [
-        *(_spec("rms", shape, True) for shape in shapes), *(_spec(kind, odd, False) for kind in ("rms", "layer", "l2")),
-        _spec("layer", shapes[1], True),
-    ]  # fmt: skip
+    shapes = [shape_of(1, 4096), shape_of(1, 16384), shape_of(32, 128), shape_of(2, 512), shape_of(1, 896)]
+    made = [_spec("RMS", shape, True) for shape in shapes]
+    made += [_spec(kind, shape_of(3, 96), False) for kind in ("RMS", "LAYER", "L2")]
+    return [*made, _spec("LAYER", shape_of(1, 16384), True)]
