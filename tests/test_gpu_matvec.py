@@ -212,6 +212,59 @@ def test_rows_in_eight_bits(width: int, order: str) -> None:
     np.testing.assert_array_equal(pairs[..., 1], scales * codes.sum(axis=2))
 
 
+@in_every_order
+@pytest.mark.parametrize("name", ["Q5_K", "F16"])
+def test_matrices_that_read_the_same_rows_share_a_launch(name: str, order: str) -> None:
+    """Up to three of one format, each with its own rows, bias and sum; a fourth, or one of another format, has its
+    own."""
+    x, before, bias = rows_of(5, 512), rows_of(5, 9, 4), rows_of(1, 40, 5)[0]
+    tensors = [Tensor(name, (rows, 512), seed=rows) for rows in (40, 9, 33, 7)] + [Tensor("Q8_0", (3, 512))]
+    with MatrixRows(5, order) as parts:
+        parts.make("x", x)
+        for i, tensor in enumerate(tensors):
+            nothing = np.full((5, tensor.shape[0]), np.nan, np.float32)
+            parts.make(f"y{i}", before if i == 1 else nothing, more=1)
+        weights = [parts.give(tensor, f"w{i}") for i, tensor in enumerate(tensors)]
+        b = parts.give_vector(bias, "b")
+        ops = [MatMul("x", w, f"y{i}", b if i == 0 else None, i == 1) for i, w in enumerate(weights)]
+        works = parts.works(ops)
+        assert [kernel for kernel in kernels(works) if kernel != "quantise"] == (
+            ["matvec_numbers", "matvec_numbers", "matvec"] if name == "F16" else ["matvec"] * 3
+        )
+        parts.device.run(works)
+        for i, tensor in enumerate(tensors):
+            found, rows = parts.rows_of(f"y{i}"), tensor.shape[0]
+            wanted, size = product(tensor, x)
+            more = bias if i == 0 else before if i == 1 else np.float32(0)
+            close(found[:, :rows], wanted + more, size + np.abs(more))
+            whole = -(-rows // 32) * 32
+            assert not found[:, rows:whole].any()
+            assert np.isnan(found[:, whole:]).all()
+
+
+def test_what_reads_what_was_written_waits() -> None:
+    """A matrix that reads what the one before it writes, or writes the same, has a launch of its own."""
+    with MatrixRows(2) as parts:
+        for name in ("x", "y"):
+            parts.make(name, rows_of(2, 64))
+        w, v = parts.give(Tensor("Q4_0", (64, 64)), "w"), parts.give(Tensor("Q4_0", (64, 64), 1), "v")
+        assert kernels(parts.works([MatMul("x", w, "y"), MatMul("y", v, "x")])).count("matvec") == 2
+        assert kernels(parts.works([MatMul("x", w, "y"), MatMul("x", v, "y", add=True)])).count("matvec") == 2
+
+
+def test_exact_rows_are_the_same_beside_bulk_rows() -> None:
+    tensor, x = Tensor("Q6_K", (64, 256)), rows_of(12, 256)
+    with MatrixRows(12) as parts:
+        parts.make("x", x)
+        parts.make("y", np.full((12, 64), np.nan, np.float32))
+        weight = parts.give(tensor, "w")
+        parts.device.run(parts.works([MatMul("x", weight, "y")], StepShape(3, 4, 8, 1)))
+        found = parts.rows_of("y")
+    np.testing.assert_array_equal(found[:3], ran(tensor, x[:3])[:, :64])
+    assert np.isnan(found[3]).all()
+    assert np.isfinite(found[4:]).all()
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with MatrixRows(1) as parts:
         parts.make("x", rows_of(1, 64))
