@@ -54,10 +54,10 @@ def _load() -> _Cuda:
     if found.fault:
         raise GGUFError(found.fault)
     try:
-        import cupy  # type: ignore[import-not-found, unused-ignore]
-        from cupy.cuda import compiler  # type: ignore[import-not-found, unused-ignore]
-        from cupy_backends.cuda.api import driver, runtime  # type: ignore[import-not-found, unused-ignore]
-        from cupy_backends.cuda.libs import cublas, nvrtc  # type: ignore[import-not-found, unused-ignore]
+        import cupy
+        from cupy.cuda import compiler
+        from cupy_backends.cuda.api import driver, runtime
+        from cupy_backends.cuda.libs import cublas, nvrtc
 
         toolkit = int(nvrtc.getVersion()[0])
     except (ImportError, OSError, RuntimeError) as error:  # CuPy raises any of them for a library that it lacks

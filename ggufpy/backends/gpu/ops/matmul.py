@@ -25,6 +25,7 @@ ROWS = {1: 2, 2: 2, 4: 2, 8: 4}  # of the matrix that a warp has then: they shar
 # Blocks of a multiprocessor by rows together: without a bound, compilers save registers by loading weights late, one
 # by one, where all loads of some passes are to be under way before the first is used.
 RESIDENT = {1: 6, 2: 6, 4: 4, 8: 3}
+FEWER = {4: 3, 8: 2}  # of several matrices: compilers had to spill 8 bytes for one block more at sm_86 and sm_120
 BUSY = 16  # warps that a multiprocessor should have
 ENOUGH = 8  # with which it may make do where rows share
 
@@ -134,9 +135,10 @@ def variant_of(rows: int, blocks: int, count: int, processors: int) -> Variant:
 
 def spec(form: Format, variant: Variant, parts: int = 1) -> KernelSpec:
     """The kernel for so many matrices of a format."""
+    resident = (RESIDENT if parts == 1 else {**RESIDENT, **FEWER})[variant.together]
     shared = (
         ("PARTS", parts), ("N", variant.together), ("R", variant.rows), ("SPLIT", variant.split),
-        ("RESIDENT", RESIDENT[variant.together]),
+        ("RESIDENT", resident),
     )  # fmt: skip
     args = (
         ("x_stride", "long long"), ("blocks", "int"), ("count", "int"),
