@@ -29,6 +29,8 @@ from ggufpy.errors import GGUFError
 
 RED = 256  # bytes around what is allocated, as in inside.h
 ORDERS = ("forward", "backward", "shuffled")
+# Kernels that leave a list in any order, which no result depends on: what reads it is looked at in turn.
+ANY_ORDER = ("expert_lists",)
 # Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications").
 _SHARED = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10}
 _SHARED |= {"sm_100": 227 << 10, "sm_120": 99 << 10}
@@ -192,9 +194,11 @@ class ShimDevice:
         before = {address: memory.content.copy() for address, memory in self._live.items()}
         first: dict[int, NDArray[np.uint8]] = {}
         for order in ORDERS:
-            for address, content in before.items() if first else ():
+            for address, content in before.items() if order != ORDERS[0] else ():
                 self._live[address].content[:] = content
             self._launch(launch, order)
+            if launch.spec.name in ANY_ORDER:
+                continue
             for address, content in first.items():
                 differs = np.flatnonzero(self._live[address].content != content)
                 if len(differs):
