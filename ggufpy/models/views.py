@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from ggufpy.errors import GGUFError
+
 from .op import Op
 from .ops import View
+
+
+def check_blocks(op: View, width: int, block: int) -> None:
+    """Kernels take whole blocks of so many columns and let padding be zeros, so a view of a buffer of that width must
+    be whole blocks of it, or end where it ends. Raises GGUFError for others, ValueError for columns it does not have.
+    """
+    end = op.at + op.width
+    if op.at < 0 or op.width < 1 or end > width:
+        raise ValueError(f"{op}: {op.x} has {width} columns")
+    if op.at % block or (end % block and end != width):
+        raise GGUFError(
+            f"the model takes columns {op.at} to {end} of {op.x} ({width}) apart: ggufpy runs that for multiples "
+            f"of {block} only"
+        )
 
 
 class Views:

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Rope, Tap, View
-from ggufpy.models.views import Views
+from ggufpy.models.views import Views, check_blocks
 from ggufpy.support.records import dataclass
 
 from . import ops as op_modules
@@ -123,24 +122,12 @@ class Lowering:
     def _follow(self, op: Op) -> None:
         """Notes what an op writes, before its work is made."""
         if isinstance(op, View):
-            self._check(op)
+            check_blocks(op, self.width(op.x), BLOCK)
             self._made = {form for form in self._made if form.partition(":")[2] != op.y}
         self.views.follow(op)
         self._widths.update(op.writes)
         if not isinstance(op, View):
             self.spoil(op.writes)
-
-    def _check(self, op: View) -> None:
-        """Kernels read 16 bytes at once and let padding be zeros, so a view must be whole blocks of its buffer, or end
-        where the buffer ends. Raises GGUFError for others."""
-        end, width = op.at + op.width, self.width(op.x)
-        if op.at < 0 or op.width < 1 or end > width:
-            raise ValueError(f"{op}: {op.x} has {width} columns")
-        if op.at % BLOCK or (end % BLOCK and end != width):
-            raise GGUFError(
-                f"the model takes columns {op.at} to {end} of {op.x} ({width}) apart: ggufpy runs that for multiples "
-                f"of {BLOCK} only"
-            )
 
     def spoil(self, changed: Iterable[str]) -> None:
         """Other forms of these names, and of what shares columns with them, are out of date."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from ggufpy.backends.cpu.kernels.layout import BLOCK
 from ggufpy.backends.cpu.lowering import Call, Lowering
-from ggufpy.errors import GGUFError
 from ggufpy.models.op import Op
 from ggufpy.models.ops import View
+from ggufpy.models.views import check_blocks
 
 LOWERS = (View,)
 
@@ -20,12 +20,5 @@ LOWERS = (View,)
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Call]]:
     op = ops[0]
     assert isinstance(op, View)
-    end, width = op.at + op.width, to.width(op.x)
-    if op.at < 0 or op.width < 1 or end > width:
-        raise ValueError(f"{op}: {op.x} has {width} columns")
-    if op.at % BLOCK or (end % BLOCK and end != width):
-        raise GGUFError(
-            f"the model takes columns {op.at} to {end} of {op.x} ({width}) apart: ggufpy runs that for multiples "
-            f"of {BLOCK} only"
-        )
+    check_blocks(op, to.width(op.x), BLOCK)
     return 1, iter(())
