@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,12 +30,13 @@ from .lowering import Sinks
 from .memory import Region, aligned
 from .needs import (
     bulk_kernels,
-    flops_of,
     forms_of,
     geometries,
     kernels_of,
+    main_type,
     matrix_names,
     products,
+    prompt_flops,
     tiled_attention,
     vectors,
 )
@@ -208,16 +208,12 @@ class Model:
 
     def prompt_flops(self, tokens: int) -> float:
         """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
-        body, head = (sum(map(flops_of, products(ops))) for ops in (self.plan.body, self.plan.head))
-        return body * tokens + head
+        return prompt_flops(self.plan, tokens)
 
     @property
     def type_name(self) -> str:
         """The type that most of the matrices' bytes are in."""
-        sizes: Counter[str] = Counter()
-        for name in self._names:
-            sizes[self._tensors[name].type] += self._tensors[name].nbytes
-        return sizes.most_common(1)[0][0]
+        return main_type(self._tensors[name] for name in self._names)
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -6,7 +6,8 @@ The kernels are read from what the ops become (`ops/`): layers are lowered once 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ggufpy.backends.cpu.kernels.kv_types import PAGE
@@ -19,6 +20,7 @@ from ggufpy.models.op import Op, Weight
 from ggufpy.models.ops import Attend, ExpertMatMul, Heads, MatMul, Route, StoreKv
 from ggufpy.models.plan import Plan, kinds_of_layers, widths
 from ggufpy.models.scaling import PositionScale, ScaleByPosition
+from ggufpy.models.source import SourceTensor
 from ggufpy.quants.base import IntPanel, Panel
 from ggufpy.simd.isa import Level, has_tiles
 
@@ -167,3 +169,17 @@ def _small_parts(plan: Plan, panels: Panels, bulk: Bulk, shape: CacheShape, leve
     return Resources(
         matrices, {w.name: longest for w in vectors(plan)}, cache, angles, factors, 1, bulk, tiled, nothing
     )
+
+
+def prompt_flops(plan: Plan, tokens: int) -> float:
+    """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
+    body, head = (sum(map(flops_of, products(ops))) for ops in (plan.body, plan.head))
+    return body * tokens + head
+
+
+def main_type(tensors: Iterable[SourceTensor]) -> str:
+    """The type that most of these tensors' bytes are in."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[tensor.type] += tensor.nbytes
+    return sizes.most_common(1)[0][0]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from ggufpy.backends.cpu.model import cache_shape
-from ggufpy.backends.cpu.needs import flops_of, matrix_names, products, vectors
+from ggufpy.backends.cpu.needs import main_type, matrix_names, products, prompt_flops, vectors
 from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions
 from ggufpy.models.ops import ExpertMatMul
@@ -80,15 +79,11 @@ class GpuModel:
     @property
     def type_name(self) -> str:
         """The type that most of the matrices' bytes are in."""
-        sizes: Counter[str] = Counter()
-        for name in self._names:
-            sizes[self._tensors[name].type] += self._tensors[name].nbytes
-        return sizes.most_common(1)[0][0]
+        return main_type(self._tensors[name] for name in self._names)
 
     def prompt_flops(self, tokens: int) -> float:
         """Floating-point operations of the matrix products for a text, and for the logits of its last token."""
-        body, head = (sum(map(flops_of, products(ops))) for ops in (self.plan.body, self.plan.head))
-        return body * tokens + head
+        return prompt_flops(self.plan, tokens)
 
     def program(self, rows: int) -> GpuProgram:
         """For steps of at most so many rows. The device is given back where it cannot be made."""
