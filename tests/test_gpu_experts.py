@@ -101,9 +101,9 @@ def test_examples_have_every_kind() -> None:
 
 
 def eight_bits(x: Floats) -> NDArray[np.float64]:
-    """Rows as 8-bit codes by 32 columns have them."""
+    """Rows as 8-bit codes by 16 columns have them."""
     rows, columns = x.shape
-    blocks = np.pad(x, ((0, 0), (0, -columns % 32))).reshape(rows, -1, 32)
+    blocks = np.pad(x, ((0, 0), (0, -columns % 32))).reshape(rows, -1, 16)
     largest: NDArray[Any] = np.abs(blocks).max(axis=2, keepdims=True)
     codes = np.rint(blocks * (np.float32(127) / np.where(largest > 0, largest, np.float32(1))))
     made = codes.astype(np.float64) * (largest / np.float32(127))

@@ -26,17 +26,18 @@ in_every_order = pytest.mark.parametrize("order", ORDERS)
 
 
 def rows_of(rows: int, width: int, seed: int = 3) -> NDArray[np.float32]:
-    """Rows of several sizes, with a block of zeros and one of numbers too small for a scale."""
+    """Rows of several sizes, with a block of zeros, one of numbers too small for a scale, and halves that differ."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((rows, width)) * 10.0 ** random.uniform(-3, 3, (rows, 1))
     x[0, :32] = 0.0
+    x[0, -16:] *= 1e-3
     x[-1, -32:] *= 1e-36
     return x.astype(np.float32)
 
 
 def in_eight_bits(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Codes (rows, blocks, 32) and scales (rows, blocks) of rows, as activations.py says."""
-    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 32)
+    """Codes (rows, halves, 16) and scales (rows, halves) of the halves of rows' blocks, as activations.py says."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 16)
     largest = np.abs(padded).max(axis=2)
     some = largest > 1e-30
     safe = np.where(some, largest, np.float32(1))
@@ -207,9 +208,10 @@ def test_rows_in_eight_bits(width: int, order: str) -> None:
     codes, scales = in_eight_bits(x)
     np.testing.assert_array_equal(every[:2], few[:2])
     np.testing.assert_array_equal(every[:, : 32 * blocks].view(np.int8), codes.reshape(5, -1))
-    pairs = np.ascontiguousarray(every[:, 32 * blocks : 40 * blocks]).view(np.float32).reshape(5, blocks, 2)
-    np.testing.assert_array_equal(pairs[..., 0], scales)
-    np.testing.assert_array_equal(pairs[..., 1], scales * codes.sum(axis=2))
+    assert every.shape[1] == 48 * blocks
+    behind = np.ascontiguousarray(every[:, 32 * blocks :]).view(np.float32).reshape(5, blocks, 4)
+    np.testing.assert_array_equal(behind[..., :2].reshape(scales.shape), scales)
+    np.testing.assert_array_equal(behind[..., 2:].reshape(scales.shape), scales * codes.sum(axis=2))
 
 
 @in_every_order

@@ -100,7 +100,7 @@ def test_8_bit_rows_of_exact_rows_alone_are_made() -> None:
     names, found = ran([norm("x", "y", 64), matmul("y", 64)], {"x": x}, False, shape=StepShape(2, 4, 5, 1))
     _, few = ran([norm("x", "y", 64), matmul("y", 64)], {"x": x[:2]}, False)
     assert names == ["norm_rows"]
-    stride = 2 * (32 + 8)
+    stride = 2 * (32 + 16)
     np.testing.assert_array_equal(found["q8:y"][: 2 * stride], few["q8:y"][: 2 * stride])
     assert found["q8:y"][: 2 * stride].any()
     assert not found["q8:y"][2 * stride :].any()
@@ -119,7 +119,7 @@ def test_8_bit_rows_of_all_rows_are_made_for_experts() -> None:
         _, wanted = ran(ops[:1] + ops[2:], given, True)
         assert names == ["norm_rows", "gate"]
         np.testing.assert_array_equal(found["q8:y"], wanted["q8:y"])
-        assert found["q8:y"][3 * 80 : 4 * 80].any()
+        assert found["q8:y"][3 * 96 : 4 * 96].any()
     check_same(ops, given, "norm_rows", "gate")
 
 

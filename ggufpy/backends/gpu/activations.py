@@ -1,7 +1,7 @@
-"""Rows in another form than float32: 8-bit codes with a scale for each 32 columns, for products with matrices of codes.
+"""Rows in another form than float32: 8-bit codes with a scale for each 16 columns, for products with matrices of codes.
 
-A row is a signed byte for each column, filled up to whole blocks of 32, then for each block float32 (scale, scale · sum
-of its codes); rows begin at 16 bytes.
+A row is a signed byte for each column, filled up to whole blocks of 32, then for each block four float32: the scales of
+its two halves, and scale · sum of the codes of each. Rows begin at 16 bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EightBits:
 def eight_bits(to: Lowering, name: str) -> EightBits:
     """Where the rows of a buffer or view go, which `quantised` makes."""
     blocks = -(-to.width(name) // BLOCK)
-    stride = -(-blocks * (BLOCK + 8) // 16) * 16
+    stride = blocks * (BLOCK + 16)
     rows = -(-to.shape.end // TOGETHER) * TOGETHER
     return EightBits(to.parts.room(FORM + name, rows * stride), stride)
 

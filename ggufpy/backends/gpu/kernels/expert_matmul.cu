@@ -16,7 +16,7 @@
 #include "elementwise.cuh"
 #include "stream.cuh"
 #if CODES
-#include "blocks.cuh"
+#include "dots.cuh"
 #else
 #include "numbers.cuh"
 #endif
@@ -35,32 +35,14 @@ __device__ __forceinline__ Piece get_piece(const Args& a, int row, int piece) {
 __device__ __forceinline__ void add_piece(
     const Args& a, const char* x, int from, int first, int last, int piece, const Piece (&raw)[R], float (&acc)[R]
 ) {
-    const int block = from / 32 + piece;
-    const int4 low = ((const int4*)x)[2 * block], high = ((const int4*)x)[2 * block + 1];
-    const float2 scale_sum = ((const float2*)(x + (long long)a.x_blocks * 32))[block];
-    const int eight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    int ones = 0;  // of a first group of 16 columns, where groups have minima
-    if (HAS_BASE && HALVES == 2) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) ones = __dp4a(eight[j], 0x01010101, ones);
-    }
+    const EightBits eight = activations(x, a.x_blocks, from / 32 + piece);
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        int q[8], dot[HALVES] = {};
+        int q[8];
         Scale s[HALVES];
         codes(raw[r], q);
         scales(raw[r], min(first + r, last) * a.blocks + piece, s);
-#pragma unroll
-        for (int j = 0; j < 8; j++) dot[j * 4 / GROUP] = __dp4a(q[j], eight[j], dot[j * 4 / GROUP]);
-#pragma unroll
-        for (int h = 0; h < HALVES; h++) acc[r] = fmaf(s[h].scale, scale_sum.x * (float)dot[h], acc[r]);
-        if (HAS_BASE && HALVES == 2) {
-            const float half_sum = scale_sum.x * (float)ones;
-            acc[r] = fmaf(s[0].base, half_sum, acc[r]);
-            acc[r] = fmaf(s[HALVES - 1].base, scale_sum.y - half_sum, acc[r]);
-        } else if (HAS_BASE) {
-            acc[r] = fmaf(s[0].base, scale_sum.y, acc[r]);
-        }
+        acc[r] = added(acc[r], q, s, eight);
     }
 }
 

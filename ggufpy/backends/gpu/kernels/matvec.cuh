@@ -9,7 +9,7 @@
 #define WARPS (THREADS / WARP)
 #define SUMS (R * N)  // of a warp: 32 at most
 // Passes whose weights are read before the first is used.
-#define AHEAD (N == 8 ? 1 : N == 4 ? 2 : 4 / R)
+#define AHEAD (N == 8 ? 1 : N == 1 ? 4 / R : 2)
 
 // The sum over the lanes of each of SUMS values, in log steps: with every step a lane keeps half of the values, as long
 // as it has several. Lanes from WARP / SUMS · i on then have value i.

@@ -25,7 +25,10 @@ ROWS = {1: 2, 2: 2, 4: 2, 8: 4}  # of the matrix that a warp has then: they shar
 # Blocks of a multiprocessor by rows together: without a bound, compilers save registers by loading weights late, one
 # by one, where all loads of some passes are to be under way before the first is used.
 RESIDENT = {1: 6, 2: 6, 4: 4, 8: 3}
-FEWER = {4: 3, 8: 2}  # of several matrices: compilers had to spill 8 bytes for one block more at sm_86 and sm_120
+FEWER = {2: 5, 4: 3, 8: 2}  # of several matrices: compilers had to spill 8 bytes for one block more at sm_86 and sm_120
+# Of one row of the matrix a warp: `variant_of` has that where there are less than four blocks for each multiprocessor,
+# and with fewer registers than four leave compilers spilled at most levels.
+SINGLE = {1: 4, 2: 4, 4: 3}
 BUSY = 16  # warps that a multiprocessor should have
 ENOUGH = 8  # with which it may make do where rows share
 
@@ -135,7 +138,9 @@ def variant_of(rows: int, blocks: int, count: int, processors: int) -> Variant:
 
 def spec(form: Format, variant: Variant, parts: int = 1) -> KernelSpec:
     """The kernel for so many matrices of a format."""
-    resident = (RESIDENT if parts == 1 else {**RESIDENT, **FEWER})[variant.together]
+    resident = {
+        **RESIDENT, **(FEWER if parts > 1 else {}), **(SINGLE if variant.rows == 1 else {}),
+    }[variant.together]  # fmt: skip
     shared = (
         ("PARTS", parts), ("N", variant.together), ("R", variant.rows), ("SPLIT", variant.split),
         ("RESIDENT", resident),
@@ -150,14 +155,14 @@ def spec(form: Format, variant: Variant, parts: int = 1) -> KernelSpec:
 
 
 def examples() -> list[KernelSpec]:
-    """Every way to share rows out for bytes, which take most registers, and the two ends of it for each format."""
+    """Every way to share rows out for the two formats that take most registers, and the two ends of it for each."""
     ways = [Variant(together, rows, 1) for together, rows in ROWS.items()]
-    ways += [Variant(1, 1, 1), Variant(1, 1, 4), Variant(4, 1, 1), Variant(8, 1, 2), Variant(8, 2, 1)]
+    ways += [Variant(1, 1, 1), Variant(1, 1, 4), Variant(2, 1, 1), Variant(4, 1, 1), Variant(8, 1, 2), Variant(8, 2, 1)]
     names = (
         "Q4_0", "Q8_0", "Q4_K", "Q6_K", "F16", "Q4_1", "Q5_0", "Q5_1", "Q5_K", "Q2_K", "Q3_K", "IQ4_XS", "IQ3_XXS",
         "TQ2_0", "BF16", "F32",
     )  # fmt: skip
-    made = [spec(format_of(get("Q8_0")), way, parts) for way in ways for parts in (1, MOST)]
+    made = [spec(format_of(get(name)), way, parts) for name in ("Q8_0", "Q5_K") for way in ways for parts in (1, MOST)]
     for form in (format_of(get(name)) for name in names):
         made += [spec(form, ways[0]), spec(form, ways[0], MOST), spec(form, ways[3], MOST)]
     return list(dict.fromkeys(made))
