@@ -43,18 +43,26 @@ def product(parts: Products, op: MatMul, shape: StepShape) -> tuple[list[Work], 
 
 
 def check(
-    got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], before: Any = 0.0, more: float = 0.0
+    got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], added: Sequence[Any] = (), more: float = 0.0
 ) -> None:
-    """got = before + x · wᵀ to within what float32 sums lose, and `more`, and zeros up to a whole block."""
+    """got = x · wᵀ and what is `added`, to within what float32 sums lose, and `more`, and zeros up to a whole block."""
     n = len(w)
-    check_sums(got[:, :n], x, w, before, more)
+    check_sums(got[:, :n], x, w, added, more)
     assert not got[:, n : -(-n // 32) * 32].any()
 
 
-def check_sums(got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], before: Any, more: float = 0) -> None:
-    wanted = before + x @ w.T
-    room = np.abs(x) @ np.abs(w).T + np.abs(before)
+def check_sums(
+    got: NDArray[Any], x: NDArray[np.float64], w: NDArray[np.float64], added: Sequence[Any], more: float = 0.0
+) -> None:
+    wanted, room = summed(x, w, added)
     assert np.all(np.abs(got - wanted) <= (EPSILON + more) * room), np.max(np.abs(got - wanted) / room)
+
+
+def summed(x: NDArray[Any], w: NDArray[Any], added: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x · wᵀ and what is added, and the sum of the sizes of all terms. A float32 sum is rounded by the size of what it
+    has so far, so where old values and a bias cancel, it has lost more than what is left of them tells."""
+    x, w, terms = x.astype(np.float64), w.astype(np.float64), [np.asarray(each, np.float64) for each in added]
+    return sum(terms, x @ w.T), sum(map(np.abs, terms), np.abs(x) @ np.abs(w).T)
 
 
 def factors(parts: Products, name: str, x: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,9 +113,9 @@ def test_columns_are_split_where_tiles_are_few(processors: int) -> None:
         parts.make("y", np.ones((20, 260), np.float32))
         weight, bias = parts.give("w", "Q5_0", weights(260, 1056)), parts.give_vector("b", weights(1, 260)[0])
         for add in (False, True):
-            before = parts.rows_of("y")[:, :260].astype(np.float64) * add + parts.values["b"]
+            added = [parts.rows_of("y")[:, :260] * add, parts.values["b"]]
             works, got = product(parts, MatMul("x", weight, "y", bias, add), StepShape(0, 0, 20, 1))
-            check(got, *factors(parts, "w", x), before)
+            check(got, *factors(parts, "w", x), added)
             joined = [work for work in works if not isinstance(work, Product) and work.spec.name == "join_sums"]
             assert len(joined) == (processors > 1)
 
@@ -128,11 +136,10 @@ def test_add_and_bias_of_any_rows(kind: str, many: int, add: bool, with_bias: bo
         bias = parts.give_vector("b", weights(1, 40)[0]) if with_bias else None
         weight = parts.give("w", kind, weights(40, 64))
         _, got = product(parts, MatMul("x", weight, "y", bias, add), StepShape(0, 0, many, 1))
-        before = y.astype(np.float64) * add + (parts.values["b"] if with_bias else 0.0)
-        check(got, *factors(parts, "w", x), np.broadcast_to(before, (many, 40)))
+        added = [*([y] if add else []), *([parts.values["b"]] if with_bias else [])]
+        check(got, *factors(parts, "w", x), added)
         # And near to what no rounding at all gives: as near as f16 is to float32.
-        whole = before + x.astype(np.float64) @ parts.values["w"].astype(np.float64).T
-        room = np.abs(x) @ np.abs(parts.values["w"]).T + np.abs(before)
+        whole, room = summed(x, parts.values["w"], added)
         assert np.all(np.abs(got[:, :40] - whole) <= 2.0**-10 * room)
 
 
@@ -163,7 +170,7 @@ def test_views_of_a_buffer(kind: str, many: int, rows: int) -> None:
         list(to.works([View("x", 64, columns, "part"), View("y", 32, rows, "into")]))
         parts.device.run(list(bulk.works(to, MatMul("part", weight, "into", add=True))))
         got, (rounded, w) = parts.rows_of("y"), factors(parts, "w", x[:, 64 : 64 + columns])
-        check_sums(got[:, 32 : 32 + rows], rounded, w, y[:, 32 : 32 + rows].astype(np.float64))
+        check_sums(got[:, 32 : 32 + rows], rounded, w, [y[:, 32 : 32 + rows]])
         assert np.array_equal(got[:, :32], y[:, :32])
         assert np.array_equal(got[:, 32 + rows : y.shape[1]], y[:, 32 + rows :])
 
