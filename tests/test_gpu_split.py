@@ -15,8 +15,12 @@ from ggufpy.errors import GGUFError
 from ggufpy.runtime.engine import Chunk
 
 TYPES = ("F16", "Q8_0", "Q4_0")
-# Layers on the CPU read prompts in bf16; and 8-bit activations are rounded by 16 columns there and by 32 on a card.
-CLOSE = {"F16": 0.02, "Q8_0": 0.03, "Q4_0": 0.03}
+# Of float64: layers on the CPU read prompts in bf16, and 8-bit activations take as much on either.
+CLOSE = {"F16": 0.015, "Q8_0": 0.025, "Q4_0": 0.025}
+EXACT = {"F16": 1e-4, "Q8_0": 0.025, "Q4_0": 0.025}  # the same, of what is read exactly
+# Of one another: 8-bit activations are rounded alike on both, so that few codes differ, where sums in another order
+# fall to the other side of a half.
+SAME = 0.005
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +39,21 @@ def truth(models: dict[str, Path]) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def by_cpu(models: dict[str, Path]) -> dict[str, Any]:
+    """Logits of the text's beginning, read exactly without a card."""
+    found = {}
+    for name, path in models.items():
+        with engine_of(path) as engine:
+            found[name] = engine.read(engine.sequence(), TEXT[:30], "all", exact=True)
+    return found
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, "all"])
 @pytest.mark.parametrize("name", TYPES)
-def test_logits_wherever_it_is_split(name: str, layers: Any, models: dict[str, Path], truth: dict[str, Any]) -> None:
+def test_logits_wherever_it_is_split(
+    name: str, layers: Any, models: dict[str, Path], truth: dict[str, Any], by_cpu: dict[str, Any]
+) -> None:
     """A prompt in bulk over more than a page, single tokens behind it, and a text read exactly."""
     with engine_of(models[name], layers) as engine:
         text = engine.sequence()
@@ -45,7 +61,8 @@ def test_logits_wherever_it_is_split(name: str, layers: Any, models: dict[str, P
         found += [engine.step([Chunk(text, [token])])[0] for token in TEXT[150:154]]
         exact = engine.read(engine.sequence(), TEXT[:30], "all", exact=True)
     assert spread(truth[name][:154], np.concatenate(found)) < CLOSE[name]
-    assert spread(truth[name][:30], exact) < CLOSE[name]
+    assert spread(truth[name][:30], exact) < EXACT[name]
+    assert spread(by_cpu[name], exact) < SAME
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -120,7 +137,7 @@ def test_states_move_between_backends(saved_on: int, read_on: int, cache: str, m
         for mine, its in zip(state, engine.snapshot(text, 150), strict=True):
             np.testing.assert_array_equal(mine.rows, its.rows)
         found = engine.read(text, TEXT[150:155], "all", exact=True)
-    assert spread(expected, found) < CLOSE["Q8_0"]
+    assert spread(expected, found) < SAME
 
 
 @pytest.mark.parametrize("cache", ["bf16", "q8_0"])
