@@ -263,8 +263,9 @@ def test_numbers_of_layers(given: Any, kept: Any) -> None:
         ({"tensor_split": (1, -1)}, "shares are 0 or more"),
         ({"tensor_split": (0, 0)}, "one is above 0"),
         ({"tensor_split": "3,1"}, "tensor_split is '3,1'; a list of numbers is wanted"),
-        ({"cpu_moe": True}, "--cpu-moe: experts cannot be apart from their layer yet"),
-        ({"n_cpu_moe": 4}, "--n-cpu-moe 4: experts cannot be apart"),
+        ({"cpu_moe": True}, "--cpu-moe says which experts stay on the CPU: say what goes to a card"),
+        ({"n_cpu_moe": 4}, "--n-cpu-moe 4 says which experts stay on the CPU"),
+        ({"n_cpu_moe": -1, "n_gpu_layers": "all"}, "n_cpu_moe is -1"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
@@ -283,8 +284,9 @@ def test_layers_on_the_command_line(word: str, read: Any) -> None:
         (["-ngl", "most"], "'most' is not a number of layers, all or auto"),
         (["-ngl", "-2"], "'-2' is not a number of layers, all or auto"),
         (["--tensor-split", "3,x"], "'x' is not a number"),
-        (["--cpu-moe"], "--cpu-moe: experts cannot be apart from their layer yet; use -ngl N with fewer layers"),
-        (["-ncmoe", "3"], "--n-cpu-moe 3: experts cannot be apart"),
+        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card, as with -ngl all"),
+        (["-ncmoe", "3"], "--n-cpu-moe 3 says which experts stay on the CPU"),
+        (["-ncmoe", "x", "-ngl", "all"], "'x' is not"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

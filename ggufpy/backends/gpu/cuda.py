@@ -24,7 +24,7 @@ from ggufpy.support.progress import human_bytes
 from ggufpy.support.records import dataclass
 
 from . import listing
-from .device import ROW, Bytes, Facts, Graph, Launch, Product, Report, Work
+from .device import ROW, Arrival, Bytes, Facts, Graph, Launch, Product, Report, Work
 from .source import KernelSpec, text
 
 OPTIONS = ("--std=c++17",)  # CuPy adds -ftz=true, the architecture, and --device-as-default-execution-space
@@ -86,6 +86,11 @@ class CudaMemory:
         self.address, self.nbytes = address, nbytes
         self._owner = owner
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been given back."""
+        return self._owner is not None
+
     def close(self) -> None:
         """Gives it back now."""
         self._owner = None
@@ -118,6 +123,18 @@ class _Recorded:
         self._device.replay(self._graph)
 
 
+class _Fetched:
+    """See Arrival: what is in pinned memory when an event is through, and where it is wanted."""
+
+    def __init__(self, device: CudaDevice, landed: Any, pieces: Sequence[tuple[Bytes, Bytes]]) -> None:
+        self._device, self._landed, self._pieces = device, landed, pieces
+
+    def wait(self) -> None:
+        self._device.wait_for(self._landed)
+        for source, target in self._pieces:
+            target[...] = source
+
+
 class CudaDevice:
     """See Device. It is used by one thread at a time, whichever."""
 
@@ -144,7 +161,8 @@ class CudaDevice:
             try:
                 self._stream = api.cuda.Stream(non_blocking=True)
                 self._staging = _Staging(api.cuda)
-                self._landing = _pinned(api.cuda, SLOT)
+                self._landing, self._fetching = _pinned(api.cuda, SLOT), _pinned(api.cuda, SLOT)
+                self._landed = api.cuda.Event(disable_timing=True)
             except api.errors as error:
                 raise GGUFError(
                     f"{self.facts.name} cannot be used ({_line(error)}): is another program on it?"
@@ -218,6 +236,30 @@ class CudaDevice:
                 )
                 self._stream.synchronize()
                 piece[...] = landing[: len(piece)]
+
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> Arrival:
+        """See Device."""
+        runtime, targets = self._api.runtime, [_flat(out) for _, out in copies]
+        pieces: list[tuple[Bytes, Bytes]] = []
+        with self._here("computing"):
+            if (size := sum(map(len, targets))) > len(self._fetching):
+                self._stream.synchronize()  # what may still be copied to the memory that is given up
+                self._fetching = _pinned(self._api.cuda, size)
+            at = 0
+            for (address, _), target in zip(copies, targets, strict=True):
+                landing = self._fetching[at : at + len(target)]
+                runtime.memcpyAsync(
+                    landing.ctypes.data, address, len(target), runtime.memcpyDeviceToHost, self._stream.ptr
+                )
+                pieces.append((landing, target))
+                at += len(target)
+            self._landed.record(self._stream)
+        return _Fetched(self, self._landed, pieces)
+
+    def wait_for(self, event: Any) -> None:
+        """Until what was recorded before an event is through."""
+        with self._here("computing"):
+            event.synchronize()
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """See Device."""

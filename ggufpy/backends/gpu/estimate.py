@@ -21,7 +21,7 @@ from ggufpy.models.source import WeightSource
 from ggufpy.support.records import dataclass
 
 from . import kv
-from .device import Device, Facts, Graph, Memory, Report, Work
+from .device import Arrival, Device, Facts, Graph, Memory, Report, Work
 from .memory import Vectors, aligned
 from .placing import Costs, runnable
 from .program import GpuProgram
@@ -56,6 +56,9 @@ class CountingDevice:
     def download(self, address: int, out: NDArray[Any]) -> None:
         raise ValueError("a device that counts has nothing to give")
 
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> Arrival:
+        raise ValueError("a device that counts has nothing to give")
+
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Nothing is kept."""
 
@@ -83,6 +86,9 @@ class _Weightless:
     matrices: dict[str, DeviceMatrix]
     vectors: Vectors
     embeddings: Embeddings
+
+    def other(self, rows: int) -> None:
+        """Nothing is run elsewhere."""
 
 
 def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> Costs:
