@@ -18,10 +18,13 @@ from test_models_families2 import source
 
 from ggufpy import format as gguf
 from ggufpy.backends.gpu.device import Work
+from ggufpy.backends.gpu.estimate import costs
 from ggufpy.backends.gpu.model import GpuModel
+from ggufpy.backends.gpu.placing import RESERVE
+from ggufpy.errors import GGUFError
 from ggufpy.models.elsewhere import with_experts_elsewhere
 from ggufpy.runtime import EngineOptions, load
-from ggufpy.runtime.engine import Chunk, Engine
+from ggufpy.runtime.engine import Chunk, Engine, step_rows
 from ggufpy.server.memory import needed_of
 
 FIRST = "qwen3moe"  # each further one has kernels of its own to compile
@@ -108,6 +111,27 @@ def test_what_is_on_the_card(path: Path) -> None:
     assert "experts" not in told[0]
     assert told[1].endswith("; experts of 1 of them on the CPU")
     assert told[2].endswith("; experts of 3 of them on the CPU")
+
+
+def test_as_few_as_make_room(path: Path) -> None:
+    """On a card that all but the experts of a layer or two fit."""
+    from ggufpy.backends.cpu.model import read_plan
+
+    with gguf.open(path) as file:
+        options = EngineOptions(n_ctx=CONTEXT, n_parallel=3)
+        plan = read_plan(file, CONTEXT)
+        rows = step_rows(plan, CONTEXT, 3, options.n_batch)
+        takes = costs(file, plan, options, rows, ShimDevice().facts)
+    assert len(set(takes.experts)) == 1
+    for less, away in ((0, 0), (1, 1), (takes.experts[0], 1), (takes.experts[0] + 1, 2)):
+        told: list[str] = []
+        memory = RESERVE + takes.of(0, 3) - less
+        with engine_of(path, ShimDevices(memory=memory), n_gpu_layers="auto", note=told.append) as engine:
+            assert engine.model.plan.layers
+        assert told[0].startswith("ggufpy: 3 of 3 layers on shim, ")
+        assert told[0].endswith(f"; experts of {away} of them on the CPU") or not away
+    with pytest.raises(GGUFError, match=r"use -ngl 2, keep experts on the CPU \(--n-cpu-moe 1\), a shorter context"):
+        engine_of(path, ShimDevices(memory=RESERVE + takes.of(0, 3) - 1))
 
 
 def test_what_the_machine_needs(path: Path) -> None:

@@ -9,7 +9,7 @@ from ggufpy.backends.cpu.model import Beside, Model, cache_shape, load_kernels
 from ggufpy.backends.gpu.device import Device
 from ggufpy.backends.gpu.estimate import costs
 from ggufpy.backends.gpu.model import GpuModel
-from ggufpy.backends.gpu.placing import Card, Devices, Part, closed, opened, place
+from ggufpy.backends.gpu.placing import Card, Costs, Devices, Part, closed, experts_elsewhere, opened, place
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Loaded
 from ggufpy.backends.split import SplitModel
@@ -86,11 +86,12 @@ class _Placed:
 
 def _placed(source: WeightSource, plan: Plan, options: EngineOptions, cards: Sequence[Card]) -> _Placed:
     """Which layers go where; what is not wanted is closed."""
-    plan = _with_experts_here(plan, options)
     shape = cache_shape(plan, options)
     rows = step_rows(plan, shape.positions, shape.sequences, options.n_batch)
     takes = costs(source, plan, options, rows, cards[0].device.facts)
-    parts, line = place(plan, options.gpu_layers, cards, takes)
+    here = _experts_here(plan, options, cards, takes)
+    plan = with_experts_elsewhere(plan, here)
+    parts, line = place(plan, options.gpu_layers, cards, takes.without_experts(here))
     away = sum(len(elsewhere(plan.part(part.start, part.stop))) for part in parts)
     _note(options, line + (f"; experts of {away} of them on the CPU" if away else ""))
     if parts:
@@ -99,12 +100,15 @@ def _placed(source: WeightSource, plan: Plan, options: EngineOptions, cards: Seq
     return _Placed(plan, parts)
 
 
-def _with_experts_here(plan: Plan, options: EngineOptions) -> Plan:
-    """With experts on the CPU, as options say."""
+def _experts_here(plan: Plan, options: EngineOptions, cards: Sequence[Card], takes: Costs) -> int:
+    """Of how many layers experts stay on the CPU: as options say, or as few as make room for all layers ("auto").
+
+    A layer without its experts is a small part of it, which a card does in next to no time, and its cache is there.
+    """
     count = options.experts_here(len(plan.layers))
     if count and not mixtures(plan):
         _note(options, "the model has no experts to keep on the CPU")
-    return with_experts_elsewhere(plan, count)
+    return count or (experts_elsewhere(plan, cards, takes) if options.gpu_layers == "auto" else 0)
 
 
 def _loaded(source: WeightSource, plan: Plan, options: EngineOptions, beside: Beside, placed: _Placed) -> Loaded:

@@ -14,6 +14,7 @@ from ggufpy.backends.cpu.model import cache_shape
 from ggufpy.backends.cpu.needs import matrix_names, vectors
 from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions
+from ggufpy.models.elsewhere import with_experts_elsewhere
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Input
 from ggufpy.models.plan import Plan
@@ -107,9 +108,11 @@ def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, f
     n = len(plan.layers)
     kept = [kv.estimate(plan.part(i, i + 1), shape, rows) for i in range(n)]
     layers = tuple(weights(ops) + kept[i] for i, ops in enumerate(plan.layers))
+    away = with_experts_elsewhere(plan, n).layers
+    experts = tuple(weights(ops) - weights(others) for ops, others in zip(plan.layers, away, strict=True))
     can, _ = runnable(plan)
     work = _work(source, plan.part(n - can, n), options, rows, facts) if can else 0
-    return Costs(layers, weights(plan.head), work)
+    return Costs(layers, weights(plan.head), work, experts)
 
 
 def _work(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> int:
