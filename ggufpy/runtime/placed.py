@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ggufpy.backends.cpu.model import Beside, Model, cache_shape, load_kernels
 from ggufpy.backends.gpu.device import Device
@@ -59,7 +60,7 @@ def load_placed(
         _note(options, f"all layers run on the CPU: {why}")
         return None
     try:
-        cards = opened(options, devices)
+        cards = _right_cards(source, plan, options, devices)
     except GGUFError as error:  # a card that is there and cannot be used
         if not auto:
             raise
@@ -74,6 +75,20 @@ def load_placed(
         raise
     closed(cards)
     return None
+
+
+def _right_cards(source: WeightSource, plan: Plan, options: EngineOptions, devices: Devices) -> list[Card]:
+    """Those that options name, which have given right answers. Raises GGUFError for others."""
+    from .card_trial import check  # 10 ms
+
+    cards = opened(options, devices)
+    try:
+        for card in cards:
+            check(source, plan, options, card.device.facts, partial(devices.open, card.index))
+    except BaseException:
+        closed(cards)
+        raise
+    return cards
 
 
 @dataclass(frozen=True)

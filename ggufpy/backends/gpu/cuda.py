@@ -46,6 +46,7 @@ class _Cuda:
     refusal: type[Exception]  # of a source that does not compile
     errors: tuple[type[Exception], ...]
     toolkit: int  # CUDA version that kernels are compiled by, as 12
+    software: str  # versions of all that has a part in it
 
 
 def _load() -> _Cuda:
@@ -59,14 +60,15 @@ def _load() -> _Cuda:
         from cupy_backends.cuda.api import driver, runtime
         from cupy_backends.cuda.libs import cublas, nvrtc
 
-        toolkit = int(nvrtc.getVersion()[0])
+        version = nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:  # CuPy raises any of them for a library that it lacks
         raise GGUFError(
             f"{found.cupy} cannot load a library of CUDA ({_line(error)}): {listing.install(found.driver)}"
         ) from error
     return _Cuda(
         cupy.cuda, cupy.RawKernel, runtime, cublas, compiler.CompileException,
-        (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.CUBLASError), toolkit,
+        (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.CUBLASError),
+        int(version[0]), f"{found.cupy}, NVRTC {'.'.join(map(str, version))}, driver of CUDA {found.cuda}",
     )  # fmt: skip
 
 
@@ -176,7 +178,7 @@ class CudaDevice:
             raise GGUFError(f"{found['name'].decode()} is {level}, and sm_75 is needed: take another with --main-gpu")
         return Facts(
             found["name"].decode("utf-8", "replace"), level, found["multiProcessorCount"],
-            found["sharedMemPerBlockOptin"], found["totalGlobalMem"],
+            found["sharedMemPerBlockOptin"], found["totalGlobalMem"], self._api.software,
         )  # fmt: skip
 
     @contextmanager

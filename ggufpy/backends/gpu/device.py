@@ -23,13 +23,14 @@ ROW = 128  # bytes that every piece of device memory is aligned to
 @dataclass(frozen=True)
 class Facts:
     """What a device is: its name, its compute capability ("sm_90"), multiprocessors, bytes of shared memory that a
-    block may have, and bytes of memory in all."""
+    block may have, bytes of memory in all, and what kernels are compiled and run by."""
 
     name: str
     level: str
     processors: int
     shared: int
     memory: int
+    software: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Card:
-    """A device, the share of layers that goes to it, and what is free there, without the reserve."""
+    """A device, the share of layers that goes to it, what is free there, without the reserve, and its number."""
 
     device: Device
     share: float
     free: int
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def opened(options: EngineOptions, devices: Devices) -> list[Card]:
     try:
         for index, share in wanted:
             device = devices.open(index)
-            cards.append(Card(device, share, max(device.free() - RESERVE, 0)))
+            cards.append(Card(device, share, max(device.free() - RESERVE, 0), index))
     except BaseException:
         closed(cards)
         raise
