@@ -33,7 +33,8 @@ class Llama(AsyncCompletions):
     `lookup` (tokens at a time, as in 8) and `draft_model` (a smaller model of the same vocabulary: a name, or a
     `Llama` that stays yours to close) make text come faster where it can be guessed, and the text is the same.
     `n_gpu_layers` of the last layers and the output run on the NVIDIA card `main_gpu`, or on several by the shares in
-    `tensor_split`: a number, "all" (-1) or "auto" for as many as fit. `lora_path` is a file with an adapter, or
+    `tensor_split`: a number, "all" (-1) or "auto" for as many as fit; of the first `n_cpu_moe` layers the experts stay
+    on the CPU, which are most of a large mixture (any large number: of all). `lora_path` is a file with an adapter, or
     several, which count `lora_scale` times. The key-value cache is kept as `cache_type_k` and `cache_type_v` say
     (`type_k`, `type_v`): f16, bf16, q8_0 or q4_0. Any model makes embeddings (`embed`), pooled as `pooling_type` says;
     `embedding` is there for programs that say so.
@@ -74,6 +75,7 @@ class Llama(AsyncCompletions):
         spm_infill: bool = False,
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = (),
+        n_cpu_moe: int = 0,
         **others: Any,
     ) -> None:
         from ggufpy.support.progress import Progress
@@ -92,9 +94,11 @@ class Llama(AsyncCompletions):
             changes=arguments.metadata_changes(others, kv_overrides),
             vocab_only=checks.flag("vocab_only", vocab_only),
             main_gpu=main_gpu,
+            n_cpu_moe=n_cpu_moe if layers or not n_gpu_layers else 0,  # all are on the CPU where there is no card
             tensor_split=tuple(() if tensor_split is None else checks.items("tensor_split", tensor_split, "a list")),
         )
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
+        checks.whole("n_cpu_moe", n_cpu_moe, 0)
         checks.flag("verbose", verbose)
         checks.flag("embedding", embedding)
         if not isinstance(draft_model, Llama | LlamaDraftModel | None):

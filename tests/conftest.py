@@ -82,8 +82,9 @@ def pytest_configure() -> None:
 def _untried(request: pytest.FixtureRequest) -> Iterator[None]:
     """Kernels are compared with references here, so a trial of each, in a child process, would say nothing new."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__ != "test_trial":
+        if request.module.__name__ not in ("test_trial", "test_card_trial"):
             patch.setattr(verdicts, "was_right", lambda kernels, level: True)
+            patch.setattr(verdicts, "has_passed", lambda what, key: True)
         yield
 
 

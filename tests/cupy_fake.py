@@ -219,6 +219,8 @@ def _classes(world: World) -> dict[str, Any]:
             world.note("event", stream.ptr)
 
         def synchronize(self) -> None:
+            if world.broken:
+                raise CUDARuntimeError(world.broken)
             world.calls.append(("wait",))
 
     class Memory:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gpu_matrices import Tensor
 from gpu_shim import ShimDevice
 from numpy.typing import NDArray
 
 from ggufpy.backends.gpu.kv import LayerCache
 from ggufpy.backends.gpu.lowering import Lowering, Place
 from ggufpy.backends.gpu.step import TILE, StepAddresses, StepShape
+from ggufpy.backends.gpu.weights import DeviceMatrix, matrix_of
 from ggufpy.models.op import Weight
 from ggufpy.models.ops import Attend, Heads
 
@@ -121,7 +123,8 @@ class Parts:
         page = [pages.shape[1] for pages in texts.memory]
         head = [size // texts.heads.shared for size in page]
         self._cache = LayerCache(*memory, *page, *head, *texts.kinds, texts.heads, 1)
-        self._rooms: dict[str, int] = {}
+        self._rooms: dict[str, tuple[int, int]] = {}
+        self._matrices: dict[str, DeviceMatrix] = {}
         self.processors = device.facts.processors
         self.step: StepAddresses
 
@@ -139,8 +142,22 @@ class Parts:
         if about not in self._rooms:
             room = self._device.allocate(nbytes, about)
             self._device.upload(room.address, np.full(nbytes, 0xFF, np.uint8))
-            self._rooms[about] = room.address
-        return self._rooms[about]
+            self._rooms[about] = room.address, nbytes
+        return self._rooms[about][0]
+
+    def bytes_of(self, about: str) -> NDArray[np.uint8]:
+        """What is in a room."""
+        address, nbytes = self._rooms[about]
+        out = np.empty(nbytes, np.uint8)
+        self._device.download(address, out)
+        return out
+
+    def give_matrix(self, weight: Weight, type_name: str) -> None:
+        """A matrix of a type, of which nothing is read."""
+        self._matrices[weight.name] = matrix_of(Tensor(type_name, weight.shape), 0, 1.0)
+
+    def matrix(self, weight: Weight) -> DeviceMatrix:
+        return self._matrices[weight.name]
 
     def put(self, values: Array) -> int:
         """Memory that has these."""
@@ -153,11 +170,11 @@ def _blocks(width: int) -> int:
     return -(-width // 32) * 32
 
 
-def attend(
+def prepared(
     device: ShimDevice, texts: Texts, op: Attend, few: Sequence[Row], many: Sequence[Row], q: Array, sinks: Array
-) -> Array:
-    """Runs the op for exact rows and, from the next multiple of 4 on, for bulk ones, which come by text, in order of
-    position. Returns y of all rows that there are, as wide as the buffer is."""
+) -> tuple[Parts, Lowering, list[int]]:
+    """For exact rows and, from the next multiple of 4 on, bulk ones, which come by text, in order of position: what
+    the op refers to, what lowers it, and the rows that there are."""
     first = -(-len(few) // 4) * 4
     shape = StepShape(len(few), first if many else 0, len(many), len({row.sequence for row in many}))
     at = [*range(len(few)), *range(first, first + len(many))]
@@ -167,11 +184,19 @@ def attend(
     rows = np.zeros((shape.end, where.stride), np.float32)
     rows[at, : q.shape[1]] = q
     device.upload(where.address, rows)
-    y = np.full((shape.end, out.stride), LEFT, np.float32)
-    device.upload(out.address, y)
+    device.upload(out.address, np.full((shape.end, out.stride), LEFT, np.float32))
     device.upload(parts.vector(SINKS), sinks.astype(np.float32))
-    lowering = Lowering(parts, {"q": q.shape[1], "y": op.writes["y"]}, shape)
+    return parts, Lowering(parts, {"q": q.shape[1], "y": op.writes["y"]}, shape), at
+
+
+def attend(
+    device: ShimDevice, texts: Texts, op: Attend, few: Sequence[Row], many: Sequence[Row], q: Array, sinks: Array
+) -> Array:
+    """Runs the op on such rows. Returns y of all rows that there are, as wide as the buffer is."""
+    parts, lowering, at = prepared(device, texts, op, few, many, q, sinks)
     device.run(list(lowering.works([op])))
+    out = parts.buffer("y")
+    y = np.empty((lowering.shape.end, out.stride), np.float32)
     device.download(out.address, y)
     made: Array = y[at]
     return made

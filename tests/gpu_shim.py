@@ -95,6 +95,19 @@ class ShimMemory:
         self._gone()
 
 
+class _Fetched:
+    """What was there when it was fetched, which comes when it is waited for."""
+
+    def __init__(self, pieces: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
+        self._pieces = [(content.copy(), target) for content, target in pieces]
+        for _, target in pieces:
+            target[...] = 0xFF  # NaNs, until then
+
+    def wait(self) -> None:
+        for content, target in self._pieces:
+            target[...] = content
+
+
 class ShimGraph:
     """Work that was recorded: it runs again."""
 
@@ -165,6 +178,11 @@ class ShimDevice:
         if not out.flags.c_contiguous:
             raise ShimError("what is downloaded into is not contiguous")
         out.reshape(-1).view(np.uint8)[:] = self._bytes(address, out.nbytes)
+
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> _Fetched:
+        if any(not out.flags.c_contiguous for _, out in copies):
+            raise ShimError("what is fetched into is not contiguous")
+        return _Fetched([(self._bytes(at, out.nbytes), out.reshape(-1).view(np.uint8)) for at, out in copies])
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         if abs(source - target) < nbytes:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_attention import LEFT, SINKS, Row, Texts, attend
+from gpu_attention import LEFT, SINKS, Row, Texts, attend, prepared
 from gpu_shim import ORDERS, ShimDevice
 from numpy.typing import NDArray
 
-from ggufpy.backends.gpu.ops.attend import REGISTERS, SLICE, examples, split, splits
-from ggufpy.models.ops import Attend, Heads
+from ggufpy.backends.gpu.activations import eight_bits, quantised
+from ggufpy.backends.gpu.lowering import Lowering
+from ggufpy.backends.gpu.ops.attend import REGISTERS, SLICE, examples, lower, split, splits
+from ggufpy.models.op import Weight
+from ggufpy.models.ops import Attend, Heads, MatMul
 
 ALL: dict[str, tuple[Heads, tuple[str, str], dict[str, Any]]] = {
     "two to one": (Heads(4, 2, 64, 64), ("f16", "f16"), {}),
@@ -120,6 +123,33 @@ def test_a_prompt_of_exact_rows_has_the_bits_of_single_ones(device: ShimDevice) 
     together = attend(device, texts, op, rows, [], q, sinks)
     alone = [attend(device, texts, op, [row], [], q[i : i + 1], sinks)[0] for i, row in enumerate(rows)]
     np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("name", "many"), [("two to one", 0), ("keys longer", 5), ("five to one", 0), ("of 20 and 12", 0)]
+)
+def test_exact_rows_in_8_bits(name: str, many: int, order: str) -> None:
+    """Where a matrix of codes reads them next they are made here, and are what they would be by themselves."""
+    texts, op = made(name)
+    few, bulk = [Row(0, 299), Row(1, 77), Row(0, -1)], [Row(2, p) for p in range(many)]
+    with closing(ShimDevice(order=order)) as device:
+        parts, to, _ = prepared(device, texts, op, few, bulk, *queries(op.heads, len(few) + many))
+        width = op.writes["y"]
+        product = MatMul("y", Weight("codes", (64, width)), "z")
+        parts.give_matrix(product.weight, "Q4_0")
+        device.run(list(lower(to, [op, product])[1]))
+        whole = op.heads.value_length % 32 == 0
+        assert to.made("q8:y") == whole
+        assert not to.made("q8 of all:y") or not many
+        if not whole:
+            return
+        stride = eight_bits(to, "y").stride
+        found = parts.bytes_of("q8:y")[: len(few) * stride]
+        device.run(list(quantised(Lowering(parts, {"y": width}, to.shape), "y")))
+        np.testing.assert_array_equal(found, parts.bytes_of("q8:y")[: len(few) * stride])
+        assert found[:width].any()
+        assert not found[2 * stride :].any()
 
 
 @pytest.mark.parametrize("name", ["two to one", "of 20 and 12"])

@@ -150,6 +150,34 @@ def test_uploads_wait_for_their_slot_alone(world: cupy_fake.World, device: CudaD
     assert [call[0] for call in world.calls[3:]] == ["memcpy", "synchronize"]
 
 
+@pytest.mark.parametrize("counts", [(3, 40), (SLOT // 4, 8), (2 * SLOT,)])
+def test_what_is_fetched_comes_when_it_is_waited_for(
+    world: cupy_fake.World, device: CudaDevice, counts: tuple[int, ...]
+) -> None:
+    """In one piece of pinned memory, which grows once whatever came before is through."""
+    memory = device.allocate(4 * sum(counts), "room")
+    data = np.random.default_rng(0).standard_normal(sum(counts)).astype(np.float32)
+    device.upload(memory.address, data)
+    starts = np.cumsum([0, *counts])[:-1].tolist()
+    found = [np.full(count, np.nan, np.float32) for count in counts]
+    for times in range(2):
+        world.calls.clear()
+        arrival = device.fetch([(memory.address + 4 * at, each) for at, each in zip(starts, found, strict=True)])
+        grows = times == 0 and 4 * sum(counts) > SLOT
+        assert [call[0] for call in world.calls] == ["synchronize"] * grows + ["memcpy"] * len(counts) + ["event"]
+        device.upload(memory.address, data + 1)  # behind it
+        arrival.wait()
+        assert world.calls[-1] == ("wait",)
+        np.testing.assert_array_equal(np.concatenate(found), data)
+        data = data + 1
+    with pytest.raises(ValueError, match="C-contiguous"):
+        device.fetch([(memory.address, np.zeros((4, 4)).T)])
+    arrival = device.fetch([(memory.address, found[0])])
+    world.broken = 700
+    with pytest.raises(GGUFError, match=r"^Fake Card failed while computing: cudaError700: broken; -ngl 0 runs"):
+        arrival.wait()
+
+
 def test_a_failure_is_one_line(world: cupy_fake.World, device: CudaDevice) -> None:
     memory = device.allocate(16, "room")
     world.broken = 700

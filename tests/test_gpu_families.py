@@ -29,13 +29,13 @@ FIRST = ("gemma2", "qwen2", "qwen3moe")
 NAMES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in FAMILIES]
 
 
-def check(file: WeightSource) -> None:
-    """Reads a text at once, and the same exactly with the last tokens one by one."""
+def check(file: WeightSource, **more: Any) -> None:
+    """Reads a text at once, and the same exactly with the last tokens one by one; `more` are options."""
     plan = read_plan(file, CONTEXT)  # by which longrope chooses its factors
     assert runnable(plan) == (len(plan.layers), "")
     interpreter, hidden = Interpreter(plan, _values(file)), not plan.makes_logits
     exact = interpreter.hidden(TOKENS) if hidden else interpreter.logits(TOKENS)
-    options = EngineOptions(n_threads=1, n_ctx=CONTEXT, n_gpu_layers="all")
+    options = EngineOptions(n_threads=1, n_ctx=CONTEXT, n_gpu_layers="all", **more)
     with runtime.load(file, options, devices=ShimDevices()) as engine:
         found = engine.read(engine.sequence(), TOKENS, "all", hidden=hidden)
         assert spread(exact, found) < 0.01

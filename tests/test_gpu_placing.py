@@ -14,7 +14,7 @@ from ggufpy import Llama, cli, runtime
 from ggufpy import format as gguf
 from ggufpy.backends.gpu.device import Facts
 from ggufpy.backends.gpu.estimate import costs
-from ggufpy.backends.gpu.placing import RESERVE, Card, Costs, opened, place, runnable
+from ggufpy.backends.gpu.placing import RESERVE, Card, Costs, experts_elsewhere, opened, place, runnable
 from ggufpy.backends.options import EngineOptions, GpuLayers
 from ggufpy.errors import GGUFError
 from ggufpy.models.op import Weight
@@ -70,7 +70,7 @@ def plan_of(layers: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> Plan:
 
 
 TEN = plan_of([layer(i) for i in range(10)])
-GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4)  # ten layers of a GiB
+GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0,) * 10)  # ten layers of a GiB
 
 
 def card(gib: float, share: float = 1.0, name: str = "Fake 8") -> Card:
@@ -111,6 +111,35 @@ def test_a_number_that_does_not_fit_says_the_largest() -> None:
     )
     with pytest.raises(GGUFError, match=r"-ngl all: 10 layers take 10.8 GiB .*: use -ngl 0, a shorter"):
         place(TEN, "all", [card(1)], GIB_EACH)
+
+
+MIXTURES = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8))  # two dense layers, eight of experts
+
+
+@pytest.mark.parametrize(
+    ("gib", "count"), [(11, 0), (10.75, 0), (10.74, 3), (10, 3), (9.99, 4), (4.75, 10), (4.74, 0), (1, 0)]
+)
+def test_experts_that_must_be_elsewhere_for_all_layers(gib: float, count: int) -> None:
+    assert experts_elsewhere(TEN, [card(gib)], MIXTURES) == count
+    if count:
+        assert spans(TEN, "all", [card(gib)], MIXTURES.without_experts(count)) == [("Fake 8", 0, 10)]
+
+
+def test_experts_that_are_elsewhere_take_nothing() -> None:
+    assert MIXTURES.without_experts(0) == MIXTURES
+    less = MIXTURES.without_experts(4)
+    assert less.layers == (GIB, GIB, GIB // 4, GIB // 4, *(GIB,) * 6)
+    assert less.without_experts(4) == less.without_experts(1) == less
+    assert less.without_experts(99) == MIXTURES.without_experts(10)
+    assert experts_elsewhere(TEN, [card(6, 1, "a"), card(6, 1, "b")], MIXTURES) == 0
+    assert experts_elsewhere(TEN, [card(4, 1, "a"), card(6, 1, "b")], MIXTURES) == 4
+
+
+def test_experts_elsewhere_are_advised() -> None:
+    with pytest.raises(GGUFError, match=r"use -ngl 5, keep experts on the CPU \(--n-cpu-moe 8\), a shorter context"):
+        place(TEN, "all", [card(6.5)], MIXTURES)
+    with pytest.raises(GGUFError, match=r"use -ngl 3, a shorter context"):
+        place(TEN, 8, [card(4)], MIXTURES)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +292,9 @@ def test_numbers_of_layers(given: Any, kept: Any) -> None:
         ({"tensor_split": (1, -1)}, "shares are 0 or more"),
         ({"tensor_split": (0, 0)}, "one is above 0"),
         ({"tensor_split": "3,1"}, "tensor_split is '3,1'; a list of numbers is wanted"),
-        ({"cpu_moe": True}, "--cpu-moe: experts cannot be apart from their layer yet"),
-        ({"n_cpu_moe": 4}, "--n-cpu-moe 4: experts cannot be apart"),
+        ({"cpu_moe": True}, "--cpu-moe says which experts stay on the CPU: say what goes to a card"),
+        ({"n_cpu_moe": 4}, "--n-cpu-moe 4 says which experts stay on the CPU"),
+        ({"n_cpu_moe": -1, "n_gpu_layers": "all"}, "n_cpu_moe is -1"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
@@ -283,8 +313,9 @@ def test_layers_on_the_command_line(word: str, read: Any) -> None:
         (["-ngl", "most"], "'most' is not a number of layers, all or auto"),
         (["-ngl", "-2"], "'-2' is not a number of layers, all or auto"),
         (["--tensor-split", "3,x"], "'x' is not a number"),
-        (["--cpu-moe"], "--cpu-moe: experts cannot be apart from their layer yet; use -ngl N with fewer layers"),
-        (["-ncmoe", "3"], "--n-cpu-moe 3: experts cannot be apart"),
+        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card, as with -ngl all"),
+        (["-ncmoe", "3"], "--n-cpu-moe 3 says which experts stay on the CPU"),
+        (["-ncmoe", "x", "-ngl", "all"], "'x' is not"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

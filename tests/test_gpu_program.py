@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,8 @@ from gpu_shim import ShimDevice
 from test_lora import adapter, matrices
 from test_plan import CONTEXT, TEXT, Maker, source_of
 
-from ggufpy.backends.gpu.device import Launch, Product, Work
 from ggufpy.backends.gpu.memory import Buffers, Rooms, StepMemory, StepSize, buffer_widths, shape_of
 from ggufpy.backends.gpu.model import GpuModel
-from ggufpy.backends.gpu.program import SHAPES, Works
-from ggufpy.backends.gpu.source import KernelSpec
 from ggufpy.backends.gpu.step import TILE, StepShape
 from ggufpy.backends.gpu.uploading import uploaded
 from ggufpy.backends.options import EngineOptions
@@ -238,75 +235,6 @@ def test_rooms_grow_and_keep_what_they_were() -> None:
     assert rooms.get("parts", 100) == large != small
     device.upload(small, np.zeros(100, np.uint8))  # work that was made before may still use it
     assert rooms.get("others", 100) not in (small, large)
-
-
-# -- work ----------------------------------------------------------------------------------------------------
-
-
-class Recorder:
-    """A device that notes what it is asked to run."""
-
-    def __init__(self) -> None:
-        self.ran: list[int] = []
-        self.recorded: list[int] = []
-        self.launched = 0
-
-    def run(self, works: Sequence[Work]) -> None:
-        self.ran.append(len(works))
-
-    def record(self, works: Sequence[Work]) -> Recorder:
-        self.recorded.append(len(works))
-        return self
-
-    def launch(self) -> None:
-        self.launched += 1
-
-
-LAUNCH = Launch(KernelSpec("none", ()), b"", (1, 1, 1), 32)
-
-
-def works(count: int, last: Work = LAUNCH) -> tuple[Any, Works, list[StepShape]]:
-    device: Any = Recorder()
-    made: list[StepShape] = []
-
-    def make(shape: StepShape) -> Iterator[Work]:
-        made.append(shape)
-        yield from [LAUNCH] * (count - 1)
-        yield last
-
-    return device, Works(device, make), made
-
-
-def test_steps_of_a_few_rows_are_recorded_when_they_come_again() -> None:
-    device, some, made = works(100)
-    for _ in range(4):
-        some.run(StepShape(1))
-    assert made == [StepShape(1)]
-    assert (device.ran, device.recorded, device.launched) == ([64, 36], [100], 3)
-    some.run(StepShape(2))
-    assert (device.ran, device.recorded) == ([64, 36, 64, 36], [100])
-
-
-@pytest.mark.parametrize(
-    ("shape", "last"),
-    [
-        (StepShape(0, 0, 30, 1), LAUNCH), (StepShape(2, 4, 30, 1), LAUNCH), (StepShape(65), LAUNCH),
-        (StepShape(1), Product(1, 1, 1, 0, 1, 0, 1, 0, 1)),
-    ],
-)  # fmt: skip
-def test_other_work_is_kept_as_it_is(shape: StepShape, last: Work) -> None:
-    device, some, made = works(10, last)
-    for _ in range(3):
-        some.run(shape)
-    assert (device.ran, device.recorded, made) == ([10] * 3, [], [shape])
-
-
-def test_work_of_the_latest_shapes_is_kept() -> None:
-    _, some, made = works(1)
-    shapes = [StepShape(0, 0, many, 1) for many in range(20, 20 + SHAPES + 1)]
-    for shape in [*shapes, shapes[-1], shapes[0]]:
-        some.run(shape)
-    assert made == [*shapes, shapes[0]]  # the first had to go
 
 
 # -- weights on their way --------------------------------------------------------------------------------------

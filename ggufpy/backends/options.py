@@ -71,6 +71,8 @@ class EngineOptions:
     values are kept in. prompt_ms: how long a step may take for prompts while other texts are written, 0 for any time.
     n_gpu_layers: how many of the last layers run on a GPU, with the output, which goes with them; -1 is "all", "auto"
     as many as fit. They are on the card `main_gpu`, or on several by the shares in `tensor_split`, in order.
+    n_cpu_moe: of the model's first so many layers the experts stay on the CPU, even if the layers go to a card; of all
+    with `cpu_moe`.
     progress(stage, done, total) is called while kernels compile ("compile") and while weights are packed ("load",
     bytes); note(line) is told what was decided about layers.
     """
@@ -99,8 +101,8 @@ class EngineOptions:
         default_text="all on --main-gpu",
     )  # fmt: skip
     n_cpu_moe: int = option(
-        0, Whole(0), "keep experts of the first N layers on the CPU (not possible yet)", "-ncmoe", "--n-cpu-moe",
-        metavar="N", default_text="",
+        0, Whole(0), "keep the experts of the first N layers on the CPU, where their layers are on a card", "-ncmoe",
+        "--n-cpu-moe", metavar="N", default_text="",
     )  # fmt: skip
     cpu_moe: bool = False
     progress: Progress | None = None
@@ -110,14 +112,18 @@ class EngineOptions:
         """Raise GGUFError for what no model can do."""
         for name, each in declared(self).items():
             each.check(getattr(self, name))
-        if self.cpu_moe or self.n_cpu_moe:
+        if (self.cpu_moe or self.n_cpu_moe) and not self.gpu_layers:
             flag = "--cpu-moe" if self.cpu_moe else f"--n-cpu-moe {self.n_cpu_moe}"
-            raise GGUFError(f"{flag}: experts cannot be apart from their layer yet; use -ngl N with fewer layers")
+            raise GGUFError(f"{flag} says which experts stay on the CPU: say what goes to a card, as with -ngl all")
 
     @property
     def gpu_layers(self) -> Layers:
         """How many layers go to a GPU, as `GpuLayers` keeps it."""
         return GpuLayers().check("n_gpu_layers", self.n_gpu_layers)
+
+    def experts_here(self, layers: int) -> int:
+        """Of how many of the first layers, of so many, the experts stay on the CPU."""
+        return layers if self.cpu_moe else min(self.n_cpu_moe, layers)
 
     def threads(self) -> int:
         """The number of threads to use. Raises GGUFError if what was asked for is not a sensible number."""

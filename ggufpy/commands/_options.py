@@ -142,7 +142,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     cards = parser.add_argument_group("layers on a GPU", about)
     add_load_options(cards, "n_gpu_layers", "main_gpu", "tensor_split", "n_cpu_moe")
     cards.add_argument(
-        "-cmoe", "--cpu-moe", action="store_true", default=None, help="keep all experts on the CPU (not possible yet)"
+        "-cmoe", "--cpu-moe", action="store_true", default=None, help="keep the experts of all layers on the CPU"
     )
 
 

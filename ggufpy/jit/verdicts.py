@@ -29,8 +29,11 @@ def _level_path(level: Level) -> Path:
 
 
 def _trial_path(kernels: Iterable[Kernel], level: Level) -> Path:
-    names = "\0".join(sorted(cache_path(kernel, level).name for kernel in set(kernels)))
-    return folder() / f"right-{level.name}-{hashlib.sha256(names.encode()).hexdigest()[:20]}.json"
+    return _passed_path(level.name, "\0".join(sorted(cache_path(kernel, level).name for kernel in set(kernels))))
+
+
+def _passed_path(what: str, key: str) -> Path:
+    return folder() / f"right-{what}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
 
 
 def fault(level: Level) -> str:
@@ -45,6 +48,17 @@ def fault(level: Level) -> str:
 def record_fault(level: Level, reason: str) -> None:
     """From now on the level is left out. A folder that cannot be written keeps nothing: it is tried at each start."""
     _write(_level_path(level), {"level": level.name, "fault": reason})
+
+
+def has_passed(what: str, key: str) -> bool:
+    """Whether something that is not these kernels, a card with its own, has given right answers. `key` is all that its
+    answers depend on."""
+    return _passed_path(what, key).exists()
+
+
+def record_passed(what: str, key: str) -> None:
+    """It needs no trial any more."""
+    _write(_passed_path(what, key), {"what": what, "verdict": "right"})
 
 
 def was_right(kernels: Iterable[Kernel], level: Level) -> bool:

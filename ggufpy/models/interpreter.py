@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .elsewhere import Awaited, Elsewhere, plan_of
 from .op import Op, Weight
 from .ops import (
     Add,
@@ -62,7 +63,8 @@ class Interpreter:
         keep: Keep = as_it_is,
     ) -> None:
         self._plan, self._hooks, self._keep = plan, hooks, keep
-        self._weights = {name: np.asarray(weights[name], np.float64) for name in plan.weights}
+        names = {**plan.weights, **plan_of(plan).weights}
+        self._weights = {name: np.asarray(weights[name], np.float64) for name in names}
 
     def logits(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Doubles:
         """(tokens, vocabulary). `scales` are those of adapters, 0 where there is none."""
@@ -101,6 +103,7 @@ class _Run:
         self.buffers: dict[str, Doubles] = {}
         self._views, self._widths = Views(), dict[str, int]()
         self._stored: dict[int, tuple[Doubles, Doubles]] = {}
+        self._left: Doubles | None = None  # by what was run elsewhere
 
     def step(self, op: Op) -> None:
         self._views.follow(op)
@@ -250,6 +253,20 @@ class _Run:
             y += self._weights[op.skip.name].reshape(-1, 1) * v
         self._write(op.y, _joined(y))
 
+    def elsewhere(self, op: Elsewhere) -> None:
+        other = _Run(self._weights, self._tokens, self._scales, self._keep)
+        other.buffers = {name: self._read(name).copy() for name in op.reads}
+        other._widths.update(op.given.writes)
+        for each in op.ops:
+            other.step(each)
+        self._left = other.buffers[op.y]
+
+    def awaited(self, op: Awaited) -> None:
+        if self._left is None:
+            raise ValueError(f"nothing elsewhere leaves {op.y}")
+        self._write(op.y, self._left)
+        self._left = None
+
     def route(self, op: Route) -> None:
         x = self._read(op.x)
         if op.kind == "softmax":
@@ -339,5 +356,5 @@ _STEPS: dict[type[Op], Callable[[_Run, Any], None]] = {
     Embed: _Run.embed, Norm: _Run.norm, MatMul: _Run.matmul, Add: _Run.add, Scale: _Run.scale, SoftCap: _Run.soft_cap,
     Rotate: _Run.rotate, StoreKv: _Run.store, Attend: _Run.attend, Gate: _Run.gate, Conv: _Run.conv, Scan: _Run.scan,
     AddScaled: _Run.add_scaled, Route: _Run.route, ExpertMatMul: _Run.experts, ScaleByGate: _Run.scale_by_gate,
-    ScaleByPosition: _Run.scale_by_position, Clamp: _Run.clamp,
+    ScaleByPosition: _Run.scale_by_position, Clamp: _Run.clamp, Elsewhere: _Run.elsewhere, Awaited: _Run.awaited,
 }  # fmt: skip

@@ -9,7 +9,7 @@ and tokens by one, two and four.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ggufpy import quants
 from ggufpy.backends.options import EngineOptions
+from ggufpy.backends.program import Loaded
 from ggufpy.format import ArraySource, Blocks
 from ggufpy.jit.cache import library
 from ggufpy.jit.child import fault_in_child
@@ -64,13 +65,18 @@ LARGEST_OF_4_BITS = 0.25  # with a cache of 4 bits, whose codes flip where 8-bit
 
 @dataclass(frozen=True)
 class Trial:
-    """What is run: a plan of small matrices, their types by name (F32 where there is none), and how."""
+    """What is run: a plan of small matrices, their types by name (F32 where there is none), and how.
+
+    A text is read in `pieces` of so many tokens, at most `batch` a step; all of them fit POSITIONS.
+    """
 
     level: str
     plan: Plan
     types: Mapping[str, str]
     cache_types: tuple[str, str] = ("f16", "f16")
     threads: int = 2
+    pieces: tuple[int, ...] = (PROMPT, *STEPS)
+    batch: int = BATCH
 
 
 def small(plan: Plan, types: Mapping[str, str]) -> tuple[Plan, dict[str, str]]:
@@ -336,25 +342,34 @@ def _in_blocks(x: Doubles, kind: str) -> Doubles:
 
 
 def error_of(trial: Trial) -> float:
-    """Runs the trial in this process: the error over the spread of logits, or of hidden states where the model makes
-    no logits; infinity where not finite."""
+    """Runs the trial in this process, on the CPU: see `error_on`."""
     from ggufpy.backends.cpu.model import Model, load_kernels
 
+    def loaded(source: ArraySource, options: EngineOptions) -> Loaded:
+        kernels = library(isa.named(trial.level))
+        load_kernels(source, trial.plan, options, kernels)
+        return Model(source, trial.plan, options, kernels)
+
+    return error_on(trial, loaded)
+
+
+def error_on(trial: Trial, loaded: Callable[[ArraySource, EngineOptions], Loaded]) -> float:
+    """Runs the trial with the plan as a backend has loaded it: the error over the spread of logits, or of hidden states
+    where the model makes no logits; infinity where not finite."""
     from .engine import Engine
 
     plan, source = trial.plan, source_of(trial)
     whole, hidden = plan.whole_texts, not plan.makes_logits
     options = EngineOptions(
-        n_threads=trial.threads, n_batch=BATCH, cache_type_k=trial.cache_types[0], cache_type_v=trial.cache_types[1]
-    )
-    tokens = np.random.default_rng(3).integers(0, VOCABULARY, PROMPT + sum(STEPS)).tolist()
-    ends = list(accumulate((PROMPT, *STEPS)))
+        n_threads=trial.threads, n_batch=trial.batch, cache_type_k=trial.cache_types[0],
+        cache_type_v=trial.cache_types[1],
+    )  # fmt: skip
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, sum(trial.pieces)).tolist()
+    ends = list(accumulate(trial.pieces))
     pieces = [tokens[start:end] for start, end in zip((0, *ends), ends, strict=False)]
-    kernels = library(isa.named(trial.level))
-    load_kernels(source, plan, options, kernels)
     scales = [0.5] * plan.adapters
     logits: list[NDArray[np.float32]] = []
-    with Engine(Model(source, plan, options, kernels), options.n_batch) as engine:
+    with Engine(loaded(source, options), options.n_batch) as engine:
         sequence = engine.sequence(scales)
         for piece in pieces:
             if whole:
@@ -377,6 +392,10 @@ def fault_of(trial: Trial) -> str:
 
 def fault_here(trial: Any) -> str:
     """Runs a trial in this process: what is wrong, or an empty string."""
-    error = error_of(trial)
+    return fault_in(trial, error_of(trial))
+
+
+def fault_in(trial: Trial, error: float) -> str:
+    """What is wrong with an error, or an empty string."""
     limit = LARGEST_OF_4_BITS if "q4_0" in trial.cache_types else LARGEST_ERROR
     return "" if error <= limit else f"its logits are off by {error:.2g} of their spread"

@@ -136,11 +136,19 @@ def needed_of(source: WeightSource, plan: Plan, options: EngineOptions) -> Needs
 
 
 def _on_the_cpu(plan: Plan, options: EngineOptions) -> Plan:
-    """The layers that stay here, and the head where no layer goes."""
+    """The layers that stay here, the experts that do, and the head where no layer goes."""
+    from dataclasses import replace
+
+    from ggufpy.models.elsewhere import plan_of, with_experts_elsewhere
+
     layers = options.gpu_layers
     if layers in (0, "auto"):
         return plan
-    return plan.part(0, 0 if layers == "all" else max(len(plan.layers) - int(layers), 0))
+    count = len(plan.layers)
+    first = 0 if layers == "all" else max(count - int(layers), 0)
+    gone = with_experts_elsewhere(plan, options.experts_here(count)).part(first, count)
+    here = plan.part(0, first)
+    return replace(here, layers=(*here.layers, *plan_of(gone).layers))
 
 
 def _cache(plan: Plan, shape: CacheShape, rows: int, lanes: int) -> int:

@@ -88,6 +88,9 @@ class Model:
     vectors: Vectors
     embeddings: Embeddings
 
+    def other(self, rows: int) -> None:
+        """Nothing is run elsewhere."""
+
 
 def made(shape: Shape, type_name: str, facts: Facts, options: EngineOptions) -> Model:
     """A model of these sizes, without weights. Raises GGUFError for a type that there is not."""

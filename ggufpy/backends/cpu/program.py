@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,25 @@ class CpuProgram:
             return self._lowering(self._work, kind).calls(self._plan.body)
 
         self._run(("body", kind), calls, self._work)
+
+    def run_layer(self, layer: int, given: Mapping[str, Floats], y: str) -> Floats:
+        """Runs a layer that keeps nothing on rows that are given; what it leaves in y, until the next call.
+
+        given has (rows, columns) by buffer, all that the layer reads; (rows, padded columns) are returned, the same
+        bits for a row whatever its company.
+        """
+        rows = len(next(iter(given.values())))
+        for name, values in given.items():
+            buffer, columns = self._work.rows_of(name), values.shape[1]
+            buffer[:rows, :columns], buffer[:rows, columns:] = values, 0.0
+        self._work.step.set_rows(rows, 0, 0)
+        kind = StepKind(_group(rows), bulk=False)
+
+        def calls() -> Iterable[Call | Cut]:
+            return self._lowering(self._work, kind).calls(self._plan.layers[layer])
+
+        self._run((layer, kind), calls, self._work)
+        return self._work.rows_of(y)[:rows]
 
     def logits(self, rows: Sequence[int], bulk: bool) -> Floats:
         if not self.model.plan.makes_logits:

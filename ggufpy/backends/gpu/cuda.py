@@ -24,7 +24,7 @@ from ggufpy.support.progress import human_bytes
 from ggufpy.support.records import dataclass
 
 from . import listing
-from .device import ROW, Bytes, Facts, Graph, Launch, Product, Report, Work
+from .device import ROW, Arrival, Bytes, Facts, Graph, Launch, Product, Report, Work
 from .source import KernelSpec, text
 
 OPTIONS = ("--std=c++17",)  # CuPy adds -ftz=true, the architecture, and --device-as-default-execution-space
@@ -46,6 +46,7 @@ class _Cuda:
     refusal: type[Exception]  # of a source that does not compile
     errors: tuple[type[Exception], ...]
     toolkit: int  # CUDA version that kernels are compiled by, as 12
+    software: str  # versions of all that has a part in it
 
 
 def _load() -> _Cuda:
@@ -59,14 +60,15 @@ def _load() -> _Cuda:
         from cupy_backends.cuda.api import driver, runtime
         from cupy_backends.cuda.libs import cublas, nvrtc
 
-        toolkit = int(nvrtc.getVersion()[0])
+        version = nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:  # CuPy raises any of them for a library that it lacks
         raise GGUFError(
             f"{found.cupy} cannot load a library of CUDA ({_line(error)}): {listing.install(found.driver)}"
         ) from error
     return _Cuda(
         cupy.cuda, cupy.RawKernel, runtime, cublas, compiler.CompileException,
-        (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.CUBLASError), toolkit,
+        (runtime.CUDARuntimeError, driver.CUDADriverError, cublas.CUBLASError),
+        int(version[0]), f"{found.cupy}, NVRTC {'.'.join(map(str, version))}, driver of CUDA {found.cuda}",
     )  # fmt: skip
 
 
@@ -85,6 +87,11 @@ class CudaMemory:
     def __init__(self, owner: Any, address: int, nbytes: int) -> None:
         self.address, self.nbytes = address, nbytes
         self._owner = owner
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been given back."""
+        return self._owner is not None
 
     def close(self) -> None:
         """Gives it back now."""
@@ -118,6 +125,18 @@ class _Recorded:
         self._device.replay(self._graph)
 
 
+class _Fetched:
+    """See Arrival: what is in pinned memory when an event is through, and where it is wanted."""
+
+    def __init__(self, device: CudaDevice, landed: Any, pieces: Sequence[tuple[Bytes, Bytes]]) -> None:
+        self._device, self._landed, self._pieces = device, landed, pieces
+
+    def wait(self) -> None:
+        self._device.wait_for(self._landed)
+        for source, target in self._pieces:
+            target[...] = source
+
+
 class CudaDevice:
     """See Device. It is used by one thread at a time, whichever."""
 
@@ -144,7 +163,8 @@ class CudaDevice:
             try:
                 self._stream = api.cuda.Stream(non_blocking=True)
                 self._staging = _Staging(api.cuda)
-                self._landing = _pinned(api.cuda, SLOT)
+                self._landing, self._fetching = _pinned(api.cuda, SLOT), _pinned(api.cuda, SLOT)
+                self._landed = api.cuda.Event(disable_timing=True)
             except api.errors as error:
                 raise GGUFError(
                     f"{self.facts.name} cannot be used ({_line(error)}): is another program on it?"
@@ -158,7 +178,7 @@ class CudaDevice:
             raise GGUFError(f"{found['name'].decode()} is {level}, and sm_75 is needed: take another with --main-gpu")
         return Facts(
             found["name"].decode("utf-8", "replace"), level, found["multiProcessorCount"],
-            found["sharedMemPerBlockOptin"], found["totalGlobalMem"],
+            found["sharedMemPerBlockOptin"], found["totalGlobalMem"], self._api.software,
         )  # fmt: skip
 
     @contextmanager
@@ -218,6 +238,30 @@ class CudaDevice:
                 )
                 self._stream.synchronize()
                 piece[...] = landing[: len(piece)]
+
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> Arrival:
+        """See Device."""
+        runtime, targets = self._api.runtime, [_flat(out) for _, out in copies]
+        pieces: list[tuple[Bytes, Bytes]] = []
+        with self._here("computing"):
+            if (size := sum(map(len, targets))) > len(self._fetching):
+                self._stream.synchronize()  # what may still be copied to the memory that is given up
+                self._fetching = _pinned(self._api.cuda, size)
+            at = 0
+            for (address, _), target in zip(copies, targets, strict=True):
+                landing = self._fetching[at : at + len(target)]
+                runtime.memcpyAsync(
+                    landing.ctypes.data, address, len(target), runtime.memcpyDeviceToHost, self._stream.ptr
+                )
+                pieces.append((landing, target))
+                at += len(target)
+            self._landed.record(self._stream)
+        return _Fetched(self, self._landed, pieces)
+
+    def wait_for(self, event: Any) -> None:
+        """Until what was recorded before an event is through."""
+        with self._here("computing"):
+            event.synchronize()
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """See Device."""

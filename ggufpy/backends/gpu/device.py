@@ -23,13 +23,14 @@ ROW = 128  # bytes that every piece of device memory is aligned to
 @dataclass(frozen=True)
 class Facts:
     """What a device is: its name, its compute capability ("sm_90"), multiprocessors, bytes of shared memory that a
-    block may have, and bytes of memory in all."""
+    block may have, bytes of memory in all, and what kernels are compiled and run by."""
 
     name: str
     level: str
     processors: int
     shared: int
     memory: int
+    software: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Graph(Protocol):
     def launch(self) -> None: ...
 
 
+class Arrival(Protocol):
+    """Copies to the host that are on their way."""
+
+    def wait(self) -> None:
+        """Returns when all have arrived, whatever was launched after them."""
+
+
 class Memory(Protocol):
     """Device memory that stays where it is until it is closed."""
 
@@ -94,6 +102,10 @@ class Device(Protocol):
 
     def download(self, address: int, out: NDArray[Any]) -> None:
         """Copies into a C-contiguous array, once everything before is through."""
+
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> Arrival:
+        """Begins to copy from addresses into C-contiguous arrays, once everything before is through. What is launched
+        next does not wait for it. One at a time: until it has arrived nothing else may be fetched."""
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Within the device."""

@@ -14,6 +14,7 @@ from ggufpy.backends.cpu.model import cache_shape
 from ggufpy.backends.cpu.needs import matrix_names, vectors
 from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions
+from ggufpy.models.elsewhere import with_experts_elsewhere
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Input
 from ggufpy.models.plan import Plan
@@ -21,7 +22,7 @@ from ggufpy.models.source import WeightSource
 from ggufpy.support.records import dataclass
 
 from . import kv
-from .device import Device, Facts, Graph, Memory, Report, Work
+from .device import Arrival, Device, Facts, Graph, Memory, Report, Work
 from .memory import Vectors, aligned
 from .placing import Costs, runnable
 from .program import GpuProgram
@@ -56,6 +57,9 @@ class CountingDevice:
     def download(self, address: int, out: NDArray[Any]) -> None:
         raise ValueError("a device that counts has nothing to give")
 
+    def fetch(self, copies: Sequence[tuple[int, NDArray[Any]]]) -> Arrival:
+        raise ValueError("a device that counts has nothing to give")
+
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Nothing is kept."""
 
@@ -84,6 +88,9 @@ class _Weightless:
     vectors: Vectors
     embeddings: Embeddings
 
+    def other(self, rows: int) -> None:
+        """Nothing is run elsewhere."""
+
 
 def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> Costs:
     """What layers, the head and a program of them take on such a device, for steps of at most so many rows.
@@ -101,9 +108,11 @@ def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, f
     n = len(plan.layers)
     kept = [kv.estimate(plan.part(i, i + 1), shape, rows) for i in range(n)]
     layers = tuple(weights(ops) + kept[i] for i, ops in enumerate(plan.layers))
+    away = with_experts_elsewhere(plan, n).layers
+    experts = tuple(weights(ops) - weights(others) for ops, others in zip(plan.layers, away, strict=True))
     can, _ = runnable(plan)
     work = _work(source, plan.part(n - can, n), options, rows, facts) if can else 0
-    return Costs(layers, weights(plan.head), work)
+    return Costs(layers, weights(plan.head), work, experts)
 
 
 def _work(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> int:

@@ -18,6 +18,7 @@ from ggufpy.support.records import dataclass
 
 from . import ops as op_modules
 from .device import Launch, Work
+from .elsewhere import Errand
 from .source import KernelSpec
 from .step import StepAddresses, StepShape
 
@@ -34,6 +35,9 @@ class Place:
 
     address: int
     stride: int
+
+
+Piece = Work | Errand
 
 
 class Parts(Protocol):
@@ -73,7 +77,7 @@ class OpModule(Protocol):
 
     LOWERS: tuple[type[Op], ...]
 
-    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
+    def lower(self, to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Piece]]:
         """How many of the ops are taken together, at least the first, and their work.
 
         Work is made as it is asked for: by then `to` knows what the ops write.
@@ -104,8 +108,8 @@ class Lowering:
         self._widths = dict(widths)  # as written last
         self._made: set[str] = set()  # other forms of rows ("q8:x", "f16:x") that are up to date
 
-    def works(self, ops: Sequence[Op]) -> Iterator[Work]:
-        """The work of all these ops."""
+    def works(self, ops: Sequence[Op]) -> Iterator[Piece]:
+        """The work of all these ops, and errands where some of it is done elsewhere."""
         at = 0
         while at < len(ops):
             op = ops[at]

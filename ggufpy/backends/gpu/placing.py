@@ -8,6 +8,7 @@ one of N (https://github.com/ggml-org/llama.cpp/pull/18148).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -40,24 +41,32 @@ class Devices(Protocol):
 @dataclass(frozen=True)
 class Costs:
     """Bytes on a card: of each layer with its cache, of the head, and of what every card with layers has beside them
-    (buffers, the step)."""
+    (buffers, the step). `experts` are those of each layer that could be elsewhere."""
 
     layers: tuple[int, ...]
     head: int
     work: int
+    experts: tuple[int, ...]
 
     def of(self, start: int, stop: int) -> int:
         """What these layers take on one card."""
         return sum(self.layers[start:stop]) + self.work + (self.head if stop == len(self.layers) else 0)
 
+    def without_experts(self, count: int) -> Costs:
+        """With the experts of the first `count` layers elsewhere."""
+        kept = tuple(0 if i < count else nbytes for i, nbytes in enumerate(self.experts))
+        layers = tuple(map(sum, zip(self.layers, kept, (-nbytes for nbytes in self.experts), strict=True)))
+        return replace(self, layers=layers, experts=kept)
+
 
 @dataclass(frozen=True)
 class Card:
-    """A device, the share of layers that goes to it, and what is free there, without the reserve."""
+    """A device, the share of layers that goes to it, what is free there, without the reserve, and its number."""
 
     device: Device
     share: float
     free: int
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def opened(options: EngineOptions, devices: Devices) -> list[Card]:
     try:
         for index, share in wanted:
             device = devices.open(index)
-            cards.append(Card(device, share, max(device.free() - RESERVE, 0)))
+            cards.append(Card(device, share, max(device.free() - RESERVE, 0), index))
     except BaseException:
         closed(cards)
         raise
@@ -95,6 +104,13 @@ def closed(cards: Sequence[Card]) -> None:
     """Gives back what was opened."""
     for card in cards:
         card.device.close()
+
+
+def experts_elsewhere(plan: Plan, cards: Sequence[Card], costs: Costs) -> int:
+    """Of how many of the first layers experts must be elsewhere for all layers to fit; 0 where that does not help."""
+    n = len(plan.layers)
+    parts = _parts(plan, n, cards)
+    return next((count for count in range(n + 1) if not _fault(plan, parts, costs.without_experts(count))), 0)
 
 
 def place(plan: Plan, wanted: Layers, cards: Sequence[Card], costs: Costs) -> tuple[list[Part], str]:
@@ -112,8 +128,10 @@ def place(plan: Plan, wanted: Layers, cards: Sequence[Card], costs: Costs) -> tu
         raise GGUFError(f"-ngl {wanted}: {why}: {_advice(largest)}")
     parts = _parts(plan, count, cards)
     if fault := _fault(plan, parts, costs):
+        away = experts_elsewhere(plan, cards, costs) if count == len(plan.layers) else 0
+        here = f", keep experts on the CPU (--n-cpu-moe {away})" if away else ""
         more = "" if len(cards) > 1 else ", or spread layers over several cards (--tensor-split)"
-        raise GGUFError(f"-ngl {wanted}: {fault}: {_advice(largest)}, a shorter context (-c){more}")
+        raise GGUFError(f"-ngl {wanted}: {fault}: {_advice(largest)}{here}, a shorter context (-c){more}")
     return parts, _line(plan, parts, costs, "")
 
 

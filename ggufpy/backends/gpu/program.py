@@ -1,13 +1,11 @@
 """Layers as a program on a device: a step is uploaded, its work launched, and what is wanted downloaded.
 
-Work is made once for each shape of step. That of steps without bulk rows is recorded when it comes again.
+Work is made once for each shape of step (`works.py`). Errands among it are for a program of another device.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -18,14 +16,16 @@ from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions
 from ggufpy.backends.program import Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
+from ggufpy.models.elsewhere import elsewhere
 from ggufpy.models.op import Op
 from ggufpy.models.ops import Rope, Rotate
 from ggufpy.models.plan import Plan
 
 from .bulk import TILE as SHORT
-from .device import Device, Graph, Launch, Work
+from .device import Device, Launch
+from .elsewhere import Errands, Other
 from .kv import CacheMemory
-from .lowering import Lowering
+from .lowering import Lowering, Piece
 from .memory import Buffers, ProgramParts, Rooms, StepMemory, StepSize, Vectors, buffer_widths, shape_of
 from .ops.store_kv import Shift, shift_works
 from .rotation import angle_bytes, angle_works
@@ -33,13 +33,10 @@ from .select import select
 from .source import KernelSpec
 from .step import StepShape
 from .weights import DeviceMatrix
+from .works import Works
 
-RECORDED = 64  # exact rows of a step whose work is recorded, at most: more are a text that is read exactly
-SHAPES = 8  # of work that is kept as it is, and whose arguments take some 100 KB
 EXACT = 16  # rows of a text that is too short to be read in bulk
-GRAPHS = 64  # that are kept
 HEAD_ROWS = 32  # rows of logits computed at a time
-LAUNCHED = 64  # works that are launched while further ones are made
 
 
 class Weights(Protocol):
@@ -59,6 +56,8 @@ class Weights(Protocol):
     def vectors(self) -> Vectors: ...
     @property
     def embeddings(self) -> Embeddings: ...
+    def other(self, rows: int) -> Other | None:
+        """The program of what the plan has run elsewhere, for steps of at most so many rows."""
 
 
 def body_widths(plan: Plan) -> dict[str, int]:
@@ -79,50 +78,6 @@ def step_sizes(plan: Plan, shape: CacheShape, groups: int, rows: int) -> tuple[S
         StepSize(rows, shape.sequences, shape.pages, groups, adapters),
         StepSize(min(HEAD_ROWS, rows), 1, 0, 0, adapters),
     )
-
-
-class Works:
-    """What some ops become, by the shape of step: made when a shape first comes."""
-
-    def __init__(self, device: Device, make: Callable[[StepShape], Iterable[Work]]) -> None:
-        self._device, self._make = device, make
-        self._kept: OrderedDict[StepShape, list[Work]] = OrderedDict()
-        self._graphs: OrderedDict[StepShape, Graph] = OrderedDict()
-
-    def run(self, shape: StepShape) -> None:
-        """Launches the work of a step."""
-        if (graph := self._graphs.get(shape)) is not None:
-            self._graphs.move_to_end(shape)
-            graph.launch()
-        elif (works := self._kept.get(shape)) is None:
-            self._keep(shape, self._first(shape))
-        elif _recordable(shape, works):
-            del self._kept[shape]
-            graph = self._graphs[shape] = self._device.record(works)
-            if len(self._graphs) > GRAPHS:
-                self._graphs.popitem(last=False)
-            graph.launch()
-        else:
-            self._kept.move_to_end(shape)
-            self._device.run(works)
-
-    def _first(self, shape: StepShape) -> list[Work]:
-        """Makes work and launches it meanwhile: what is launched takes longer than what is made."""
-        made: list[Work] = []
-        works = iter(self._make(shape))
-        while some := list(islice(works, LAUNCHED)):
-            self._device.run(some)
-            made += some
-        return made
-
-    def _keep(self, shape: StepShape, works: list[Work]) -> None:
-        self._kept[shape] = works
-        if len(self._kept) > SHAPES:
-            self._kept.popitem(last=False)
-
-
-def _recordable(shape: StepShape, works: Iterable[Work]) -> bool:
-    return not shape.many and shape.few <= RECORDED and all(isinstance(work, Launch) for work in works)
 
 
 class GpuProgram:
@@ -150,8 +105,10 @@ class GpuProgram:
         self._head_parts = self._made_parts(self._head_widths, head.rows, self._head_step, {})
         self._x: Floats = np.zeros((rows, self._parts.buffer("x").stride), np.float32)
         self._logits: Floats = np.zeros((head.rows, 0), np.float32)
-        self._body = Works(device, self._body_works)
-        self._heads = {name: Works(device, self._head_works(ops)) for name, ops in self._head_ops()}
+        self._errands = Errands(device, model.other(rows), elsewhere(plan))
+        errand = self._errands.run
+        self._body = Works(device, self._body_works, errand)
+        self._heads = {name: Works(device, self._head_works(ops), errand) for name, ops in self._head_ops()}
         self._load()
 
     def _made_parts(self, widths: dict[str, int], rows: int, step: StepMemory, turns: dict[Rope, int]) -> ProgramParts:
@@ -165,14 +122,14 @@ class GpuProgram:
         yield "logits", self._plan.head
         yield "hidden", self._plan.hidden[0]
 
-    def _body_works(self, shape: StepShape) -> Iterator[Work]:
+    def _body_works(self, shape: StepShape) -> Iterator[Piece]:
         yield from angle_works(self._ropes, self._parts.step, shape.end, self._parts.angles)
         yield from Lowering(self._parts, {"x": self._plan.width}, shape).works(self._plan.body)
 
-    def _head_works(self, ops: Sequence[Op]) -> Callable[[StepShape], Iterator[Work]]:
+    def _head_works(self, ops: Sequence[Op]) -> Callable[[StepShape], Iterator[Piece]]:
         parts, width = self._head_parts, self._plan.width
 
-        def works(shape: StepShape) -> Iterator[Work]:
+        def works(shape: StepShape) -> Iterator[Piece]:
             x, y = self._parts.buffer("x"), parts.buffer("x")
             yield select(parts.step.sources, x, y, width, shape.end)
             yield from Lowering(parts, {"x": width}, shape).works(ops)
@@ -275,9 +232,10 @@ class GpuProgram:
         self._kv.write_page(group, page, rows)
 
     def close(self) -> None:
+        self._errands.close()
         self._device.close()
 
 
-def _specs(works: Iterable[Work]) -> dict[KernelSpec, None]:
+def _specs(works: Iterable[Piece]) -> dict[KernelSpec, None]:
     """The kernels of some work."""
     return {work.spec: None for work in works if isinstance(work, Launch)}

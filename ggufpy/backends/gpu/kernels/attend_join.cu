@@ -1,6 +1,9 @@
-// Adds up what the splits of attend.cu have left, in their order, with the score of a sink if there is one.
+// Adds up what the splits of attend.cu have left, in their order, with the score of a sink if there is one. The first
+// `coded` rows of the step are written as 8-bit codes, too; heads are whole blocks of 32 columns then.
 // grid (query heads, rows)
 #include "attention.cuh"
+#include "elementwise.cuh"
+#include "codes.cuh"
 
 KERNEL(attend_join) {
     const int query = blockIdx.x, row = a.row + blockIdx.y;
@@ -42,4 +45,11 @@ KERNEL(attend_join) {
         y[d] = weighed * share;
     }
     if (query == a.queries - 1 && threadIdx.x < a.padding) y[a.length + threadIdx.x] = 0.0f;
+    if (row >= a.coded) return;
+    __syncthreads();  // other threads read what one has written
+    for (int d = QUAD * threadIdx.x; d - QUAD * (int)(threadIdx.x % WARP) < a.length; d += QUAD * THREADS) {
+        const float4 v = d < a.length ? get_quad(y + d) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const int end = a.queries * a.length;
+        put_codes(a.q + row * a.q_stride, d < a.length ? query * a.length + d : end, v, end);
+    }
 }

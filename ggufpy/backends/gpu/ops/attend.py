@@ -1,10 +1,14 @@
-"""Attention: exact rows by splits of the positions that are added up, bulk rows by tiles of a text on tensor cores."""
+"""Attention: exact rows by splits of the positions that are added up, bulk rows by tiles of a text on tensor cores.
+
+Exact rows are made 8-bit rows, too, where a matrix reads them next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ggufpy.backends.gpu import coded
 from ggufpy.backends.gpu.device import ROW, Work
 from ggufpy.backends.gpu.kv import LayerCache
 from ggufpy.backends.gpu.lowering import BLOCK, Lowering
@@ -39,7 +43,7 @@ _QUERIES = (("q", "const float *"), ("q_stride", "int"), ("scale", "float"), ("c
 _PARTS = (("parts", "float *"), ("sums", "float2 *"), ("splits", "int"), ("queries", "int"), ("row", "int"))
 _JOINED = (("y", "float *"), ("y_stride", "int"), ("padding", "int"), ("sinks", "const float *"))
 _ROWS = (*_SEEN, *_CACHE, *_QUERIES, *_PARTS)
-_JOIN = (*_SEEN, ("window", "int"), ("length", "int"), *_PARTS, *_JOINED)
+_JOIN = (*_SEEN, ("window", "int"), ("length", "int"), *_PARTS, *_JOINED, *coded.ARGS)
 _TILES = (
     *_SEEN, *_CACHE, *_QUERIES, *_JOINED, ("queries", "int"), ("tiles", "const int *"), ("tile_count", "const int *"),
 )  # fmt: skip
@@ -85,38 +89,45 @@ def shares(heads: Heads) -> int:
 def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Work]]:
     op = ops[0]
     assert isinstance(op, Attend)
-    return 1, _works(to, op)
+    return 1, _works(to, op, ops[1:])
 
 
-def _works(to: Lowering, op: Attend) -> Iterator[Work]:
+def _works(to: Lowering, op: Attend, behind: Sequence[Op]) -> Iterator[Work]:
     cache, shape = to.parts.cache(op.layer), to.shape
-    yield from _slices(to, op, cache, range(shape.few))
+    codes = coded.codes(to, op.y, _coded(to, op, behind))
+    yield from _slices(to, op, cache, range(shape.few), codes)
     if shape.many and tiled(op.heads):
         yield _tiles(to, op, cache)
     else:
-        yield from _slices(to, op, cache, range(shape.first, shape.first + shape.many))
+        yield from _slices(to, op, cache, range(shape.first, shape.first + shape.many), codes)
 
 
-def _slices(to: Lowering, op: Attend, cache: LayerCache, rows: range) -> Iterator[Work]:
+def _coded(to: Lowering, op: Attend, behind: Sequence[Op]) -> int:
+    """Of how many rows 8-bit ones are made: of exact ones at most, and heads must be whole blocks."""
+    if op.heads.value_length % BLOCK:
+        return 0
+    return min(coded.rows_wanted(to, op.y, op.writes[op.y], behind), to.shape.few)
+
+
+def _slices(to: Lowering, op: Attend, cache: LayerCache, rows: range, codes: Mapping[str, int]) -> Iterator[Work]:
     """Rows one by one, as many at once as there is room for."""
     for row in rows[::SLICE]:
-        yield from _rows(to, op, cache, row, min(SLICE, rows.stop - row))
+        yield from _rows(to, op, cache, range(row, min(row + SLICE, rows.stop)), codes)
 
 
-def _rows(to: Lowering, op: Attend, cache: LayerCache, row: int, count: int) -> Iterator[Work]:
+def _rows(to: Lowering, op: Attend, cache: LayerCache, rows: range, codes: Mapping[str, int]) -> Iterator[Work]:
     """Rows one by one, with the same bits whatever their company."""
     heads, step = op.heads, to.parts.step
     parts = splits(heads, op.window, to.parts.processors)
-    size = count * heads.queries * parts
+    size = len(rows) * heads.queries * parts
     numbers = -(-4 * size * heads.value_length // ROW) * ROW
     room = to.parts.room("parts of attention", numbers + 8 * size)
     seen = {"positions": step.positions, "ends": step.ends, "window": op.window}
-    left = {"parts": room, "sums": room + numbers, "splits": parts, "queries": heads.queries, "row": row}
-    grid = (heads.shared * split(heads).chunks, parts, count)
+    left = {"parts": room, "sums": room + numbers, "splits": parts, "queries": heads.queries, "row": rows.start}
+    grid = (heads.shared * split(heads).chunks, parts, len(rows))
     yield to.launch(rows_spec(op, cache), {**seen, **_read(to, op, cache), **left}, grid)
-    yield to.launch(
-        join_spec(op), {**seen, **left, **_written(to, op), "length": heads.value_length}, (heads.queries, count, 1)
-    )
+    joined = {**seen, **left, **_written(to, op), "length": heads.value_length, **codes}
+    yield to.launch(join_spec(op), joined, (heads.queries, len(rows), 1))
 
 
 def _tiles(to: Lowering, op: Attend, cache: LayerCache) -> Work:
