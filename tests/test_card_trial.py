@@ -26,6 +26,8 @@ from ggufpy.models.source import WeightSource
 from ggufpy.runtime import EngineOptions, card_trial, load
 from ggufpy.runtime.trial import LARGEST_ERROR, POSITIONS, common, error_on
 
+OTHERS = ("Q2_K", "Q8_0", "MXFP4", "F16")
+
 
 @pytest.fixture(autouse=True)
 def nothing_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
