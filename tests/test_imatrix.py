@@ -433,5 +433,6 @@ def test_errors(
     found, out, err = command(capsys, path, *words, "-t", "1")
     assert (found, out) == (status, "")
     assert match in err
-    assert len(err.strip().splitlines()) == 1
+    lines = [line for line in err.splitlines() if "compiling kernels" not in line]  # it may be the first to want them
+    assert len(lines) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["text"]

@@ -22,8 +22,9 @@ from .source import TensorTable
 
 # Modules here that are no architecture.
 HELPERS = (
-    "base", "changes", "checkpoint", "classifier", "encoders", "hf_config", "inputs", "interpreter", "longrope", "lora",
-    "op", "ops", "parts", "plan", "recurrent", "rewrite", "rope", "rules", "scaling", "source", "taps", "views",
+    "base", "changes", "checkpoint", "classifier", "elsewhere", "encoders", "hf_config", "inputs", "interpreter",
+    "longrope", "lora", "op", "ops", "parts", "plan", "recurrent", "rewrite", "rope", "rules", "scaling", "source",
+    "taps", "views",
 )  # fmt: skip
 
 
