@@ -117,12 +117,17 @@ MIXTURES = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8)) 
 
 
 @pytest.mark.parametrize(
-    ("gib", "count"), [(11, 0), (10.75, 0), (10.74, 3), (10, 3), (9.99, 4), (4.75, 10), (4.74, 0), (1, 0)]
-)
-def test_experts_that_must_be_elsewhere_for_all_layers(gib: float, count: int) -> None:
+    ("gib", "count", "start"),
+    [
+        (11, 0, 0), (10.75, 0, 0), (10.74, 3, 0), (10, 3, 0), (9.99, 4, 0), (4.75, 10, 0), (4.74, 10, 1), (3, 10, 2),
+        (1.75, 10, 6), (1, 10, 9), (0.99, 0, 10),
+    ],
+)  # fmt: skip
+def test_experts_that_should_be_elsewhere(gib: float, count: int, start: int) -> None:
+    """For all layers, or for more than fit with theirs."""
     assert experts_elsewhere(TEN, [card(gib)], MIXTURES) == count
-    if count:
-        assert spans(TEN, "all", [card(gib)], MIXTURES.without_experts(count)) == [("Fake 8", 0, 10)]
+    found = spans(TEN, "auto", [card(gib)], MIXTURES.without_experts(count))
+    assert found == ([("Fake 8", start, 10)] if start < 10 else [])
 
 
 def test_experts_that_are_elsewhere_take_nothing() -> None:
@@ -133,6 +138,7 @@ def test_experts_that_are_elsewhere_take_nothing() -> None:
     assert less.without_experts(99) == MIXTURES.without_experts(10)
     assert experts_elsewhere(TEN, [card(6, 1, "a"), card(6, 1, "b")], MIXTURES) == 0
     assert experts_elsewhere(TEN, [card(4, 1, "a"), card(6, 1, "b")], MIXTURES) == 4
+    assert experts_elsewhere(TEN, [card(4)], GIB_EACH) == 0
 
 
 def test_experts_elsewhere_are_advised() -> None:

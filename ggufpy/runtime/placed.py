@@ -116,7 +116,7 @@ def _placed(source: WeightSource, plan: Plan, options: EngineOptions, cards: Seq
 
 
 def _experts_here(plan: Plan, options: EngineOptions, cards: Sequence[Card], takes: Costs) -> int:
-    """Of how many layers experts stay on the CPU: as options say, or as few as make room for all layers ("auto").
+    """Of how many layers experts stay on the CPU: as options say, or with "auto" as `experts_elsewhere` does.
 
     A layer without its experts is a small part of it, which a card does in next to no time, and its cache is there.
     """

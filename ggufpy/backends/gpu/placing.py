@@ -107,10 +107,25 @@ def closed(cards: Sequence[Card]) -> None:
 
 
 def experts_elsewhere(plan: Plan, cards: Sequence[Card], costs: Costs) -> int:
-    """Of how many of the first layers experts must be elsewhere for all layers to fit; 0 where that does not help."""
+    """Of how many of the first layers experts should be elsewhere for as many layers as can be: the fewest that make
+    room for all, or all where more layers fit then; 0 where that does not help."""
+    if (fewest := _fewest_elsewhere(plan, cards, costs)) is not None:
+        return fewest
+    n = len(plan.layers)
+    return n if _largest(plan, cards, costs.without_experts(n)) > _largest(plan, cards, costs) else 0
+
+
+def _fewest_elsewhere(plan: Plan, cards: Sequence[Card], costs: Costs) -> int | None:
+    """Of how many of the first layers experts must be elsewhere for all layers to fit, if they can."""
     n = len(plan.layers)
     parts = _parts(plan, n, cards)
-    return next((count for count in range(n + 1) if not _fault(plan, parts, costs.without_experts(count))), 0)
+    return next((count for count in range(n + 1) if not _fault(plan, parts, costs.without_experts(count))), None)
+
+
+def _largest(plan: Plan, cards: Sequence[Card], costs: Costs) -> int:
+    """How many of the last layers fit."""
+    can, _ = runnable(plan)
+    return next((n for n in range(can, 0, -1) if not _fault(plan, _parts(plan, n, cards), costs)), 0)
 
 
 def place(plan: Plan, wanted: Layers, cards: Sequence[Card], costs: Costs) -> tuple[list[Part], str]:
@@ -119,7 +134,7 @@ def place(plan: Plan, wanted: Layers, cards: Sequence[Card], costs: Costs) -> tu
     Raises GGUFError where what was asked for is not "auto" and cannot be done, with the most that can.
     """
     can, why = runnable(plan)
-    largest = next((n for n in range(can, 0, -1) if not _fault(plan, _parts(plan, n, cards), costs)), 0)
+    largest = _largest(plan, cards, costs)
     if wanted == "auto":
         parts = _parts(plan, largest, cards)
         return parts, _line(plan, parts, costs, why if largest == can < len(plan.layers) else "")
@@ -128,7 +143,7 @@ def place(plan: Plan, wanted: Layers, cards: Sequence[Card], costs: Costs) -> tu
         raise GGUFError(f"-ngl {wanted}: {why}: {_advice(largest)}")
     parts = _parts(plan, count, cards)
     if fault := _fault(plan, parts, costs):
-        away = experts_elsewhere(plan, cards, costs) if count == len(plan.layers) else 0
+        away = _fewest_elsewhere(plan, cards, costs) if count == len(plan.layers) else None
         here = f", keep experts on the CPU (--n-cpu-moe {away})" if away else ""
         more = "" if len(cards) > 1 else ", or spread layers over several cards (--tensor-split)"
         raise GGUFError(f"-ngl {wanted}: {fault}: {_advice(largest)}{here}, a shorter context (-c){more}")
