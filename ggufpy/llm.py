@@ -82,6 +82,9 @@ class Llama(AsyncCompletions):
 
         arguments.check_names(others, frozenset(self.__init__.__annotations__))  # type: ignore[misc]
         layers = arguments.gpu_layers(n_gpu_layers)
+        experts_here = checks.whole("n_cpu_moe", n_cpu_moe, 0)
+        if n_gpu_layers and not layers:
+            experts_here = 0  # there is no card, so all are on the CPU
         arguments.warn(others)
         types = [arguments.named("type_k", type_k, arguments.CACHE_TYPES) or cache_type_k,
                  arguments.named("type_v", type_v, arguments.CACHE_TYPES) or cache_type_v]  # fmt: skip
@@ -94,11 +97,10 @@ class Llama(AsyncCompletions):
             changes=arguments.metadata_changes(others, kv_overrides),
             vocab_only=checks.flag("vocab_only", vocab_only),
             main_gpu=main_gpu,
-            n_cpu_moe=n_cpu_moe if layers or not n_gpu_layers else 0,  # all are on the CPU where there is no card
+            n_cpu_moe=experts_here,
             tensor_split=tuple(() if tensor_split is None else checks.items("tensor_split", tensor_split, "a list")),
         )
         checks.path("model_path", model_path, "the path of a .gguf file, a known name or hf:owner/repo")
-        checks.whole("n_cpu_moe", n_cpu_moe, 0)
         checks.flag("verbose", verbose)
         checks.flag("embedding", embedding)
         if not isinstance(draft_model, Llama | LlamaDraftModel | None):

@@ -210,7 +210,7 @@ def test_run_passes_its_options_on(fake: SimpleNamespace, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card, as with -ngl all"),
+        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card (-ngl, n_gpu_layers)"),
         (["-ctk", "q5_1"], "the key/value cache cannot be kept in 'q5_1': it can in f16, bf16, q8_0, q4_0"),
         (["--logit-bias", "9999=1"], "9999"),
         (["-f", "nowhere.txt"], "nowhere.txt: No such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def test_as_few_as_make_room(path: Path) -> None:
         rows = step_rows(plan, CONTEXT, 3, options.n_batch)
         takes = costs(file, plan, options, rows, ShimDevice().facts)
     assert len(set(takes.experts)) == 1
-    for less, away in ((0, 0), (1, 1), (takes.experts[0], 1), (takes.experts[0] + 1, 2)):
+    gained = takes.of(0, 3) - takes.without_experts(1).of(0, 3)
+    assert 0 < gained < takes.experts[0]  # their sum has a buffer
+    for less, away in ((0, 0), (1, 1), (gained, 1), (gained + 1, 2)):
         told: list[str] = []
         memory = RESERVE + takes.of(0, 3) - less
         with engine_of(path, ShimDevices(memory=memory), n_gpu_layers="auto", note=told.append) as engine:
@@ -132,6 +135,52 @@ def test_as_few_as_make_room(path: Path) -> None:
         assert told[0].endswith(f"; experts of {away} of them on the CPU") or not away
     with pytest.raises(GGUFError, match=r"use -ngl 2, keep experts on the CPU \(--n-cpu-moe 1\), a shorter context"):
         engine_of(path, ShimDevices(memory=RESERVE + takes.of(0, 3) - 1))
+
+
+def test_what_is_counted_is_what_is_taken(path: Path) -> None:
+    from ggufpy.backends.cpu.model import read_plan
+
+    with gguf.open(path) as file:
+        options = EngineOptions(n_ctx=CONTEXT, n_parallel=3)
+        plan = read_plan(file, CONTEXT)
+        takes = costs(file, plan, options, step_rows(plan, CONTEXT, 3, options.n_batch), ShimDevice().facts)
+    for count in range(4):
+        devices = ShimDevices()
+        with engine_of(path, devices, n_cpu_moe=count) as engine:
+            found = takes.without_experts(count).of(0, 3)
+            taken = (1 << 32) - devices.made[0].free()
+            assert 0.98 * found < taken <= found
+            engine.read(engine.sequence(), TOKENS)
+            assert (1 << 32) - devices.made[0].free() == taken
+
+
+def test_threads_end_where_a_program_cannot_be_made(path: Path) -> None:
+    """On the second card: those of the first one's experts, too."""
+
+    class Failing(ShimDevice):
+        def load(self, specs: Any, report: Any = None) -> None:
+            raise GGUFError("no kernels")
+
+    class OneFails(ShimDevices):
+        def open(self, index: int) -> Any:
+            self.made.append(Failing() if index else ShimDevice())
+            return self.made[-1]
+
+    before = set(threading.enumerate())
+    with pytest.raises(GGUFError, match="no kernels") as caught:
+        engine_of(path, OneFails(), cpu_moe=True, tensor_split=(1, 1))
+    assert set(threading.enumerate()) == before
+    assert caught.value is not None  # its frames are held until here
+
+
+def test_a_closed_model_says_so(path: Path) -> None:
+    engine = engine_of(path, cpu_moe=True)
+    text = engine.sequence()
+    engine.read(text, TOKENS[:3])
+    engine.close()
+    engine.close()
+    with pytest.raises(GGUFError, match="the model has been closed"):
+        engine.read(text, TOKENS[:3])
 
 
 def test_what_the_machine_needs(path: Path) -> None:

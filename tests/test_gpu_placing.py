@@ -70,7 +70,7 @@ def plan_of(layers: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> Plan:
 
 
 TEN = plan_of([layer(i) for i in range(10)])
-GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0,) * 10)  # ten layers of a GiB
+GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0,) * 10, (GIB // 4, GIB // 4))  # ten layers of a GiB
 
 
 def card(gib: float, share: float = 1.0, name: str = "Fake 8") -> Card:
@@ -113,7 +113,9 @@ def test_a_number_that_does_not_fit_says_the_largest() -> None:
         place(TEN, "all", [card(1)], GIB_EACH)
 
 
-MIXTURES = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8))  # two dense layers, eight of experts
+MIXTURES = Costs(
+    (GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8), (GIB // 4, GIB // 4)
+)  # two dense layers, eight of experts
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_layers_on_the_command_line(word: str, read: Any) -> None:
         (["-ngl", "most"], "'most' is not a number of layers, all or auto"),
         (["-ngl", "-2"], "'-2' is not a number of layers, all or auto"),
         (["--tensor-split", "3,x"], "'x' is not a number"),
-        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card, as with -ngl all"),
+        (["--cpu-moe"], "--cpu-moe says which experts stay on the CPU: say what goes to a card (-ngl, n_gpu_layers)"),
         (["-ncmoe", "3"], "--n-cpu-moe 3 says which experts stay on the CPU"),
         (["-ncmoe", "x", "-ngl", "all"], "'x' is not"),
     ],

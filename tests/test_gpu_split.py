@@ -95,6 +95,26 @@ def test_texts_side_by_side(models: dict[str, Path], truth: dict[str, Any]) -> N
     assert spread(truth["Q8_0"][:120], np.concatenate(more)) < CLOSE["Q8_0"]
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_full_step_of_a_token_and_a_prompt(layers: int, models: dict[str, Path], truth: dict[str, Any]) -> None:
+    """Before the prompt are rows that only fill up, for the layers on the CPU."""
+    with engine_of(models["Q8_0"], layers, n_batch=20) as engine:
+        one, other = engine.sequence(), engine.sequence()
+        engine.read(one, TEXT[:7])
+        count = engine.rows - 1
+        found = engine.step([Chunk(one, [TEXT[7]]), Chunk(other, TEXT[:count], "all", bulk=True)])
+    assert spread(truth["Q8_0"][7:8], found[0]) < CLOSE["Q8_0"]
+    assert spread(truth["Q8_0"][:count], found[1]) < CLOSE["Q8_0"]
+
+
+def test_no_program_fills_up_more_than_others_have_room_for() -> None:
+    from ggufpy.backends.cpu.program import CpuProgram
+    from ggufpy.backends.gpu.program import GpuProgram
+    from ggufpy.backends.program import MOST_FILL
+
+    assert max(CpuProgram.fill, GpuProgram.fill) == MOST_FILL
+
+
 def test_forks_and_cuts(models: dict[str, Path], truth: dict[str, Any]) -> None:
     with engine_of(models["Q8_0"], 2) as engine:
         first = engine.sequence()

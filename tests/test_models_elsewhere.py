@@ -118,6 +118,14 @@ def test_what_is_read_of_a_mixture_that_is_elsewhere() -> None:
     assert _kinds(*_mixture("x", True, anew, again)) == [*BEGUN, "MatMul", "Gate", "Awaited", "Add"]
 
 
+def test_layers_of_several_mixtures_stay() -> None:
+    one = _mixture("x", True)
+    assert "Elsewhere" not in _kinds(*one, *one)
+    *others, down = one
+    assert isinstance(down, ExpertMatMul)
+    assert "Elsewhere" not in _kinds(*others, down, replace(down, y="out", add=False))
+
+
 def test_nothing_is_awaited_that_was_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, values = read("qwen3moe", tmp_path, monkeypatch)
     wrong = replace(plan, layers=((Awaited("x", 64), *plan.layers[0]),))

@@ -114,7 +114,7 @@ class EngineOptions:
             each.check(getattr(self, name))
         if (self.cpu_moe or self.n_cpu_moe) and not self.gpu_layers:
             flag = "--cpu-moe" if self.cpu_moe else f"--n-cpu-moe {self.n_cpu_moe}"
-            raise GGUFError(f"{flag} says which experts stay on the CPU: say what goes to a card, as with -ngl all")
+            raise GGUFError(f"{flag} says which experts stay on the CPU: say what goes to a card (-ngl, n_gpu_layers)")
 
     @property
     def gpu_layers(self) -> Layers:

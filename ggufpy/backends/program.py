@@ -15,6 +15,7 @@ from ggufpy.models.plan import Plan
 
 from .caches import Cache
 
+MOST_FILL = 4  # of any program's `fill`: every program has room for so many rows more, for it may run beside another
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]

@@ -30,7 +30,15 @@ class SplitModel:
         return sum(part.prompt_flops(tokens) for part in self._parts)
 
     def program(self, rows: int) -> SplitProgram:
-        return SplitProgram([part.program(rows) for part in self._parts])
+        made: list[Program] = []
+        try:
+            for part in self._parts:
+                made.append(part.program(rows))
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
+        return SplitProgram(made)
 
 
 class SplitProgram:

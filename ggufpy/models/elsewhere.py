@@ -90,10 +90,18 @@ def plan_of(plan: Plan) -> Plan:
 
 
 def _run(ops: Sequence[Op]) -> range | None:
-    """From the choice of experts to their last product."""
-    first = next((i for i, op in enumerate(ops) if isinstance(op, Route)), None)
+    """From the choice of experts to their last product, which alone adds to something; None where there is no such
+    mixture, or more than one."""
+    choices = [i for i, op in enumerate(ops) if isinstance(op, Route)]
     products = [i for i, op in enumerate(ops) if isinstance(op, ExpertMatMul)]
-    return None if first is None or not products else range(first, products[-1] + 1)
+    if len(choices) != 1 or not products or any(_product(ops[i]).add for i in products[:-1]):
+        return None
+    return range(choices[0], products[-1] + 1)
+
+
+def _product(op: Op) -> ExpertMatMul:
+    assert isinstance(op, ExpertMatMul)
+    return op
 
 
 def _changed(number: int, ops: tuple[Op, ...]) -> tuple[Op, ...]:
@@ -101,8 +109,7 @@ def _changed(number: int, ops: tuple[Op, ...]) -> tuple[Op, ...]:
     run = _run(ops)
     if run is None:
         return ops
-    *inner, last = ops[run.start : run.stop]
-    assert isinstance(last, ExpertMatMul)
+    inner, last = ops[run.start : run.stop - 1], _product(ops[run.stop - 1])
     ((y, width),) = last.writes.items()
     out = EXPERTS if last.add else y
     moved = (*inner, replace(last, y=out, add=False))
@@ -121,8 +128,8 @@ def _given(ops: Sequence[Op], run: range) -> Given:
     wide, written = widths(ops[: run.start]), set[str]()
     read: dict[str, int] = {}
     for op in ops[run.start : run.stop]:
-        accumulated = op.y if isinstance(op, ExpertMatMul) and op.add else ""
-        read.update((name, wide[name]) for name in op.reads if name not in written and name != accumulated)
+        accumulated = set(op.writes) if op is ops[run.stop - 1] else set()
+        read.update((name, wide[name]) for name in op.reads if name not in written | accumulated)
         written |= set(op.writes)
     return Given(tuple(read.items()))
 

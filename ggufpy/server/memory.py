@@ -121,34 +121,40 @@ def needed_of(source: WeightSource, plan: Plan, options: EngineOptions) -> Needs
 
     lanes = verdicts.current().lanes
     shape = cache_shape(plan, options)
-    whole, plan = plan, _on_the_cpu(plan, options)
-    names = matrix_names((*plan.body, *plan.head))
-    panels = {name: quants.get(source.tensors[name].type).panel for name in names}
-    weights = sum(aligned(packed_bytes(source.tensors[name], lanes)) for name in names)
-    weights += sum(vector_bytes(weight.shape) for weight in vectors(plan))
-    rows = step_rows(whole, shape.positions, shape.sequences, options.n_batch)
-    threads = options.threads()
-    work = _buffers(plan, panels, rows, threads) + _attention(plan, shape, threads, lanes)
+    rows, threads = step_rows(plan, shape.positions, shape.sequences, options.n_batch), options.threads()
+    weights = work = cache = 0
+    for part in _on_the_cpu(plan, options):
+        names = matrix_names((*part.body, *part.head))
+        panels = {name: quants.get(source.tensors[name].type).panel for name in names}
+        weights += sum(aligned(packed_bytes(source.tensors[name], lanes)) for name in names)
+        weights += sum(vector_bytes(weight.shape) for weight in vectors(part))
+        work += _buffers(part, panels, rows, threads) + _attention(part, shape, threads, lanes)
+        cache += _cache(part, shape, rows, lanes)
     tokens = "tokenizer.ggml.tokens"
     vocabulary = source.metadata.count(tokens) if tokens in source.metadata else 0
     drawn = 4 * 4 * plan.vocabulary * shape.sequences  # logits of each text, and what a sampler makes of them
-    return Needs(weights, _cache(plan, shape, rows, lanes), work, BASE + TOKEN * vocabulary + drawn)
+    return Needs(weights, cache, work, BASE + TOKEN * vocabulary + drawn)
 
 
-def _on_the_cpu(plan: Plan, options: EngineOptions) -> Plan:
-    """The layers that stay here, the experts that do, and the head where no layer goes."""
-    from dataclasses import replace
+def _on_the_cpu(plan: Plan, options: EngineOptions) -> list[Plan]:
+    """What stays here, a program for each: layers, with the head where none goes, and experts of layers that go.
+
+    Experts of several cards have a program for each card, of the same buffers: they are shared out here evenly.
+    """
+    from itertools import pairwise
 
     from ggufpy.models.elsewhere import plan_of, with_experts_elsewhere
 
     layers = options.gpu_layers
     if layers in (0, "auto"):
-        return plan
+        return [plan]
     count = len(plan.layers)
     first = 0 if layers == "all" else max(count - int(layers), 0)
-    gone = with_experts_elsewhere(plan, options.experts_here(count)).part(first, count)
-    here = plan.part(0, first)
-    return replace(here, layers=(*here.layers, *plan_of(gone).layers))
+    gone = with_experts_elsewhere(plan, options.experts_here(count))
+    cards = max(sum(share > 0 for share in options.tensor_split), 1)
+    ends = [first + (count - first) * card // cards for card in range(cards + 1)]
+    moved = [plan_of(gone.part(start, stop)) for start, stop in pairwise(ends)]
+    return [part for part in (plan.part(0, first), *moved) if part.layers]
 
 
 def _cache(plan: Plan, shape: CacheShape, rows: int, lanes: int) -> int:

@@ -54,38 +54,61 @@ class Other(Protocol):
     def close(self) -> None: ...
 
 
+class _Host:
+    """Memory of the host for rows, which grows."""
+
+    def __init__(self) -> None:
+        self._floats: Floats = np.zeros(0, np.float32)
+
+    def rows(self, like: RowsAt) -> Floats:
+        """As many as there are, whole with what is between them."""
+        count = like.rows * like.stride
+        if self._floats.size < count:
+            self._floats = np.zeros(count, np.float32)
+        return self._floats[:count].reshape(like.rows, like.stride)
+
+
+@dataclass(frozen=True)
+class _Away:
+    """What has been sent, and is on its way into these arrays."""
+
+    sent: Sent
+    given: Mapping[str, Floats]
+    arrival: Arrival
+
+
 class Errands:
     """Between a device and another."""
 
     def __init__(self, device: Device, other: Other | None, ops: Sequence[Elsewhere]) -> None:
         self._device, self._other = device, other
         self._layers = {op.number: i for i, op in enumerate(ops)}
-        self._hosts: dict[str, Floats] = {}
-        self._away: tuple[Sent, dict[str, Floats], Arrival] | None = None
+        self._given = {name: _Host() for op in ops for name in op.reads}
+        self._left = _Host()
+        self._away: _Away | None = None
 
     def run(self, errand: Errand) -> None:
         """Raises ValueError for a result that nothing was sent for."""
         if isinstance(errand, Sent):
-            given = {name: self._host(name, rows) for name, rows in errand.given}
-            copies = [(rows.address, given[name]) for name, rows in errand.given]
-            self._away = errand, given, self._device.fetch(copies)
-            return
-        if self._away is None or self._other is None:
-            raise ValueError("nothing is elsewhere")
-        (sent, given, arrival), self._away = self._away, None
-        arrival.wait()
-        narrow = {name: given[name][:, : rows.width] for name, rows in sent.given}
-        left = self._other.run_layer(self._layers[sent.number], narrow, sent.y)
-        host = self._host("", errand.y)
-        host[:, : errand.y.width], host[:, errand.y.width :] = left[:, : errand.y.width], 0.0
-        self._device.upload(errand.y.address, host)
+            self._send(errand)
+        else:
+            self._take(errand)
 
-    def _host(self, name: str, rows: RowsAt) -> Floats:
-        """Memory of the host for rows, whole with what is between them."""
-        count = rows.rows * rows.stride
-        if name not in self._hosts or self._hosts[name].size < count:
-            self._hosts[name] = np.zeros(count, np.float32)
-        return self._hosts[name][:count].reshape(rows.rows, rows.stride)
+    def _send(self, errand: Sent) -> None:
+        arrays = {name: self._given[name].rows(rows) for name, rows in errand.given}
+        arrival = self._device.fetch([(rows.address, arrays[name]) for name, rows in errand.given])
+        given = {name: arrays[name][:, : rows.width] for name, rows in errand.given}
+        self._away = _Away(errand, given, arrival)
+
+    def _take(self, errand: Taken) -> None:
+        away, self._away = self._away, None
+        if away is None or self._other is None:
+            raise ValueError("nothing is elsewhere")
+        away.arrival.wait()
+        left = self._other.run_layer(self._layers[away.sent.number], away.given, away.sent.y)
+        y, host = errand.y, self._left.rows(errand.y)
+        host[:, : y.width], host[:, y.width :] = left[:, : y.width], 0.0
+        self._device.upload(y.address, host)
 
     def close(self) -> None:
         """Ends the other's threads."""

@@ -108,11 +108,17 @@ def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, f
     n = len(plan.layers)
     kept = [kv.estimate(plan.part(i, i + 1), shape, rows) for i in range(n)]
     layers = tuple(weights(ops) + kept[i] for i, ops in enumerate(plan.layers))
-    away = with_experts_elsewhere(plan, n).layers
-    experts = tuple(weights(ops) - weights(others) for ops, others in zip(plan.layers, away, strict=True))
-    can, _ = runnable(plan)
-    work = _work(source, plan.part(n - can, n), options, rows, facts) if can else 0
-    return Costs(layers, weights(plan.head), work, experts)
+    away = with_experts_elsewhere(plan, n)
+    experts = tuple(weights(ops) - weights(others) for ops, others in zip(plan.layers, away.layers, strict=True))
+    first = next((i + 1 for i, nbytes in enumerate(experts) if nbytes), 0)
+
+    def work(plan: Plan) -> int:
+        can, _ = runnable(plan)
+        return _work(source, plan.part(n - can, n), options, rows, facts) if can else 0
+
+    whole = work(plan)
+    works = (work(with_experts_elsewhere(plan, first)), work(away)) if first else (whole, whole)
+    return Costs(layers, weights(plan.head), whole, experts, works)
 
 
 def _work(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> int:

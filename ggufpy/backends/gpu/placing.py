@@ -41,12 +41,14 @@ class Devices(Protocol):
 @dataclass(frozen=True)
 class Costs:
     """Bytes on a card: of each layer with its cache, of the head, and of what every card with layers has beside them
-    (buffers, the step). `experts` are those of each layer that could be elsewhere."""
+    (buffers, the step). `experts` are those of each layer that could be elsewhere; with some of them elsewhere, or with
+    all, `work` would be as `works` says."""
 
     layers: tuple[int, ...]
     head: int
     work: int
     experts: tuple[int, ...]
+    works: tuple[int, int]
 
     def of(self, start: int, stop: int) -> int:
         """What these layers take on one card."""
@@ -55,8 +57,10 @@ class Costs:
     def without_experts(self, count: int) -> Costs:
         """With the experts of the first `count` layers elsewhere."""
         kept = tuple(0 if i < count else nbytes for i, nbytes in enumerate(self.experts))
+        if kept == self.experts:
+            return self
         layers = tuple(map(sum, zip(self.layers, kept, (-nbytes for nbytes in self.experts), strict=True)))
-        return replace(self, layers=layers, experts=kept)
+        return replace(self, layers=layers, experts=kept, work=self.works[0 if any(kept) else 1])
 
 
 @dataclass(frozen=True)

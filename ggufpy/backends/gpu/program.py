@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ggufpy.backends.cpu.kv import CacheShape
 from ggufpy.backends.embedding import Embeddings
 from ggufpy.backends.options import EngineOptions
-from ggufpy.backends.program import Bytes, Floats, Ints, Rows
+from ggufpy.backends.program import MOST_FILL, Bytes, Floats, Ints, Rows
 from ggufpy.errors import GGUFError
 from ggufpy.models.elsewhere import elsewhere
 from ggufpy.models.op import Op
@@ -23,7 +23,7 @@ from ggufpy.models.plan import Plan
 
 from .bulk import TILE as SHORT
 from .device import Device, Launch
-from .elsewhere import Errands, Other
+from .elsewhere import Errand, Errands, Other
 from .kv import CacheMemory
 from .lowering import Lowering, Piece
 from .memory import Buffers, ProgramParts, Rooms, StepMemory, StepSize, Vectors, buffer_widths, shape_of
@@ -81,7 +81,7 @@ def step_sizes(plan: Plan, shape: CacheShape, groups: int, rows: int) -> tuple[S
 
 
 class GpuProgram:
-    """Runs steps of at most `rows` rows. See `backends/program.py`.
+    """Runs steps of at most `rows` rows, and those that fill up for a program beside it. See `backends/program.py`.
 
     Layers that others follow return what they leave. Those that a head follows return nothing: it stays where it is,
     and nobody else wants it.
@@ -90,26 +90,26 @@ class GpuProgram:
     fill = 1
 
     def __init__(self, model: Weights, rows: int) -> None:
-        plan, device = model.plan, model.device
+        plan, device, room = model.plan, model.device, rows + MOST_FILL
         self.model, self._plan, self._device, self._rows = model, plan, device, rows
         self._kv = CacheMemory(device, plan, model.shape, rows)
         self.groups, self.kv_bytes = self._kv.groups, self._kv.nbytes
-        body, head = step_sizes(plan, model.shape, len(self.groups), rows)
+        body, head = step_sizes(plan, model.shape, len(self.groups), room)
         self.head_rows = head.rows
         self._step, self._head_step = StepMemory(device, body), StepMemory(device, head)
         self._ropes = list(dict.fromkeys(op.rope for op in plan.body if isinstance(op, Rotate)))
         rooms = self._rooms = Rooms(device)
-        turns = {rope: rooms.get(f"angles {i}", angle_bytes(rope, rows)) for i, rope in enumerate(self._ropes)}
+        turns = {rope: rooms.get(f"angles {i}", angle_bytes(rope, room)) for i, rope in enumerate(self._ropes)}
         self._widths, self._head_widths = body_widths(plan), head_widths(plan)
-        self._parts = self._made_parts(self._widths, rows, self._step, turns)
+        self._parts = self._made_parts(self._widths, room, self._step, turns)
         self._head_parts = self._made_parts(self._head_widths, head.rows, self._head_step, {})
-        self._x: Floats = np.zeros((rows, self._parts.buffer("x").stride), np.float32)
+        self._x: Floats = np.zeros((room, self._parts.buffer("x").stride), np.float32)
         self._logits: Floats = np.zeros((head.rows, 0), np.float32)
-        self._errands = Errands(device, model.other(rows), elsewhere(plan))
-        errand = self._errands.run
-        self._body = Works(device, self._body_works, errand)
-        self._heads = {name: Works(device, self._head_works(ops), errand) for name, ops in self._head_ops()}
+        self._body = Works(device, self._body_works, self._run_errand)
+        self._heads = {name: Works(device, self._head_works(ops), self._run_errand) for name, ops in self._head_ops()}
         self._load()
+        self._errands = Errands(device, model.other(rows), elsewhere(plan))  # last: it has threads, which must be ended
+        self._open = True
 
     def _made_parts(self, widths: dict[str, int], rows: int, step: StepMemory, turns: dict[Rope, int]) -> ProgramParts:
         model, device = self.model, self._device
@@ -121,6 +121,9 @@ class GpuProgram:
     def _head_ops(self) -> Iterator[tuple[str, Sequence[Op]]]:
         yield "logits", self._plan.head
         yield "hidden", self._plan.hidden[0]
+
+    def _run_errand(self, errand: Errand) -> None:
+        self._errands.run(errand)
 
     def _body_works(self, shape: StepShape) -> Iterator[Piece]:
         yield from angle_works(self._ropes, self._parts.step, shape.end, self._parts.angles)
@@ -160,6 +163,7 @@ class GpuProgram:
         self._device.load(list(specs), report)
 
     def run(self, step: Sequence[Rows], x: Floats | None = None) -> Floats:
+        self._must_be_open()
         if self._plan.whole_texts and any(part.position for part in step):
             raise GGUFError(
                 "the model's tokens see the whole text, so it must be evaluated in one step: begin a new sequence"
@@ -190,8 +194,14 @@ class GpuProgram:
         _, buffer, width = self._plan.hidden
         return self._run_head("hidden", buffer, width, (rows, bulk))
 
+    def _must_be_open(self) -> None:
+        """Raises GGUFError if it has been closed: its memory is gone."""
+        if not self._open:
+            raise GGUFError("the model has been closed")
+
     def _run_head(self, name: str, buffer: str, width: int, wanted: tuple[Sequence[int], bool]) -> Floats:
         """Runs the ops of the head that are named so on some rows of the last step; a buffer of what they leave."""
+        self._must_be_open()
         rows, bulk = wanted
         count = len(rows)
         self._head_step.write_sources(rows, self._step.scales)
@@ -206,6 +216,7 @@ class GpuProgram:
         self._kv.copy(group, source, target)
 
     def move(self, group: int, tables: tuple[Ints, Ints], positions: range, drop: int) -> None:
+        self._must_be_open()
         if not len(positions):
             return
         addresses = [self._table(i, table) for i, table in enumerate(tables)]
@@ -232,6 +243,7 @@ class GpuProgram:
         self._kv.write_page(group, page, rows)
 
     def close(self) -> None:
+        self._open = False
         self._errands.close()
         self._device.close()
 

@@ -20,6 +20,8 @@ def lower(to: Lowering, ops: Sequence[Op]) -> tuple[int, Iterator[Errand]]:
 
 def _errand(to: Lowering, op: Elsewhere | Awaited) -> Iterator[Errand]:
     if isinstance(op, Awaited):
+        if to.views.place(op.y)[0] != op.y:  # all of a row is uploaded
+            raise ValueError(f"{op.y} is a view, and is awaited")
         yield Taken(_rows(to, op.y, op.width))
         return
     for name, width in op.given.widths:
