@@ -183,6 +183,8 @@ def test_layers_with_other_ops_stay_on_the_cpu() -> None:
     assert line == "3 of 10 layers on Fake 8, 3.8 of 8.0 GiB (layer 6 has _Unknown, which the CPU alone runs)"
     with pytest.raises(GGUFError, match=r"-ngl 4: layer 6 has _Unknown, which the CPU alone runs: use -ngl 3$"):
         place(plan, 4, [card(20)], GIB_EACH)
+    # Where all layers cannot go, experts move only for those that can.
+    assert [experts_elsewhere(plan, [card(gib)], MIXTURES) for gib in (20, 3.75, 3.74, 1.5, 0.9)] == [0, 0, 10, 10, 0]
     headless = plan_of([layer(i) for i in range(10)], head=(unknown,))
     assert place(headless, "auto", [card(20)], GIB_EACH)[0] == []
     with pytest.raises(GGUFError, match=r"the output has _Unknown, which the CPU alone runs: use -ngl 0$"):

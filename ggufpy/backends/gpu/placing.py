@@ -122,6 +122,8 @@ def experts_elsewhere(plan: Plan, cards: Sequence[Card], costs: Costs) -> int:
 def _fewest_elsewhere(plan: Plan, cards: Sequence[Card], costs: Costs) -> int | None:
     """Of how many of the first layers experts must be elsewhere for all layers to fit, if they can."""
     n = len(plan.layers)
+    if runnable(plan)[0] < n:
+        return None
     parts = _parts(plan, n, cards)
     return next((count for count in range(n + 1) if not _fault(plan, parts, costs.without_experts(count))), None)
 
