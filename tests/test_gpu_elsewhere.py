@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from test_models_elsewhere import NEAR, OTHERS
 from test_models_families2 import source
 
 from ggufpy import format as gguf
+from ggufpy.backends.cpu.model import read_plan
 from ggufpy.backends.gpu.device import Work
 from ggufpy.backends.gpu.estimate import costs
 from ggufpy.backends.gpu.model import GpuModel
-from ggufpy.backends.gpu.placing import RESERVE
+from ggufpy.backends.gpu.placing import RESERVE, Costs
 from ggufpy.errors import GGUFError
 from ggufpy.models.elsewhere import with_experts_elsewhere
 from ggufpy.runtime import EngineOptions, load
@@ -98,15 +99,15 @@ def test_bits_of_a_row_do_not_depend_on_its_company(path: Path) -> None:
 
 def test_what_is_on_the_card(path: Path) -> None:
     told: list[str] = []
-    sizes = []
+    sizes, read = [], []
     for options in ({}, {"n_cpu_moe": 1}, {"cpu_moe": True}):
         devices = ShimDevices()
         with engine_of(path, devices, note=told.append, **options) as engine:
             sizes.append((1 << 32) - devices.made[0].free())
             kinds = engine.isa.split(" + ")
-            total = engine.model.weight_bytes
+            read.append(engine.model.weight_bytes)
         assert (kinds[0], len(kinds)) == ("shim", 2 if options else 1)
-        assert total > 0
+    assert max(read) < 1.2 * min(read)  # a token reads the same matrices, wherever they are
     assert sizes[0] > sizes[1] > sizes[2]
     assert told[0].startswith("ggufpy: 3 of 3 layers on shim, ")
     assert "experts" not in told[0]
@@ -114,15 +115,17 @@ def test_what_is_on_the_card(path: Path) -> None:
     assert told[2].endswith("; experts of 3 of them on the CPU")
 
 
-def test_as_few_as_make_room(path: Path) -> None:
-    """On a card that all but the experts of a layer or two fit."""
-    from ggufpy.backends.cpu.model import read_plan
-
+@pytest.fixture
+def takes(path: Path) -> Iterator[Costs]:
+    """What the model takes on a card."""
     with gguf.open(path) as file:
         options = EngineOptions(n_ctx=CONTEXT, n_parallel=3)
         plan = read_plan(file, CONTEXT)
-        rows = step_rows(plan, CONTEXT, 3, options.n_batch)
-        takes = costs(file, plan, options, rows, ShimDevice().facts)
+        yield costs(file, plan, options, step_rows(plan, CONTEXT, 3, options.n_batch), ShimDevice().facts)
+
+
+def test_as_few_as_make_room(path: Path, takes: Costs) -> None:
+    """On a card that all but the experts of a layer or two fit."""
     assert len(set(takes.experts)) == 1
     gained = takes.of(0, 3) - takes.without_experts(1).of(0, 3)
     assert 0 < gained < takes.experts[0]  # their sum has a buffer
@@ -130,20 +133,14 @@ def test_as_few_as_make_room(path: Path) -> None:
         told: list[str] = []
         memory = RESERVE + takes.of(0, 3) - less
         with engine_of(path, ShimDevices(memory=memory), n_gpu_layers="auto", note=told.append) as engine:
-            assert engine.model.plan.layers
+            assert len(engine.model.plan.layers) == 3
         assert told[0].startswith("ggufpy: 3 of 3 layers on shim, ")
-        assert told[0].endswith(f"; experts of {away} of them on the CPU") or not away
+        assert told[0].endswith(f"; experts of {away} of them on the CPU" if away else " GiB")
     with pytest.raises(GGUFError, match=r"use -ngl 2, keep experts on the CPU \(--n-cpu-moe 1\), a shorter context"):
         engine_of(path, ShimDevices(memory=RESERVE + takes.of(0, 3) - 1))
 
 
-def test_what_is_counted_is_what_is_taken(path: Path) -> None:
-    from ggufpy.backends.cpu.model import read_plan
-
-    with gguf.open(path) as file:
-        options = EngineOptions(n_ctx=CONTEXT, n_parallel=3)
-        plan = read_plan(file, CONTEXT)
-        takes = costs(file, plan, options, step_rows(plan, CONTEXT, 3, options.n_batch), ShimDevice().facts)
+def test_what_is_counted_is_what_is_taken(path: Path, takes: Costs) -> None:
     for count in range(4):
         devices = ShimDevices()
         with engine_of(path, devices, n_cpu_moe=count) as engine:
@@ -170,7 +167,7 @@ def test_threads_end_where_a_program_cannot_be_made(path: Path) -> None:
     with pytest.raises(GGUFError, match="no kernels") as caught:
         engine_of(path, OneFails(), cpu_moe=True, tensor_split=(1, 1))
     assert set(threading.enumerate()) == before
-    assert caught.value is not None  # its frames are held until here
+    del caught  # until here its frames are held, and what they have
 
 
 def test_a_closed_model_says_so(path: Path) -> None:
@@ -184,8 +181,6 @@ def test_a_closed_model_says_so(path: Path) -> None:
 
 
 def test_what_the_machine_needs(path: Path) -> None:
-    from ggufpy.backends.cpu.model import read_plan
-
     with gguf.open(path) as file:
         plan = read_plan(file, CONTEXT)
         needs = [
@@ -247,8 +242,6 @@ def test_what_all_tokens_share_is_launched_meanwhile(tmp_path: Path, monkeypatch
 
 def test_what_is_elsewhere_must_be_loaded_there(path: Path) -> None:
     with gguf.open(path) as file:
-        from ggufpy.backends.cpu.model import read_plan
-
         plan = with_experts_elsewhere(read_plan(file, CONTEXT), 1)
         with pytest.raises(ValueError, match="must be loaded there"):
             GpuModel(file, plan, EngineOptions(n_ctx=CONTEXT), ShimDevice())

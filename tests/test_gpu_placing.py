@@ -70,7 +70,7 @@ def plan_of(layers: list[tuple[Any, ...]], head: tuple[Any, ...] = ()) -> Plan:
 
 
 TEN = plan_of([layer(i) for i in range(10)])
-GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0,) * 10, (GIB // 4, GIB // 4))  # ten layers of a GiB
+GIB_EACH = Costs((GIB,) * 10, GIB // 2, GIB // 4, (0,) * 10, lambda: (GIB // 4, GIB // 4))  # ten layers of a GiB
 
 
 def card(gib: float, share: float = 1.0, name: str = "Fake 8") -> Card:
@@ -114,7 +114,7 @@ def test_a_number_that_does_not_fit_says_the_largest() -> None:
 
 
 MIXTURES = Costs(
-    (GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8), (GIB // 4, GIB // 4)
+    (GIB,) * 10, GIB // 2, GIB // 4, (0, 0, *(3 * GIB // 4,) * 8), lambda: (GIB // 4, GIB // 4)
 )  # two dense layers, eight of experts
 
 

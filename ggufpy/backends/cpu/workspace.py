@@ -87,7 +87,7 @@ class Workspace:
 
     def rows_of(self, name: str) -> NDArray[np.float32]:
         """The buffer as (rows, padded columns)."""
-        if name not in self._seen:  # a view takes 1.5 µs to make
+        if name not in self._seen:  # a view takes 1 µs to make
             self._seen[name] = self.floats[name].view(np.float32, self.rows, self.columns[name])
         return self._seen[name]
 

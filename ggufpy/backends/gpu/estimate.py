@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,11 @@ def costs(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, f
         can, _ = runnable(plan)
         return _work(source, plan.part(n - can, n), options, rows, facts) if can else 0
 
-    whole = work(plan)
-    works = (work(with_experts_elsewhere(plan, first)), work(away)) if first else (whole, whole)
-    return Costs(layers, weights(plan.head), whole, experts, works)
+    @cache
+    def works() -> tuple[int, int]:
+        return work(with_experts_elsewhere(plan, first)), work(away)
+
+    return Costs(layers, weights(plan.head), work(plan), experts, works)
 
 
 def _work(source: WeightSource, plan: Plan, options: EngineOptions, rows: int, facts: Facts) -> int:

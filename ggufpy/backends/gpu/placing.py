@@ -7,7 +7,7 @@ one of N (https://github.com/ggml-org/llama.cpp/pull/18148).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -42,13 +42,13 @@ class Devices(Protocol):
 class Costs:
     """Bytes on a card: of each layer with its cache, of the head, and of what every card with layers has beside them
     (buffers, the step). `experts` are those of each layer that could be elsewhere; with some of them elsewhere, or with
-    all, `work` would be as `works` says."""
+    all, `work` would be what `works` finds, which takes as long as `work` did, twice."""
 
     layers: tuple[int, ...]
     head: int
     work: int
     experts: tuple[int, ...]
-    works: tuple[int, int]
+    works: Callable[[], tuple[int, int]]
 
     def of(self, start: int, stop: int) -> int:
         """What these layers take on one card."""
@@ -60,7 +60,7 @@ class Costs:
         if kept == self.experts:
             return self
         layers = tuple(map(sum, zip(self.layers, kept, (-nbytes for nbytes in self.experts), strict=True)))
-        return replace(self, layers=layers, experts=kept, work=self.works[0 if any(kept) else 1])
+        return replace(self, layers=layers, experts=kept, work=self.works()[0 if any(kept) else 1])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .device import Device, Graph, Launch, Work
-from .elsewhere import Errand, Sent, Taken
+from .elsewhere import Errand
 from .lowering import Piece
 from .step import StepShape
 
@@ -50,7 +50,7 @@ class Works:
         launched = 0
         for piece in self._make(shape):
             made.append(piece)
-            if isinstance(piece, Sent | Taken) or len(made) - launched == LAUNCHED:
+            if isinstance(piece, Errand) or len(made) - launched == LAUNCHED:
                 self._launch(made[launched:])
                 launched = len(made)
         self._launch(made[launched:])
@@ -58,7 +58,7 @@ class Works:
 
     def _launch(self, pieces: Iterable[Piece]) -> None:
         for stretch in stretches(pieces):
-            if isinstance(stretch, Sent | Taken):
+            if isinstance(stretch, Errand):
                 self._errand(stretch)
             else:
                 self._device.run(stretch)
@@ -66,8 +66,7 @@ class Works:
     def _record(self, shape: StepShape, pieces: Iterable[Piece]) -> list[Graph | Errand]:
         """A graph for what is launched between two errands."""
         made = self._graphs[shape] = [
-            stretch if isinstance(stretch, Sent | Taken) else self._device.record(stretch)
-            for stretch in stretches(pieces)
+            stretch if isinstance(stretch, Errand) else self._device.record(stretch) for stretch in stretches(pieces)
         ]
         while len(self._graphs) > GRAPHS or (len(self._graphs) > 1 and sum(map(len, self._graphs.values())) > PIECES):
             self._graphs.popitem(last=False)
@@ -75,7 +74,7 @@ class Works:
 
     def _replay(self, graphs: Iterable[Graph | Errand]) -> None:
         for graph in graphs:
-            if isinstance(graph, Sent | Taken):
+            if isinstance(graph, Errand):
                 self._errand(graph)
             else:
                 graph.launch()
@@ -90,7 +89,7 @@ def stretches(pieces: Iterable[Piece]) -> Iterator[Sequence[Work] | Errand]:
     """What is launched between two errands, and these, in order."""
     since: list[Work] = []
     for piece in pieces:
-        if not isinstance(piece, Sent | Taken):
+        if not isinstance(piece, Errand):
             since.append(piece)
             continue
         if since:
@@ -102,5 +101,5 @@ def stretches(pieces: Iterable[Piece]) -> Iterator[Sequence[Work] | Errand]:
 
 
 def _recordable(shape: StepShape, pieces: Iterable[Piece]) -> bool:
-    works = (piece for piece in pieces if not isinstance(piece, Sent | Taken))
+    works = (piece for piece in pieces if not isinstance(piece, Errand))
     return not shape.many and shape.few <= RECORDED and all(isinstance(work, Launch) for work in works)
